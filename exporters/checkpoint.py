@@ -1,0 +1,151 @@
+"""A Hugging Face checkpoint, opened and checked before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.errors import CheckpointError, ConfigError
+from skipstone.exporters import hub
+from skipstone.exporters.tensors import (
+    StoredTensor,
+    StoredTensors,
+    blaming,
+    reading,
+    refuse_lfs_pointer,
+    safetensors_in,
+)
+from skipstone.exporters.torch_bin import torch_tensors_in
+
+__all__ = ["Checkpoint", "TensorSource"]
+
+# The first that exists is taken; each may also be split into files that "<name>.index.json" lists.
+_WEIGHTS: Final[Mapping[str, Callable[[Path], dict[str, StoredTensor]]]] = {
+    "model.safetensors": safetensors_in,
+    "pytorch_model.bin": torch_tensors_in,
+}
+
+
+class TensorSource(Protocol):
+    """Named weights that are read one at a time."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors as they are stored."""
+        ...
+
+    def names(self) -> frozenset[str]:
+        """The names of all tensors."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor. Raises CheckpointError when there is no such tensor."""
+        ...
+
+    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """One tensor as a new C-contiguous array.
+
+        Raises: CheckpointError when it is missing, has another shape or dtype, or holds NaN or infinite values.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What Hugging Face ships: a folder with settings, tokenizer and weights.
+
+    `source` is what the user named, `folder` is where the files lie, `config` is config.json, `generation_config`
+    is generation_config.json or empty.
+    """
+
+    folder: Path
+    source: str
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    tensors: TensorSource
+
+    @classmethod
+    def open(cls, source: str | Path, *, revision: str | None = None) -> Checkpoint:
+        """The checkpoint in a local folder, or fetched from the hub for an id such as "owner/name".
+
+        Checks the settings and the header of every weight file; reads no weight.
+        Raises: CheckpointError when something is missing or damaged; ConfigError for a folder with a revision.
+        """
+        folder = _folder(source, revision)
+        present = _listing(folder)
+        if "config.json" not in present:
+            raise CheckpointError(f"{folder} has no config.json: pass the folder of a Hugging Face checkpoint")
+        generation_config = folder / "generation_config.json"
+        return cls(
+            folder=folder,
+            source=str(source),
+            config=_read_json(folder / "config.json"),
+            generation_config=_read_json(generation_config) if generation_config.name in present else {},
+            tensors=_open_weights(folder),
+        )
+
+
+def _folder(source: str | Path, revision: str | None) -> Path:
+    folder = Path(source)
+    with blaming(folder):
+        is_folder, exists = folder.is_dir(), folder.exists()
+    if is_folder:
+        if revision is not None:
+            raise ConfigError(f"revision {revision!r} does not apply to the local folder {folder}: leave it out")
+        return folder
+    if exists:
+        raise CheckpointError(f"{folder} is a file: pass the folder that holds config.json and the weights")
+    if not hub.is_hub_id(str(source)):
+        raise CheckpointError(f"no such folder: {folder}: pass a folder, or a hub id such as owner/name")
+    return hub.fetch(str(source), revision)
+
+
+def _listing(folder: Path) -> frozenset[str]:
+    with blaming(folder):
+        return frozenset(path.name for path in folder.iterdir())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    refuse_lfs_pointer(path)
+    with reading(path) as file:
+        text = file.readall()
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _open_weights(folder: Path) -> TensorSource:
+    present = _listing(folder)
+    for name, tensors_in in _WEIGHTS.items():
+        if name in present:
+            return StoredTensors(tensors_in(folder / name))
+        if f"{name}.index.json" in present:
+            return StoredTensors(_shards(folder / f"{name}.index.json", tensors_in))
+    looked_for = ", ".join(f"{name}, {name}.index.json" for name in _WEIGHTS)
+    raise CheckpointError(f"{folder} has no weights: looked for {looked_for}")
+
+
+def _shards(index: Path, tensors_in: Callable[[Path], dict[str, StoredTensor]]) -> dict[str, StoredTensor]:
+    """The tensors that the index lists, each from the file that the index gives for it."""
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{index}: expected a weight_map from tensor names to file names")
+    # Asking the folder, not the path, also refuses names that lead out of it.
+    missing = sorted(set(weight_map.values()) - _listing(index.parent))
+    if missing:
+        raise CheckpointError(f"{index.parent} lacks {', '.join(map(repr, missing))}, which {index.name} lists")
+    shards = {shard: tensors_in(index.parent / shard) for shard in sorted(set(weight_map.values()))}
+    for name, shard in weight_map.items():
+        if name not in shards[shard]:
+            raise CheckpointError(f"{index.name} puts tensor {name!r} into {shard}, which does not hold it")
+    return {name: shards[shard][name] for name, shard in weight_map.items()}

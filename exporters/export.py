@@ -1,0 +1,155 @@
+"""A checkpoint becomes a bundle: check everything, then write graph by graph and weight by weight, then show it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import tokenizers
+
+from skipstone.errors import CheckpointError
+from skipstone.exporters.architecture import Architecture
+from skipstone.exporters.checkpoint import Checkpoint
+from skipstone.exporters.families import read_architecture
+from skipstone.exporters.stages import build_head, build_stage, parse_exits, plan_stages
+from skipstone.exporters.weights import CheckpointWeights, WeightFile, kernel_head_size
+from skipstone.quant import Recipe
+from skipstone.runtime.bundle import BundleWriter
+from skipstone.runtime.manifest import FileEntry, LayerCache, Manifest, Provenance, StageEntry
+
+__all__ = ["ExportPlan", "plan_export", "write_bundle"]
+
+WEIGHTS_FILE = "weights.bin"
+HEAD_FILE = "head.onnx"
+# What a bundle takes over unchanged, where the checkpoint has it.
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportPlan:
+    """An export that has been checked as far as the checkpoint's headers tell."""
+
+    checkpoint: Checkpoint
+    architecture: Architecture
+    recipe: Recipe
+    stages: tuple[StageEntry, ...]
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        return tuple(stage.end_layer for stage in self.stages[:-1])
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.architecture.tensor_shapes().values())
+
+
+def plan_export(source: str | Path, recipe: Recipe, *, exits: str = "none", revision: str | None = None) -> ExportPlan:
+    """Return the checked plan, no weight read. Raises: CheckpointError, UnsupportedModel, ConfigError."""
+    checkpoint = Checkpoint.open(source, revision=revision)
+    architecture = read_architecture(checkpoint.config)
+    _require_tensors(checkpoint, architecture)
+    _require_tokenizer(checkpoint, architecture)
+    num_layers = architecture.dimensions.num_layers
+    stages = plan_stages(num_layers, parse_exits(exits, num_layers))
+    return ExportPlan(checkpoint=checkpoint, architecture=architecture, recipe=recipe, stages=stages)
+
+
+def _require_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
+    """Raise CheckpointError for the first tensor that is missing or has another shape than config.json says."""
+    present = checkpoint.tensors.names()
+    for name, shape in architecture.tensor_shapes().items():
+        if name not in present:
+            near = get_close_matches(name, present, n=1)
+            hint = f"; the nearest is {near[0]}" if near else ""
+            raise CheckpointError(f"{checkpoint.source} lacks the tensor {name}{hint}")
+        if checkpoint.tensors.shape(name) != shape:
+            found = checkpoint.tensors.shape(name)
+            raise CheckpointError(f"{name} has shape {found}, but config.json asks for {shape}")
+
+
+def _require_tokenizer(checkpoint: Checkpoint, architecture: Architecture) -> None:
+    path = checkpoint.folder / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(f"{checkpoint.source} has no tokenizer.json; save its tokenizer as a fast one first")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{path} is not a tokenizer: {error}") from error
+    size, limit = tokenizer.get_vocab_size(), architecture.dimensions.vocab_size
+    if size > limit:
+        raise CheckpointError(f"tokenizer.json has {size} tokens, but the model's vocabulary is {limit}")
+
+
+def write_bundle(
+    plan: ExportPlan,
+    target: Path,
+    *,
+    force: bool = False,
+    command: str = "",
+    on_progress: Callable[[int], None] = lambda num_parameters: None,
+) -> None:
+    """Write the bundle to `target`, whole or not at all; `on_progress` gets the parameters read since its last call.
+
+    Raises: OutputError when the place is taken and not `force`, or cannot be written; CheckpointError for bad weights.
+    """
+    with BundleWriter(target, force=force) as writer:
+        _write_graphs(plan, writer.path, on_progress)
+        for name in TEXT_FILES:
+            if (plan.checkpoint.folder / name).is_file():
+                shutil.copyfile(plan.checkpoint.folder / name, writer.path / name)
+        writer.finish(lambda files: _manifest(plan, files, command))
+
+
+def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
+    weights = CheckpointWeights(plan.architecture, plan.checkpoint.tensors, on_progress)
+    with WeightFile(folder / WEIGHTS_FILE) as file:
+        for stage in plan.stages:
+            ir.save(build_stage(stage, plan.architecture, weights, plan.recipe, file), folder / stage.file)
+        if plan.exits:
+            ir.save(build_head(plan.architecture, weights, plan.recipe, file), folder / HEAD_FILE)
+
+
+def _manifest(plan: ExportPlan, files: dict[str, FileEntry] | Any, command: str) -> Manifest:
+    architecture, d = plan.architecture, plan.architecture.dimensions
+    head_size = kernel_head_size(d.head_size)
+    config = {**plan.checkpoint.config, **plan.checkpoint.generation_config}
+    bos_id = config.get("bos_token_id")
+    stop_ids = _ids(config.get("eos_token_id"))
+    return Manifest(
+        family=architecture.family,
+        dimensions=d,
+        context_length=architecture.context_length,
+        stages=plan.stages,
+        head=HEAD_FILE if plan.exits else None,
+        exits=plan.exits,
+        cache=tuple(
+            LayerCache(num_heads=d.num_kv_heads, head_size=head_size, dtype="float32", window=window)
+            for window in architecture.windows
+        ),
+        recipe=plan.recipe.to_json(),
+        bos_id=bos_id,
+        stop_ids=stop_ids,
+        special_ids=tuple(sorted({*_ids(bos_id), *stop_ids, *_ids(config.get("pad_token_id"))})),
+        provenance=Provenance(source=plan.checkpoint.source, tool_version=version("skipstone"), command=command),
+        files=files,
+    )
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    """Return the token ids that config.json gives as a number, a list or nothing."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list) else (value,)  # type: ignore[return-value]

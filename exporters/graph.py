@@ -1,0 +1,93 @@
+"""A thin pen for onnx-ir: one call a node, names made on the way, weights by reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skipstone.exporters.weights import WeightFile
+
+Attribute = int | float | str | Sequence[int] | Sequence[str]
+
+OPSET = 21
+IR_VERSION = 10
+MICROSOFT = "com.microsoft"
+
+
+class GraphPen:
+    """Collects the nodes, inputs and initializers of one graph; every method returns the values it made."""
+
+    def __init__(self, name: str, weights: WeightFile) -> None:
+        self._name, self._weights = name, weights
+        self._nodes: list[ir.Node] = []
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        value = _typed(name, dtype, shape)
+        self._inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
+        self._outputs.append(value)
+
+    def weight(self, name: str, make: Callable[[], NDArray[np.generic]]) -> ir.Value:
+        """Return a value for the tensor `name` of the bundle's weight file, making it if no graph has yet."""
+        return self._initializers.get(name) or self._initializer(self._weights.add(name, make))
+
+    def weight_view(self, name: str, shape: Sequence[int]) -> ir.Value:
+        """Return a value for the bytes of the weight `name` under another shape."""
+        return self._initializer(self._weights.view(name, shape))
+
+    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """Return a value for a small array that is stored inside the graph."""
+        return self._initializers.get(name) or self._initializer(ir.tensor(array, name=name))
+
+    def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        assert tensor.name is not None
+        value = _typed(tensor.name, tensor.dtype, tensor.shape)
+        value.const_value = tensor
+        self._initializers[tensor.name] = value
+        return value
+
+    def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
+        """Append a node and return its only output."""
+        (output,) = self.op_outputs(op_type, *inputs, count=1, domain=domain, **attributes)
+        return output
+
+    def op_outputs(
+        self, op_type: str, *inputs: ir.Value | None, count: int, domain: str = "", **attributes: Attribute
+    ) -> Sequence[ir.Value]:
+        """Append a node and return its first `count` outputs."""
+        node = ir.node(
+            op_type,
+            inputs=inputs,
+            attributes=attributes,
+            domain=domain,
+            num_outputs=count,
+            name=f"{op_type}_{len(self._nodes)}",
+        )
+        for index, output in enumerate(node.outputs):
+            output.name = f"{node.name}_{index}"
+        self._nodes.append(node)
+        return node.outputs
+
+    def model(self) -> ir.Model:
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=tuple(self._initializers.values()),
+            opset_imports={"": OPSET, MICROSOFT: 1},
+            name=self._name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="skipstone")
+
+
+def _typed(name: str, dtype: ir.DataType, shape: Sequence[int | str] | ir.Shape) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))

@@ -1,0 +1,100 @@
+"""Where a model is cut into stages, and the graph of each stage and of the head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from skipstone.errors import ConfigError
+from skipstone.exporters.architecture import Architecture
+from skipstone.exporters.blocks import FLOAT, Blocks, Residual, StepInputs
+from skipstone.exporters.graph import GraphPen
+from skipstone.quant import Recipe
+from skipstone.runtime.manifest import StageEntry
+
+INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
+
+
+def parse_exits(text: str, num_layers: int) -> tuple[int, ...]:
+    """Return the numbers of layers after which the model may stop: `none`, `auto` (quarters) or numbers like `4,8`."""
+    if text == "none":
+        return ()
+    if text == "auto":
+        return tuple(sorted({num_layers * quarter // 4 for quarter in (1, 2, 3)} - {0, num_layers}))
+    try:
+        exits = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise ConfigError(f"--exits takes none, auto or layer numbers like 4,8, not '{text}'") from error
+    if not 0 < exits[0] <= exits[-1] < num_layers:
+        raise ConfigError(f"--exits {text}: an exit lies between layer 1 and {num_layers - 1} of this model")
+    return exits
+
+
+def plan_stages(num_layers: int, exits: Sequence[int]) -> tuple[StageEntry, ...]:
+    """Return the stages that end at each exit; without exits the only stage goes all the way to the logits."""
+    borders = [0, *exits, num_layers]
+    return tuple(
+        StageEntry(
+            file=f"stage-{index:02}.onnx",
+            first_layer=first,
+            end_layer=end,
+            embeds=index == 0,
+            ends_in_logits=not exits,
+        )
+        for index, (first, end) in enumerate(zip(borders, borders[1:], strict=False))
+    )
+
+
+def build_stage(
+    stage: StageEntry, architecture: Architecture, weights: CheckpointWeights, recipe: Recipe, file: WeightFile
+) -> ir.Model:
+    """Return the graph of one stage, its weights written to `file`.
+
+    Inputs: token_ids and token_weights [B, T, W], or hidden [B, T, E]; position_ids [B, T]; seqlens_k [B], the last
+    position; total_sequence_length, S; attention_bias [1, 1, T, S]; past_key_i, past_value_i [B, K, C, D]; rows [R]
+    where logits are made. Outputs: hidden [B, T, E] or logits [R, V]; present_key_i, present_value_i.
+    """
+    pen = GraphPen(stage.file.removesuffix(".onnx"), file)
+    blocks = Blocks(pen, architecture, weights, recipe)
+    d = architecture.dimensions
+    if stage.embeds:
+        token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))
+        residual = blocks.embed(token_ids, pen.input("token_weights", FLOAT, ("B", "T", "W")))
+    else:
+        residual = Residual(pen.input("hidden", FLOAT, ("B", "T", d.hidden_size)))
+    step = _step_inputs(pen, architecture)
+    for layer in range(stage.first_layer, stage.end_layer):
+        normed, residual = blocks.norm(residual, "attention_norm", layer)
+        residual = Residual(residual.stream, blocks.attention(normed, layer, step))
+        normed, residual = blocks.norm(residual, "ffn_norm", layer)
+        residual = Residual(residual.stream, blocks.feed_forward(normed, layer))
+    hidden = blocks.add_up(residual)
+    if stage.ends_in_logits:
+        logits = blocks.head(hidden, pen.input("rows", INT64, ("R",)))
+        pen.output(logits, "logits", FLOAT, ("R", d.vocab_size))
+    else:
+        pen.output(hidden, "hidden_out", FLOAT, ("B", "T", d.hidden_size))
+    return pen.model()
+
+
+def build_head(architecture: Architecture, weights: CheckpointWeights, recipe: Recipe, file: WeightFile) -> ir.Model:
+    """Return the graph from the end of any stage to logits: hidden [B, T, E] and rows [R] in, logits [R, V] out."""
+    pen = GraphPen("head", file)
+    d = architecture.dimensions
+    hidden = pen.input("hidden", FLOAT, ("B", "T", d.hidden_size))
+    logits = Blocks(pen, architecture, weights, recipe).head(hidden, pen.input("rows", INT64, ("R",)))
+    pen.output(logits, "logits", FLOAT, ("R", d.vocab_size))
+    return pen.model()
+
+
+def _step_inputs(pen: GraphPen, architecture: Architecture) -> StepInputs:
+    size, length = architecture.dimensions.head_size, architecture.context_length
+    return StepInputs(
+        position_ids=pen.input("position_ids", INT64, ("B", "T")),
+        last_positions=pen.input("seqlens_k", INT32, ("B",)),
+        total_length=pen.input("total_sequence_length", INT32, ()),
+        attention_bias=pen.input("attention_bias", FLOAT, (1, 1, "T", "S")),
+        cosines=pen.weight("rotary.cosines", lambda: architecture.rotary.tables(size, length)[0]),
+        sines=pen.weight("rotary.sines", lambda: architecture.rotary.tables(size, length)[1]),
+    )

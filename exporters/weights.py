@@ -1,0 +1,108 @@
+"""From checkpoint tensors to initializers: read one, put it into the shape that the graph wants, quantize it, write it.
+
+Nothing stays in memory: a tensor goes to the bundle's weight file and the graph keeps a reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skipstone.exporters.architecture import Architecture
+from skipstone.exporters.checkpoint import TensorSource
+
+ALIGNMENT = 64
+
+
+class WeightFile:
+    """The one external data file of a bundle; equal names are stored once, so graphs can share a tensor."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb")
+        self._tensors: dict[str, ir.ExternalTensor] = {}
+
+    def add(self, name: str, make: Callable[[], NDArray[np.generic]]) -> ir.ExternalTensor:
+        """Return the stored tensor `name`, calling `make` and writing its result the first time it is asked for."""
+        if name not in self._tensors:
+            self._tensors[name] = self._write(name, np.ascontiguousarray(make()))
+        return self._tensors[name]
+
+    def view(self, name: str, shape: Sequence[int]) -> ir.ExternalTensor:
+        """Return the bytes of a stored tensor under another shape; nothing is written."""
+        stored = self._tensors[name]
+        return self._reference(f"{name}.as_{len(shape)}d", stored.dtype, shape, stored.offset or 0, stored.nbytes)
+
+    def _write(self, name: str, array: NDArray[np.generic]) -> ir.ExternalTensor:
+        self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
+        offset = self._file.tell()
+        self._file.write(memoryview(array).cast("B"))
+        return self._reference(name, ir.DataType.from_numpy(array.dtype), array.shape, offset, array.nbytes)
+
+    def _reference(
+        self, name: str, dtype: ir.DataType, shape: Sequence[int], offset: int, num_bytes: int
+    ) -> ir.ExternalTensor:
+        return ir.ExternalTensor(
+            self._path.name, offset, num_bytes, dtype, shape=ir.Shape(shape), name=name, base_dir=self._path.parent
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+class CheckpointWeights:
+    """The checkpoint's tensors under our names: fused, with each head padded to a size that the kernel takes."""
+
+    def __init__(
+        self, architecture: Architecture, tensors: TensorSource, on_read: Callable[[int], None] = lambda num_bytes: None
+    ) -> None:
+        self._architecture, self._tensors, self._on_read = architecture, tensors, on_read
+        self._shapes = architecture.tensor_shapes()
+
+    def read(self, name: str, layer: int = 0) -> NDArray[np.float32]:
+        """Return one tensor as the checkpoint has it, float32."""
+        theirs = self._architecture.names[name].format(layer=layer)
+        array = self._tensors.read(theirs, self._shapes[theirs])
+        self._on_read(array.size)
+        return array
+
+    def qkv(self, layer: int) -> NDArray[np.float32]:
+        """Return the projections of queries, keys and values in one, [(H + 2K) * D, E]."""
+        return np.concatenate([self._pad_heads(self.read(name, layer)) for name in ("q", "k", "v")])
+
+    def qkv_bias(self, layer: int) -> NDArray[np.float32]:
+        return np.concatenate([self._pad_heads(self.read(name, layer)) for name in ("q_bias", "k_bias", "v_bias")])
+
+    def output(self, layer: int) -> NDArray[np.float32]:
+        """Return the projection after attention, [E, H * D]."""
+        return np.ascontiguousarray(self._pad_heads(self.read("o", layer).T).T)
+
+    def gate_up(self, layer: int) -> NDArray[np.float32]:
+        """Return both inner projections of the FFN in one, [2 * I, E]."""
+        return np.concatenate([self.read("gate", layer), self.read("up", layer)])
+
+    def gate_up_bias(self, layer: int) -> NDArray[np.float32]:
+        return np.concatenate([self.read("gate_bias", layer), self.read("up_bias", layer)])
+
+    def _pad_heads(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Append zero rows to each head of [heads * head_size, ...]; zeros add nothing to any dot product."""
+        size = self._architecture.dimensions.head_size
+        padded = kernel_head_size(size)
+        if padded == size:
+            return rows
+        heads = rows.reshape(-1, size, *rows.shape[1:])
+        widths = [(0, 0), (0, padded - size)] + [(0, 0)] * (heads.ndim - 2)
+        return np.pad(heads, widths).reshape(-1, *rows.shape[1:])
+
+
+def kernel_head_size(head_size: int) -> int:
+    """Return the next head size that GroupQueryAttention takes with rotary inside: a multiple of 16."""
+    return -(-head_size // 16) * 16

@@ -1,0 +1,78 @@
+"""Several prompts at once: one model call makes a token for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.runtime.call import BoundCall
+from skipstone.runtime.decode import Step
+from skipstone.runtime.draft import Draft
+from skipstone.runtime.generation import Clock, GenerationOptions, Piece, TextBuilder, token_logprobs
+from skipstone.runtime.model import Model
+from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.sequence import Sequence
+
+__all__ = ["stream_batch"]
+
+
+@dataclass(slots=True)
+class _Row:
+    """One prompt of the batch: its sequence lives in one row of the shared cache."""
+
+    sequence: Sequence
+    sampler: Sampler
+    builder: TextBuilder
+    clock: Clock
+    prompt_tokens: int
+
+    def emit(self, logits: NDArray[np.float32], options: GenerationOptions) -> Piece:
+        """Choose the next token from `logits` [1, V] and return its piece."""
+        token_id = self.sampler.choose(logits[0], self.sequence.token_ids)
+        self.sequence.commit([token_id])
+        self.clock.step(1)
+        text = self.builder.push([token_id])
+        ended = self.builder.finish_reason is not None
+        return Piece(
+            text=text,
+            token_ids=(token_id,),
+            logprobs=token_logprobs(Step([token_id], logits, num_drafted=0, drafter="plain"), options.logprobs),
+            finish_reason=self.builder.finish_reason,
+            stats=self.clock.stats(self.prompt_tokens) if ended else None,
+        )
+
+
+def stream_batch(
+    model: Model, prompts: SequenceOf[SequenceOf[int]], options: GenerationOptions, *, context_length: int | None = None
+) -> Iterator[tuple[int, Piece]]:
+    """Yield (index of the prompt, piece) until every prompt's text has ended.
+
+    Prompts are read one by one into their rows of one cache, then decoded together; lengths may differ. Each row is a
+    sequence of its own in every other way: its own noise, limits and stop. Raises: CacheFull before any work.
+    """
+    cache = model.new_cache(context_length=context_length, batch=len(prompts))
+    rows = [
+        _open_row(model, Sequence(model, cache.row(index)), prompt, options) for index, prompt in enumerate(prompts)
+    ]
+    for index, row in enumerate(rows):
+        row.clock = Clock(row.prompt_tokens)
+        yield index, row.emit(row.sequence.extend(Draft.empty()), options)
+    call = BoundCall(model, cache, num_tokens=1, rows=range(len(rows)))
+    while waiting := [index for index, row in enumerate(rows) if row.builder.finish_reason is None]:
+        # A row that has ended is fed its last token again, at the same place, and its logits are ignored.
+        pending = np.array([[row.sequence.token_ids[-1]] for row in rows])
+        logits = call.run(pending, np.array([row.sequence.num_cached for row in rows]))
+        for index in waiting:
+            rows[index].sequence.mark_extended()
+            yield index, rows[index].emit(logits[index : index + 1], options)
+
+
+def _open_row(model: Model, sequence: Sequence, prompt: SequenceOf[int], options: GenerationOptions) -> _Row:
+    sequence.append(prompt)
+    sequence.require_room(options.max_new_tokens)
+    sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=len(prompt))
+    return _Row(sequence, sampler, TextBuilder(model, options), Clock(len(prompt)), len(prompt))

@@ -1,0 +1,93 @@
+"""One shape of model call, bound once: the buffers of its inputs and outputs, run again and again.
+
+Shapes: B batch, T tokens, S total length, R rows with logits, E hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from skipstone.runtime.cache import KVCache
+
+if TYPE_CHECKING:
+    from skipstone.runtime.model import Model
+
+__all__ = ["BoundCall"]
+
+
+class BoundCall:
+    """A call of all stages on B x T tokens with logits for R of them, over one cache.
+
+    Binding dozens of cache tensors costs more than a small model's whole step, so it is done here, once.
+    """
+
+    def __init__(self, model: Model, cache: KVCache, *, num_tokens: int, rows: Sequence[int]) -> None:
+        """`rows` are the numbers, over B * T, of the tokens whose logits are wanted."""
+        self._shape = (cache.batch, num_tokens)
+        d = model.manifest.dimensions
+        fed = {
+            "token_ids": np.zeros((*self._shape, 1), np.int64),
+            "token_weights": np.ones((*self._shape, 1), np.float32),
+            "position_ids": np.zeros(self._shape, np.int64),
+            "seqlens_k": np.zeros(cache.batch, np.int32),
+            "total_sequence_length": np.zeros((), np.int32),
+            "rows": np.asarray(rows, np.int64),
+            # Causal order needs no bias; zeros for the longest total serve every shorter one.
+            "attention_bias": np.zeros(num_tokens * cache.capacity, np.float32),
+        }
+        self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in fed.items()}
+        self._arrays = {name: value.numpy() for name, value in self._values.items()}
+        self._values["hidden"] = model.device.allocate((*self._shape, d.hidden_size), "float32")
+        self._values["logits"] = model.device.allocate((len(rows), d.vocab_size), "float32")
+        self._logits: NDArray[np.float32] = self._values["logits"].numpy()
+        self._bias_address = self._arrays["attention_bias"].ctypes.data
+        self._bindings = [self._bind(session, cache) for session in model.sessions]
+        self._sessions = model.sessions
+        self._biased = [stage for stage, session in enumerate(model.sessions) if _takes(session, "attention_bias")]
+
+    def _bind(self, session: ort.InferenceSession, cache: KVCache) -> ort.IOBinding:
+        binding = session.io_binding()
+        for argument in session.get_inputs():
+            if argument.name.startswith("past_"):
+                binding.bind_ortvalue_input(argument.name, _cache_buffer(cache, argument.name))
+            elif argument.name != "attention_bias":
+                binding.bind_ortvalue_input(argument.name, self._values[argument.name])
+        for result in session.get_outputs():
+            if result.name.startswith("present_"):
+                binding.bind_ortvalue_output(result.name, _cache_buffer(cache, result.name))
+            else:
+                binding.bind_ortvalue_output(result.name, self._values[result.name.removesuffix("_out")])
+        return binding
+
+    def run(self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Feed `token_ids` [B, T] after `lengths` [B] cached tokens; return logits [R, V], valid until the next run."""
+        num_tokens = self._shape[1]
+        arrays = self._arrays
+        arrays["token_ids"][:, :, 0] = token_ids
+        arrays["position_ids"][:] = lengths[:, None] + np.arange(num_tokens)
+        arrays["seqlens_k"][:] = lengths + (num_tokens - 1)
+        total = int(lengths.max()) + num_tokens
+        arrays["total_sequence_length"][()] = total
+        for stage in self._biased:
+            self._bindings[stage].bind_input(
+                "attention_bias", "cpu", 0, np.float32, (1, 1, num_tokens, total), self._bias_address
+            )
+        for session, binding in zip(self._sessions, self._bindings, strict=True):
+            session.run_with_iobinding(binding)
+        return self._logits
+
+
+def _takes(session: ort.InferenceSession, name: str) -> bool:
+    return any(argument.name == name for argument in session.get_inputs())
+
+
+def _cache_buffer(cache: KVCache, name: str) -> ort.OrtValue:
+    """Return the buffer for a tensor called past_key_3, present_value_3 and so on."""
+    _, kind, layer = name.split("_")
+    key, value = cache.layers[int(layer)]
+    return key if kind == "key" else value

@@ -1,0 +1,297 @@
+"""What a bundle says about itself: `skipstone.json`, read strictly and validated as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from importlib.metadata import version
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from skipstone.errors import BundleError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "Dimensions",
+    "FileEntry",
+    "LayerCache",
+    "Manifest",
+    "Provenance",
+    "StageEntry",
+]
+
+MANIFEST_NAME = "skipstone.json"
+FORMAT_VERSION = 1
+CACHE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "int8": 1}
+JSON_NAMES: Mapping[type, str] = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimensions:
+    """The sizes of the whole model; `head_size` is that of one attention head."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+
+    def __post_init__(self) -> None:
+        for name, size in asdict(self).items():
+            _require(size >= 1, f"{name} must be at least 1, found {size}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageEntry:
+    """One graph over the layers from `first_layer` up to, not including, `end_layer`."""
+
+    file: str
+    first_layer: int
+    end_layer: int
+    embeds: bool
+    ends_in_logits: bool
+
+    def __post_init__(self) -> None:
+        _check_file_name(self.file)
+        first, end = self.first_layer, self.end_layer
+        _require(0 <= first < end, f"a stage has at least one layer, found first_layer {first} and end_layer {end}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCache:
+    """How one layer keeps its keys and values; int8 has one scale for each, the other types have none."""
+
+    num_heads: int
+    head_size: int
+    dtype: str
+    window: int | None = None
+    k_scale: float | None = None
+    v_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.dtype in CACHE_BYTES, f"dtype must be one of {', '.join(CACHE_BYTES)}, found {self.dtype!r}")
+        for name in ("num_heads", "head_size", "window"):
+            size = getattr(self, name)
+            _require(size is None or size >= 1, f"{name} must be at least 1, found {size}")
+        for name in ("k_scale", "v_scale"):
+            scale = getattr(self, name)
+            fits = (scale is not None) == (self.dtype == "int8")
+            _require(fits, f"{name} goes with int8 and only with it, found {scale} with {self.dtype}")
+            _require(scale is None or 0 < scale < math.inf, f"{name} must be positive and finite, found {scale}")
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of the keys and values of one token."""
+        return 2 * self.num_heads * self.head_size * CACHE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where the bundle comes from, by which version and command."""
+
+    source: str
+    tool_version: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """Size in bytes and sha256 (64 hexadecimal digits) of one file."""
+
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _require(self.size >= 0, f"size must not be negative, found {self.size}")
+        is_hash = re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
+        _require(is_hash, f"sha256 must be 64 hexadecimal digits, found {self.sha256[:80]!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """All that the runtime knows of a bundle before it opens a graph. An instance is always valid.
+
+    `head` is the file of the head's graph when the stages end in hidden states. `exits` are the numbers of layers after
+    which the head may run, without the full depth. `recipe` is the JSON data of the quantization recipe (lists, no
+    tuples). `files` has every file of the bundle but the manifest, by its name relative to the folder.
+    Raises: BundleError when a part is out of range or the parts do not fit each other.
+    """
+
+    format_version: int = FORMAT_VERSION
+    family: str
+    dimensions: Dimensions
+    context_length: int
+    stages: tuple[StageEntry, ...]
+    head: str | None
+    exits: tuple[int, ...]
+    cache: tuple[LayerCache, ...]
+    recipe: Mapping[str, object]
+    bos_id: int | None
+    stop_ids: tuple[int, ...]
+    special_ids: tuple[int, ...]
+    provenance: Provenance
+    files: Mapping[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        found = self.format_version
+        _require(found == FORMAT_VERSION, f"format_version must be {FORMAT_VERSION}, found {found}")
+        _require(self.context_length >= 1, f"context_length must be at least 1, found {self.context_length}")
+        num_layers = self.dimensions.num_layers
+        _require(len(self.cache) == num_layers, f"cache has {len(self.cache)} layers, {num_layers} wanted")
+        self._check_stages()
+        self._check_exits()
+        self._check_ids()
+        self._check_files()
+        try:
+            json.dumps(self.recipe, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BundleError(f"recipe is not JSON data: {error}") from error
+
+    def _check_stages(self) -> None:
+        _require(len(self.stages) > 0, "stages is empty")
+        start = 0
+        for number, stage in enumerate(self.stages):
+            where, first, last = f"stages[{number}]", number == 0, number == len(self.stages) - 1
+            _require(stage.first_layer == start, f"{where} starts at layer {stage.first_layer}, {start} wanted")
+            _require(stage.embeds == first, f"{where}.embeds must be true for the first stage and only for it")
+            _require(last or not stage.ends_in_logits, f"{where}.ends_in_logits is for the last stage only")
+            start = stage.end_layer
+        num_layers = self.dimensions.num_layers
+        _require(start == num_layers, f"stages end after {start} layers, {num_layers} wanted")
+        either = self.stages[-1].ends_in_logits == (self.head is None)
+        _require(either, "head: wanted is either a head or a last stage that ends in logits, found both or neither")
+
+    def _check_exits(self) -> None:
+        inner_ends = [stage.end_layer for stage in self.stages[:-1]]
+        for layers in self.exits:
+            _require(layers in inner_ends, f"exits: {layers} is not the end of a stage before the last ({inner_ends})")
+        _require(len(set(self.exits)) == len(self.exits), f"exits: a number stands twice in {list(self.exits)}")
+        _require(not self.exits or self.head is not None, "exits need a head, but the last stage ends in logits")
+
+    def _check_ids(self) -> None:
+        vocab_size, bos_ids = self.dimensions.vocab_size, () if self.bos_id is None else (self.bos_id,)
+        for name, ids in (("bos_id", bos_ids), ("stop_ids", self.stop_ids), ("special_ids", self.special_ids)):
+            for token_id in ids:
+                inside = 0 <= token_id < vocab_size
+                _require(inside, f"{name}: {token_id} is outside the vocabulary of {vocab_size}")
+
+    def _check_files(self) -> None:
+        for name in self.files:
+            _check_file_name(name)
+        _require(MANIFEST_NAME not in self.files, f"files: {MANIFEST_NAME} cannot hold its own hash")
+        used = [stage.file for stage in self.stages] + ([] if self.head is None else [self.head])
+        for name in used:
+            _require(name in self.files, f"files: {name} is missing")
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files, without the manifest."""
+        return sum(entry.size for entry in self.files.values())
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes that one more token takes in the caches of all layers, windows not yet full."""
+        return sum(layer.bytes_per_token for layer in self.cache)
+
+    def to_json(self) -> str:
+        """Return the text of `skipstone.json`."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Return the manifest that `text` holds. Every field must be there, and no other.
+
+        Raises: BundleError with the path of the field that is wrong, or when a newer version is needed to read it.
+        """
+        try:
+            data = json.loads(text, object_pairs_hook=_unique_keys)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"the manifest is not JSON: {error}") from error
+        _refuse_newer(data)
+        manifest: Manifest = _read(cls, data, "")
+        return manifest
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise BundleError(message)
+
+
+def _check_file_name(name: str) -> None:
+    """Refuse a name that could lead out of the bundle, here or on another operating system."""
+    parts_fit = all(part not in ("", ".", "..") for part in name.split("/"))
+    fits = parts_fit and name.isprintable() and "\\" not in name and ":" not in name
+    _require(fits, f"{name!r} is not a file name inside the bundle")
+
+
+def _refuse_newer(data: object) -> None:
+    found = data.get("format_version") if isinstance(data, dict) else None
+    if type(found) is int and found > FORMAT_VERSION:
+        raise BundleError(
+            f"bundle format {found} is newer than this skipstone {version('skipstone')} reads ({FORMAT_VERSION}): "
+            "upgrade with pip install -U skipstone"
+        )
+
+
+def _unique_keys(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the field {key!r} stands twice")
+        found[key] = value
+    return found
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """Return JSON `value` as `kind`: a dataclass, tuple[X, ...], Mapping[str, X], X | None, a plain type or object."""
+    if kind is object:
+        return value
+    if is_dataclass(kind):
+        return _read_fields(kind, _typed(dict, value, where), where)
+    arguments = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return None if value is None else _read(arguments[0], value, where)
+    if get_origin(kind) is tuple:
+        items = _typed(list, value, where)
+        return tuple(_read(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(items))
+    if get_origin(kind) is Mapping:
+        entries = _typed(dict, value, where)
+        return {key: _read(arguments[1], item, f"{where}[{key!r}]") for key, item in entries.items()}
+    if kind is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    return _typed(kind, value, where)
+
+
+def _read_fields(kind: Any, values: dict[str, object], where: str) -> Any:
+    prefix = f"{where}." if where else ""
+    wanted = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]
+    for name in names:
+        _require(name in values, f"{prefix}{name} is missing")
+    for name in values:
+        _require(name in names, f"{where or 'the manifest'} has an unknown field {name!r}")
+    arguments = {name: _read(wanted[name], values[name], prefix + name) for name in names}
+    try:
+        return kind(**arguments)
+    except BundleError as error:
+        raise BundleError(f"{where}: {error}" if where else str(error)) from error
+
+
+def _typed(kind: type, value: Any, where: str) -> Any:
+    if type(value) is not kind:
+        found = JSON_NAMES[type(value)] if isinstance(value, list | dict) else json.dumps(value)[:60]
+        raise BundleError(f"{where or 'the manifest'}: {JSON_NAMES[kind]} is wanted, found {found}")
+    return value

@@ -1,0 +1,43 @@
+"""A bundle opened on a device: stages, tokenizer and manifest, without the state of any text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skipstone.devices import Device, open_device
+from skipstone.errors import ConfigError
+from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.cache import KVCache
+from skipstone.runtime.chat import ChatTemplate
+from skipstone.runtime.sequence import Sequence
+from skipstone.runtime.tokenizer import Tokenizer
+
+__all__ = ["Model"]
+
+
+class Model:
+    """Sessions for every stage, and for the head if it is one of its own; any number of sequences may share it."""
+
+    def __init__(self, bundle: Bundle, device: Device) -> None:
+        self.bundle, self.device, self.manifest = bundle, device, bundle.manifest
+        self.tokenizer = Tokenizer.load(bundle.path)
+        self.chat_template = ChatTemplate.load(bundle.path)
+        files = [stage.file for stage in self.manifest.stages] + ([self.manifest.head] if self.manifest.head else [])
+        self.sessions = tuple(device.open_session(bundle.path / file) for file in files)
+
+    @classmethod
+    def open(cls, path: str | Path, *, device: str = "cpu", threads: int | None = None) -> Model:
+        """Return the bundle in folder `path`, ready to run. Raises: BundleError, DeviceError."""
+        bundle = Bundle.open(Path(path))
+        return cls(bundle, open_device(device, threads=threads))
+
+    def new_sequence(self, *, context_length: int | None = None) -> Sequence:
+        """Return an empty sequence with room for `context_length` tokens, by default all that the model can see."""
+        return Sequence(self, self.new_cache(context_length=context_length))
+
+    def new_cache(self, *, context_length: int | None = None, batch: int = 1) -> KVCache:
+        limit = self.manifest.context_length
+        capacity = limit if context_length is None else context_length
+        if not 1 <= capacity <= limit:
+            raise ConfigError(f"context must lie between 1 and the model's {limit} tokens, got {capacity}")
+        return KVCache.allocate(self.manifest.cache, self.device, capacity=capacity, batch=batch)

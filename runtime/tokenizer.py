@@ -1,0 +1,84 @@
+"""Text to token ids and back, by the `tokenizer.json` of a bundle or checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+from skipstone.errors import BundleError, ConfigError
+
+__all__ = ["Tokenizer"]
+
+
+class Tokenizer:
+    """A thin cover over the `tokenizers` library that never pads and never truncates."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        backend.no_padding()
+        backend.no_truncation()
+        self._backend = backend
+        added = backend.get_added_tokens_decoder()
+        self.special_ids: frozenset[int] = frozenset(token_id for token_id, token in added.items() if token.special)
+        self.decoder_steps: tuple[str, ...] = _decoder_steps(backend)
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read `tokenizer.json` in `folder`. Raises BundleError when it is missing or damaged."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise BundleError(f"{folder} holds no tokenizer.json; copy it from the checkpoint, or export again")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception for every kind of damage
+            raise BundleError(f"{path} is damaged ({error}); copy it from the checkpoint, or export again") from error
+        return cls(backend)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are, added ones included. The model's logits may be padded to more."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of `text`. Raises ConfigError when it holds half of a surrogate pair.
+
+        Text from a chat template already holds its special tokens: encode it with `add_special_tokens=False`.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = f"half a character, U+{ord(text[error.start]):04X}, at position {error.start}"
+            raise ConfigError(f"text holds {half}; remove it, or read the text as UTF-8") from error
+        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of `ids`. Broken bytes become U+FFFD; ids outside the vocabulary have no text."""
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def decode_after(self, previous_id: int | None, token_id: int) -> str:
+        """The text that `token_id` adds behind `previous_id`: many decoders drop a space at the start of a text."""
+        if previous_id is None:
+            return self.decode([token_id])
+        return self.decode([previous_id, token_id])[len(self.decode([previous_id])) :]
+
+    def piece(self, token_id: int) -> str | None:
+        """The token as the vocabulary writes it, before any decoding; None outside the vocabulary."""
+        return self._backend.id_to_token(token_id)
+
+    def token(self, token_id: int) -> str:
+        """The text of one token inside a text, for display; a special token shows its name, an unknown id nothing."""
+        if token_id in self.special_ids:
+            return self.piece(token_id) or ""
+        if self.decoder_steps == ("ByteLevel",):
+            return self.decode([token_id])  # behind itself, its first bytes could complete its last character
+        return self.decode_after(token_id, token_id)
+
+
+def _decoder_steps(backend: tokenizers.Tokenizer) -> tuple[str, ...]:
+    """The decoder's steps by type, a sequence flattened: `("Replace", "ByteFallback", "Fuse", "Strip")`."""
+    if backend.decoder is None:
+        return ()
+    state = json.loads(backend.decoder.__getstate__())
+    return tuple(step["type"] for step in state.get("decoders", [state]))

@@ -1,0 +1,53 @@
+"""skipstone: fast, lossless LLM decoding on the device in front of you.
+
+    import skipstone
+    model = skipstone.load("pebble")
+    for piece in model.stream("def fibonacci(n):", max_new_tokens=64):
+        print(piece.text, end="")
+
+Names are imported when first used, so that importing one part does not import the whole.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skipstone.api import export, load
+    from skipstone.conversation import Conversation
+    from skipstone.errors import SkipstoneError
+    from skipstone.language_model import LanguageModel
+    from skipstone.runtime.generation import Generation, Piece, Stats
+
+__all__ = [
+    "Conversation",
+    "Generation",
+    "LanguageModel",
+    "Piece",
+    "SkipstoneError",
+    "Stats",
+    "__version__",
+    "export",
+    "load",
+]
+
+_HOMES = {
+    "Conversation": "skipstone.conversation",
+    "Generation": "skipstone.runtime.generation",
+    "LanguageModel": "skipstone.language_model",
+    "Piece": "skipstone.runtime.generation",
+    "SkipstoneError": "skipstone.errors",
+    "Stats": "skipstone.runtime.generation",
+    "export": "skipstone.api",
+    "load": "skipstone.api",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return version("skipstone")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'skipstone' has no attribute '{name}'")

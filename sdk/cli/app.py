@@ -1,0 +1,69 @@
+"""The program `skipstone`: its commands, and how errors end it.
+
+Exit codes: 0 done; 2 a mistake the user can mend, one line; 130 interrupted; 1 a fault of ours, with a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from skipstone.cli import bench, chat, demo, devices, evaluate, export, generate, inspect
+from skipstone.errors import SkipstoneError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="skipstone",
+    help="Fast, lossless LLM decoding on the device in front of you: export a checkpoint, run the bundle.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("skipstone"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fast, lossless LLM decoding on the device in front of you: export a checkpoint, run the bundle."""
+
+
+for command in (export, generate, chat, inspect, devices, bench, evaluate, demo):
+    app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
+
+
+def main() -> NoReturn:
+    """Run the program and leave with its exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except (SkipstoneError, TyperException) as error:
+        if "--traceback" in sys.argv[1:]:
+            raise
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        sys.stderr.write(f"skipstone: {' '.join(message.split())}\n")
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("skipstone: interrupted\n")
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output has enough; what is left in the buffer must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code or 0)

@@ -1,0 +1,38 @@
+"""skipstone demo: the whole path on the bundled model, in seconds."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from skipstone.cli.options import QuietOption
+from skipstone.cli.terminal import notes, write
+
+NAME = "demo"
+EXAMPLES = """Example:
+
+skipstone demo"""
+
+PROMPT = "def read_config(path):\n"
+
+
+def run(quiet: QuietOption = False) -> None:
+    """Export the bundled model, run it and print its speed."""
+    from skipstone.api import load, plan
+    from skipstone.exporters.export import write_bundle
+
+    console = notes(quiet=quiet)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        chosen, target = plan("pebble"), Path(folder) / "pebble"
+        write_bundle(chosen, target, command="skipstone demo")
+        size = sum(file.stat().st_size for file in target.iterdir())
+        console.print(f"exported pebble to int4: {size / 1e6:.1f} MB in {time.perf_counter() - start:.1f} s")
+        model, piece = load(target), None
+        write(PROMPT)
+        for piece in model.stream(PROMPT, max_new_tokens=96):
+            write(piece.text)
+        write("\n")
+        assert piece is not None and piece.stats is not None
+        console.print(f"{piece.stats.decode_tokens_per_s:.0f} tokens/s on {model.runtime.device.threads} threads")

@@ -1,0 +1,78 @@
+"""skipstone export: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skipstone.cli.options import QuietOption
+from skipstone.cli.terminal import notes, progress_bar
+
+NAME = "export"
+EXAMPLES = """Examples:
+
+skipstone export ./SmolLM2-135M -o smollm
+
+skipstone export Qwen/Qwen3-0.6B -o qwen --precision int8 --exits auto"""
+
+
+class PrecisionName(StrEnum):
+    int4 = "int4"
+    int8 = "int8"
+    fp32 = "fp32"
+
+
+class GroupSize(StrEnum):
+    small = "32"
+    medium = "64"
+    large = "128"
+
+
+def run(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder, hub id, or the word pebble.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for the bundle.")],
+    precision: Annotated[
+        PrecisionName, typer.Option("--precision", "-p", help="Bits per weight.")
+    ] = PrecisionName.int4,
+    group_size: Annotated[
+        GroupSize | None, typer.Option("--group-size", help="Weights per scale; by default what measured best.")
+    ] = None,
+    exits: Annotated[
+        str, typer.Option("--exits", metavar="auto|none|4,8", help="Layers after which the model may stop.")
+    ] = "none",
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is a bundle.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Export a checkpoint to an ONNX bundle."""
+    from skipstone.api import plan
+    from skipstone.exporters.export import write_bundle
+    from skipstone.runtime.bundle import Bundle
+
+    start = time.perf_counter()
+    chosen = plan(
+        checkpoint,
+        precision=precision.value,
+        group_size=int(group_size.value) if group_size else None,
+        exits=exits,
+        revision=revision,
+    )
+    total = chosen.checkpoint.tensors.num_bytes
+    bytes_each = total / chosen.num_parameters
+    with progress_bar("exporting", total_bytes=total, quiet=quiet) as (progress, task):
+        write_bundle(
+            chosen,
+            output,
+            force=force,
+            command=shlex.join(["skipstone", *sys.argv[1:]]),
+            on_progress=lambda count: progress.advance(task, count * bytes_each),
+        )
+    size = Bundle.open(output).manifest.total_bytes
+    seconds = time.perf_counter() - start
+    notes(quiet=quiet).print(f"{output}: {precision.value}, {size / 1e6:.1f} MB, {seconds:.1f} s")

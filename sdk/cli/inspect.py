@@ -1,0 +1,85 @@
+"""skipstone inspect: what is in a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from skipstone.cli.options import BundleArgument, JsonOption, QuietOption
+from skipstone.cli.terminal import print_json, progress_bar
+from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.manifest import Manifest
+
+NAME = "inspect"
+EXAMPLES = """Examples:
+
+skipstone inspect pebble
+
+skipstone inspect my-bundle --verify --json"""
+
+# Beside weights and cache: the Python process, onnxruntime and a call's own buffers, as measured in docs/benchmarks.md.
+PROCESS_BYTES = 80_000_000
+
+
+def run(
+    bundle: BundleArgument,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare the sha256 of every file.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show what a bundle holds: layers, sizes by part, precision, exits, cache and memory."""
+    from skipstone.api import resolve
+
+    opened = Bundle.open(resolve(bundle))
+    if verify:
+        total = opened.manifest.total_bytes
+        with progress_bar("verifying", total_bytes=total, quiet=quiet) as (progress, task):
+            opened.verify(lambda num_bytes: progress.advance(task, num_bytes))
+    facts = summary(opened.manifest) | ({"verified": True} if verify else {})
+    if as_json:
+        print_json({**facts, "manifest": asdict(opened.manifest)})
+    else:
+        _print_table(facts)
+
+
+def summary(manifest: Manifest) -> dict[str, Any]:
+    """Return the figures that people ask for; sizes in bytes."""
+    d, weights = manifest.dimensions, manifest.files.get("weights.bin")
+    cache_per_1k = manifest.cache_bytes_per_token * 1000
+    return {
+        "family": manifest.family,
+        "layers": d.num_layers,
+        "hidden size": d.hidden_size,
+        "heads": f"{d.num_heads} query, {d.num_kv_heads} key-value, of {d.head_size}",
+        "vocabulary": d.vocab_size,
+        "context": manifest.context_length,
+        "precision": str(manifest.recipe.get("name")),
+        "stages": [f"{stage.file}: layers {stage.first_layer} to {stage.end_layer - 1}" for stage in manifest.stages],
+        "exits": list(manifest.exits),
+        "weights_bytes": weights.size if weights else 0,
+        "other_bytes": manifest.total_bytes - (weights.size if weights else 0),
+        "cache_bytes_per_1k_tokens": cache_per_1k,
+        "estimated_memory_bytes": manifest.total_bytes
+        + manifest.cache_bytes_per_token * manifest.context_length
+        + PROCESS_BYTES,
+        "source": manifest.provenance.source,
+        "made by": f"skipstone {manifest.provenance.tool_version}: {manifest.provenance.command}",
+    }
+
+
+def _print_table(facts: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in facts.items():
+        table.add_row(name.removesuffix("_bytes").replace("_", " "), _readable(name, value))
+    Console(highlight=False).print(table)
+
+
+def _readable(name: str, value: Any) -> str:
+    if "bytes" in name:
+        return f"{value / 1e6:.1f} MB"
+    if isinstance(value, list):
+        return "\n".join(str(item) for item in value) or "none"
+    return str(value)

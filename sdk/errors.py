@@ -1,0 +1,49 @@
+"""The errors a user can meet: one small tree, every message with what happened, what was wanted and what to do.
+
+This module imports nothing, so every part of the package may use it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BundleError",
+    "CacheFull",
+    "CheckpointError",
+    "ConfigError",
+    "DeviceError",
+    "OutputError",
+    "SkipstoneError",
+    "UnsupportedModel",
+]
+
+
+class SkipstoneError(Exception):
+    """Anything that the user can mend; the command line prints it as one line and exits with 2."""
+
+
+class ConfigError(SkipstoneError):
+    """An option has a value that cannot work, alone or with the others."""
+
+
+class CheckpointError(SkipstoneError):
+    """The checkpoint cannot be read: a file or tensor is missing, truncated, misshapen or not a number."""
+
+
+class UnsupportedModel(CheckpointError):
+    """The checkpoint is whole, but its family or one of its options is not known."""
+
+
+class BundleError(SkipstoneError):
+    """The bundle is missing, damaged, altered or made by a newer version."""
+
+
+class OutputError(SkipstoneError):
+    """The result cannot be written: the place exists, is read-only or full."""
+
+
+class DeviceError(SkipstoneError):
+    """The device is unknown, missing or cannot do what is asked."""
+
+
+class CacheFull(SkipstoneError):
+    """Prompt and answer do not fit the context."""

@@ -1,0 +1,41 @@
+"""The models that come with the package, and the bundles made of them on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from skipstone.errors import BundleError
+from skipstone.exporters.export import plan_export, write_bundle
+from skipstone.quant import Recipe
+from skipstone.runtime.bundle import Bundle
+
+__all__ = ["BUNDLED", "bundled_bundle", "cache_folder"]
+
+_HERE = Path(__file__).parent / "models"
+BUNDLED: Mapping[str, Path] = {name: _HERE / name for name in ("pebble", "pebble-mini")}
+"""Name to checkpoint folder."""
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: $SKIPSTONE_CACHE, or skipstone in the user's cache folder."""
+    if stated := os.environ.get("SKIPSTONE_CACHE"):
+        return Path(stated)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skipstone"
+
+
+def bundled_bundle(name: str) -> Path:
+    """Return the folder of a bundled model's int4 bundle, exporting it if this version has not done so yet."""
+    recipe = Recipe.named("int4")
+    key = hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode())
+    key.update((BUNDLED[name] / "model.safetensors").read_bytes())
+    path = cache_folder() / f"{name}-{version('skipstone')}-{key.hexdigest()[:12]}"
+    try:
+        Bundle.open(path)
+    except BundleError:
+        write_bundle(plan_export(BUNDLED[name], recipe), path, force=True, command=f"load {name}")
+    return path
