@@ -75,11 +75,8 @@ class Blocks:
         )
         if width % rule.block_size == 0:
             return rows
-        ends = {
-            name: pen.constant(f"slice_{name}", np.array([value], np.int64))
-            for name, value in (("start", 0), ("end", width), ("axis", -1))
-        }
-        return pen.op("Slice", rows, *ends.values())
+        borders = {"start": 0, "end": width, "axis": -1}
+        return pen.op("Slice", rows, *(pen.constant(f"row_{key}", np.array([at])) for key, at in borders.items()))
 
     def norm(self, residual: Residual, name: str, layer: int = 0) -> tuple[ir.Value, Residual]:
         """Return the normed sum and the residual with the update added."""
@@ -142,7 +139,7 @@ class Blocks:
         d, pen = self._architecture.dimensions, self._pen
         size = kernel_head_size(d.head_size)
         heads = pen.op("Reshape", x, pen.constant(f"split_heads_{size}", np.array([0, 0, -1, size], np.int64)))
-        # A padded head has more zeros to average over: mean of squares shrinks by D / padded, so the norm must not see it.
+        # The zeros of a padded head shrink its mean of squares; gain and epsilon make up for it.
         gain = pen.weight(f"layers.{layer}.{name}", lambda: self._head_gain(name, layer))
         epsilon = self._architecture.norm_epsilon * d.head_size / size
         normed = pen.op("SimplifiedLayerNormalization", heads, gain, epsilon=epsilon, axis=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import onnx_ir as ir
@@ -10,6 +11,7 @@ from skipstone.errors import ConfigError
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.blocks import FLOAT, Blocks, Residual, StepInputs
 from skipstone.exporters.graph import GraphPen
+from skipstone.exporters.weights import CheckpointWeights, WeightFile
 from skipstone.quant import Recipe
 from skipstone.runtime.manifest import StageEntry
 
@@ -42,7 +44,7 @@ def plan_stages(num_layers: int, exits: Sequence[int]) -> tuple[StageEntry, ...]
             embeds=index == 0,
             ends_in_logits=not exits,
         )
-        for index, (first, end) in enumerate(zip(borders, borders[1:], strict=False))
+        for index, (first, end) in enumerate(itertools.pairwise(borders))
     )
 
 

@@ -39,7 +39,7 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationOptions:
-    """What to make of a prompt. `logprobs`: how many of the likeliest tokens to report at each position; None is off."""
+    """What to make of a prompt. `logprobs`: how many likely tokens to report at each position; None is off."""
 
     max_new_tokens: int = 128
     sampling: SamplingOptions = field(default_factory=SamplingOptions)

@@ -65,5 +65,5 @@ def plan(
         recipe = Recipe.named(precision, group_size=group_size)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    source = BUNDLED[str(checkpoint)] if str(checkpoint) in BUNDLED else checkpoint
+    source = BUNDLED.get(str(checkpoint), checkpoint)
     return plan_export(source, recipe, exits=exits, revision=revision)

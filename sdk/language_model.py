@@ -50,7 +50,7 @@ class LanguageModel:
     def generate(
         self, prompts: str | SequenceOf[str], *, context_length: int | None = None, **options: Any
     ) -> Generation | list[Generation]:
-        """Return what follows a prompt, or each of several prompts, decoded together; each gets the text it gets alone."""
+        """Return what follows a prompt, or each of several, decoded together; each gets the text it gets alone."""
         if isinstance(prompts, str):
             return Generation.join(list(self.stream(prompts, context_length=context_length, **options)))
         chosen = generation_options(**options)

@@ -60,7 +60,7 @@ class Recipe:
         return self.learning_rate * min(warm, left)
 
     def layer_dropout_at(self, step: int, num_layers: int) -> Tensor:
-        """Return the chance [L] that a sample skips each layer: none for the first, most for the last, rising over time."""
+        """Return the chance [L] that a sample skips each layer: more with depth and with time."""
         depth = torch.exp(torch.arange(num_layers) * math.log(2) / max(num_layers - 1, 1)) - 1
         over_time = math.exp(step * math.log(2) / max(self.steps - 1, 1)) - 1
         return self.max_layer_dropout * over_time * depth
@@ -90,7 +90,7 @@ class Trainer:
     ) -> None:
         self.model, self.recipe, self.stream, self.teacher = model, recipe, stream, teacher
         self.device = next(model.parameters()).device
-        self.forward = torch.compile(model) if compile else model
+        self.forward = torch.compile(model) if compiled else model
         matrices = [value for name, value in model.layers.named_parameters() if value.dim() == 2]
         others = [value for value in model.parameters() if not any(value is matrix for matrix in matrices)]
         self.optimizers = (
@@ -205,7 +205,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = Pebble(SHAPES[args.shape]).to(device)
     teacher = load_checkpoint(args.teacher).to(device).eval() if args.teacher else None
-    trainer = Trainer(model, recipe, stream, teacher, args.compile)
+    trainer = Trainer(model, recipe, stream, teacher, compiled=args.compile)
     state_path = args.out / "training.pt"
     if state_path.exists():
         trainer.restore(torch.load(state_path, weights_only=True))

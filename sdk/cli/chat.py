@@ -21,9 +21,7 @@ skipstone chat pebble --temperature 0.7 --seed 3"""
 def run(
     bundle: BundleArgument,
     system: Annotated[str | None, typer.Option("--system", help="What the model is told first.")] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", "-n", min=1, help="At most so many tokens an answer.")
-    ] = 256,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens an answer.")] = 256,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
@@ -31,7 +29,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Talk to a model; the cache is kept, so a turn computes only its new tokens. Ctrl-D ends, Ctrl-C stops an answer."""
+    """Talk to a model; a turn computes only its new tokens. Ctrl-C stops an answer, Ctrl-D ends."""
     from skipstone.api import load
     from skipstone.language_model import generation_options
 

@@ -37,9 +37,7 @@ class GroupSize(StrEnum):
 def run(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder, hub id, or the word pebble.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for the bundle.")],
-    precision: Annotated[
-        PrecisionName, typer.Option("--precision", "-p", help="Bits per weight.")
-    ] = PrecisionName.int4,
+    precision: Annotated[PrecisionName, typer.Option("--precision", help="Bits per weight.")] = PrecisionName.int4,
     group_size: Annotated[
         GroupSize | None, typer.Option("--group-size", help="Weights per scale; by default what measured best.")
     ] = None,

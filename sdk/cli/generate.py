@@ -25,17 +25,13 @@ class DecodeName(StrEnum):
 
 def run(
     bundle: BundleArgument,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="Text to continue; default: standard input.")
-    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Text; default: standard input.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="At most so many tokens.")] = 128,
     min_new_tokens: Annotated[int, typer.Option(min=0, help="No stop token before so many tokens.")] = 0,
     decode: Annotated[DecodeName, typer.Option("--decode", help="Decoding method.")] = DecodeName.plain,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
-    context: Annotated[
-        int | None, typer.Option(min=1, help="Tokens the cache holds; default: all the model can see.")
-    ] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens the cache holds; default: all.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Keep the K likeliest tokens; 0 is off.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this mass; 1 is off.")] = 1.0,
@@ -47,9 +43,7 @@ def run(
     frequency_penalty: Annotated[float, typer.Option(help="Taken off tokens already generated, each time.")] = 0.0,
     no_repeat_ngram: Annotated[int, typer.Option(min=0, help="Never repeat N tokens in a row; 0 is off.")] = 0,
     seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
-    stop: Annotated[
-        list[str] | None, typer.Option("--stop", metavar="STR", help="End before this text; repeatable.")
-    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(metavar="STR", help="End before this text; repeatable.")] = None,
     logprobs: Annotated[int | None, typer.Option(min=0, help="Report the N likeliest tokens per position.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
