@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.graph import MICROSOFT, GraphPen
-from skipstone.exporters.weights import CheckpointWeights, kernel_head_size
+from skipstone.exporters.weights import CheckpointWeights, kernel_head_size, pad_heads
 from skipstone.quant import QuantizedMatrix, Recipe, quantize
 
 FLOAT = ir.DataType.FLOAT
@@ -148,8 +148,8 @@ class Blocks:
     def _head_gain(self, name: str, layer: int) -> NDArray[np.float32]:
         """Return the gain [padded D] under which a norm over padded heads equals the norm over the real ones."""
         gain = self._weights.read(name, layer)
-        padded = kernel_head_size(len(gain))
-        return np.pad(gain, (0, padded - len(gain))) * np.float32((len(gain) / padded) ** 0.5)
+        padded = pad_heads(gain, len(gain))
+        return padded * np.float32((len(gain) / len(padded)) ** 0.5)
 
     def feed_forward(self, x: ir.Value, layer: int) -> ir.Value:
         """[B, T, E] normed to [B, T, E] update: down(silu(gate(x)) * up(x))."""

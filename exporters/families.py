@@ -134,6 +134,9 @@ def _dimensions(config: Mapping[str, Any]) -> Dimensions:
     num_kv_heads = _positive(stated, "num_key_value_heads")
     if num_heads % num_kv_heads:
         raise CheckpointError(f"config.json: {num_heads} attention heads cannot share {num_kv_heads} key-value heads")
+    head_size = _positive(stated, "head_dim")
+    if head_size % 2:
+        raise CheckpointError(f"config.json: head_dim must be even, because rotary turns pairs; found {head_size}")
     return Dimensions(
         vocab_size=_positive(config, "vocab_size"),
         hidden_size=hidden_size,
@@ -141,7 +144,7 @@ def _dimensions(config: Mapping[str, Any]) -> Dimensions:
         num_layers=_positive(config, "num_hidden_layers"),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
-        head_size=_positive(stated, "head_dim"),
+        head_size=head_size,
     )
 
 
@@ -149,7 +152,7 @@ def _windows(family: Family, config: Mapping[str, Any], num_layers: int) -> tupl
     if not _decide(family.windowed, config) or config.get("sliding_window") is None:
         return (None,) * num_layers
     window = _positive(config, "sliding_window")
-    first_windowed = config.get("max_window_layers", 0) if isinstance(family.windowed, str) else 0
+    first_windowed = config.get("max_window_layers", 28) if isinstance(family.windowed, str) else 0
     kinds = config.get("layer_types") or [
         "sliding_attention" if layer >= first_windowed else "full_attention" for layer in range(num_layers)
     ]

@@ -24,6 +24,7 @@ class Rotary:
         if self.scaling not in SCALINGS:
             known = ", ".join(sorted(SCALINGS))
             raise UnsupportedModel(f"rope type '{self.scaling}' is not known; known are {known}")
+        self.frequencies(2)  # a missing parameter is refused here, not in the middle of an export
 
     def frequencies(self, size: int) -> NDArray[np.float64]:
         """Return radians per position for each pair of `size` channels, float64 [size / 2]."""
@@ -33,9 +34,12 @@ class Rotary:
         except KeyError as error:
             raise CheckpointError(f"rope type '{self.scaling}' needs {error.args[0]} in config.json") from error
 
-    def tables(self, size: int, context_length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return cosines and sines, float32 [context_length, size / 2] each."""
-        angles = np.outer(np.arange(context_length), self.frequencies(size))
+    def tables(
+        self, size: int, context_length: int, *, padded_size: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return cosines and sines, float32 [context_length, padded_size / 2] each; the padding is not turned."""
+        frequencies = np.pad(self.frequencies(size), (0, (padded_size - size) // 2))
+        angles = np.outer(np.arange(context_length), frequencies)
         return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
@@ -70,5 +74,8 @@ def read_rotary(config: Mapping[str, Any]) -> Rotary:
     base = stated.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
     if stated.pop("partial_rotary_factor", 1.0) != 1.0:
         raise UnsupportedModel("partial_rotary_factor other than 1 is not supported for this family")
+    per_layer_type = [key for key, value in stated.items() if isinstance(value, Mapping)]
+    if per_layer_type:
+        raise UnsupportedModel(f"rope parameters of their own for {', '.join(per_layer_type)} are not supported")
     numbers = {key: float(value) for key, value in stated.items() if isinstance(value, int | float)}
     return Rotary(base=float(base), scaling=scaling, parameters=numbers)

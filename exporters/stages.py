@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from skipstone.errors import ConfigError
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.blocks import FLOAT, Blocks, Residual, StepInputs
 from skipstone.exporters.graph import GraphPen
-from skipstone.exporters.weights import CheckpointWeights, WeightFile
+from skipstone.exporters.weights import CheckpointWeights, WeightFile, kernel_head_size
 from skipstone.quant import Recipe
 from skipstone.runtime.manifest import StageEntry
 
@@ -91,12 +92,13 @@ def build_head(architecture: Architecture, weights: CheckpointWeights, recipe: R
 
 
 def _step_inputs(pen: GraphPen, architecture: Architecture) -> StepInputs:
-    size, length = architecture.dimensions.head_size, architecture.context_length
+    size, length, rotary = architecture.dimensions.head_size, architecture.context_length, architecture.rotary
+    tables = functools.cache(lambda: rotary.tables(size, length, padded_size=kernel_head_size(size)))
     return StepInputs(
         position_ids=pen.input("position_ids", INT64, ("B", "T")),
         last_positions=pen.input("seqlens_k", INT32, ("B",)),
         total_length=pen.input("total_sequence_length", INT32, ()),
         attention_bias=pen.input("attention_bias", FLOAT, (1, 1, "T", "S")),
-        cosines=pen.weight("rotary.cosines", lambda: architecture.rotary.tables(size, length)[0]),
-        sines=pen.weight("rotary.sines", lambda: architecture.rotary.tables(size, length)[1]),
+        cosines=pen.weight("rotary.cosines", lambda: tables()[0]),
+        sines=pen.weight("rotary.sines", lambda: tables()[1]),
     )

@@ -93,16 +93,22 @@ class CheckpointWeights:
         return np.concatenate([self.read("gate_bias", layer), self.read("up_bias", layer)])
 
     def _pad_heads(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Append zero rows to each head of [heads * head_size, ...]; zeros add nothing to any dot product."""
-        size = self._architecture.dimensions.head_size
-        padded = kernel_head_size(size)
-        if padded == size:
-            return rows
-        heads = rows.reshape(-1, size, *rows.shape[1:])
-        widths = [(0, 0), (0, padded - size)] + [(0, 0)] * (heads.ndim - 2)
-        return np.pad(heads, widths).reshape(-1, *rows.shape[1:])
+        return pad_heads(rows, self._architecture.dimensions.head_size)
 
 
 def kernel_head_size(head_size: int) -> int:
     """Return the next head size that GroupQueryAttention takes with rotary inside: a multiple of 16."""
     return -(-head_size // 16) * 16
+
+
+def pad_heads(rows: NDArray[np.float32], head_size: int) -> NDArray[np.float32]:
+    """Append zero rows to both halves of each head of [heads * head_size, ...], up to the kernel's head size.
+
+    Zeros add nothing to any dot product, and rotary still finds the partner of each channel in the other half.
+    """
+    missing = kernel_head_size(head_size) - head_size
+    if not missing:
+        return rows
+    halves = rows.reshape(-1, head_size // 2, *rows.shape[1:])
+    widths = [(0, 0), (0, missing // 2)] + [(0, 0)] * (halves.ndim - 2)
+    return np.pad(halves, widths).reshape(-1, *rows.shape[1:])

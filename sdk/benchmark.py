@@ -102,7 +102,7 @@ def _time_run(model: Model, prompt: list[int], new_tokens: int) -> tuple[float, 
     """Return seconds to the first token and of each later one."""
     sequence = model.new_sequence()
     sequence.append(prompt)
-    accept = match(Sampler(), sequence.token_ids)
+    accept = match(Sampler(greedy=True), sequence.token_ids)
     steps = decode(sequence, drafter=PlainDrafter(), accept=accept, max_new_tokens=new_tokens, stop_ids=())
     gaps = np.diff([time.perf_counter(), *(time.perf_counter() for _ in steps)]).tolist()
     return gaps[0], gaps[1:]

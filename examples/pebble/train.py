@@ -86,7 +86,7 @@ class Trainer:
     """A model, its optimizers and the number of finished steps; `step` is deterministic in that number."""
 
     def __init__(
-        self, model: Pebble, recipe: Recipe, stream: np.ndarray, teacher: Pebble | None, compile: bool
+        self, model: Pebble, recipe: Recipe, stream: np.ndarray, teacher: Pebble | None, *, compiled: bool
     ) -> None:
         self.model, self.recipe, self.stream, self.teacher = model, recipe, stream, teacher
         self.device = next(model.parameters()).device

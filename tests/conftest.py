@@ -1,0 +1,150 @@
+"""What several test files share: tiny checkpoints as transformers writes them, and the bundles made of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from skipstone.api import export
+from skipstone.runtime.model import Model
+
+CORPUS = [
+    "def add(first, second):\n    return first + second\n",
+    "class Sequence:\n    def __init__(self, tokens):\n        self.tokens = list(tokens)\n",
+    "The quick brown fox jumps over the lazy dog. Über naïve €, 猫が好き 🦊.\n",
+]
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>"]
+# No size divides another, or a block, without a rest; weights are large, so that a mistake shows in the logits.
+TINY = {
+    "vocab_size": 307,
+    "hidden_size": 52,
+    "intermediate_size": 76,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.25,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+
+
+class MakeCheckpoint(Protocol):
+    def __call__(
+        self, model_type: str = ..., *, dtype: str = ..., max_shard_size: str = ..., **config: object
+    ) -> Path: ...
+
+
+class MakeBundle(Protocol):
+    def __call__(self, checkpoint: Path, *, precision: str = ..., exits: str = ..., **options: object) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def tokenizer_json() -> str:
+    """Byte-level BPE, 300 tokens: every text round-trips, and most tokens are a single byte."""
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    text: str = backend.to_str()
+    return text
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: str) -> MakeCheckpoint:
+    """Save a random model of one family, its config `TINY` with changes; the same wish gives the same folder."""
+    made: dict[str, Path] = {}
+
+    def make(
+        model_type: str = "llama", *, dtype: str = "float32", max_shard_size: str = "50GB", **config: object
+    ) -> Path:
+        key = json.dumps([model_type, dtype, max_shard_size, config], sort_keys=True)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(model_type)
+            model = random_model(model_type, dtype, TINY | config)
+            model.save_pretrained(made[key], max_shard_size=max_shard_size)
+            (made[key] / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+        return made[key]
+
+    return make
+
+
+def random_model(model_type: str, dtype: str, config: dict[str, Any]) -> Any:
+    """Return a transformers model whose every weight is random, those that start as ones and zeros with the rest."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    settings = transformers.AutoConfig.for_model(model_type, **config)
+    model = transformers.AutoModelForCausalLM.from_config(settings)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        elif name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model.to(getattr(torch, dtype))
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+    """Export a checkpoint; the same wish gives the same folder."""
+
+    @functools.cache
+    def make(checkpoint: Path, *, precision: Any = "fp32", exits: str = "none", **options: Any) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("os.fsync", lambda descriptor: None)  # a busy disk takes a second for each bundle
+            return export(
+                checkpoint, tmp_path_factory.mktemp("bundle") / "out", precision=precision, exits=exits, **options
+            )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_checkpoint: Path, make_bundle: MakeBundle) -> Model:
+    """A whole model in fp32: Llama, four layers, 256 tokens of context."""
+    return Model.open(make_bundle(tiny_checkpoint))
+
+
+@pytest.fixture(scope="session")
+def tiny_stages(tiny_checkpoint: Path, make_bundle: MakeBundle) -> Model:
+    """The same model as `tiny`, cut after each layer."""
+    return Model.open(make_bundle(tiny_checkpoint, exits="auto"))
+
+
+@pytest.fixture(scope="session")
+def reference_logits() -> Callable[[Path, tuple[int, ...]], Any]:
+    """Return what transformers computes from a checkpoint in fp32: logits [T, V] of a prompt of T tokens."""
+    import torch
+    import transformers
+
+    @functools.cache
+    def model(folder: Path) -> Any:
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @functools.cache
+    def logits(folder: Path, token_ids: tuple[int, ...]) -> Any:
+        with torch.no_grad():
+            return model(folder)(torch.tensor([token_ids])).logits[0].numpy()
+
+    return logits

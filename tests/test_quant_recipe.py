@@ -1,0 +1,115 @@
+"""The recipe: the last rule wins, names are known, JSON goes there and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skipstone.quant import DEFAULT_GROUP_SIZE, Recipe, TensorRecipe, quantize
+
+
+def test_the_last_matching_rule_holds() -> None:
+    eight, four = TensorRecipe(bits=8), TensorRecipe(bits=4)
+    recipe = Recipe(name="mine", rules=(("*", four), ("layers.*.down", eight), ("layers.1.*", four)))
+    assert recipe.for_tensor("layers.0.down") is eight
+    assert recipe.for_tensor("layers.1.down") is four
+    assert recipe.for_tensor("head") is four
+
+
+def test_int4_keeps_head_and_embedding_at_eight_bits() -> None:
+    recipe = Recipe.named("int4")
+    assert recipe.for_tensor("layers.3.qkv") == TensorRecipe(bits=4, block_size=DEFAULT_GROUP_SIZE)
+    assert recipe.for_tensor("head") == recipe.for_tensor("embedding")
+    assert recipe.for_tensor("head") == TensorRecipe(bits=8, block_size=DEFAULT_GROUP_SIZE)
+
+
+def test_int8_and_fp32_treat_all_tensors_alike() -> None:
+    for precision, bits in (("int8", 8), ("fp32", 32)):
+        recipe = Recipe.named(precision)
+        assert recipe.name == precision
+        assert {recipe.for_tensor(name).bits for name in ("layers.0.o", "head", "embedding")} == {bits}
+
+
+def test_group_size_and_zero_points_reach_every_tensor() -> None:
+    recipe = Recipe.named("int4", group_size=128, symmetric=False)
+    for name in ("layers.0.o", "head", "embedding"):
+        assert recipe.for_tensor(name).block_size == 128
+        assert not recipe.for_tensor(name).symmetric
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int3"}, "int4, int8, fp32"),
+        ({"precision": "int4", "group_size": 48}, "32, 64, 128"),
+        ({"precision": "fp32", "group_size": 32}, "no groups"),
+        ({"precision": "fp32", "symmetric": False}, "no groups"),
+    ],
+)
+def test_an_unknown_name_answers_with_the_known_ones(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe.named(**options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bits": 3}, "4, 8, 32"),
+        ({"bits": 4, "block_size": 48}, "power of two"),
+        ({"bits": 4, "block_size": 8}, "power of two"),
+        ({"bits": 4, "method": "magic"}, "search, absmax"),
+    ],
+)
+def test_a_tensor_recipe_out_of_range_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TensorRecipe(**fields)
+
+
+def test_the_first_rule_must_match_everything() -> None:
+    with pytest.raises(ValueError, match="first rule"):
+        Recipe(name="mine", rules=(("head", TensorRecipe(bits=8)),))
+    with pytest.raises(ValueError, match="first rule"):
+        Recipe(name="mine", rules=())
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8", "fp32"])
+def test_a_recipe_survives_json(precision: str) -> None:
+    recipe = Recipe.named(precision)
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"name": "x", "rules": [{"bits": 4}]},
+        {"name": "x", "rules": [{"pattern": "*", "bits": 4, "colour": "red"}]},
+        {"name": "x", "rules": 3},
+    ],
+)
+def test_json_that_is_not_a_recipe_is_refused(data: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not a recipe"):
+        Recipe.from_json(data)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("columns", [64, 100])
+def test_average_bits_is_the_size_of_what_quantize_makes(symmetric: bool, columns: int) -> None:
+    recipe = Recipe.named("int4", symmetric=symmetric)
+    sizes = {"layers.0.o": (6, columns), "head": (10, columns)}
+    stored = 0
+    for name, shape in sizes.items():
+        rule = recipe.for_tensor(name)
+        weight = np.ones(shape, np.float32)
+        stored += quantize(weight, bits=rule.bits, block_size=rule.block_size, symmetric=symmetric).num_bytes
+    assert recipe.average_bits(sizes) == pytest.approx(8 * stored / (16 * columns))
+
+
+def test_average_bits_counts_the_scales() -> None:
+    assert Recipe.named("int8", group_size=64).average_bits({"head": (3, 128)}) == 8.5
+    assert Recipe.named("fp32").average_bits({"head": (3, 100)}) == 32
+    with pytest.raises(ValueError, match="no tensors"):
+        Recipe.named("int8").average_bits({})
