@@ -29,6 +29,8 @@ def parse_exits(text: str, num_layers: int) -> tuple[int, ...]:
         exits = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError as error:
         raise ConfigError(f"--exits takes none, auto or layer numbers like 4,8, not '{text}'") from error
+    if num_layers == 1:
+        raise ConfigError(f"--exits {text}: this model has one layer, so there is no place for an exit")
     if not 0 < exits[0] <= exits[-1] < num_layers:
         raise ConfigError(f"--exits {text}: an exit lies between layer 1 and {num_layers - 1} of this model")
     return exits

@@ -38,6 +38,7 @@ class BenchResult:
     new_tokens: int
     runs: int
     load_s: float
+    load_to_first_token_s: float
     ttft_ms: float
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
@@ -69,13 +70,13 @@ def benchmark(
     firsts: list[float] = []
     totals: list[float] = []
     steps: list[float] = []
-    for run in range(runs + 1):
+    cold, _ = _time_run(model, prompt, new_tokens)
+    for run in range(runs):
         first, later = _time_run(model, prompt, new_tokens)
-        if run:
-            firsts.append(first)
-            totals.append(sum(later))
-            steps.extend(later)
-        on_progress(run)
+        firsts.append(first)
+        totals.append(sum(later))
+        steps.extend(later)
+        on_progress(run + 1)
     decode_tokens_per_s = (new_tokens - 1) / statistics.median(totals)
     weights = model.manifest.files["weights.bin"].size
     return BenchResult(
@@ -88,6 +89,7 @@ def benchmark(
         new_tokens=new_tokens,
         runs=runs,
         load_s=load_s,
+        load_to_first_token_s=load_s + cold,
         ttft_ms=statistics.median(firsts) * 1e3,
         prefill_tokens_per_s=prompt_tokens / statistics.median(firsts),
         decode_tokens_per_s=decode_tokens_per_s,

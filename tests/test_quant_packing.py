@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from skipstone.quant import pack, unpack
 
 
+@settings(deadline=None)
 @given(data=st.data(), bits=st.sampled_from([4, 8]), shape=array_shapes(min_dims=1, max_dims=3, max_side=9))
 def test_unpack_gives_back_what_was_packed(data: st.DataObject, bits: int, shape: tuple[int, ...]) -> None:
     values = data.draw(arrays(np.uint8, shape, elements=st.integers(0, 2**bits - 1)))
