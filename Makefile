@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # Folders too: their times tell of files that were removed.
 SOURCES := pyproject.toml $(shell find sdk runtime exporters quant devices -name __pycache__ -prune -o -print)
 
@@ -33,13 +33,14 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Not editable: type checkers and import-linter do not see through the mapping of folders to packages.
-# setuptools puts whatever lies in build/ into the package, files of yesterday too.
+# setuptools leaves build/ behind, and would put the files of yesterday that lie there into the package.
 $(VENV)/.package: $(SOURCES) | $(BIN)/python
-	rm -rf build
+	@rm -rf build
 	$(PIP) install .
+	@rm -rf build
 	@touch $@
 
 $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(VENV)/.package
-	rm -rf build
 	$(PIP) install '.[$*]'
+	@rm -rf build
 	@touch $@

@@ -62,6 +62,7 @@ def plan_export(source: str | Path, recipe: Recipe, *, exits: str = "none", revi
     architecture = read_architecture(checkpoint.config)
     _require_tensors(checkpoint, architecture)
     _require_tokenizer(checkpoint, architecture)
+    _require_ids(checkpoint, architecture)
     num_layers = architecture.dimensions.num_layers
     stages = plan_stages(num_layers, parse_exits(exits, num_layers))
     return ExportPlan(checkpoint=checkpoint, architecture=architecture, recipe=recipe, stages=stages)
@@ -91,6 +92,15 @@ def _require_tokenizer(checkpoint: Checkpoint, architecture: Architecture) -> No
     size, limit = tokenizer.get_vocab_size(), architecture.dimensions.vocab_size
     if size > limit:
         raise CheckpointError(f"tokenizer.json has {size} tokens, but the model's vocabulary is {limit}")
+
+
+def _require_ids(checkpoint: Checkpoint, architecture: Architecture) -> None:
+    """Raise CheckpointError for a first or last token that the model does not have."""
+    limit = architecture.dimensions.vocab_size
+    for key in ("bos_token_id", "eos_token_id"):
+        for token_id in _ids(_settings(checkpoint).get(key)):
+            if type(token_id) is not int or not 0 <= token_id < limit:
+                raise CheckpointError(f"{key} {token_id!r} is not a token of the model, whose vocabulary is {limit}")
 
 
 def write_bundle(
@@ -125,9 +135,10 @@ def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], N
 def _manifest(plan: ExportPlan, files: dict[str, FileEntry] | Any, command: str) -> Manifest:
     architecture, d = plan.architecture, plan.architecture.dimensions
     head_size = kernel_head_size(d.head_size)
-    config = {**plan.checkpoint.config, **plan.checkpoint.generation_config}
-    bos_id = config.get("bos_token_id")
-    stop_ids = _ids(config.get("eos_token_id"))
+    settings = _settings(plan.checkpoint)
+    bos_ids, stop_ids = _ids(settings.get("bos_token_id")), _ids(settings.get("eos_token_id"))
+    # Padding is never fed, and some checkpoints say -1 where they have none.
+    pad_ids = [token_id for token_id in _ids(settings.get("pad_token_id")) if 0 <= token_id < d.vocab_size]
     return Manifest(
         family=architecture.family,
         dimensions=d,
@@ -140,12 +151,16 @@ def _manifest(plan: ExportPlan, files: dict[str, FileEntry] | Any, command: str)
             for window in architecture.windows
         ),
         recipe=plan.recipe.to_json(),
-        bos_id=bos_id,
+        bos_id=bos_ids[0] if bos_ids else None,
         stop_ids=stop_ids,
-        special_ids=tuple(sorted({*_ids(bos_id), *stop_ids, *_ids(config.get("pad_token_id"))})),
+        special_ids=tuple(sorted({*bos_ids, *stop_ids, *pad_ids})),
         provenance=Provenance(source=plan.checkpoint.source, tool_version=version("skipstone"), command=command),
         files=files,
     )
+
+
+def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {**checkpoint.config, **checkpoint.generation_config}
 
 
 def _ids(value: object) -> tuple[int, ...]:

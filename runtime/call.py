@@ -46,7 +46,7 @@ class BoundCall:
         self._values["logits"] = model.device.allocate((len(rows), d.vocab_size), "float32")
         self._logits: NDArray[np.float32] = self._values["logits"].numpy()
         self._bias_address = self._arrays["attention_bias"].ctypes.data
-        self._bindings = [self._bind(session, cache) for session in model.sessions]
+        self.bindings = [self._bind(session, cache) for session in model.sessions]
         self._sessions = model.sessions
         self._biased = [stage for stage, session in enumerate(model.sessions) if _takes(session, "attention_bias")]
 
@@ -74,10 +74,10 @@ class BoundCall:
         total = int(lengths.max()) + num_tokens
         arrays["total_sequence_length"][()] = total
         for stage in self._biased:
-            self._bindings[stage].bind_input(
+            self.bindings[stage].bind_input(
                 "attention_bias", "cpu", 0, np.float32, (1, 1, num_tokens, total), self._bias_address
             )
-        for session, binding in zip(self._sessions, self._bindings, strict=True):
+        for session, binding in zip(self._sessions, self.bindings, strict=True):
             session.run_with_iobinding(binding)
         return self._logits
 

@@ -93,12 +93,12 @@ class Sequence:
         self._draft = Draft.empty()
 
     def _feed(self, token_ids: SequenceOf[int], *, num_logits: int) -> NDArray[np.float32]:
-        call = self._call(len(token_ids), num_logits)
+        call = self.bound_call(len(token_ids), num_logits)
         logits = call.run(np.asarray([token_ids]), np.asarray([self.num_cached]))
         self.num_cached += len(token_ids)
         return logits
 
-    def _call(self, num_tokens: int, num_logits: int) -> BoundCall:
+    def bound_call(self, num_tokens: int, num_logits: int) -> BoundCall:
         key = (num_tokens, num_logits)
         if key not in self._calls:
             if len(self._calls) == BOUND_CALLS:

@@ -11,6 +11,7 @@ from skipstone.exporters.export import ExportPlan, plan_export, write_bundle
 from skipstone.language_model import LanguageModel
 from skipstone.pebble import BUNDLED, bundled_bundle
 from skipstone.quant import Recipe
+from skipstone.runtime.bundle import BundleWriter
 from skipstone.runtime.model import Model
 
 __all__ = ["Precision", "export", "load", "plan", "resolve"]
@@ -47,6 +48,7 @@ def export(
     The folder appears whole or not at all. `group_size` is the weights per scale (32, 64 or 128), `exits` is `none`,
     `auto` or layer numbers like `4,8`. Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError.
     """
+    BundleWriter(Path(output), force=force)  # a taken place is refused before a checkpoint is fetched
     chosen = plan(checkpoint, precision=precision, group_size=group_size, exits=exits, revision=revision)
     write_bundle(chosen, Path(output), force=force, on_progress=on_progress)
     return Path(output)

@@ -43,7 +43,7 @@ def evaluate(
     Each window starts with the model's own first token, so that every token of the text is scored.
     Raises: ConfigError when a text is empty or the reference has another vocabulary.
     """
-    if reference and reference.tokenizer.encode(texts[0]) != model.tokenizer.encode(texts[0]):
+    if reference and not _same_vocabulary(reference, model, texts[0]):
         raise ConfigError("the reference has another tokenizer; compare bundles of one checkpoint")
     nats, num_tokens, num_bytes = 0.0, 0, 0
     divergences: list[NDArray[np.float64]] = []
@@ -68,6 +68,11 @@ def evaluate(
         kl=float(np.concatenate(divergences).mean()) if divergences else None,
         top1_agreement=float(np.concatenate(agreements).mean()) if agreements else None,
     )
+
+
+def _same_vocabulary(first: Model, second: Model, text: str) -> bool:
+    sizes = {one.manifest.dimensions.vocab_size for one in (first, second)}
+    return len(sizes) == 1 and first.tokenizer.encode(text) == second.tokenizer.encode(text)
 
 
 def _windows(model: Model, texts: SequenceOf[str], max_tokens: int | None) -> Iterator[list[int]]:

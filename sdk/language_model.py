@@ -68,7 +68,7 @@ class LanguageModel:
     def encode(self, prompt: str) -> list[int]:
         """Return the token ids of a prompt. Raises: ConfigError when it is empty."""
         token_ids = self.runtime.tokenizer.encode(prompt)
-        if not token_ids:
+        if not prompt or not token_ids:  # a start token alone is no prompt either
             raise ConfigError("the prompt is empty; give at least one character")
         return token_ids
 

@@ -18,7 +18,7 @@ from skipstone.api import export, plan
 from skipstone.errors import CheckpointError, ConfigError, OutputError, UnsupportedModel
 from skipstone.exporters.export import plan_export, write_bundle
 from skipstone.exporters.tensors import StoredTensors
-from skipstone.quant import Recipe
+from skipstone.quant import Recipe, TensorRecipe
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.model import Model
@@ -26,6 +26,11 @@ from skipstone.runtime.model import Model
 Logits = NDArray[np.float32]
 Reference = Callable[[Path, tuple[int, ...]], Logits]
 TOKEN_IDS = tuple(np.random.default_rng(1).integers(3, 300, size=60).tolist())
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @pytest.fixture
@@ -95,10 +100,6 @@ def test_an_export_without_fault_does_read_weights(checkpoint: Path, tmp_path: P
         ({"vocab_size": None}, CheckpointError, "vocab_size must be a positive whole number"),
         ({"intermediate_size": 77}, CheckpointError, r"gate_proj.weight has shape \(76, 52\).*asks for \(77, 52\)"),
         ({"num_hidden_layers": 5}, CheckpointError, "lacks the tensor model.layers.4.*nearest is model.layers"),
-        ({"eos_token_id": 307}, CheckpointError, "eos_token_id 307 .*vocabulary of 307"),
-        ({"eos_token_id": [2, -1]}, CheckpointError, "eos_token_id -1 "),
-        ({"bos_token_id": 4000}, CheckpointError, "bos_token_id 4000 "),
-        ({"bos_token_id": "<s>"}, CheckpointError, "bos_token_id '<s>' "),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_before_a_weight_is_read(
@@ -108,6 +109,27 @@ def test_a_setting_that_cannot_work_is_refused_before_a_weight_is_read(
     with pytest.raises(error, match=message):
         export(checkpoint, tmp_path / "out", precision="fp32")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("unreadable")
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eos_token_id": 307}, "eos_token_id 307 is not a token of the model, whose vocabulary is 307"),
+        ({"eos_token_id": [2, -1]}, "eos_token_id -1 "),
+        ({"bos_token_id": 4000}, "bos_token_id 4000 "),
+        ({"bos_token_id": "<s>"}, "bos_token_id '<s>' "),
+    ],
+)
+def test_a_first_or_last_token_outside_the_vocabulary_is_refused_before_a_weight_is_read(
+    checkpoint: Path, tmp_path: Path, file: str, changes: dict[str, object], message: str
+) -> None:
+    if file == "config.json":
+        (checkpoint / "generation_config.json").unlink()
+    change_json(checkpoint / file, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        export(checkpoint, tmp_path / "out", precision="fp32")
 
 
 @pytest.mark.usefixtures("unreadable")
@@ -255,7 +277,7 @@ def test_progress_counts_every_parameter_once(
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("group_size", [32, 64, 128])
-@pytest.mark.parametrize(("precision", "bound"), [("int8", 0.005), ("int4", 0.5)])
+@pytest.mark.parametrize(("precision", "bound"), [("int8", 0.001), ("int4", 0.05)])
 def test_a_quantized_bundle_stays_close_to_the_checkpoint(
     make_checkpoint: MakeCheckpoint,
     reference_logits: Reference,
@@ -266,22 +288,20 @@ def test_a_quantized_bundle_stays_close_to_the_checkpoint(
     symmetric: bool,
     tied: bool,
 ) -> None:
-    """Hidden size 52 and inner size 76 fill no block; `bound` is nats per token, the text's own choices are random."""
-    checkpoint = make_checkpoint(tie_word_embeddings=tied)
+    """Hidden size 52 and inner size 76 fill no block. `bound` is in nats per token; other positions' logits are 0.15 off."""
+    checkpoint = make_checkpoint(tie_word_embeddings=tied, initializer_range=0.1)
     recipe = Recipe.named(precision, group_size=group_size, symmetric=symmetric)
     write_bundle(plan_export(checkpoint, recipe), tmp_path / "out")
     found, wanted = logits_of(tmp_path / "out"), reference_logits(checkpoint, TOKEN_IDS)
-    print(precision, group_size, symmetric, tied, kl(wanted, found))
-    assert kl(wanted, found) < bound
+    assert 0 < kl(wanted, found) < bound
+    assert kl(wanted, found[::-1]) > 0.1
 
 
 def test_a_recipe_may_give_every_tensor_its_own_bits(
-    tiny_checkpoint: Path, reference_logits: Reference, tmp_path: Path
+    make_checkpoint: MakeCheckpoint, reference_logits: Reference, tmp_path: Path
 ) -> None:
-    from skipstone.quant import TensorRecipe
-
+    checkpoint = make_checkpoint(initializer_range=0.1)
     rules = (("*", TensorRecipe(bits=32)), ("layers.*.down", TensorRecipe(bits=8)), ("embedding", TensorRecipe(bits=4)))
-    write_bundle(plan_export(tiny_checkpoint, Recipe(name="mixed", rules=rules)), tmp_path / "out")
-    found, wanted = logits_of(tmp_path / "out"), reference_logits(tiny_checkpoint, TOKEN_IDS)
-    print(kl(wanted, found))
-    assert 0 < kl(wanted, found) < 0.1
+    write_bundle(plan_export(checkpoint, Recipe(name="mixed", rules=rules)), tmp_path / "out")
+    found, wanted = logits_of(tmp_path / "out"), reference_logits(checkpoint, TOKEN_IDS)
+    assert 0 < kl(wanted, found) < 0.02

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError
@@ -20,6 +20,7 @@ def softmax_logs(values: list[float]) -> list[float]:
     return [value - max(values) - math.log(total) for value in values]
 
 
+@settings(deadline=None)
 @given(rows)
 def test_the_logarithms_are_those_of_the_softmax(values: list[float]) -> None:
     row = np.array(values, dtype=np.float32)
@@ -27,6 +28,7 @@ def test_the_logarithms_are_those_of_the_softmax(values: list[float]) -> None:
     np.testing.assert_allclose(logs, softmax_logs(values), atol=1e-5)
 
 
+@settings(deadline=None)
 @given(rows, st.integers(0, 12))
 def test_the_best_come_first_and_equal_ones_by_id(values: list[float], num: int) -> None:
     row = np.array(values, dtype=np.float32)

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -80,6 +80,7 @@ def test_whole_rows_of_neighbouring_keys_are_independent() -> None:
     assert np.abs(correlations).max() < 4.5 / math.sqrt(NUM)
 
 
+@settings(deadline=None)
 @given(st.integers(0, MASK), st.integers(0, 10**6), st.lists(st.integers(0, 300_000), max_size=5))
 def test_noise_is_that_of_the_hash_in_plain_integers(seed: int, position: int, token_ids: list[int]) -> None:
     noise = gumbel(seed, position, np.array(token_ids, dtype=np.int64))

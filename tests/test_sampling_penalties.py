@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -67,6 +67,7 @@ def test_the_prompt_without_an_answer_is_not_penalised_for_presence_or_frequency
         np.testing.assert_array_equal(penalty(row(), [0, 1, 2]), row())
 
 
+@settings(deadline=None)
 @given(histories, st.integers(1, 5))
 def test_no_repeat_bans_exactly_the_tokens_that_would_complete_an_old_run(history: list[int], size: int) -> None:
     runs = {tuple(history[start : start + size]) for start in range(len(history) - size + 1)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -85,6 +85,7 @@ def test_truncated_draws_follow_what_is_left_renormalised() -> None:
     assert chi_square(token_ids, left) < 18.4
 
 
+@settings(deadline=None)
 @given(tied_rows, st.integers(0, 2**64 - 1), st.integers(0, 1000))
 def test_a_draw_is_the_argmax_of_logits_plus_noise(row: NDArray[np.float32], seed: int, position: int) -> None:
     totals = row + gumbel(seed, position, np.arange(len(row)))
@@ -122,6 +123,7 @@ def test_the_same_seed_and_position_give_the_same_token_in_any_order_and_another
     assert forwards != [Sampler(seed=4).choose(LOGITS, range(position)) for position in range(50)]
 
 
+@settings(deadline=None)
 @given(tied_rows)
 def test_greedy_takes_the_lowest_id_of_the_largest_logits(row: NDArray[np.float32]) -> None:
     best = min(range(len(row)), key=lambda token_id: (-row[token_id], token_id))

@@ -37,7 +37,7 @@ class Recipe:
     step_tokens: int = 16384
     window: int = 256
     long_window: int = 2048
-    long_from: float = 0.9
+    long_from: float = 0.95
     decay_from: float = 0.65
     warmup_steps: int = 50
     learning_rate: float = 3e-3

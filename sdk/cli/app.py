@@ -5,7 +5,7 @@ Exit codes: 0 done; 2 a mistake the user can mend, one line; 130 interrupted; 1 
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 from typing import Annotated, NoReturn
 
@@ -17,10 +17,10 @@ from skipstone.errors import SkipstoneError
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130  # the shells' number for Ctrl-C
+
 app = typer.Typer(
     name="skipstone",
-    help="Fast, lossless LLM decoding on the device in front of you: export a checkpoint, run the bundle.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,19 +51,24 @@ for command in (export, generate, chat, inspect, devices, bench, evaluate, demo)
 
 def main() -> NoReturn:
     """Run the program and leave with its exit code."""
+    _bear_any_text()
     try:
-        code = app(standalone_mode=False)
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except (SkipstoneError, TyperException) as error:
-        if "--traceback" in sys.argv[1:]:
+        if "--traceback" in sys.argv[1:] and isinstance(error, SkipstoneError):
             raise
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         sys.stderr.write(f"skipstone: {' '.join(message.split())}\n")
         code = 2
     except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # typer gives the code and no word
         sys.stderr.write("skipstone: interrupted\n")
-        code = 130
-    except BrokenPipeError:
-        # Whoever read our output has enough; what is left in the buffer must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     sys.exit(code or 0)
+
+
+def _bear_any_text() -> None:
+    """Let bytes that are not text reach the tokenizer, which names them; show what the terminal cannot as \\u2026."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)

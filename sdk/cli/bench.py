@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import csv
-import sys
+import io
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import MofNCompleteColumn
 
 from skipstone.cli.options import BundleArgument, DeviceOption, QuietOption, ThreadsOption
-from skipstone.cli.terminal import notes, print_json, write
+from skipstone.cli.terminal import print_json, progress_bar, write
 
 NAME = "bench"
-EXAMPLES = """Examples:
-
-skipstone bench pebble
-
-skipstone bench my-bundle --prompt-tokens 1000 --runs 9 -o json"""
+EXAMPLES = """\b
+Examples:
+  skipstone bench pebble
+  skipstone bench my-bundle --prompt-tokens 1000 --runs 9 -o json"""
 
 
 class OutputFormat(StrEnum):
@@ -30,22 +29,22 @@ class OutputFormat(StrEnum):
 
 def run(
     bundle: BundleArgument,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens read before the first new one.")] = 128,
-    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens made.")] = 96,
-    runs: Annotated[int, typer.Option(min=1, help="Counted runs, after one that warms up.")] = 5,
+    prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the random prompt.")] = 128,
+    new_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to make.")] = 96,
+    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Runs that count, after one that warms up.")] = 5,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     output: Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print the result.")] = OutputFormat.md,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure prefill, decoding, load time and memory; medians over runs."""
+    """Measure speed and memory of a bundle here.
+
+    Load time, time to first token, prefill, decoding, peak memory; medians over the runs.
+    """
     from skipstone.api import resolve
     from skipstone.benchmark import benchmark
 
-    console = notes(quiet=quiet)
-    columns = (TextColumn("run"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
-        task = progress.add_task("run", total=runs)
+    with progress_bar("run", total=runs, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
         result = benchmark(
             resolve(bundle),
             prompt_tokens=prompt_tokens,
@@ -62,12 +61,20 @@ def _print(record: dict[str, Any], output: OutputFormat) -> None:
     if output is OutputFormat.json:
         print_json(record)
     elif output is OutputFormat.csv:
-        writer = csv.DictWriter(sys.stdout, fieldnames=list(record))
+        table = io.StringIO()
+        writer = csv.DictWriter(table, fieldnames=list(record), lineterminator="\n")
         writer.writeheader()
         writer.writerow(record)
+        write(table.getvalue())
     else:
-        rows = [f"| {name} | {_readable(value)} |" for name, value in record.items()]
-        write("\n".join(["| measure | value |", "|---|---|", *rows]) + "\n")
+        write(_markdown({name: _readable(value) for name, value in record.items()}))
+
+
+def _markdown(cells: dict[str, str]) -> str:
+    names, values = max(map(len, cells)), max(map(len, cells.values()))
+    head = [f"| {'measure':{names}} | {'value':{values}} |", f"|{'-' * (names + 2)}|{'-' * (values + 2)}|"]
+    rows = [f"| {name:{names}} | {value:{values}} |" for name, value in cells.items()]
+    return "\n".join([*head, *rows, ""])
 
 
 def _readable(value: object) -> str:

@@ -7,29 +7,43 @@ from typing import Annotated
 
 import typer
 
-from skipstone.cli.options import BundleArgument, DeviceOption, QuietOption, ThreadsOption
+from skipstone.cli.options import (
+    BundleArgument,
+    DeviceOption,
+    QuietOption,
+    SeedOption,
+    TemperatureOption,
+    ThreadsOption,
+    TopPOption,
+)
 from skipstone.cli.terminal import notes, write
 
 NAME = "chat"
-EXAMPLES = """Examples:
-
-skipstone chat my-bundle --system "Answer in one sentence."
-
-skipstone chat pebble --temperature 0.7 --seed 3"""
+EXAMPLES = """\b
+Examples:
+  skipstone chat my-bundle --system "Answer in one sentence."
+  skipstone chat pebble --temperature 0.7 --seed 3"""
 
 
 def run(
     bundle: BundleArgument,
-    system: Annotated[str | None, typer.Option("--system", help="What the model is told first.")] = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens an answer.")] = 256,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="What the model is told first.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", "-n", metavar="N", min=1, help="Most tokens of an answer.")
+    ] = 256,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this mass; 1 is off.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
+    seed: SeedOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Talk to a model; a turn computes only its new tokens. Ctrl-C stops an answer, Ctrl-D ends."""
+    """Talk to a model.
+
+    Each turn computes only its new tokens. Ctrl-C stops an answer, Ctrl-D ends the talk.
+    """
     from skipstone.api import load
     from skipstone.language_model import generation_options
 

@@ -10,15 +10,15 @@ from skipstone.cli.options import QuietOption
 from skipstone.cli.terminal import notes, write
 
 NAME = "demo"
-EXAMPLES = """Example:
-
-skipstone demo"""
+EXAMPLES = """\b
+Example:
+  skipstone demo"""
 
 PROMPT = "def read_config(path):\n"
 
 
 def run(quiet: QuietOption = False) -> None:
-    """Export the bundled model, run it and print its speed."""
+    """Export the bundled model and run it, in seconds."""
     from skipstone.api import load, plan
     from skipstone.exporters.export import write_bundle
 

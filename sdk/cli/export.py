@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import DownloadColumn
 
 from skipstone.cli.options import QuietOption
 from skipstone.cli.terminal import notes, progress_bar
 
 NAME = "export"
-EXAMPLES = """Examples:
-
-skipstone export ./SmolLM2-135M -o smollm
-
-skipstone export Qwen/Qwen3-0.6B -o qwen --precision int8 --exits auto"""
+EXAMPLES = """\b
+Examples:
+  skipstone export ./SmolLM2-135M -o smollm
+  skipstone export Qwen/Qwen3-0.6B -o qwen --precision int8 --exits auto"""
 
 
 class PrecisionName(StrEnum):
@@ -35,24 +35,32 @@ class GroupSize(StrEnum):
 
 
 def run(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder, hub id, or the word pebble.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for the bundle.")],
-    precision: Annotated[PrecisionName, typer.Option("--precision", help="Bits per weight.")] = PrecisionName.int4,
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="Folder, hub id such as Qwen/Qwen3-0.6B, or the word pebble.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder to write.")],
+    precision: Annotated[PrecisionName, typer.Option("--precision", help="Type of the weights.")] = PrecisionName.int4,
     group_size: Annotated[
-        GroupSize | None, typer.Option("--group-size", help="Weights per scale; by default what measured best.")
+        GroupSize | None, typer.Option("--group-size", help="Weights that share a scale; default: what measured best.")
     ] = None,
     exits: Annotated[
-        str, typer.Option("--exits", metavar="auto|none|4,8", help="Layers after which the model may stop.")
+        str, typer.Option("--exits", metavar="auto|none|4,8", help="Layers after which it may stop; auto: quarters.")
     ] = "none",
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a hub id.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is a bundle.")] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT where it is a bundle.")] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Export a checkpoint to an ONNX bundle."""
+    """Make a bundle of a checkpoint.
+
+    The folder appears whole or not at all; without a fault, one line tells its size.
+    """
     from skipstone.api import plan
     from skipstone.exporters.export import write_bundle
-    from skipstone.runtime.bundle import Bundle
+    from skipstone.runtime.bundle import Bundle, BundleWriter
 
+    BundleWriter(output, force=force)  # a taken place is refused before a checkpoint is fetched
     start = time.perf_counter()
     chosen = plan(
         checkpoint,
@@ -63,7 +71,7 @@ def run(
     )
     total = chosen.checkpoint.tensors.num_bytes
     bytes_each = total / chosen.num_parameters
-    with progress_bar("exporting", total_bytes=total, quiet=quiet) as (progress, task):
+    with progress_bar("exporting", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
         write_bundle(
             chosen,
             output,

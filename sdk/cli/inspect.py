@@ -6,20 +6,18 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.progress import DownloadColumn
 
 from skipstone.cli.options import BundleArgument, JsonOption, QuietOption
-from skipstone.cli.terminal import print_json, progress_bar
+from skipstone.cli.terminal import print_columns, print_json, progress_bar
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.manifest import Manifest
 
 NAME = "inspect"
-EXAMPLES = """Examples:
-
-skipstone inspect pebble
-
-skipstone inspect my-bundle --verify --json"""
+EXAMPLES = """\b
+Examples:
+  skipstone inspect pebble
+  skipstone inspect my-bundle --verify --json"""
 
 # Beside weights and cache: the Python process, onnxruntime and a call's own buffers, as measured in docs/benchmarks.md.
 PROCESS_BYTES = 80_000_000
@@ -27,23 +25,26 @@ PROCESS_BYTES = 80_000_000
 
 def run(
     bundle: BundleArgument,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare the sha256 of every file.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also compare the sha256 of every file.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show what a bundle holds: layers, sizes by part, precision, exits, cache and memory."""
+    """Show what a bundle holds.
+
+    Layers, sizes, precision, exits, cache, memory and where it comes from; its whole manifest with --json.
+    """
     from skipstone.api import resolve
 
     opened = Bundle.open(resolve(bundle))
     if verify:
         total = opened.manifest.total_bytes
-        with progress_bar("verifying", total_bytes=total, quiet=quiet) as (progress, task):
+        with progress_bar("verifying", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
             opened.verify(lambda num_bytes: progress.advance(task, num_bytes))
     facts = summary(opened.manifest) | ({"verified": True} if verify else {})
     if as_json:
         print_json({**facts, "manifest": asdict(opened.manifest)})
     else:
-        _print_table(facts)
+        print_columns((_label(name), _readable(name, value)) for name, value in facts.items())
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def summary(manifest: Manifest) -> dict[str, Any]:
     return {
         "family": manifest.family,
         "layers": d.num_layers,
-        "hidden size": d.hidden_size,
+        "hidden_size": d.hidden_size,
         "heads": f"{d.num_heads} query, {d.num_kv_heads} key-value, of {d.head_size}",
         "vocabulary": d.vocab_size,
         "context": manifest.context_length,
@@ -67,15 +68,12 @@ def summary(manifest: Manifest) -> dict[str, Any]:
         + manifest.cache_bytes_per_token * manifest.context_length
         + PROCESS_BYTES,
         "source": manifest.provenance.source,
-        "made by": f"skipstone {manifest.provenance.tool_version}: {manifest.provenance.command}",
+        "made_by": f"skipstone {manifest.provenance.tool_version}: {manifest.provenance.command}",
     }
 
 
-def _print_table(facts: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in facts.items():
-        table.add_row(name.removesuffix("_bytes").replace("_", " "), _readable(name, value))
-    Console(highlight=False).print(table)
+def _label(name: str) -> str:
+    return name.replace("_bytes", "").replace("_", " ")
 
 
 def _readable(name: str, value: Any) -> str:
@@ -83,4 +81,4 @@ def _readable(name: str, value: Any) -> str:
         return f"{value / 1e6:.1f} MB"
     if isinstance(value, list):
         return "\n".join(str(item) for item in value) or "none"
-    return str(value)
+    return "yes" if value is True else str(value)

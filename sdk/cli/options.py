@@ -6,12 +6,30 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["BundleArgument", "DeviceOption", "JsonOption", "QuietOption", "ThreadsOption"]
+__all__ = [
+    "BundleArgument",
+    "DeviceOption",
+    "JsonOption",
+    "QuietOption",
+    "SeedOption",
+    "TemperatureOption",
+    "ThreadsOption",
+    "TopPOption",
+]
 
 BundleArgument = Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or the word pebble.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="Where to run; `skipstone devices` lists them.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads; by default the physical cores we may use.")
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="Where to run; `skipstone devices` lists them.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on standard error but errors.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads; default: the physical cores.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", metavar="X", min=0.0, help="Above 0 draws by chance; 0 takes the likeliest.")
+]
+TopPOption = Annotated[
+    float, typer.Option("--top-p", metavar="P", help="Keep the likeliest tokens up to this probability; 1 is off.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same text.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on standard error.")]

@@ -3,36 +3,62 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["notes", "print_json", "progress_bar", "write"]
+from skipstone.errors import OutputError
+
+__all__ = ["notes", "print_columns", "print_json", "progress_bar", "write"]
 
 
 def notes(*, quiet: bool = False) -> Console:
-    """Return the console for remarks and progress; colours only on a terminal and without NO_COLOR."""
-    return Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    """Return the console for remarks and progress; styles only on a terminal and without NO_COLOR."""
+    colors = None if os.environ.get("NO_COLOR") else "auto"
+    # Without markup and emoji, because paths may hold [brackets] and :colons:.
+    return Console(
+        stderr=True, quiet=quiet, color_system=colors, highlight=False, markup=False, emoji=False, soft_wrap=True
+    )
 
 
 def write(text: str) -> None:
-    """Write a piece of the result, at once."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Write a piece of the result, at once; end the program when nobody reads it any more.
+
+    Raises: OutputError when it cannot be written.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit from error
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def print_json(data: Any) -> None:
-    write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    write(json.dumps(data, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8") + "\n")
+
+
+def print_columns(rows: Iterable[tuple[str, str]]) -> None:
+    """Write names and values in two columns, never cut to a width; each line of a value stands under its first."""
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        write(f"{name:{width}}  " + value.replace("\n", "\n" + " " * (width + 2)) + "\n")
 
 
 @contextmanager
-def progress_bar(title: str, *, total_bytes: int, quiet: bool) -> Iterator[tuple[Progress, TaskID]]:
-    """Show a bar with bytes and time left on standard error, gone when done; nothing into pipes or when quiet."""
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+def progress_bar(title: str, *, total: float, count: ProgressColumn, quiet: bool) -> Iterator[tuple[Progress, TaskID]]:
+    """Show a bar with the `count` and the time left on standard error, gone when done; not in pipes or when quiet."""
+    columns = (TextColumn(title), BarColumn(), count, TimeRemainingColumn())
     console = notes(quiet=quiet)
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
-        yield progress, progress.add_task(title, total=total_bytes)
+        yield progress, progress.add_task(title, total=total)
