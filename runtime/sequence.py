@@ -52,12 +52,9 @@ class Sequence:
     def append(self, token_ids: SequenceOf[int]) -> None:
         """Add tokens that are given, not guessed; the next `extend` feeds them. Raises: CacheFull, ConfigError."""
         self.require_room(len(token_ids))
-        vocab_size = self._model.manifest.dimensions.vocab_size
-        for token_id in token_ids:
-            if not 0 <= token_id < vocab_size:
-                raise ConfigError(f"token id {token_id} is outside the vocabulary of {vocab_size}")
-        self._draft = None
+        self._require_known(token_ids)
         self.token_ids.extend(token_ids)
+        self._leave_pending()
 
     def require_room(self, num_tokens: int) -> None:
         """Raise CacheFull unless `num_tokens` more fit."""
@@ -66,6 +63,17 @@ class Sequence:
             raise CacheFull(
                 f"cache holds {self.capacity} tokens, {needed} needed; raise the context or shorten the prompt"
             )
+
+    def _require_known(self, token_ids: SequenceOf[int]) -> None:
+        vocab_size = self._model.manifest.dimensions.vocab_size
+        for token_id in token_ids:
+            if not 0 <= token_id < vocab_size:
+                raise ConfigError(f"token id {token_id} is outside the vocabulary of {vocab_size}")
+
+    def _leave_pending(self) -> None:
+        """Forget the draft of the last `extend`, and that it cached the last token."""
+        self.num_cached = min(self.num_cached, max(len(self.token_ids) - 1, 0))
+        self._draft = None
 
     def extend(self, draft: Draft) -> NDArray[np.float32]:
         """Feed all tokens that are not cached and then the draft; return logits for what follows each of the last.
@@ -76,6 +84,8 @@ class Sequence:
         if not self.token_ids:
             raise ConfigError("the text is empty; append at least one token")
         self.require_room(len(draft))
+        self._require_known(draft.token_ids)
+        self._leave_pending()
         waiting = [*self.token_ids[self.num_cached :], *draft.token_ids]
         num_logits = 1 + len(draft)
         while len(waiting) > max(PREFILL_CHUNK, num_logits):
@@ -119,23 +129,24 @@ class Sequence:
             kept += 1
         if len(accepted) > kept + 1:
             raise ConfigError(f"{len(accepted)} tokens accepted, but the draft explains only the first {kept}")
+        self.require_room(len(accepted))
+        self._require_known(accepted)
         self.token_ids.extend(accepted)
-        self.num_cached = min(self.num_cached + kept, len(self.token_ids) - 1)
-        self._draft = None
+        self.num_cached += kept
+        self._leave_pending()
 
     def rollback(self, length: int) -> None:
         """Forget all but the first `length` tokens; copies nothing."""
         if not 0 <= length <= len(self.token_ids):
             raise ConfigError(f"cannot go back to {length} tokens, the text has {len(self.token_ids)}")
         del self.token_ids[length:]
-        self.num_cached = min(self.num_cached, max(length - 1, 0))
-        self._draft = None
+        self._leave_pending()
 
     def fork(self) -> Sequence:
-        """Return an independent copy; the cached rows are copied."""
+        """Return an independent copy; the cached rows are copied, those of a draft too."""
         twin = self._model.new_sequence(context_length=self.capacity)
-        twin._cache.copy_from(self._cache, self.num_cached)
-        twin.token_ids, twin.num_cached = list(self.token_ids), self.num_cached
+        twin._cache.copy_from(self._cache, self.num_cached + len(self._draft or ()))
+        twin.token_ids, twin.num_cached, twin._draft = list(self.token_ids), self.num_cached, self._draft
         return twin
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ from skipstone.runtime.model import Model
 
 __all__ = ["Precision", "export", "load", "plan", "resolve"]
 
-Precision = Literal["int4", "int8", "fp32"]
+Precision = Literal["int4", "int4-fast", "int8", "fp32"]
 
 
 def load(bundle: str | Path, *, device: str = "cpu", threads: int | None = None) -> LanguageModel:

@@ -19,11 +19,17 @@ def test_the_last_matching_rule_holds() -> None:
     assert recipe.for_tensor("head") is four
 
 
-def test_int4_keeps_head_and_embedding_at_eight_bits() -> None:
+def test_int4_keeps_head_embedding_and_attention_inputs_at_eight_bits() -> None:
     recipe = Recipe.named("int4")
-    assert recipe.for_tensor("layers.3.qkv") == TensorRecipe(bits=4, block_size=DEFAULT_GROUP_SIZE)
-    assert recipe.for_tensor("head") == recipe.for_tensor("embedding")
-    assert recipe.for_tensor("head") == TensorRecipe(bits=8, block_size=DEFAULT_GROUP_SIZE)
+    for name in ("layers.3.o", "layers.3.gate_up", "layers.11.down"):
+        assert recipe.for_tensor(name) == TensorRecipe(bits=4, block_size=DEFAULT_GROUP_SIZE, symmetric=False)
+    for name in ("head", "embedding", "layers.11.qkv"):
+        assert recipe.for_tensor(name) == TensorRecipe(bits=8, block_size=DEFAULT_GROUP_SIZE)
+
+
+def test_int4_fast_has_four_bits_everywhere() -> None:
+    recipe = Recipe.named("int4-fast")
+    assert {recipe.for_tensor(name).bits for name in ("layers.3.qkv", "head", "embedding")} == {4}
 
 
 def test_int8_and_fp32_treat_all_tensors_alike() -> None:
@@ -34,16 +40,16 @@ def test_int8_and_fp32_treat_all_tensors_alike() -> None:
 
 
 def test_group_size_and_zero_points_reach_every_tensor() -> None:
-    recipe = Recipe.named("int4", group_size=128, symmetric=False)
+    recipe = Recipe.named("int4", group_size=64, symmetric=False)
     for name in ("layers.0.o", "head", "embedding"):
-        assert recipe.for_tensor(name).block_size == 128
+        assert recipe.for_tensor(name).block_size == 64
         assert not recipe.for_tensor(name).symmetric
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int3"}, "int4, int8, fp32"),
+        ({"precision": "int3"}, "int4, int4-fast, int8, fp32"),
         ({"precision": "int4", "group_size": 48}, "32, 64, 128"),
         ({"precision": "fp32", "group_size": 32}, "no groups"),
         ({"precision": "fp32", "symmetric": False}, "no groups"),

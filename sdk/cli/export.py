@@ -24,6 +24,7 @@ Examples:
 
 class PrecisionName(StrEnum):
     int4 = "int4"
+    int4_fast = "int4-fast"
     int8 = "int8"
     fp32 = "fp32"
 

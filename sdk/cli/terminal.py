@@ -20,10 +20,14 @@ __all__ = ["notes", "print_columns", "print_json", "progress_bar", "write"]
 
 def notes(*, quiet: bool = False) -> Console:
     """Return the console for remarks and progress; styles only on a terminal and without NO_COLOR."""
-    colors = None if os.environ.get("NO_COLOR") else "auto"
-    # Without markup and emoji, because paths may hold [brackets] and :colons:.
     return Console(
-        stderr=True, quiet=quiet, color_system=colors, highlight=False, markup=False, emoji=False, soft_wrap=True
+        stderr=True,
+        quiet=quiet,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        highlight=False,
+        markup=False,  # a path may hold [brackets] and :colons:
+        emoji=False,
+        soft_wrap=True,
     )
 
 

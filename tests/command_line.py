@@ -1,0 +1,37 @@
+"""The program `skipstone` as a test meets it: arguments and standard input in, exit code and both outputs back."""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from skipstone.cli.app import main
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a command ended and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+class CommandLine:
+    """Runs commands in this process. What libraries write past Python is captured too."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capture = monkeypatch, capture
+
+    def __call__(self, *arguments: object, stdin: bytes | str = b"") -> Outcome:
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        self._monkeypatch.setattr(sys, "argv", ["skipstone", *map(str, arguments)])
+        self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
+        self._capture.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = self._capture.readouterr()
+        return Outcome(code=int(end.value.code or 0), out=out, err=err)

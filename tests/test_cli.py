@@ -1,0 +1,372 @@
+"""Every command: results on standard output, remarks on standard error, and the same answers as from Python."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import CommandLine
+from conftest import CORPUS, MakeBundle
+
+import skipstone
+from skipstone.cli.terminal import notes, print_columns, write
+from skipstone.devices import catalog
+from skipstone.errors import OutputError
+from skipstone.runtime.bundle import Bundle
+
+COMMANDS = ("export", "generate", "chat", "inspect", "devices", "bench", "eval", "demo")
+PROMPT = "def add(first, second):"
+TEMPLATE = (
+    "{% for message in messages %}<s>{{ message.role }}: {{ message.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+PEBBLE = Path(skipstone.__file__).parent / "models" / "pebble" / "model.safetensors"
+needs_pebble = pytest.mark.skipif(not PEBBLE.is_file(), reason=f"{PEBBLE} is not there")
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(monkeypatch, capfd)
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_checkpoint: Path, make_bundle: MakeBundle) -> Path:
+    return make_bundle(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def chatty_bundle(tiny_checkpoint: Path, make_bundle: MakeBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp("chatty") / "checkpoint")
+    (checkpoint / "chat_template.jinja").write_text(TEMPLATE)
+    return make_bundle(checkpoint)
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    file = tmp_path / "text.txt"
+    file.write_text("".join(CORPUS), encoding="utf-8")
+    return file
+
+
+# The program
+
+
+def test_the_version_is_that_of_the_package(cli: CommandLine) -> None:
+    assert cli("--version").out == skipstone.__version__ + "\n"
+
+
+def test_without_arguments_the_program_shows_its_help(cli: CommandLine) -> None:
+    outcome = cli()
+    assert outcome == cli("--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [name for name in COMMANDS if not re.search(rf"^  {name} +[A-Z].*\.$", outcome.out, re.M)] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_ends_with_examples_that_it_understands(cli: CommandLine, command: str) -> None:
+    outcome = cli(command, "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    examples = re.findall(r"^    skipstone (\S+)(.*)", outcome.out.partition("Example")[2], re.M)
+    assert examples
+    assert {name for name, _ in examples} == {command}
+    shown = set(re.findall(r"(?<!\S)--?[\w-]+", outcome.out.partition("Options:")[2].partition("Example")[0]))
+    assert {option for _, rest in examples for option in re.findall(r"(?<= )--?[a-z][\w-]*", rest)} <= shown
+
+
+def test_traceback_shows_where_an_error_of_ours_came_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["skipstone", "--traceback", "inspect", str(tmp_path / "missing")])
+    with pytest.raises(skipstone.SkipstoneError):
+        skipstone.cli.app.main()
+
+
+# generate
+
+
+def test_generate_writes_the_text_that_python_gets_and_its_speed_beside_it(cli: CommandLine, bundle: Path) -> None:
+    outcome = cli("generate", bundle, "-p", PROMPT, "-n", 12)
+    assert outcome.code == 0
+    assert outcome.out == skipstone.load(bundle).generate(PROMPT, max_new_tokens=12).text + "\n"
+    assert re.fullmatch(r"\d+ prompt tokens at \d+/s, \d+ new at [\d.]+/s, peak \d+ MB\n", outcome.err)
+
+
+def test_generate_json_holds_the_text_its_tokens_and_the_cost(cli: CommandLine, bundle: Path) -> None:
+    outcome = cli("generate", bundle, "-p", PROMPT, "-n", 12, "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    result = json.loads(outcome.out)
+    wanted = skipstone.load(bundle).generate(PROMPT, max_new_tokens=12)
+    assert set(result) == {"text", "token_ids", "prompt_tokens", "finish_reason", "stats"}
+    assert (result["text"], tuple(result["token_ids"])) == (wanted.text, wanted.token_ids)
+    assert (result["prompt_tokens"], result["finish_reason"]) == (wanted.prompt_tokens, wanted.finish_reason)
+    stats = result["stats"]
+    assert set(stats) == {
+        *("prompt_tokens", "new_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "ttft_s"),
+        *("model_calls", "peak_memory_bytes"),
+    }
+    assert stats["model_calls"] == stats["new_tokens"] == len(result["token_ids"])
+    assert min(stats.values()) > 0
+
+
+def test_generate_reads_the_prompt_from_standard_input(cli: CommandLine, bundle: Path) -> None:
+    given = cli("generate", bundle, "-p", PROMPT + "\n", "-n", 8).out
+    assert cli("generate", bundle, "-n", 8, stdin=PROMPT + "\n").out == given
+
+
+def test_quiet_leaves_standard_error_empty(cli: CommandLine, bundle: Path) -> None:
+    loud, quiet = cli("generate", bundle, "-p", PROMPT, "-n", 4), cli("generate", bundle, "-p", PROMPT, "-n", 4, "-q")
+    assert (quiet.out, quiet.err) == (loud.out, "")
+
+
+def test_a_text_ends_before_the_first_of_several_stop_strings(cli: CommandLine, bundle: Path) -> None:
+    text = skipstone.load(bundle).generate(PROMPT, max_new_tokens=40).text
+    late, early = text[20:22], text[9:11]
+    outcome = cli("generate", bundle, "-p", PROMPT, "-n", 40, "--stop", late, "--stop", early, "--json")
+    result = json.loads(outcome.out)
+    assert result["text"] == text[: min(text.find(late), text.find(early))] != ""
+    assert result["finish_reason"] == "stop"
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(cli: CommandLine, bundle: Path) -> None:
+    texts = [
+        cli("generate", bundle, "-p", PROMPT, "-n", 16, "--temperature", 1.5, "--top-p", 0.95, "--seed", seed).out
+        for seed in (7, 7, 8)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_logprobs_give_the_likeliest_tokens_of_each_position(cli: CommandLine, bundle: Path) -> None:
+    result = json.loads(cli("generate", bundle, "-p", PROMPT, "-n", 6, "--logprobs", 3, "--json").out)
+    assert [entry["token_id"] for entry in result["logprobs"]] == result["token_ids"]
+    for entry in result["logprobs"]:
+        assert entry["top"][0] == [entry["token_id"], entry["logprob"]]
+        assert [logprob for _, logprob in entry["top"]] == sorted((p for _, p in entry["top"]), reverse=True)
+        assert len(entry["top"]) == 3
+
+
+def test_a_character_that_standard_output_cannot_show_does_not_end_the_text(bundle: Path) -> None:
+    program = Path(sys.executable).parent / "skipstone"
+    command = [program, "generate", bundle, "-p", PROMPT, "-n", "40"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    text = skipstone.load(bundle).generate(PROMPT, max_new_tokens=40).text
+    assert not text.isascii()
+    assert run.stdout == text.encode("ascii", "backslashreplace").decode() + "\n"
+
+
+# export and inspect
+
+
+def test_export_says_one_line_about_the_bundle(cli: CommandLine, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "a [b] :cat:"
+    outcome = cli("export", tiny_checkpoint, "-o", output, "--precision", "int8", "--exits", "1,3", "--group-size", 32)
+    assert (outcome.code, outcome.out) == (0, "")
+    assert re.fullmatch(rf"{re.escape(str(output))}: int8, \d+\.\d MB, \d+\.\d s\n", outcome.err)
+    manifest = Bundle.open(output).manifest
+    assert (manifest.recipe["name"], manifest.exits) == ("int8", (1, 3))
+    assert manifest.provenance.command.startswith("skipstone export ")
+
+
+def test_a_quiet_export_says_nothing_and_replaces_by_force(
+    cli: CommandLine, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    for force in ((), ("--force",)):
+        outcome = cli("export", tiny_checkpoint, "-o", tmp_path / "out", "--quiet", *force)
+        assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+
+
+def test_inspect_lists_what_the_bundle_holds_in_two_columns(
+    cli: CommandLine, tiny_checkpoint: Path, make_bundle: MakeBundle
+) -> None:
+    outcome = cli("inspect", make_bundle(tiny_checkpoint, exits="auto"))
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    start = lines[0].rindex(" ") + 1
+    assert [line for line in lines if line[start - 1] != " " or line[start] == " "] == []
+    assert lines[0].split() == ["family", "llama"]
+    assert {line[start:] for line in lines} >= {"stage-00.onnx: layers 0 to 0", "stage-03.onnx: layers 3 to 3"}
+    assert str(tiny_checkpoint) in {line[start:] for line in lines}
+
+
+def test_inspect_verify_says_that_the_hashes_match(cli: CommandLine, bundle: Path) -> None:
+    assert re.search(r"^verified +yes$", cli("inspect", bundle, "--verify").out, re.M)
+    assert "verified" not in cli("inspect", bundle).out
+    assert json.loads(cli("inspect", bundle, "--verify", "--json").out)["verified"] is True
+
+
+def test_inspect_json_holds_the_figures_and_the_whole_manifest(cli: CommandLine, bundle: Path) -> None:
+    facts = json.loads(cli("inspect", bundle, "--json").out)
+    assert [name for name in facts if not re.fullmatch(r"[a-z0-9_]+", name)] == []
+    assert facts["manifest"] == json.loads((bundle / "skipstone.json").read_text())
+    sizes = sum(file.stat().st_size for file in bundle.iterdir() if file.name != "skipstone.json")
+    assert facts["weights_bytes"] + facts["other_bytes"] == sizes
+    assert facts["cache_bytes_per_1k_tokens"] == 1000 * 4 * 2 * 2 * 16 * 4  # layers, key and value, heads, size, fp32
+    assert facts["estimated_memory_bytes"] > sizes
+
+
+# devices, bench, eval
+
+
+def test_devices_tells_of_each_what_it_can_do_or_why_not(cli: CommandLine) -> None:
+    outcome = cli("devices")
+    assert (outcome.code, outcome.err) == (0, "")
+    for device in catalog():
+        (line,) = [line for line in outcome.out.splitlines() if line.startswith(f"{device.name} ")]
+        assert (str(device.why) if device.why else f"{device.provider} on {device.threads} threads, ") in line
+    assert json.loads(cli("devices", "--json").out)[0]["name"] == "cpu"
+
+
+@pytest.mark.parametrize("form", ["md", "json", "csv"])
+def test_bench_prints_one_record_in_three_forms(cli: CommandLine, bundle: Path, form: str) -> None:
+    outcome = cli("bench", bundle, "--prompt-tokens", 8, "--new-tokens", 4, "--runs", 1, "-o", form)
+    assert (outcome.code, outcome.err) == (0, "")
+    record = read_record(outcome.out, form)
+    assert {str(record[name]) for name in ("prompt_tokens", "new_tokens", "runs")} == {"8", "4", "1"}
+    assert (record["bundle"], record["precision"], record["device"]) == (str(bundle), "fp32", "cpu")
+    assert min(float(value) for name, value in record.items() if name.endswith(("_s", "_ms", "_bytes"))) > 0
+    assert record["command"].startswith(f"skipstone bench {bundle}")
+
+
+def read_record(text: str, form: str) -> dict[str, Any]:
+    if form == "json":
+        record: dict[str, Any] = json.loads(text)
+        return record
+    if form == "csv":
+        (row,) = csv.DictReader(io.StringIO(text))
+        return row
+    assert len({len(line) for line in text.splitlines()}) == 1
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert cells[0] == ["measure", "value"]
+    return dict(cells[2:])
+
+
+def test_a_bundle_equals_itself(cli: CommandLine, bundle: Path, text_file: Path) -> None:
+    outcome = cli("eval", bundle, "--text", text_file, "--reference", bundle, "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    result = json.loads(outcome.out)
+    assert result["num_bytes"] == text_file.stat().st_size
+    assert result["kl"] == pytest.approx(0, abs=1e-9)
+    assert result["top1_agreement"] == 1
+    assert result["perplexity"] > 1
+
+
+def test_eval_shows_only_what_was_measured(cli: CommandLine, bundle: Path, text_file: Path) -> None:
+    outcome = cli("eval", bundle, "--text", text_file, "--text", text_file, "--max-tokens", 20)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.fullmatch(r"num tokens +20\nnum bytes +\d+\nperplexity +[\d.]+\nbits per byte +[\d.]+\n", outcome.out), (
+        outcome.out
+    )
+
+
+# chat
+
+
+@pytest.mark.parametrize("kind", ["bundle", "chatty_bundle"])
+def test_chat_answers_each_line_as_python_does(cli: CommandLine, kind: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(kind)
+    outcome = cli("chat", path, "--system", "Be brief.", "-n", 10, stdin="Hello\n\nAnd you?\n")
+    assert outcome.code == 0
+    conversation = skipstone.load(path).chat(system="Be brief.")
+    options = skipstone.language_model.generation_options(max_new_tokens=10)
+    answers = ["".join(piece.text for piece in conversation.reply(text, options)) for text in ("Hello", "And you?")]
+    assert outcome.out == "".join(f"{answer}\n" for answer in answers)
+    remarks = outcome.err.splitlines()
+    assert ("has no chat template" in remarks[0]) == (kind == "bundle")
+    assert [re.sub(r"[\d.]+", "#", line) for line in remarks[-2:]] == ["# tokens at #/s, first after # s"] * 2
+
+
+def test_a_quiet_chat_says_nothing_but_the_answers(cli: CommandLine, bundle: Path) -> None:
+    outcome = cli("chat", bundle, "-n", 4, "--quiet", stdin="Hello\n")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out
+
+
+# Where output goes
+
+
+def test_pipes_get_no_escape_codes(cli: CommandLine, bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("generate", bundle, "-p", PROMPT, "-n", 4),
+        ("inspect", bundle, "--verify"),
+        ("devices",),
+        ("export", tiny_checkpoint, "-o", tmp_path / "out"),
+        ("chat", bundle, "-n", 4),
+    ):
+        outcome = cli(*arguments, stdin="Hello\n")
+        assert outcome.code == 0
+        assert "\x1b" not in outcome.out + outcome.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_a_terminal_gets_styles_unless_no_color_is_set(monkeypatch: pytest.MonkeyPatch, no_color: str) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm")
+    reader, writer = os.openpty()
+    with os.fdopen(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        notes().print("12 tokens", style="dim")
+    shown = os.read(reader, 1000)
+    os.close(reader)
+    assert (b"\x1b" in shown) == (not no_color)
+    assert b"12 tokens" in shown
+
+
+def test_columns_are_as_wide_as_the_longest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    print_columns([("a", "1"), ("long", "first\nsecond")])
+    assert capsys.readouterr().out == "a     1\nlong  first\n      second\n"
+
+
+def test_a_reader_that_leaves_ends_the_program_in_peace(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        monkeypatch.setattr(sys, "argv", ["skipstone", "devices"])
+        with pytest.raises(SystemExit) as end:
+            skipstone.cli.app.main()
+    assert end.value.code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_behind_standard_output_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(OutputError, match="standard output cannot be written: No space left"):
+            write("text")
+
+
+# The bundled model
+
+
+@needs_pebble
+def test_the_demo_runs(cli: CommandLine) -> None:
+    outcome = cli("demo")
+    assert outcome.code == 0
+    assert outcome.out.startswith("def read_config(path):\n")
+    assert re.fullmatch(r"exported pebble to int4: .*\n\d+ tokens/s on \d+ threads\n", outcome.err)
+
+
+@needs_pebble
+def test_pebble_is_exported_once_into_the_cache_folder(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SKIPSTONE_CACHE", str(tmp_path / "cache"))
+    first = cli("generate", "pebble", "-p", PROMPT, "-n", 8)
+    assert first.code == 0
+    (folder,) = (tmp_path / "cache").iterdir()
+    written = (folder / "skipstone.json").stat()
+    second = cli("generate", "pebble", "-p", PROMPT, "-n", 8)
+    assert second.out == first.out
+    assert (folder / "skipstone.json").stat().st_ino == written.st_ino
+    assert (folder / "skipstone.json").stat().st_mtime_ns == written.st_mtime_ns
