@@ -1,6 +1,6 @@
 """Export a checkpoint and run it, in ten lines.
 
-    python export_and_run.py [CHECKPOINT] [OUT]
+python export_and_run.py [CHECKPOINT] [OUT]
 """
 
 import sys

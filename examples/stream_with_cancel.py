@@ -1,6 +1,6 @@
 """Stream into an app: a worker thread writes, the app shows pieces as they come and may cancel at any time.
 
-    python stream_with_cancel.py
+python stream_with_cancel.py
 """
 
 from __future__ import annotations

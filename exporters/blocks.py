@@ -86,13 +86,14 @@ class Blocks:
         if residual.update is None:
             normed = self._pen.op("SimplifiedLayerNormalization", residual.stream, gain, epsilon=epsilon, axis=-1)
             return normed, residual
-        normed, _, _, total = self._pen.op_outputs(
+        normed, mean, deviation, total = self._pen.op_outputs(
             "SkipSimplifiedLayerNormalization",
             *(residual.update, residual.stream, gain),
             count=4,
             domain=MICROSOFT,
             epsilon=epsilon,
         )
+        mean.name = deviation.name = ""  # not wanted, so not computed
         return normed, Residual(total)
 
     def add_up(self, residual: Residual) -> ir.Value:

@@ -29,6 +29,7 @@ class BoundCall:
     def __init__(self, model: Model, cache: KVCache, *, num_tokens: int, rows: Sequence[int]) -> None:
         """`rows` are the numbers, over B * T, of the tokens whose logits are wanted."""
         self._shape = (cache.batch, num_tokens)
+        self._offsets = np.arange(num_tokens)
         d = model.manifest.dimensions
         fed = {
             "token_ids": np.zeros((*self._shape, 1), np.int64),
@@ -69,7 +70,7 @@ class BoundCall:
         num_tokens = self._shape[1]
         arrays = self._arrays
         arrays["token_ids"][:, :, 0] = token_ids
-        arrays["position_ids"][:] = lengths[:, None] + np.arange(num_tokens)
+        arrays["position_ids"][:] = lengths[:, None] + self._offsets
         arrays["seqlens_k"][:] = lengths + (num_tokens - 1)
         total = int(lengths.max()) + num_tokens
         arrays["total_sequence_length"][()] = total

@@ -2,7 +2,8 @@
 
     python evaluate.py OUT [--bytes 300000]
 
-Windows of 1024 tokens that do not overlap, each after an end-of-text token; every token of every held-out module counts.
+Windows of 1024 tokens that do not overlap, each after an end-of-text token; every token of every held-out module
+counts.
 """
 
 from __future__ import annotations

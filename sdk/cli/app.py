@@ -53,7 +53,7 @@ def main() -> NoReturn:
     """Run the program and leave with its exit code."""
     _bear_any_text()
     try:
-        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(args=sys.argv[1:] or ["--help"], prog_name="skipstone", standalone_mode=False)
     except (SkipstoneError, TyperException) as error:
         if "--traceback" in sys.argv[1:] and isinstance(error, SkipstoneError):
             raise

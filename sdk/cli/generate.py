@@ -28,7 +28,7 @@ NAME = "generate"
 EXAMPLES = """\b
 Examples:
   skipstone generate pebble -p "def fibonacci(n):"
-  skipstone generate pebble -n 64 --temperature 0.7 --seed 1 --json < prompt.txt"""
+  skipstone generate pebble --temperature 0.7 --seed 1 --json < prompt.txt"""
 
 
 class DecodeName(StrEnum):

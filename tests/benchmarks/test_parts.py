@@ -59,7 +59,9 @@ def test_prefill(benchmark: BenchmarkFixture, model: Model, num_tokens: int) -> 
 
 
 @pytest.mark.parametrize("vocab_size", [4096, 151936])
-@pytest.mark.parametrize("options", [SamplingOptions(temperature=0.8, top_p=0.9), SamplingOptions()], ids=["top_p", "greedy"])
+@pytest.mark.parametrize(
+    "options", [SamplingOptions(temperature=0.8, top_p=0.9), SamplingOptions()], ids=["top_p", "greedy"]
+)
 def test_choosing_a_token(benchmark: BenchmarkFixture, vocab_size: int, options: SamplingOptions) -> None:
     sampler = Sampler.from_options(options, stop_ids=(), num_prompt_tokens=0)
     logits = np.random.default_rng(0).normal(0, 3, vocab_size).astype(np.float32)

@@ -1,6 +1,6 @@
 """Time llama.cpp on a GGUF file, plain decoding; prints the same figures as `skipstone bench -o json`.
 
-    python speed_llama_cpp.py MODEL.gguf [--prompt-tokens 128] [--new-tokens 96] [--runs 5] [--threads 2]
+python speed_llama_cpp.py MODEL.gguf [--prompt-tokens 128] [--new-tokens 96] [--runs 5] [--threads 2]
 """
 
 from __future__ import annotations
