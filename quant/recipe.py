@@ -62,7 +62,7 @@ class Recipe:
         """Return the recipe called `precision`, by default with what measured best in docs/quantization.md.
 
         `int4`: 4 bit, with head, embedding and attention inputs at 8; `int4-fast`: 4 bit everywhere; `int8`; `fp32`.
-        `group_size` is weights per scale. `symmetric` holds for all tensors; by default 4 bit has zero points, 8 has not.
+        `group_size` is weights per scale; `symmetric` is for all tensors, by default 4 bit has zero points, 8 bit not.
         Raises ValueError for an unknown precision or group size, and for options of fp32, which has no groups.
         """
         if precision not in PRECISIONS:

@@ -77,11 +77,9 @@ def main() -> None:
         plan = plan_export(source, Recipe.named("fp32"))
         write_bundle(plan, path)
         reference = Model.open(path)
-        shapes = {name: shape for name, shape in plan.architecture.tensor_shapes().items() if len(shape) == 2}
-        num_weights = sum(rows * columns for rows, columns in shapes.values())
-        print(
-            "| recipe | bits per weight | MB | perplexity | KL | top-1 kept | tokens/s |\n|---|---|---|---|---|---|---|"
-        )
+        sizes = matrices(plan.architecture)
+        print("| recipe | bits per weight | MB | perplexity | KL | top-1 kept | tokens/s |")
+        print("|---|---|---|---|---|---|---|")
         for name, recipe in {"fp32": Recipe.named("fp32"), **RECIPES}.items():
             path = Path(folder) / "trial"
             write_bundle(plan_export(source, recipe), path, force=True)
