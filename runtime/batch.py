@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.runtime.call import BoundCall
-from skipstone.runtime.decode import Step
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.generation import Clock, GenerationOptions, Piece, TextBuilder, token_logprobs
 from skipstone.runtime.model import Model
@@ -35,12 +34,12 @@ class _Row:
         token_id = self.sampler.choose(logits[0], self.sequence.token_ids)
         self.sequence.commit([token_id])
         self.clock.step(1)
-        text = self.builder.push([token_id])
+        text, _ = self.builder.push([token_id])
         ended = self.builder.finish_reason is not None
         return Piece(
             text=text,
             token_ids=(token_id,),
-            logprobs=token_logprobs(Step([token_id], logits, num_drafted=0, drafter="plain"), options.logprobs),
+            logprobs=token_logprobs([token_id], logits, options.logprobs),
             finish_reason=self.builder.finish_reason,
             stats=self.clock.stats(self.prompt_tokens) if ended else None,
         )
@@ -75,4 +74,4 @@ def _open_row(model: Model, sequence: Sequence, prompt: SequenceOf[int], options
     sequence.append(prompt)
     sequence.require_room(options.max_new_tokens)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=len(prompt))
-    return _Row(sequence, sampler, TextBuilder(model, options), Clock(len(prompt)), len(prompt))
+    return _Row(sequence, sampler, TextBuilder(model, options, after=prompt[-1]), Clock(len(prompt)), len(prompt))

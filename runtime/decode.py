@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.errors import ConfigError
 from skipstone.runtime.draft import Draft, Drafter
 from skipstone.runtime.sampling import Sampler
 from skipstone.runtime.sequence import Sequence
@@ -35,12 +36,14 @@ def decode(
     """Yield the tokens that each model call accepted, until a stop token or `max_new_tokens`.
 
     Invariant: the last token of `sequence.token_ids` is pending: emitted, not yet in the cache.
-    Raises: CacheFull when prompt and answer do not fit.
+    Raises: CacheFull when prompt and answer do not fit; ConfigError for a drafter that guesses more than it may.
     """
     budget = max_new_tokens
     sequence.require_room(budget)
     while budget > 0:
         draft = drafter.propose(sequence.token_ids, limit=budget - 1)
+        if len(draft) >= budget:
+            raise ConfigError(f"drafter {draft.source} proposed {len(draft)} tokens, at most {budget - 1} were asked for")
         logits = sequence.extend(draft)
         accepted = cut_after(accept(draft, logits), stop_ids)
         sequence.commit(accepted)

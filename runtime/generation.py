@@ -13,8 +13,11 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from skipstone.errors import ConfigError
-from skipstone.runtime.decode import Step, decode, match
+from skipstone.runtime.decode import decode, match
 from skipstone.runtime.draft import Drafter, PlainDrafter
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler, SamplingOptions, logprob_of, top_logprobs
@@ -127,34 +130,37 @@ class Generation:
 class TextBuilder:
     """The text of one generation so far: whole characters, cut at stop strings, and why it ended if it has."""
 
-    def __init__(self, model: Model, options: GenerationOptions) -> None:
-        self._text, self._stop = TextStream(model.tokenizer), StopStrings(options.stop)
+    def __init__(self, model: Model, options: GenerationOptions, *, after: int) -> None:
+        """`after` is the last token of the prompt."""
+        self._text, self._stop = TextStream(model.tokenizer, after=after), StopStrings(options.stop)
         self._stop_ids = model.manifest.stop_ids
         self._left = options.max_new_tokens
         self.finish_reason: FinishReason | None = None
 
-    def push(self, token_ids: SequenceOf[int]) -> str:
-        """Return the text that became final with these tokens; sets `finish_reason` when they are the last."""
+    def push(self, token_ids: SequenceOf[int]) -> tuple[str, int]:
+        """Return the text that became final with these tokens, and how many of them belong to the generation.
+
+        Sets `finish_reason` when it has ended; tokens behind a stop string do not belong to it.
+        """
         shown = []
-        for token_id in token_ids:
+        for num_taken, token_id in enumerate(token_ids, start=1):
             self._left -= 1
             stopped = token_id in self._stop_ids
             text, hit = self._stop.push("" if stopped else self._text.push(token_id))
             shown.append(text)
             if hit:
                 self.finish_reason = "stop"
-                return "".join(shown)
+                return "".join(shown), num_taken
             if stopped or self._left == 0:
                 self.finish_reason = "stop" if stopped else "length"
-                return "".join([*shown, self._end()])
-        return "".join(shown)
+                return "".join([*shown, self._end()]), num_taken
+        return "".join(shown), len(token_ids)
 
     def _end(self) -> str:
-        text, hit = self._stop.push(self._text.flush())
-        if hit:
+        text = self._stop.push(self._text.flush())[0] + self._stop.flush()
+        if self._stop.hit:
             self.finish_reason = "stop"
-            return text
-        return text + self._stop.flush()
+        return text
 
 
 class Clock:
@@ -163,20 +169,22 @@ class Clock:
     def __init__(self, num_fed: int) -> None:
         self._num_fed, self._start = num_fed, time.perf_counter()
         self._first: float | None = None
-        self._calls = self._tokens = 0
+        self._calls = self._tokens = self._first_tokens = 0
 
     def step(self, num_tokens: int) -> None:
-        self._first = self._first or time.perf_counter()
+        if self._first is None:
+            self._first, self._first_tokens = time.perf_counter(), num_tokens
         self._calls += 1
         self._tokens += num_tokens
 
     def stats(self, prompt_tokens: int) -> Stats:
         now, first = time.perf_counter(), self._first or time.perf_counter()
+        num_decoded = self._tokens - self._first_tokens
         return Stats(
             prompt_tokens=prompt_tokens,
             new_tokens=self._tokens,
             prefill_tokens_per_s=self._num_fed / (first - self._start),
-            decode_tokens_per_s=(self._tokens - 1) / (now - first) if self._tokens > 1 else 0.0,
+            decode_tokens_per_s=num_decoded / (now - first) if num_decoded else 0.0,
             ttft_s=first - self._start,
             model_calls=self._calls,
             peak_memory_bytes=peak_memory_bytes(),
@@ -193,7 +201,7 @@ def stream(
     sequence.require_room(options.max_new_tokens)
     prompt_tokens = len(sequence.token_ids)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)
-    clock, builder = Clock(prompt_tokens - sequence.num_cached), TextBuilder(model, options)
+    clock, builder = Clock(prompt_tokens - sequence.num_cached), TextBuilder(model, options, after=sequence.token_ids[-1])
     steps = decode(
         sequence,
         drafter=drafter or PlainDrafter(),
@@ -202,13 +210,16 @@ def stream(
         stop_ids=model.manifest.stop_ids,
     )
     for step in steps:
-        clock.step(len(step.token_ids))
-        text = builder.push(step.token_ids)
+        text, num_taken = builder.push(step.token_ids)
+        if num_taken < len(step.token_ids):  # plain decoding would not have made what stands behind a stop string
+            sequence.rollback(len(sequence.token_ids) - len(step.token_ids) + num_taken)
+        taken = step.token_ids[:num_taken]
+        clock.step(num_taken)
         ended = builder.finish_reason is not None
         yield Piece(
             text=text,
-            token_ids=tuple(step.token_ids),
-            logprobs=token_logprobs(step, options.logprobs),
+            token_ids=tuple(taken),
+            logprobs=token_logprobs(taken, step.logits, options.logprobs),
             finish_reason=builder.finish_reason,
             stats=clock.stats(prompt_tokens) if ended else None,
         )
@@ -216,13 +227,15 @@ def stream(
             return
 
 
-def token_logprobs(step: Step, num_top: int | None) -> tuple[TokenLogprobs, ...]:
-    """Return the log-probabilities of a step's tokens under the model itself, before any sampler; () when not asked."""
+def token_logprobs(
+    token_ids: SequenceOf[int], logits: NDArray[np.float32], num_top: int | None
+) -> tuple[TokenLogprobs, ...]:
+    """Return how likely each token is under its row of logits [N, V], before any sampler; () when not asked for."""
     if num_top is None:
         return ()
     return tuple(
         TokenLogprobs(token_id, logprob_of(row, token_id), top_logprobs(row, num_top))
-        for token_id, row in zip(step.token_ids, step.logits, strict=False)
+        for token_id, row in zip(token_ids, logits, strict=False)
     )
 
 

@@ -33,12 +33,13 @@ class TextStream:
     Cost per push does not grow with the text. Raises ConfigError for a decoder that mixes ByteLevel with other steps.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, after: int | None = None) -> None:
+        """`after` is the last token of the prompt: a text that goes on keeps the space before its first word."""
         steps = tokenizer.decoder_steps
         if "ByteLevel" in steps and steps != ("ByteLevel",):
             raise ConfigError(f"tokenizer decoder is {' + '.join(steps)}; ByteLevel streams only when it stands alone")
         self._tokenizer = tokenizer
-        self._joiner: _Joiner = _ByteLevelJoiner() if steps == ("ByteLevel",) else _PairJoiner(tokenizer)
+        self._joiner: _Joiner = _ByteLevelJoiner() if steps == ("ByteLevel",) else _PairJoiner(tokenizer, after)
 
     def push(self, token_id: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""
@@ -77,10 +78,10 @@ class _PairJoiner:
     Invariant: `_pending` is the start of one character, so at most three bytes; empty once the run is `_broken`.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, previous_id: int | None) -> None:
         self._tokenizer = tokenizer
         self._has_byte_tokens = "ByteFallback" in tokenizer.decoder_steps
-        self._previous_id: int | None = None
+        self._previous_id = previous_id
         self._pending = b""
         self._broken = False
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -130,6 +132,18 @@ def tiny(tiny_checkpoint: Path, make_bundle: MakeBundle) -> Model:
 def tiny_stages(tiny_checkpoint: Path, make_bundle: MakeBundle) -> Model:
     """The same model as `tiny`, cut after each layer."""
     return Model.open(make_bundle(tiny_checkpoint, exits="auto"))
+
+
+@pytest.fixture(scope="session")
+def with_stop_ids() -> Callable[[Model, Collection[int]], Model]:
+    """Return the same model, of which other tokens end a text."""
+
+    def change(model: Model, stop_ids: Collection[int]) -> Model:
+        changed = copy.copy(model)
+        changed.manifest = replace(model.manifest, stop_ids=tuple(stop_ids))
+        return changed
+
+    return change
 
 
 @pytest.fixture(scope="session")

@@ -193,3 +193,10 @@ def test_byte_level_mixed_with_other_steps_is_refused() -> None:
     mixed = pieces(decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)]))
     with pytest.raises(ConfigError, match=r"ByteLevel \+ Strip"):
         TextStream(mixed)
+
+
+def test_a_text_that_goes_on_behind_a_prompt_keeps_the_space_before_its_first_word() -> None:
+    spaced = next(token_id for token_id in WORD_IDS if WORDS[token_id - 256].startswith("▁"))
+    word = WORDS[spaced - 256].removeprefix("▁")
+    assert TextStream(LLAMA).push(spaced) == word
+    assert TextStream(LLAMA, after=spaced).push(spaced) == f" {word}"

@@ -57,14 +57,19 @@ def main() -> NoReturn:
     except (SkipstoneError, TyperException) as error:
         if "--traceback" in sys.argv[1:] and isinstance(error, SkipstoneError):
             raise
-        message = error.format_message() if isinstance(error, TyperException) else str(error)
-        sys.stderr.write(f"skipstone: {' '.join(message.split())}\n")
+        sys.stderr.write(f"skipstone: {_one_line(error)}\n")
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # typer gives the code and no word
         sys.stderr.write("skipstone: interrupted\n")
     sys.exit(code or 0)
+
+
+def _one_line(error: SkipstoneError | TyperException) -> str:
+    if isinstance(error, SkipstoneError):
+        return " ".join(str(error).split())
+    return " ".join(error.format_message().split()).replace("Value error, ", "")  # the words of pydantic below typer
 
 
 def _bear_any_text() -> None:
