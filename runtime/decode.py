@@ -43,7 +43,7 @@ def decode(
     while budget > 0:
         draft = drafter.propose(sequence.token_ids, limit=budget - 1)
         if len(draft) >= budget:
-            raise ConfigError(f"drafter {draft.source} proposed {len(draft)} tokens, at most {budget - 1} were asked for")
+            raise ConfigError(f"drafter {draft.source} proposed {len(draft)} tokens, {budget - 1} were asked for")
         logits = sequence.extend(draft)
         accepted = cut_after(accept(draft, logits), stop_ids)
         sequence.commit(accepted)

@@ -251,7 +251,7 @@ def test_a_drafter_that_guesses_more_than_it_may_is_refused(tiny: Model) -> None
         max_new_tokens=5,
         stop_ids=(),
     )
-    with pytest.raises(ConfigError, match="greedy proposed 5 tokens, at most 4"):
+    with pytest.raises(ConfigError, match="greedy proposed 5 tokens, 4 were asked for"):
         next(steps)
 
 

@@ -158,7 +158,7 @@ def test_a_checkpoint_without_a_whole_tokenizer_is_refused(checkpoint: Path) -> 
     with pytest.raises(CheckpointError, match="is not a tokenizer"):
         plan(checkpoint, precision="fp32")
     (checkpoint / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match="has no tokenizer.json"):
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
         plan(checkpoint, precision="fp32")
 
 
@@ -288,7 +288,7 @@ def test_a_quantized_bundle_stays_close_to_the_checkpoint(
     symmetric: bool,
     tied: bool,
 ) -> None:
-    """Hidden size 52 and inner size 76 fill no block. `bound` is in nats per token; other positions' logits are 0.15 off."""
+    """Sizes 52 and 76 fill no block. `bound` is in nats per token; the logits of other positions are 0.15 off."""
     checkpoint = make_checkpoint(tie_word_embeddings=tied, initializer_range=0.1)
     recipe = Recipe.named(precision, group_size=group_size, symmetric=symmetric)
     write_bundle(plan_export(checkpoint, recipe), tmp_path / "out")

@@ -122,6 +122,11 @@ class Pebble(nn.Module):
                 is_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=residual_scale if is_residual else 0.02)
 
+    def start_from(self, teacher: Pebble) -> None:
+        """Take over the embedding, the norm and the first layers of a deeper model of the same width."""
+        mine = self.state_dict()
+        self.load_state_dict({name: value for name, value in teacher.state_dict().items() if name in mine})
+
     def forward(self, token_ids: Tensor, exits: tuple[int, ...], keep: Tensor) -> tuple[Tensor, ...]:
         """Return the normed hidden rows [B, T, E] after each number of layers in `exits`.
 

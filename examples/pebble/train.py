@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +195,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args.out.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(tokens=int(args.tokens), seed=args.seed)
+    if args.teacher:
+        recipe = replace(recipe, learning_rate=1e-3, max_layer_dropout=0.0)
     tokenizer_path = args.out / "tokenizer.json"
     if not tokenizer_path.exists():
         source = args.teacher / "tokenizer.json" if args.teacher else None
@@ -205,6 +207,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = Pebble(SHAPES[args.shape]).to(device)
     teacher = load_checkpoint(args.teacher).to(device).eval() if args.teacher else None
+    if teacher:
+        model.start_from(teacher)
     trainer = Trainer(model, recipe, stream, teacher, compiled=args.compile)
     state_path = args.out / "training.pt"
     if state_path.exists():

@@ -55,7 +55,7 @@ def run(
 ) -> None:
     """Make a bundle of a checkpoint.
 
-    The folder appears whole or not at all; without a fault, one line tells its size.
+    The folder appears whole or not at all.
     """
     from skipstone.api import plan
     from skipstone.exporters.export import write_bundle

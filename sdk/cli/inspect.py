@@ -68,7 +68,8 @@ def summary(manifest: Manifest) -> dict[str, Any]:
         + manifest.cache_bytes_per_token * manifest.context_length
         + PROCESS_BYTES,
         "source": manifest.provenance.source,
-        "made_by": f"skipstone {manifest.provenance.tool_version}: {manifest.provenance.command}",
+        "made_by": f"skipstone {manifest.provenance.tool_version}",
+        "command": manifest.provenance.command or "none, exported from Python",
     }
 
 

@@ -1,0 +1,308 @@
+"""Text out of tokens: whole characters, stop strings that never show, reasons, probabilities and costs that add up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from collections.abc import Sequence as SequenceOf
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from skipstone.errors import CacheFull, ConfigError
+from skipstone.runtime.draft import Draft, Drafter, PlainDrafter
+from skipstone.runtime.generation import Generation, GenerationOptions, Piece, TextBuilder, stream
+from skipstone.runtime.model import Model
+from skipstone.runtime.sampling import SamplingOptions
+from skipstone.runtime.sequence import Sequence
+
+PROMPT = "def add("
+NEW_TOKENS = 24
+WithStopIds = Callable[[Model, Collection[int]], Model]
+
+
+class OracleDrafter:
+    """Knows the text that will come and guesses the next five tokens of it."""
+
+    def __init__(self, truth: SequenceOf[int]) -> None:
+        self._truth = list(truth)
+
+    def propose(self, history: SequenceOf[int], *, limit: int) -> Draft:
+        return Draft.chain(self._truth[len(history) :][: min(limit, 5)], source="oracle")
+
+
+def opened(model: Model, prompt: str = PROMPT) -> Sequence:
+    sequence = model.new_sequence()
+    sequence.append(model.tokenizer.encode(prompt))
+    return sequence
+
+
+def generate(model: Model, *, drafter: Drafter | None = None, **options: object) -> Generation:
+    chosen = GenerationOptions(**{"max_new_tokens": NEW_TOKENS} | options)  # type: ignore[arg-type]
+    return Generation.join(list(stream(model, opened(model), chosen, drafter=drafter)))
+
+
+@pytest.fixture(scope="session")
+def endless(tiny: Model, with_stop_ids: WithStopIds) -> Model:
+    """No token ends its texts."""
+    return with_stop_ids(tiny, ())
+
+
+@pytest.fixture(scope="session")
+def whole(endless: Model) -> Generation:
+    """The likeliest text of `NEW_TOKENS` tokens."""
+    found = generate(endless)
+    assert len(set(found.token_ids)) > 12 and len(found.text) > 12
+    return found
+
+
+@pytest.fixture(scope="session")
+def oracle(endless: Model, whole: Generation) -> OracleDrafter:
+    return OracleDrafter([*endless.tokenizer.encode(PROMPT), *whole.token_ids])
+
+
+# Text
+
+
+def test_the_pieces_make_the_text_of_the_tokens(endless: Model, whole: Generation) -> None:
+    assert whole.text == endless.tokenizer.decode(whole.token_ids)
+    assert len(whole.token_ids) == NEW_TOKENS
+
+
+@given(seed=st.integers(0, 2**32), temperature=st.sampled_from([0.7, 3.0]))
+@settings(max_examples=20, deadline=None)
+def test_every_piece_is_valid_text_and_together_they_are_the_decoded_tokens(
+    endless: Model, seed: int, temperature: float
+) -> None:
+    options = GenerationOptions(
+        max_new_tokens=NEW_TOKENS, sampling=SamplingOptions(temperature=temperature, seed=seed)
+    )
+    pieces = list(stream(endless, opened(endless), options))
+    for piece in pieces:
+        piece.text.encode("utf-8")
+    token_ids = [token_id for piece in pieces for token_id in piece.token_ids]
+    assert "".join(piece.text for piece in pieces) == endless.tokenizer.decode(token_ids)
+
+
+def test_a_character_of_several_tokens_comes_whole(endless: Model) -> None:
+    token_ids = endless.tokenizer.encode("🦊€")
+    assert len(token_ids) > 4
+    builder = TextBuilder(endless, GenerationOptions(max_new_tokens=len(token_ids)))
+    shown = [builder.push([token_id])[0] for token_id in token_ids]
+    assert [text for text in shown if text] == ["🦊", "€"]
+    assert builder.finish_reason == "length"
+
+
+def test_a_character_that_is_cut_off_at_the_end_shows_as_broken(endless: Model) -> None:
+    token_ids = endless.tokenizer.encode("🦊")[:-1]
+    builder = TextBuilder(endless, GenerationOptions(max_new_tokens=len(token_ids)))
+    assert builder.push(token_ids) == (endless.tokenizer.decode(token_ids), len(token_ids))
+
+
+# Stop strings
+
+
+def cut_at_first_stop(text: str, stops: SequenceOf[str]) -> str | None:
+    """Return the text before the stop string that starts first, the slow obvious way; None without one."""
+    for end in range(len(text)):
+        if any(text[end:].startswith(stop) for stop in stops):
+            return text[:end]
+    return None
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> list[tuple[float, int, str]]:
+    """Where stop strings are cut out of a text: start as a share of it, length, and what follows there instead."""
+    part = st.tuples(st.floats(0, 1), st.integers(1, 5), st.sampled_from(["", "", "#", "~~~"]))
+    return draw(st.lists(part, min_size=1, max_size=4))
+
+
+@given(parts=parts(), drafted=st.booleans())
+@example(parts=[(1.0, 3, "~~~"), (1.0, 2, "")], drafted=False)
+@settings(max_examples=40, deadline=None)
+def test_a_stop_string_ends_the_text_before_it_and_never_leaks(
+    endless: Model, whole: Generation, oracle: OracleDrafter, parts: list[tuple[float, int, str]], drafted: bool
+) -> None:
+    text = whole.text
+    starts = [min(int(share * len(text)), len(text) - length) for share, length, _ in parts]
+    stops = tuple(
+        text[start : start + length] + rest for start, (_, length, rest) in zip(starts, parts, strict=True)
+    )
+    assume("\ufffd" not in "".join(stops))  # what is cut off at the end is broken only there
+    found = generate(endless, stop=stops, drafter=oracle if drafted else None)
+    wanted = cut_at_first_stop(text, stops)
+    assert found.text == (text if wanted is None else wanted)
+    assert found.finish_reason == ("length" if wanted is None else "stop")
+    assert found.token_ids == whole.token_ids[: len(found.token_ids)]
+    assert found.text == text or len(found.token_ids) < NEW_TOKENS or text.endswith(tuple(stops), len(found.text))
+
+
+def test_a_stop_string_in_a_draft_leaves_the_state_of_plain_decoding(
+    endless: Model, whole: Generation, oracle: OracleDrafter
+) -> None:
+    stop = (whole.text[7:10],)
+    options = GenerationOptions(max_new_tokens=NEW_TOKENS, stop=stop, logprobs=2)
+    results = []
+    for drafter in (PlainDrafter(), oracle):
+        sequence = opened(endless)
+        joined = Generation.join(list(stream(endless, sequence, options, drafter=drafter)))
+        results.append((joined.text, joined.token_ids, joined.stats.new_tokens, sequence.token_ids))
+        assert [entry.token_id for entry in joined.logprobs] == list(joined.token_ids)
+        sequence.check()
+    assert results[0] == results[1]
+    assert results[0][2] < NEW_TOKENS
+
+
+# Why a text ends
+
+
+def test_a_stop_token_ends_the_text_and_shows_only_as_a_token(
+    endless: Model, whole: Generation, oracle: OracleDrafter, with_stop_ids: WithStopIds
+) -> None:
+    stop_id = whole.token_ids[9]
+    at = whole.token_ids.index(stop_id)
+    for drafter in (None, oracle):
+        found = generate(with_stop_ids(endless, (306, stop_id)), drafter=drafter)
+        assert (found.finish_reason, found.token_ids) == ("stop", whole.token_ids[: at + 1])
+        assert found.text == endless.tokenizer.decode(whole.token_ids[:at])
+
+
+@pytest.mark.parametrize("max_new_tokens", [1, 5])
+def test_the_limit_ends_the_text(
+    endless: Model, whole: Generation, oracle: OracleDrafter, max_new_tokens: int
+) -> None:
+    for drafter in (None, oracle):
+        found = generate(endless, max_new_tokens=max_new_tokens, drafter=drafter)
+        assert (found.finish_reason, found.token_ids) == ("length", whole.token_ids[:max_new_tokens])
+
+
+def test_a_stop_token_at_the_limit_is_a_stop(endless: Model, whole: Generation, with_stop_ids: WithStopIds) -> None:
+    at = next(at for at in range(3, NEW_TOKENS) if whole.token_ids.index(whole.token_ids[at]) == at)
+    assert generate(with_stop_ids(endless, whole.token_ids[at : at + 1]), max_new_tokens=at + 1).finish_reason == "stop"
+
+
+def test_no_stop_token_comes_before_min_new_tokens(
+    endless: Model, whole: Generation, with_stop_ids: WithStopIds
+) -> None:
+    stopping = with_stop_ids(endless, whole.token_ids[:3])
+    found = generate(stopping, sampling=SamplingOptions(min_new_tokens=8))
+    assert len(found.token_ids) >= 8
+    assert not set(found.token_ids[:7]) & set(whole.token_ids[:3])
+
+
+def test_only_the_last_piece_says_why_and_at_what_cost(endless: Model) -> None:
+    *pieces, last = stream(endless, opened(endless), GenerationOptions(max_new_tokens=6))
+    assert all(piece.finish_reason is None and piece.stats is None for piece in pieces)
+    assert last.finish_reason == "length" and last.stats is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"logprobs": -1}, "logprobs must be at least 0, got -1"),
+        ({"max_new_tokens": 3, "sampling": SamplingOptions(min_new_tokens=4)}, "min_new_tokens 4 is more than"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        GenerationOptions(**options)  # type: ignore[arg-type]
+
+
+def test_a_text_that_could_outgrow_the_context_is_refused_before_any_work(endless: Model) -> None:
+    sequence = endless.new_sequence(context_length=20)
+    sequence.append([5] * 10)
+    with pytest.raises(CacheFull, match="cache holds 20 tokens, 21 needed"):
+        next(stream(endless, sequence, GenerationOptions(max_new_tokens=11)))
+    assert sequence.num_cached == 0
+
+
+# Probabilities
+
+
+def test_logprobs_are_those_of_the_model_before_any_sampler(endless: Model, oracle: OracleDrafter) -> None:
+    sampling = SamplingOptions(temperature=2.0, top_k=50, repetition_penalty=1.3, seed=1)
+    found = generate(endless, sampling=sampling, logprobs=307, drafter=oracle)
+    text = endless.tokenizer.encode(PROMPT)
+    for token_id, entry in zip(found.token_ids, found.logprobs, strict=True):
+        sequence = endless.new_sequence()
+        sequence.append(text)
+        logits = sequence.extend(Draft.empty())[0].astype(np.float64)
+        wanted = logits - np.log(np.exp(logits).sum())
+        assert entry.token_id == token_id
+        assert entry.logprob == pytest.approx(wanted[token_id], abs=1e-4)
+        tops = dict(entry.top)
+        assert [tops[other] for other in range(307)] == pytest.approx(wanted.tolist(), abs=1e-4)
+        assert sum(np.exp(list(tops.values()))) == pytest.approx(1.0, abs=1e-5)
+        assert sorted(tops.values(), reverse=True) == list(tops.values())
+        text.append(token_id)
+
+
+def test_as_many_likely_tokens_are_reported_as_asked_for(endless: Model, whole: Generation) -> None:
+    assert whole.logprobs == ()
+    for num_top in (0, 3):
+        found = generate(endless, logprobs=num_top)
+        assert [len(entry.top) for entry in found.logprobs] == [num_top] * NEW_TOKENS
+    assert [entry.top[0] for entry in found.logprobs] == [(entry.token_id, entry.logprob) for entry in found.logprobs]
+
+
+# Costs
+
+
+def test_stats_count_what_was_done(endless: Model, oracle: OracleDrafter, whole: Generation) -> None:
+    num_prompt = len(endless.tokenizer.encode(PROMPT))
+    for drafter, num_calls in ((None, NEW_TOKENS), (oracle, NEW_TOKENS // 6)):
+        stats = generate(endless, drafter=drafter).stats
+        assert (stats.prompt_tokens, stats.new_tokens, stats.model_calls) == (num_prompt, NEW_TOKENS, num_calls)
+        assert stats.ttft_s > 0
+        assert stats.prefill_tokens_per_s == pytest.approx(num_prompt / stats.ttft_s)
+        assert stats.decode_tokens_per_s > 0
+        assert 1e6 < stats.peak_memory_bytes < 1e12
+
+
+def test_a_text_of_one_model_call_has_no_decoding_rate(endless: Model, oracle: OracleDrafter) -> None:
+    for max_new_tokens, drafter in ((1, None), (5, oracle)):
+        stats = generate(endless, max_new_tokens=max_new_tokens, drafter=drafter).stats
+        assert (stats.model_calls, stats.decode_tokens_per_s) == (1, 0.0)
+
+
+def test_the_tokens_that_were_cached_do_not_count_as_prefilled(endless: Model) -> None:
+    sequence = opened(endless)
+    first = Generation.join(list(stream(endless, sequence, GenerationOptions(max_new_tokens=4))))
+    second = Generation.join(list(stream(endless, sequence, GenerationOptions(max_new_tokens=4))))
+    assert second.prompt_tokens == first.prompt_tokens + 4
+    assert second.stats.prefill_tokens_per_s * second.stats.ttft_s == pytest.approx(1)
+
+
+# Leaving early
+
+
+@pytest.mark.parametrize("num_pieces", [0, 1, 2, 3])
+def test_a_stream_that_is_closed_early_leaves_a_sequence_that_goes_on(
+    endless: Model, whole: Generation, oracle: OracleDrafter, num_pieces: int
+) -> None:
+    for drafter in (None, oracle):
+        sequence = opened(endless)
+        num_prompt = len(sequence.token_ids)
+        pieces = stream(endless, sequence, GenerationOptions(max_new_tokens=NEW_TOKENS), drafter=drafter)
+        shown: list[Piece] = [next(pieces) for _ in range(num_pieces)]
+        pieces.close()  # type: ignore[attr-defined]
+        sequence.check()
+        made = tuple(sequence.token_ids[num_prompt:])
+        assert made == tuple(token_id for piece in shown for token_id in piece.token_ids)
+        rest = Generation.join(list(stream(endless, sequence, GenerationOptions(max_new_tokens=NEW_TOKENS - len(made)))))
+        assert made + rest.token_ids == whole.token_ids
+
+
+# Data
+
+
+def test_a_generation_becomes_json_with_logprobs_only_where_asked_for(endless: Model, whole: Generation) -> None:
+    data = json.loads(json.dumps(whole.to_json()))
+    assert (data["text"], data["finish_reason"], tuple(data["token_ids"])) == (whole.text, "length", whole.token_ids)
+    assert data["stats"]["new_tokens"] == NEW_TOKENS
+    assert "logprobs" not in data
+    with_logprobs = json.loads(json.dumps(generate(endless, logprobs=1, max_new_tokens=2).to_json()))
+    assert [set(entry) for entry in with_logprobs["logprobs"]] == [{"token_id", "logprob", "top"}] * 2
