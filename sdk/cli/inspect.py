@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -34,20 +35,21 @@ def run(
     Layers, sizes, precision, exits, cache, memory and where it comes from; its whole manifest with --json.
     """
     from skipstone.api import resolve
+    from skipstone.parts import part_sizes
 
     opened = Bundle.open(resolve(bundle))
     if verify:
         total = opened.manifest.total_bytes
         with progress_bar("verifying", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
             opened.verify(lambda num_bytes: progress.advance(task, num_bytes))
-    facts = summary(opened.manifest) | ({"verified": True} if verify else {})
+    facts = summary(opened.manifest, part_sizes(opened)) | ({"verified": True} if verify else {})
     if as_json:
         print_json({**facts, "manifest": asdict(opened.manifest)})
     else:
         print_columns((_label(name), _readable(name, value)) for name, value in facts.items())
 
 
-def summary(manifest: Manifest) -> dict[str, Any]:
+def summary(manifest: Manifest, parts: Mapping[str, int]) -> dict[str, Any]:
     """Return the figures that people ask for; sizes in bytes."""
     d, weights = manifest.dimensions, manifest.files.get("weights.bin")
     cache_per_1k = manifest.cache_bytes_per_token * 1000
@@ -62,6 +64,7 @@ def summary(manifest: Manifest) -> dict[str, Any]:
         "stages": [f"{stage.file}: layers {stage.first_layer} to {stage.end_layer - 1}" for stage in manifest.stages],
         "exits": list(manifest.exits),
         "weights_bytes": weights.size if weights else 0,
+        "parts_bytes": dict(parts),
         "other_bytes": manifest.total_bytes - (weights.size if weights else 0),
         "cache_bytes_per_1k_tokens": cache_per_1k,
         "estimated_memory_bytes": manifest.total_bytes
@@ -78,6 +81,8 @@ def _label(name: str) -> str:
 
 
 def _readable(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{part}: {num_bytes / 1e6:.2f} MB" for part, num_bytes in value.items())
     if "bytes" in name:
         return f"{value / 1e6:.1f} MB"
     if isinstance(value, list):

@@ -1,0 +1,39 @@
+"""What the bytes of a bundle's weights are spent on."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from skipstone.runtime.bundle import Bundle
+
+__all__ = ["part_sizes"]
+
+_PART_OF = {
+    "embedding": "embedding",
+    "head": "head",
+    "rotary": "rotary tables",
+    "qkv": "attention",
+    "o": "attention",
+    "gate_up": "ffn",
+    "down": "ffn",
+}
+
+
+def part_sizes(bundle: Bundle) -> dict[str, int]:
+    """Return bytes by part, the largest first; a tensor that graphs share counts once, a tied embedding as head."""
+    manifest, tensors = bundle.manifest, dict[int, tuple[str, int]]()
+    for file in [*(stage.file for stage in manifest.stages), *([manifest.head] if manifest.head else [])]:
+        for value in ir.load(bundle.path / file).graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor) and value.name:
+                tensors[value.const_value.offset or 0] = (value.name, value.const_value.nbytes)
+    sizes: dict[str, int] = {}
+    for name, num_bytes in tensors.values():
+        part = _part(name)
+        sizes[part] = sizes.get(part, 0) + num_bytes
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+def _part(name: str) -> str:
+    """Return the part of a tensor called `layers.3.qkv.data`, `head.scales`, `layers.0.ffn_norm` and so on."""
+    words = name.split(".")
+    return _PART_OF.get(words[2] if words[0] == "layers" else words[0], "norms")
