@@ -1,18 +1,23 @@
-"""The two verbs: load a bundle, export a checkpoint."""
+"""The two verbs: load a bundle, export a checkpoint.
+
+What only exporting needs is imported when exporting: a running model does not pay for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from skipstone.errors import ConfigError
-from skipstone.exporters.export import ExportPlan, plan_export, write_bundle
 from skipstone.language_model import LanguageModel
 from skipstone.pebble import BUNDLED, bundled_bundle
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import BundleWriter
 from skipstone.runtime.model import Model
+
+if TYPE_CHECKING:
+    from skipstone.exporters.export import ExportPlan
 
 __all__ = ["Precision", "export", "load", "plan", "resolve"]
 
@@ -48,6 +53,8 @@ def export(
     The folder appears whole or not at all. `group_size` is the weights per scale (32, 64 or 128), `exits` is `none`,
     `auto` or layer numbers like `4,8`. Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError.
     """
+    from skipstone.exporters.export import write_bundle
+
     BundleWriter(Path(output), force=force)  # a taken place is refused before a checkpoint is fetched
     chosen = plan(checkpoint, precision=precision, group_size=group_size, exits=exits, revision=revision)
     write_bundle(chosen, Path(output), force=force, on_progress=on_progress)
@@ -63,6 +70,8 @@ def plan(
     revision: str | None = None,
 ) -> ExportPlan:
     """Return what `export` would do, checked as far as the headers tell; no weight is read."""
+    from skipstone.exporters.export import plan_export
+
     try:
         recipe = Recipe.named(precision, group_size=group_size)
     except ValueError as error:

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from skipstone.errors import BundleError
-from skipstone.exporters.export import plan_export, write_bundle
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
 
@@ -37,5 +36,7 @@ def bundled_bundle(name: str) -> Path:
     try:
         Bundle.open(path)
     except BundleError:
+        from skipstone.exporters.export import plan_export, write_bundle
+
         write_bundle(plan_export(BUNDLED[name], recipe), path, force=True, command=f"load {name}")
     return path
