@@ -61,9 +61,9 @@ class Blocks:
         rule = self._recipe.for_tensor(name)
         if rule.bits == 32:
             return pen.op("Gather", pen.weight(name, self._read_embedding), token_ids)
-        data, scales, zero_points = self._quantized(name, self._read_embedding)
+        _, scales, zero_points = self._quantized(name, self._read_embedding)
         # The head's matrix product wants blocks apart, the lookup wants rows: same bytes, two shapes.
-        flat = pen.weight_view(f"{name}.data", (int(data.shape[0]), int(data.shape[1]) * int(data.shape[2])))
+        flat = pen.weight_rows(f"{name}.data")
         rows = pen.op(
             "GatherBlockQuantized",
             *(flat, token_ids, scales, zero_points),
@@ -200,7 +200,7 @@ class Blocks:
             *(x, data, scales, zero_points, None, bias),
             domain=MICROSOFT,
             K=columns,
-            N=int(data.shape[0]),
+            N=_num_rows(data),
             bits=rule.bits,
             block_size=rule.block_size,
             accuracy_level=4,
@@ -235,3 +235,8 @@ class Blocks:
         data = pen.weight(f"{name}.data", lambda: matrix().data)
         scales = pen.weight(f"{name}.scales", lambda: matrix().scales)
         return data, scales, None if rule.symmetric else pen.weight(f"{name}.zero_points", zero_points)
+
+
+def _num_rows(matrix: ir.Value) -> int:
+    assert matrix.const_value is not None, "a weight has its tensor"
+    return matrix.const_value.shape.numpy()[0]

@@ -110,7 +110,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
 
 def _family(config: Mapping[str, Any]) -> Family:
     model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UnsupportedModel(f"model_type {model_type!r} is not known; known are {', '.join(sorted(FAMILIES))}")
     return FAMILIES[model_type]
 

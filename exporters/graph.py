@@ -40,9 +40,9 @@ class GraphPen:
         """Return a value for the tensor `name` of the bundle's weight file, making it if no graph has yet."""
         return self._initializers.get(name) or self._initializer(self._weights.add(name, make))
 
-    def weight_view(self, name: str, shape: Sequence[int]) -> ir.Value:
-        """Return a value for the bytes of the weight `name` under another shape."""
-        return self._initializer(self._weights.view(name, shape))
+    def weight_rows(self, name: str) -> ir.Value:
+        """Return a value for the same bytes as the weight `name` [N, ...], as [N, rest]."""
+        return self._initializer(self._weights.flat_rows(name))
 
     def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         """Return a value for a small array that is stored inside the graph."""
@@ -50,7 +50,7 @@ class GraphPen:
 
     def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         assert tensor.name is not None
-        value = _typed(tensor.name, tensor.dtype, tensor.shape)
+        value = _typed(tensor.name, tensor.dtype, tensor.shape.numpy())
         value.const_value = tensor
         self._initializers[tensor.name] = value
         return value
@@ -89,5 +89,5 @@ class GraphPen:
         return ir.Model(graph, ir_version=IR_VERSION, producer_name="skipstone")
 
 
-def _typed(name: str, dtype: ir.DataType, shape: Sequence[int | str] | ir.Shape) -> ir.Value:
+def _typed(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))

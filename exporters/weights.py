@@ -33,15 +33,17 @@ class WeightFile:
             self._tensors[name] = self._write(name, np.ascontiguousarray(make()))
         return self._tensors[name]
 
-    def view(self, name: str, shape: Sequence[int]) -> ir.ExternalTensor:
-        """Return the bytes of a stored tensor under another shape; nothing is written."""
+    def flat_rows(self, name: str) -> ir.ExternalTensor:
+        """Return the bytes of a stored tensor [N, ...] as [N, rest]; nothing is written."""
         stored = self._tensors[name]
-        return self._reference(f"{name}.as_{len(shape)}d", stored.dtype, shape, stored.offset or 0, stored.nbytes)
+        num_rows = stored.shape.numpy()[0]
+        shape = (num_rows, stored.nbytes // num_rows)
+        return self._reference(f"{name}.as_2d", stored.dtype, shape, stored.offset or 0, stored.nbytes)
 
     def _write(self, name: str, array: NDArray[np.generic]) -> ir.ExternalTensor:
         self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
         offset = self._file.tell()
-        self._file.write(memoryview(array).cast("B"))
+        self._file.write(array.data.cast("B"))
         return self._reference(name, ir.DataType.from_numpy(array.dtype), array.shape, offset, array.nbytes)
 
     def _reference(

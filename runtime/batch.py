@@ -74,4 +74,4 @@ def _open_row(model: Model, sequence: Sequence, prompt: SequenceOf[int], options
     sequence.append(prompt)
     sequence.require_room(options.max_new_tokens)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=len(prompt))
-    return _Row(sequence, sampler, TextBuilder(model, options, after=prompt[-1]), Clock(len(prompt)), len(prompt))
+    return _Row(sequence, sampler, TextBuilder(model, options, prompt=prompt), Clock(len(prompt)), len(prompt))

@@ -130,8 +130,8 @@ class Generation:
 class TextBuilder:
     """The text of one generation so far: whole characters, cut at stop strings, and why it ended if it has."""
 
-    def __init__(self, model: Model, options: GenerationOptions, *, after: int) -> None:
-        """`after` is the last token of the prompt."""
+    def __init__(self, model: Model, options: GenerationOptions, *, prompt: SequenceOf[int]) -> None:
+        after = prompt[-1] if prompt else None
         self._text, self._stop = TextStream(model.tokenizer, after=after), StopStrings(options.stop)
         self._stop_ids = model.manifest.stop_ids
         self._left = options.max_new_tokens
@@ -201,7 +201,7 @@ def stream(
     sequence.require_room(options.max_new_tokens)
     prompt_tokens = len(sequence.token_ids)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)
-    clock, builder = Clock(prompt_tokens - sequence.num_cached), TextBuilder(model, options, after=sequence.token_ids[-1])
+    clock, builder = Clock(prompt_tokens - sequence.num_cached), TextBuilder(model, options, prompt=sequence.token_ids)
     steps = decode(
         sequence,
         drafter=drafter or PlainDrafter(),

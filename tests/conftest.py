@@ -10,11 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pytest
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from skipstone.api import export
+from skipstone.runtime.call import BoundCall
 from skipstone.runtime.model import Model
 
 CORPUS = [
@@ -144,6 +147,20 @@ def with_stop_ids() -> Callable[[Model, Collection[int]], Model]:
         return changed
 
     return change
+
+
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes [B, T] of the tokens of every model call from here on."""
+    shapes: list[tuple[int, ...]] = []
+    run = BoundCall.run
+
+    def noting(call: BoundCall, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        shapes.append(token_ids.shape)
+        return run(call, token_ids, lengths)
+
+    monkeypatch.setattr(BoundCall, "run", noting)
+    return shapes
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,9 @@ from conftest import MakeBundle, MakeCheckpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipstone.errors import CacheFull
+from skipstone.errors import CacheFull, ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.batch import stream_batch
-from skipstone.runtime.call import BoundCall
 from skipstone.runtime.generation import Generation, GenerationOptions, Piece, stream
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import SamplingOptions
@@ -112,17 +111,16 @@ def test_pieces_come_in_turns_until_each_text_has_ended(tiny: Model, with_stop_i
     assert turns == [index for turn in range(3) for index in range(3) if turn < lengths[index]]
 
 
-def test_one_model_call_makes_a_token_for_every_text(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes: list[tuple[int, ...]] = []
-    run = BoundCall.run
+def test_one_model_call_makes_a_token_for_every_text(
+    tiny: Model, with_stop_ids: WithStopIds, fed: list[tuple[int, ...]]
+) -> None:
+    together(with_stop_ids(tiny, ()), PROMPTS, GenerationOptions(max_new_tokens=4))
+    assert fed == [(1, len(prompt)) for prompt in PROMPTS] + [(6, 1)] * 3
 
-    def counting(self: BoundCall, token_ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        shapes.append(token_ids.shape)
-        return run(self, token_ids, lengths)
 
-    monkeypatch.setattr(BoundCall, "run", counting)
-    together(tiny, PROMPTS, GenerationOptions(max_new_tokens=4))
-    assert shapes == [(1, len(prompt)) for prompt in PROMPTS] + [(6, 1)] * 3
+def test_an_empty_prompt_is_refused(tiny: Model) -> None:
+    with pytest.raises(ConfigError, match="the text is empty"):
+        together(tiny, [[5, 6], []], GenerationOptions(max_new_tokens=4))
 
 
 def test_every_text_may_fill_the_context(tiny: Model) -> None:
@@ -131,16 +129,14 @@ def test_every_text_may_fill_the_context(tiny: Model) -> None:
     assert_same(found, [alone(tiny, prompt, options) for prompt in PROMPTS[:3]])
 
 
-def test_a_batch_with_one_prompt_too_long_is_refused_before_any_work(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(BoundCall, "run", None)
+def test_a_batch_with_one_prompt_too_long_is_refused_before_any_work(tiny: Model, fed: list[tuple[int, ...]]) -> None:
     with pytest.raises(CacheFull, match="cache holds 30 tokens, 31 needed"):
         next(stream_batch(tiny, PROMPTS[:3], GenerationOptions(max_new_tokens=8), context_length=30))
+    assert fed == []
 
 
-def test_stats_are_those_of_each_text(tiny: Model) -> None:
-    found = together(tiny, PROMPTS, GenerationOptions(max_new_tokens=8))
+def test_stats_are_those_of_each_text(tiny: Model, with_stop_ids: WithStopIds) -> None:
+    found = together(with_stop_ids(tiny, ()), PROMPTS, GenerationOptions(max_new_tokens=8))
     for generation, prompt in zip(found, PROMPTS, strict=True):
         stats = generation.stats
         assert (stats.prompt_tokens, stats.new_tokens, stats.model_calls) == (len(prompt), 8, 8)

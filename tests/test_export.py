@@ -277,7 +277,7 @@ def test_progress_counts_every_parameter_once(
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("group_size", [32, 64, 128])
-@pytest.mark.parametrize(("precision", "bound"), [("int8", 0.001), ("int4", 0.05)])
+@pytest.mark.parametrize(("precision", "bound"), [("int8", 0.001), ("int4", 0.05), ("int4-fast", 0.05)])
 def test_a_quantized_bundle_stays_close_to_the_checkpoint(
     make_checkpoint: MakeCheckpoint,
     reference_logits: Reference,

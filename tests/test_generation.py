@@ -8,7 +8,7 @@ from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import CacheFull, ConfigError
@@ -76,9 +76,7 @@ def test_the_pieces_make_the_text_of_the_tokens(endless: Model, whole: Generatio
 def test_every_piece_is_valid_text_and_together_they_are_the_decoded_tokens(
     endless: Model, seed: int, temperature: float
 ) -> None:
-    options = GenerationOptions(
-        max_new_tokens=NEW_TOKENS, sampling=SamplingOptions(temperature=temperature, seed=seed)
-    )
+    options = GenerationOptions(max_new_tokens=NEW_TOKENS, sampling=SamplingOptions(temperature=temperature, seed=seed))
     pieces = list(stream(endless, opened(endless), options))
     for piece in pieces:
         piece.text.encode("utf-8")
@@ -89,7 +87,7 @@ def test_every_piece_is_valid_text_and_together_they_are_the_decoded_tokens(
 def test_a_character_of_several_tokens_comes_whole(endless: Model) -> None:
     token_ids = endless.tokenizer.encode("🦊€")
     assert len(token_ids) > 4
-    builder = TextBuilder(endless, GenerationOptions(max_new_tokens=len(token_ids)))
+    builder = TextBuilder(endless, GenerationOptions(max_new_tokens=len(token_ids)), prompt=[5])
     shown = [builder.push([token_id])[0] for token_id in token_ids]
     assert [text for text in shown if text] == ["🦊", "€"]
     assert builder.finish_reason == "length"
@@ -97,7 +95,7 @@ def test_a_character_of_several_tokens_comes_whole(endless: Model) -> None:
 
 def test_a_character_that_is_cut_off_at_the_end_shows_as_broken(endless: Model) -> None:
     token_ids = endless.tokenizer.encode("🦊")[:-1]
-    builder = TextBuilder(endless, GenerationOptions(max_new_tokens=len(token_ids)))
+    builder = TextBuilder(endless, GenerationOptions(max_new_tokens=len(token_ids)), prompt=[5])
     assert builder.push(token_ids) == (endless.tokenizer.decode(token_ids), len(token_ids))
 
 
@@ -127,16 +125,12 @@ def test_a_stop_string_ends_the_text_before_it_and_never_leaks(
 ) -> None:
     text = whole.text
     starts = [min(int(share * len(text)), len(text) - length) for share, length, _ in parts]
-    stops = tuple(
-        text[start : start + length] + rest for start, (_, length, rest) in zip(starts, parts, strict=True)
-    )
-    assume("\ufffd" not in "".join(stops))  # what is cut off at the end is broken only there
+    stops = tuple(text[start : start + length] + rest for start, (_, length, rest) in zip(starts, parts, strict=True))
     found = generate(endless, stop=stops, drafter=oracle if drafted else None)
     wanted = cut_at_first_stop(text, stops)
     assert found.text == (text if wanted is None else wanted)
     assert found.finish_reason == ("length" if wanted is None else "stop")
     assert found.token_ids == whole.token_ids[: len(found.token_ids)]
-    assert found.text == text or len(found.token_ids) < NEW_TOKENS or text.endswith(tuple(stops), len(found.text))
 
 
 def test_a_stop_string_in_a_draft_leaves_the_state_of_plain_decoding(
@@ -170,9 +164,7 @@ def test_a_stop_token_ends_the_text_and_shows_only_as_a_token(
 
 
 @pytest.mark.parametrize("max_new_tokens", [1, 5])
-def test_the_limit_ends_the_text(
-    endless: Model, whole: Generation, oracle: OracleDrafter, max_new_tokens: int
-) -> None:
+def test_the_limit_ends_the_text(endless: Model, whole: Generation, oracle: OracleDrafter, max_new_tokens: int) -> None:
     for drafter in (None, oracle):
         found = generate(endless, max_new_tokens=max_new_tokens, drafter=drafter)
         assert (found.finish_reason, found.token_ids) == ("length", whole.token_ids[:max_new_tokens])
@@ -217,6 +209,11 @@ def test_a_text_that_could_outgrow_the_context_is_refused_before_any_work(endles
     with pytest.raises(CacheFull, match="cache holds 20 tokens, 21 needed"):
         next(stream(endless, sequence, GenerationOptions(max_new_tokens=11)))
     assert sequence.num_cached == 0
+
+
+def test_an_empty_text_is_refused(endless: Model) -> None:
+    with pytest.raises(ConfigError, match="the text is empty"):
+        next(stream(endless, endless.new_sequence(), GenerationOptions()))
 
 
 # Probabilities
@@ -292,7 +289,9 @@ def test_a_stream_that_is_closed_early_leaves_a_sequence_that_goes_on(
         sequence.check()
         made = tuple(sequence.token_ids[num_prompt:])
         assert made == tuple(token_id for piece in shown for token_id in piece.token_ids)
-        rest = Generation.join(list(stream(endless, sequence, GenerationOptions(max_new_tokens=NEW_TOKENS - len(made)))))
+        rest = Generation.join(
+            list(stream(endless, sequence, GenerationOptions(max_new_tokens=NEW_TOKENS - len(made))))
+        )
         assert made + rest.token_ids == whole.token_ids
 
 
