@@ -79,13 +79,12 @@ def test_training_that_was_interrupted_ends_with_the_same_weights(recipe_modules
         return train.Trainer(model.Pebble(shape), recipe, stream, None, compiled=False)
 
     whole, first, second = trainer(), trainer(), trainer()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = [whole.step() for _ in range(6)]
-        for _ in range(3):
-            first.step()
-        second.restore(first.state())
-        assert [second.step() for _ in range(3)] == losses[3:]
-    assert losses[-1] != losses[0]
+    losses = [whole.step() for _ in range(6)]
+    for _ in range(3):
+        first.step()
+    second.restore(first.state())
+    assert [second.step() for _ in range(3)] == losses[3:]
+    assert len(set(losses)) == 6
 
 
 def test_the_loss_of_the_head_is_cross_entropy_and_so_is_its_gradient(recipe_modules: None) -> None:

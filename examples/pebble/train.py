@@ -116,7 +116,9 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(step)
         windows = draw_windows(self.stream, recipe, step).to(self.device)
-        loss, last = self.losses(windows[:, :-1], windows[:, 1:].flatten(), step)
+        # One context a step: it keeps the cast weights, which the optimizers then change.
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            loss, last = self.losses(windows[:, :-1], windows[:, 1:].flatten(), step)
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
@@ -171,8 +173,7 @@ def run(trainer: Trainer, path: Path, *, save_every: int) -> None:
         task = progress.add_task("train", total=trainer.recipe.steps, completed=trainer.steps_done, loss=math.nan)
         try:
             while trainer.steps_done < trainer.recipe.steps:
-                with torch.autocast(trainer.device.type, dtype=torch.bfloat16):
-                    loss = trainer.step()
+                loss = trainer.step()
                 smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
                 progress.update(task, completed=trainer.steps_done, loss=smooth)
                 if trainer.steps_done % save_every == 0:
