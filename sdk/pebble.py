@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from skipstone.errors import BundleError
+from skipstone.errors import BundleError, OutputError
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
 
@@ -38,5 +38,8 @@ def bundled_bundle(name: str) -> Path:
     except BundleError:
         from skipstone.exporters.export import plan_export, write_bundle
 
-        write_bundle(plan_export(BUNDLED[name], recipe), path, force=True, command=f"load {name}")
+        try:
+            write_bundle(plan_export(BUNDLED[name], recipe), path, force=True, command=f"load {name}")
+        except OutputError as error:
+            raise OutputError(f"{error}; SKIPSTONE_CACHE sets the folder") from error
     return path

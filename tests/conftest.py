@@ -36,7 +36,7 @@ TINY = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "max_position_embeddings": 256,
-    "initializer_range": 0.25,
+    "initializer_range": 0.2,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "tie_word_embeddings": False,

@@ -181,7 +181,7 @@ OPTIONS = {
     "export checkpoint -o checkpoint --force": "checkpoint holds files that are not of a bundle",
     "export checkpoint -o text.txt --force": r"text\.txt is a file",
     "export owner/name -o bundle": "bundle exists: pass --force to replace it",
-    "generate": "Missing argument 'BUNDLE'",
+    "generate": "Missing argument 'BUNDLE'; see skipstone generate --help",
     "generate bundle surplus": "unexpected extra argument",
     "generate bundle -p x --decode magic": "'--decode': 'magic' is not",
     "generate bundle -p x --device tpu": "device 'tpu' is not known; known are cpu",
@@ -221,9 +221,9 @@ OPTIONS = {
     "eval bundle --text bundle/weights.bin": r"weights\.bin is not UTF-8 text: .* at byte \d+",
     "eval bundle --text text.txt --max-tokens 1": "'--max-tokens'",
     "eval bundle --text text.txt --reference checkpoint": "checkpoint is a checkpoint, not a bundle",
-    "inspect bundle --unheard-of": "No such option: --unheard-of",
+    "inspect bundle --unheard-of": "No such option: --unheard-of; see skipstone inspect --help",
     "inspect bundle --traceback": "No such option: --traceback",
-    "unheard-of": "No such command 'unheard-of'",
+    "unheard-of": "No such command 'unheard-of'; see skipstone --help",
     "--unheard-of": "No such option: --unheard-of",
 }
 
@@ -339,7 +339,7 @@ def test_a_full_disk_is_told_and_nothing_is_left_on_it(refused: Refused, mount: 
 def test_a_full_disk_leaves_the_old_bundle_whole(
     cli: CommandLine, refused: Refused, mount: Callable[[str], Path]
 ) -> None:
-    disk = mount("size=400k")
+    disk = mount("size=600k")
     assert cli("export", "checkpoint", "-o", disk / "out", "--precision", "int4").code == 0
     refused(f"export checkpoint -o {disk}/out --precision fp32 --force", "No space left on device")
     Bundle.open(disk / "out").verify()

@@ -350,6 +350,17 @@ def test_a_full_disk_behind_standard_output_is_an_error_of_one_line(monkeypatch:
 
 
 @needs_pebble
+def test_a_cache_folder_that_cannot_be_written_names_the_variable_that_sets_it(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SKIPSTONE_CACHE", str(tmp_path / "file" / "cache"))
+    outcome = cli("inspect", "pebble")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert re.fullmatch(r"skipstone: .* cannot be written: Not a directory: .*; SKIPSTONE_CACHE sets.*\n", outcome.err)
+
+
+@needs_pebble
 def test_the_demo_runs(cli: CommandLine) -> None:
     outcome = cli("demo")
     assert outcome.code == 0

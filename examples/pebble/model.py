@@ -26,7 +26,7 @@ class Shape:
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
     vocab_size: int = 4096
-    max_position_embeddings: int = 2048
+    max_position_embeddings: int = 1024
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
 

@@ -29,18 +29,19 @@ from torch import Tensor
 class Recipe:
     """What is learned in which order. A step sees `step_tokens` tokens in windows of `window` tokens.
 
-    The learning rate stays at its peak until `decay_from` of the steps, then falls to zero in a line; from
-    `long_from` on the windows are `long_window` tokens long, so that all positions are seen.
+    Two phases: windows of `window` tokens until `long_from` of the steps, then of `long_window`, so that all positions
+    are seen. In the first the learning rate stays at its peak until `decay_from` of the steps; each phase ends at zero.
     """
 
     tokens: int
     step_tokens: int = 16384
     window: int = 256
-    long_window: int = 2048
-    long_from: float = 0.95
-    decay_from: float = 0.65
+    long_window: int = 1024
+    long_from: float = 0.93
+    decay_from: float = 0.62
     warmup_steps: int = 50
     learning_rate: float = 3e-3
+    long_learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
     seed: int = 1
     max_layer_dropout: float = 0.1  # p_max of the paper
@@ -55,9 +56,11 @@ class Recipe:
         return self.window if step < self.long_from * self.steps else self.long_window
 
     def learning_rate_at(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / self.warmup_steps)
-        left = (self.steps - step) / (self.steps * (1 - self.decay_from))
-        return self.learning_rate * min(warm, left)
+        border, decay_start = self.long_from * self.steps, self.decay_from * self.steps
+        if step >= border:
+            return self.long_learning_rate * (self.steps - step) / (self.steps - border)
+        warm = (step + 1) / self.warmup_steps
+        return self.learning_rate * min(1.0, warm, (border - step) / (border - decay_start))
 
     def layer_dropout_at(self, step: int, num_layers: int) -> Tensor:
         """Return the chance [L] that a sample skips each layer: more with depth and with time."""

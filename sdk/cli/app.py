@@ -69,7 +69,10 @@ def main() -> NoReturn:
 def _one_line(error: SkipstoneError | TyperException) -> str:
     if isinstance(error, SkipstoneError):
         return " ".join(str(error).split())
-    return " ".join(error.format_message().split()).replace("Value error, ", "")  # the words of pydantic below typer
+    message = " ".join(error.format_message().split()).rstrip(".")
+    message = message.replace("Value error, ", "")  # the words of pydantic, which typer uses
+    context = getattr(error, "ctx", None)
+    return f"{message}; see {context.command_path} --help" if context else message
 
 
 def _bear_any_text() -> None:
