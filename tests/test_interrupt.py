@@ -35,12 +35,13 @@ def read_slowly(*arguments):
 StoredTensors.read = read_slowly
 main()
 """
-# Runs commands in forks of a process that has imported everything, so that a moment is one of the export itself.
+# Runs commands in forks of a process that has run one, so that all is imported and a moment is one of the work itself.
 FORKS = """
-import os, sys
-import skipstone.api
+import contextlib, os, sys
 from skipstone.cli import main
 
+with contextlib.suppress(SystemExit):
+    main()
 for line in sys.stdin:
     if (pid := os.fork()) == 0:
         sys.argv, sys.stdin = ["skipstone", *line.rstrip("\\n").split("\\t")], None
@@ -134,10 +135,10 @@ Start = Callable[..., int]
 
 
 class Forks:
-    """Starts commands and waits for their end."""
+    """Runs its first command to the end, then starts others and waits for them."""
 
-    def __init__(self) -> None:
-        self._server = start(sys.executable, "-c", FORKS)
+    def __init__(self, *first: object) -> None:
+        self._server = start(sys.executable, "-c", FORKS, *first)
 
     def start(self, *arguments: object) -> int:
         """Return the process id of a command that has just begun."""
@@ -158,8 +159,8 @@ class Forks:
 
 
 @pytest.fixture
-def forks() -> Iterator[Forks]:
-    server = Forks()
+def forks(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    server = Forks("export", tiny_checkpoint, "-o", tmp_path_factory.mktemp("first") / "out")
     yield server
     server.close()
 
