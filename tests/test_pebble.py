@@ -19,7 +19,7 @@ from skipstone.runtime.draft import Draft
 from skipstone.runtime.model import Model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "pebble"
-GOLDEN: list[int] = []
+GOLDEN = [281, 422, 3451, 1668, 3731, 536, 407, 337, 1668, 3731, 536, 407, 337, 1668, 3731, 536, 877, 281, 355, 438]
 
 
 @pytest.fixture
