@@ -18,6 +18,7 @@ from command_line import CommandLine
 from conftest import CORPUS, MakeBundle
 
 import skipstone
+from skipstone.cli import demo
 from skipstone.cli.terminal import notes, print_columns, write
 from skipstone.devices import catalog
 from skipstone.errors import OutputError
@@ -366,7 +367,7 @@ def test_a_cache_folder_that_cannot_be_written_names_the_variable_that_sets_it(
 def test_the_demo_runs(cli: CommandLine) -> None:
     outcome = cli("demo")
     assert outcome.code == 0
-    assert outcome.out.startswith("def read_config(path):\n")
+    assert outcome.out.startswith(demo.PROMPT)
     assert re.fullmatch(r"exported pebble to int4: .*\n\d+ tokens/s on \d+ threads\n", outcome.err)
 
 

@@ -14,7 +14,7 @@ EXAMPLES = """\b
 Example:
   skipstone demo"""
 
-PROMPT = "def read_config(path):\n"
+PROMPT = "class Stack:"
 
 
 def run(quiet: QuietOption = False) -> None:

@@ -40,7 +40,10 @@ def run(
         str, typer.Argument(metavar="CHECKPOINT", help="Folder, hub id such as Qwen/Qwen3-0.6B, or the word pebble.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder to write.")],
-    precision: Annotated[PrecisionName, typer.Option("--precision", help="Type of the weights.")] = PrecisionName.int4,
+    precision: Annotated[
+        PrecisionName,
+        typer.Option("--precision", help="Type of the weights; int4 keeps the most sensitive ones at 8 bits."),
+    ] = PrecisionName.int4,
     group_size: Annotated[
         GroupSize | None, typer.Option("--group-size", help="Weights that share a scale; default: what measured best.")
     ] = None,
