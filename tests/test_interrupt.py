@@ -73,7 +73,7 @@ def start_export(checkpoint: Path, output: Path, *options: str, **how: signal.Ha
     """Return an export that has begun to write."""
     process = start(sys.executable, "-c", SLOW, "export", checkpoint, "-o", output, *options, **how)
     end = time.monotonic() + DEADLINE_S
-    while not any(output.parent.glob(f".{output.name}.partial-*")):
+    while not any(output.parent.glob(f".{output.name}.partial-*/weights.bin")):
         assert process.poll() is None and time.monotonic() < end, "the export did not begin to write"
         time.sleep(0.005)
     return process
