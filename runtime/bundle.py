@@ -104,6 +104,9 @@ class BundleWriter:
             self._claim()
         except OSError as error:
             raise self._output_error(error) from error
+        except KeyboardInterrupt:  # `__exit__` does not run when `__enter__` does not return
+            _remove(self.path)
+            raise
         return self
 
     def finish(self, make_manifest: Callable[[Mapping[str, FileEntry]], Manifest]) -> Bundle:

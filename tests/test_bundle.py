@@ -324,3 +324,15 @@ def test_an_export_killed_at_any_moment_leaves_the_old_bundle_or_the_new_one(
             break
     assert moment > 15
     assert outcomes == {old, "new"}
+
+
+def test_ctrl_c_while_the_place_is_being_claimed_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(folder: Path) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skipstone.runtime.bundle._lock", interrupted)
+    with pytest.raises(KeyboardInterrupt), BundleWriter(tmp_path / "bundle", force=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
