@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from skipstone.devices import Device
 from skipstone.runtime.manifest import LayerCache
@@ -21,6 +23,11 @@ class KVCache:
 
     def __init__(self, layers: Sequence[tuple[ort.OrtValue, ort.OrtValue]]) -> None:
         self.layers = tuple(layers)
+
+    @cached_property
+    def _arrays(self) -> tuple[NDArray[np.generic], ...]:
+        """All buffers [B, K, C, D] as arrays over the same memory."""
+        return tuple(value.numpy() for layer in self.layers for value in layer)
 
     @classmethod
     def allocate(cls, layers: Sequence[LayerCache], device: Device, *, capacity: int, batch: int = 1) -> KVCache:
@@ -50,6 +57,13 @@ class KVCache:
 
     def copy_from(self, other: KVCache, length: int) -> None:
         """Take over the first `length` rows of `other`."""
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            for target, source in zip(mine, theirs, strict=True):
-                np.copyto(target.numpy()[:, :, :length], source.numpy()[:, :, :length])
+        for mine, theirs in zip(self._arrays, other._arrays, strict=True):
+            np.copyto(mine[:, :, :length], theirs[:, :, :length])
+
+    def move(self, rows: Sequence[int], *, start: int) -> None:
+        """Put the cached `rows`, which rise, one behind the other from row `start` on."""
+        moved = [(to, row) for to, row in enumerate(rows, start=start) if to != row]
+        if moved:
+            target, source = moved[0][0], [row for _, row in moved]
+            for array in self._arrays:
+                array[:, :, target : target + len(source)] = array[:, :, source]

@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, S total length, R rows with logits, E hidden size, V 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +14,33 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from skipstone.runtime.cache import KVCache
+from skipstone.runtime.draft import Draft
 
 if TYPE_CHECKING:
     from skipstone.runtime.model import Model
 
-__all__ = ["BoundCall"]
+__all__ = ["BoundCall", "TreeMask"]
+
+HIDDEN = -1e9  # of a score that softmax turns into exactly 0
+
+
+class TreeMask:
+    """Who sees whom among the rows of a draft [T]: a row sees the whole text, its ancestors and itself."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.depths = np.array(draft.depths())
+        self._hidden = np.full((len(self.depths),) * 2, HIDDEN, np.float32)
+        self._hidden[0, 0] = 0
+        for row, parent in enumerate(draft.parents, start=1):
+            self._hidden[row] = self._hidden[parent]
+            self._hidden[row, row] = 0
+
+    def write_bias(self, total: int, *, out: NDArray[np.float32]) -> None:
+        """Write to `out` what is added to attention scores [T, total]; the rows are the last of `total`."""
+        num_rows = len(self.depths)
+        bias = out[: num_rows * total].reshape(num_rows, total)
+        bias[:, :-num_rows] = 0
+        bias[:, -num_rows:] = self._hidden
 
 
 class BoundCall:
@@ -51,6 +74,10 @@ class BoundCall:
         self._sessions = model.sessions
         self._biased = [stage for stage, session in enumerate(model.sessions) if _takes(session, "attention_bias")]
 
+    @cached_property
+    def _tree_bias(self) -> NDArray[np.float32]:
+        return np.zeros_like(self._arrays["attention_bias"])
+
     def _bind(self, session: ort.InferenceSession, cache: KVCache) -> ort.IOBinding:
         binding = session.io_binding()
         for argument in session.get_inputs():
@@ -65,19 +92,29 @@ class BoundCall:
                 binding.bind_ortvalue_output(result.name, self._values[result.name.removesuffix("_out")])
         return binding
 
-    def run(self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Feed `token_ids` [B, T] after `lengths` [B] cached tokens; return logits [R, V], valid until the next run."""
+    def run(
+        self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64], *, tree: TreeMask | None = None
+    ) -> NDArray[np.float32]:
+        """Feed `token_ids` [B, T] after `lengths` [B] cached tokens; return logits [R, V], valid until the next run.
+
+        Without a `tree` each token follows the one before it.
+        """
         num_tokens = self._shape[1]
         arrays = self._arrays
         arrays["token_ids"][:, :, 0] = token_ids
-        arrays["position_ids"][:] = lengths[:, None] + self._offsets
+        arrays["position_ids"][:] = lengths[:, None] + (self._offsets if tree is None else tree.depths)
         arrays["seqlens_k"][:] = lengths + (num_tokens - 1)
         total = int(lengths.max()) + num_tokens
         arrays["total_sequence_length"][()] = total
-        for stage in self._biased:
-            self.bindings[stage].bind_input(
-                "attention_bias", "cpu", 0, np.float32, (1, 1, num_tokens, total), self._bias_address
-            )
+        if self._biased:
+            address = self._bias_address
+            if tree is not None:
+                tree.write_bias(total, out=self._tree_bias)
+                address = self._tree_bias.ctypes.data
+            for stage in self._biased:
+                self.bindings[stage].bind_input(
+                    "attention_bias", "cpu", 0, np.float32, (1, 1, num_tokens, total), address
+                )
         for session, binding in zip(self._sessions, self.bindings, strict=True):
             session.run_with_iobinding(binding)
         return self._logits

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.errors import ConfigError
-from skipstone.runtime.draft import Draft, Drafter
-from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.draft import Draft
+from skipstone.runtime.drafters.drafter import Drafter, Round
+from skipstone.runtime.drafters.guard import Guard
 from skipstone.runtime.sequence import Sequence
+from skipstone.runtime.verification import Accept
 
-__all__ = ["Accept", "Step", "decode", "match"]
-
-Accept = Callable[[Draft, NDArray[np.float32]], list[int]]
-"""(draft, logits [1 + N, V]) -> the tokens to emit: a prefix of the draft and one token of the model's own."""
+__all__ = ["Step", "decode"]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one model call gave. `logits` [len(token_ids), V] are valid until the next step."""
+    """What one model call gave. `logits` [len(token_ids), V] are valid until the next step.
+
+    All tokens but the last were guessed by `drafter`. The times, in seconds, are those of drafting (proposing and
+    learning), of the model call and of choosing the tokens.
+    """
 
     token_ids: list[int]
     logits: NDArray[np.float32]
     num_drafted: int
     drafter: str
+    draft_s: float
+    model_s: float
+    accept_s: float
 
 
 def decode(
@@ -35,41 +40,31 @@ def decode(
 ) -> Iterator[Step]:
     """Yield the tokens that each model call accepted, until a stop token or `max_new_tokens`.
 
-    Invariant: the last token of `sequence.token_ids` is pending: emitted, not yet in the cache.
-    Raises: CacheFull when prompt and answer do not fit; ConfigError for a drafter that guesses more than it may.
+    Invariant: the last token of `sequence.token_ids` is pending: emitted, not yet in the cache. The prompt is fed
+    without a draft. A drafter that fails is left out from then on, with one warning.
+    Raises: CacheFull when prompt and answer do not fit.
     """
     budget = max_new_tokens
     sequence.require_room(budget)
+    guarded = Guard(drafter, sequence)
     while budget > 0:
-        draft = drafter.propose(sequence.token_ids, limit=budget - 1)
-        if len(draft) >= budget:
-            raise ConfigError(f"drafter {draft.source} proposed {len(draft)} tokens, {budget - 1} were asked for")
+        start = perf_counter()
+        draft = guarded.propose(budget - 1) if sequence.num_waiting == 1 else Draft.empty()
+        drafted = perf_counter()
         logits = sequence.extend(draft)
+        called = perf_counter()
         accepted = cut_after(accept(draft, logits), stop_ids)
-        sequence.commit(accepted)
-        yield Step(accepted, logits, num_drafted=len(draft), drafter=draft.source)
+        chosen = perf_counter()
+        pending_id = sequence.token_ids[-1]
+        rows = sequence.commit(accepted)
+        model_s = called - drafted
+        guarded.observe(Round(draft, pending_id, accepted, rows, logits, model_ms=model_s * 1e3))
+        draft_s = drafted - start + perf_counter() - chosen
+        shown = logits[: len(accepted)] if draft.is_chain else logits[rows[: len(accepted)]]
+        yield Step(accepted, shown, len(draft), draft.source, draft_s, model_s, chosen - called)
         if accepted[-1] in stop_ids:
             return
         budget -= len(accepted)
-
-
-def match(sampler: Sampler, history: SequenceOf[int]) -> Accept:
-    """Return the rule that keeps a guess while it equals the token that plain decoding would choose there.
-
-    `history` is the live list of the sequence's tokens. One choice per position, its noise keyed by the position:
-    the text is that of plain decoding with every drafter and with none.
-    """
-
-    def accept(draft: Draft, logits: NDArray[np.float32]) -> list[int]:
-        accepted: list[int] = []
-        for row, guess in zip(logits, (*draft.token_ids, None), strict=True):
-            token_id = sampler.choose(row, [*history, *accepted] if accepted else history)
-            accepted.append(token_id)
-            if token_id != guess:
-                break
-        return accepted
-
-    return accept
 
 
 def cut_after(token_ids: list[int], stop_ids: Collection[int]) -> list[int]:

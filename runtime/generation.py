@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.decode import decode, match
-from skipstone.runtime.draft import Drafter, PlainDrafter
+from skipstone.runtime.decode import decode
+from skipstone.runtime.drafters import Drafter, PlainDrafter
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler, SamplingOptions, logprob_of, top_logprobs
 from skipstone.runtime.sequence import Sequence
+from skipstone.runtime.verification import match
 from skipstone.runtime.stop import StopStrings
 from skipstone.runtime.text_stream import TextStream
 

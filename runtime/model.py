@@ -31,9 +31,12 @@ class Model:
         bundle = Bundle.open(Path(path))
         return cls(bundle, open_device(device, threads=threads))
 
-    def new_sequence(self, *, context_length: int | None = None) -> Sequence:
-        """Return an empty sequence with room for `context_length` tokens, by default all that the model can see."""
-        return Sequence(self, self.new_cache(context_length=context_length))
+    def new_sequence(self, *, context_length: int | None = None, exact: bool = False) -> Sequence:
+        """Return an empty sequence with room for `context_length` tokens, by default all that the model can see.
+
+        An `exact` one has room for one token less; see `Sequence`.
+        """
+        return Sequence(self, self.new_cache(context_length=context_length), exact=exact)
 
     def new_cache(self, *, context_length: int | None = None, batch: int = 1) -> KVCache:
         limit = self.manifest.context_length

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.runtime.cache import KVCache
-from skipstone.runtime.call import BoundCall
+from skipstone.runtime.call import BoundCall, TreeMask
 from skipstone.runtime.draft import Draft
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ __all__ = ["PREFILL_CHUNK", "Sequence"]
 # Longer prompts are fed in pieces: attention scores of a piece stay in the cache, and Ctrl-C is heard between two.
 PREFILL_CHUNK = 256
 # Calls of these many shapes stay bound; the shapes of a decoding loop are few, those of prompts are not.
-BOUND_CALLS = 16
+BOUND_CALLS = 20
+PADDING_ID = 0
 
 
 class Sequence:
@@ -30,19 +31,34 @@ class Sequence:
 
     Invariant: `num_cached` < len(token_ids) unless both are 0: the last token is pending, emitted and not yet in the
     cache. Between `extend` and `commit` the cache also holds the draft's rows. Not safe to share between threads.
+
+    An `exact` sequence feeds rows in pairs: kernels take two rows at a time and round an odd last one differently, so
+    an odd call gets one more row that nobody reads. Then the logits of a token are the same bits, drafted or not.
     """
 
-    def __init__(self, model: Model, cache: KVCache) -> None:
-        self._model, self._cache = model, cache
-        self._calls: OrderedDict[tuple[int, int], BoundCall] = OrderedDict()
+    def __init__(self, model: Model, cache: KVCache, *, exact: bool = False) -> None:
+        self._model, self._cache, self.exact = model, cache, exact
+        self._calls: OrderedDict[tuple[int, range], BoundCall] = OrderedDict()
         self._draft: Draft | None = None
         self.token_ids: list[int] = []
         self.num_cached = 0
 
     @property
     def capacity(self) -> int:
-        """How many tokens fit."""
-        return self._cache.capacity
+        """How many tokens fit; in an exact sequence one row is kept for padding."""
+        return self._cache.capacity - (1 if self.exact else 0)
+
+    @property
+    def num_waiting(self) -> int:
+        """How many tokens the next `extend` feeds before the draft: 1 when only the last is pending."""
+        return len(self.token_ids) - self.num_cached
+
+    @property
+    def takes_trees(self) -> bool:
+        """Whether drafts may branch: not in an exact sequence, whose order of rows must be that of the text, nor where
+        layers see a window, which counts rows."""
+        windows = any(layer.window for layer in self._model.manifest.cache)
+        return not self.exact and not windows and "tree-attention" in self._model.device.capabilities
 
     @property
     def room(self) -> int:
@@ -64,6 +80,13 @@ class Sequence:
                 f"cache holds {self.capacity} tokens, {needed} needed; raise the context or shorten the prompt"
             )
 
+    def require_feedable(self, draft: Draft) -> None:
+        """Raise CacheFull or ConfigError for a draft that `extend` would refuse."""
+        self.require_room(len(draft))
+        self._require_known(draft.token_ids)
+        if not draft.is_chain and not self.takes_trees:
+            raise ConfigError("this sequence takes chains only: it is exact, or layers of the model see a window")
+
     def _require_known(self, token_ids: SequenceOf[int]) -> None:
         vocab_size = self._model.manifest.dimensions.vocab_size
         for token_id in token_ids:
@@ -79,20 +102,22 @@ class Sequence:
         """Feed all tokens that are not cached and then the draft; return logits for what follows each of the last.
 
         Returns [1 + N, V]: row 0 follows the pending token, row i the i-th drafted one. It is the call's own buffer,
-        valid until the next call. Raises: CacheFull before any work when the draft does not fit.
+        valid until the next call. Raises: CacheFull before any work when the draft does not fit; ConfigError for a tree
+        where `takes_trees` is False.
         """
         if not self.token_ids:
             raise ConfigError("the text is empty; append at least one token")
-        self.require_room(len(draft))
-        self._require_known(draft.token_ids)
+        self.require_feedable(draft)
         self._leave_pending()
+        is_tree = not draft.is_chain
         waiting = [*self.token_ids[self.num_cached :], *draft.token_ids]
         num_logits = 1 + len(draft)
-        while len(waiting) > max(PREFILL_CHUNK, num_logits):
+        most = num_logits if is_tree else max(PREFILL_CHUNK, num_logits)
+        while len(waiting) > most:
             size = min(PREFILL_CHUNK, len(waiting) - num_logits)
             self._feed(waiting[:size], num_logits=1)
             waiting = waiting[size:]
-        logits = self._feed(waiting, num_logits=num_logits)
+        logits = self._feed(waiting, num_logits=num_logits, tree=TreeMask(draft) if is_tree else None)
         self.num_cached -= len(draft)
         self._draft = draft
         return logits
@@ -102,38 +127,49 @@ class Sequence:
         self.num_cached += 1
         self._draft = Draft.empty()
 
-    def _feed(self, token_ids: SequenceOf[int], *, num_logits: int) -> NDArray[np.float32]:
-        call = self.bound_call(len(token_ids), num_logits)
-        logits = call.run(np.asarray([token_ids]), np.asarray([self.num_cached]))
+    def _feed(
+        self, token_ids: SequenceOf[int], *, num_logits: int, tree: TreeMask | None = None
+    ) -> NDArray[np.float32]:
+        wanted = len(token_ids) - num_logits
+        fed, first = [*token_ids], wanted
+        if self.exact and len(fed) % 2:
+            fed.append(PADDING_ID)
+        if self.exact and (len(fed) - first) % 2 and first:
+            first -= 1
+        call = self.bound_call(len(fed), range(first, len(fed) if self.exact else len(token_ids)))
+        logits = call.run(np.asarray([fed]), np.asarray([self.num_cached]), tree=tree)
+        logits = logits[wanted - first :][:num_logits]
         self.num_cached += len(token_ids)
         return logits
 
-    def bound_call(self, num_tokens: int, num_logits: int) -> BoundCall:
-        key = (num_tokens, num_logits)
+    def bound_call(self, num_tokens: int, rows: range) -> BoundCall:
+        """Return the call that feeds `num_tokens` and gives logits for these rows, bound when first asked for."""
+        key = (num_tokens, rows)
         if key not in self._calls:
             if len(self._calls) == BOUND_CALLS:
                 self._calls.popitem(last=False)
-            rows = range(num_tokens - num_logits, num_tokens)
             self._calls[key] = BoundCall(self._model, self._cache, num_tokens=num_tokens, rows=rows)
         self._calls.move_to_end(key)
         return self._calls[key]
 
-    def commit(self, accepted: SequenceOf[int]) -> None:
-        """Take over what was accepted after `extend`: a prefix of the draft, then at most one other token."""
-        if self._draft is None or not accepted:
+    def commit(self, accepted: SequenceOf[int]) -> list[int]:
+        """Take over what was accepted after `extend`: a path of the draft, then at most one other token.
+
+        Returns the rows of the draft that stay in the cache, row 0 first.
+        """
+        draft = self._draft
+        if draft is None or not accepted:
             raise ConfigError("commit needs an extend before it and at least one accepted token")
-        kept = 0
-        for guess, token_id in zip(self._draft.token_ids, accepted, strict=False):
-            if guess != token_id:
-                break
-            kept += 1
-        if len(accepted) > kept + 1:
-            raise ConfigError(f"{len(accepted)} tokens accepted, but the draft explains only the first {kept}")
+        rows = draft.path(accepted)
+        if len(accepted) > len(rows):
+            raise ConfigError(f"{len(accepted)} tokens accepted, but the draft explains only the first {len(rows) - 1}")
         self.require_room(len(accepted))
         self._require_known(accepted)
+        self._cache.move([self.num_cached - 1 + row for row in rows], start=self.num_cached - 1)
         self.token_ids.extend(accepted)
-        self.num_cached += kept
+        self.num_cached += len(rows) - 1
         self._leave_pending()
+        return rows
 
     def rollback(self, length: int) -> None:
         """Forget all but the first `length` tokens; copies nothing."""
@@ -144,7 +180,7 @@ class Sequence:
 
     def fork(self) -> Sequence:
         """Return an independent copy; the cached rows are copied, those of a draft too."""
-        twin = self._model.new_sequence(context_length=self.capacity)
+        twin = self._model.new_sequence(context_length=self._cache.capacity, exact=self.exact)
         twin._cache.copy_from(self._cache, self.num_cached + len(self._draft or ()))
         twin.token_ids, twin.num_cached, twin._draft = list(self.token_ids), self.num_cached, self._draft
         return twin

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from skipstone.runtime.decode import decode, match
-from skipstone.runtime.draft import PlainDrafter
+from skipstone.runtime.decode import decode
+from skipstone.runtime.drafters import PlainDrafter
 from skipstone.runtime.generation import peak_memory_bytes
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.verification import match
 
 __all__ = ["BenchResult", "benchmark"]
 

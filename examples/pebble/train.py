@@ -200,7 +200,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(tokens=int(args.tokens), seed=args.seed)
     if args.teacher:
-        recipe = replace(recipe, learning_rate=1e-3, max_layer_dropout=0.0)
+        recipe = replace(recipe, learning_rate=2e-3, long_learning_rate=1e-3, max_layer_dropout=0.0)
     tokenizer_path = args.out / "tokenizer.json"
     if not tokenizer_path.exists():
         source = args.teacher / "tokenizer.json" if args.teacher else None

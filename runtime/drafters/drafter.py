@@ -1,0 +1,64 @@
+"""What a drafter is: it guesses, it sees what came of it, and guesses again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.runtime.draft import Draft
+
+__all__ = ["Drafter", "PlainDrafter", "Round"]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one model call showed. `logits` [1 + N, V] follow the rows of the draft and are valid during `observe` only.
+
+    `token_ids` were emitted; `rows` are those of the tokens that stay in the cache: row 0 and the accepted guesses.
+    `pending_id` was fed in row 0. `model_ms` is the time of the call.
+    """
+
+    draft: Draft
+    pending_id: int
+    token_ids: list[int]
+    rows: list[int]
+    logits: NDArray[np.float32]
+    model_ms: float = 0.0
+
+
+class Drafter(Protocol):
+    """Guesses what comes next, from the text alone or with means of its own; made for one text.
+
+    The text is the same whatever it guesses. `name` stands in reports.
+    """
+
+    name: str
+
+    def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
+        """Return at most `limit` guesses for the tokens after `history`, whose last token is the pending one.
+
+        `history` is the live list: read it, do not keep it or change it. It only ever grows while a text is made.
+        A guess that is reached and accepted with a chance below `min_chance` is not worth its row; what does not know
+        its chances ignores this.
+        """
+        ...
+
+    def observe(self, seen: Round) -> None:
+        """Learn from the call that verified the last draft, or from a plain one."""
+        ...
+
+
+class PlainDrafter:
+    """Guesses nothing: one token per model call."""
+
+    name = "plain"
+
+    def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
+        return Draft.empty()
+
+    def observe(self, seen: Round) -> None:
+        """Nothing to learn."""

@@ -1,0 +1,52 @@
+"""A drafter can never do harm: what it may not propose is refused here, and decoding goes on without it."""
+
+from __future__ import annotations
+
+import warnings
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.draft import Draft
+from skipstone.runtime.drafters.drafter import Drafter, PlainDrafter, Round
+from skipstone.runtime.sequence import Sequence
+
+__all__ = ["Guard"]
+
+
+class Guard:
+    """Asks a drafter for drafts of one text. One that raises, or proposes nonsense, is not asked again, and said so."""
+
+    def __init__(self, drafter: Drafter, sequence: Sequence) -> None:
+        self._drafter, self._sequence = drafter, sequence
+
+    def propose(self, limit: int) -> Draft:
+        """Return a draft of at most `limit` tokens that the model can verify; empty after a failure."""
+        if limit == 0:
+            return Draft.empty()
+        try:
+            draft = self._drafter.propose(self._sequence.token_ids, limit=limit)
+            self._check(draft, limit)
+        except Exception as error:  # whatever a drafter does wrong, the text is not touched by it
+            self._leave_out(error)
+            return Draft.empty()
+        return draft
+
+    def observe(self, seen: Round) -> None:
+        """Show the drafter what the call gave."""
+        try:
+            self._drafter.observe(seen)
+        except Exception as error:  # as above
+            self._leave_out(error)
+
+    def _check(self, draft: Draft, limit: int) -> None:
+        if len(draft) > limit:
+            raise ConfigError(f"{len(draft)} tokens proposed, {limit} were asked for")
+        self._sequence.require_feedable(draft)
+
+    def _leave_out(self, error: Exception) -> None:
+        name = self._drafter.name
+        self._drafter = PlainDrafter()
+        warnings.warn(
+            f"drafter {name} failed and is left out for the rest of this text, which stays the same: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
