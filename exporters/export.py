@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
@@ -18,16 +18,18 @@ from skipstone.errors import CheckpointError
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.checkpoint import Checkpoint
 from skipstone.exporters.families import read_architecture
+from skipstone.exporters.pair import check_pair
 from skipstone.exporters.stages import build_head, build_stage, parse_exits, plan_stages
 from skipstone.exporters.weights import CheckpointWeights, WeightFile, kernel_head_size
 from skipstone.quant import Recipe
-from skipstone.runtime.bundle import BundleWriter
+from skipstone.runtime.bundle import BundleWriter, write_manifest
 from skipstone.runtime.manifest import FileEntry, LayerCache, Manifest, Provenance, StageEntry
 
 __all__ = ["ExportPlan", "plan_export", "write_bundle"]
 
 WEIGHTS_FILE = "weights.bin"
 HEAD_FILE = "head.onnx"
+DRAFTER_FOLDER = "drafter"
 # What a bundle takes over unchanged, where the checkpoint has it.
 TEXT_FILES = (
     "tokenizer.json",
@@ -40,12 +42,23 @@ TEXT_FILES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportPlan:
-    """An export that has been checked as far as the checkpoint's headers tell."""
+    """An export that has been checked as far as the checkpoint's headers tell; `remarks` are about the drafter."""
 
     checkpoint: Checkpoint
     architecture: Architecture
     recipe: Recipe
     stages: tuple[StageEntry, ...]
+    drafter: ExportPlan | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> tuple[ExportPlan, ...]:
+        """This plan, and the drafter's where there is one."""
+        return (self,) if self.drafter is None else (self, self.drafter)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return _ids(_settings(self.checkpoint).get("eos_token_id"))
 
     @property
     def exits(self) -> tuple[int, ...]:
@@ -53,11 +66,22 @@ class ExportPlan:
 
     @property
     def num_parameters(self) -> int:
+        """Weights of the checkpoint, without those of the drafter."""
         return sum(math.prod(shape) for shape in self.architecture.tensor_shapes().values())
 
 
-def plan_export(source: str | Path, recipe: Recipe, *, exits: str = "none", revision: str | None = None) -> ExportPlan:
-    """Return the checked plan, no weight read. Raises: CheckpointError, UnsupportedModel, ConfigError."""
+def plan_export(
+    source: str | Path,
+    recipe: Recipe,
+    *,
+    exits: str = "none",
+    revision: str | None = None,
+    drafter: ExportPlan | None = None,
+) -> ExportPlan:
+    """Return the checked plan, no weight read; with `drafter`, the two become one bundle.
+
+    Raises: CheckpointError, UnsupportedModel, ConfigError.
+    """
     checkpoint = Checkpoint.open(source, revision=revision)
     architecture = read_architecture(checkpoint.config)
     _require_tensors(checkpoint, architecture)
@@ -65,7 +89,8 @@ def plan_export(source: str | Path, recipe: Recipe, *, exits: str = "none", revi
     _require_ids(checkpoint, architecture)
     num_layers = architecture.dimensions.num_layers
     stages = plan_stages(num_layers, parse_exits(exits, num_layers))
-    return ExportPlan(checkpoint=checkpoint, architecture=architecture, recipe=recipe, stages=stages)
+    plan = ExportPlan(checkpoint=checkpoint, architecture=architecture, recipe=recipe, stages=stages)
+    return plan if drafter is None else replace(plan, drafter=drafter, remarks=check_pair(plan, drafter))
 
 
 def _require_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
@@ -116,11 +141,20 @@ def write_bundle(
     Raises: OutputError when the place is taken and not `force`, or cannot be written; CheckpointError for bad weights.
     """
     with BundleWriter(target, force=force) as writer:
-        _write_graphs(plan, writer.path, on_progress)
-        for name in TEXT_FILES:
-            if (plan.checkpoint.folder / name).is_file():
-                shutil.copyfile(plan.checkpoint.folder / name, writer.path / name)
+        _write_files(plan, writer.path, on_progress)
+        if (drafter := plan.drafter) is not None:
+            folder = writer.path / DRAFTER_FOLDER
+            folder.mkdir()
+            _write_files(drafter, folder, on_progress)
+            write_manifest(folder, lambda files: _manifest(drafter, files, command))
         writer.finish(lambda files: _manifest(plan, files, command))
+
+
+def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
+    _write_graphs(plan, folder, on_progress)
+    for name in TEXT_FILES:
+        if (plan.checkpoint.folder / name).is_file():
+            shutil.copyfile(plan.checkpoint.folder / name, folder / name)
 
 
 def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
@@ -136,7 +170,7 @@ def _manifest(plan: ExportPlan, files: dict[str, FileEntry] | Any, command: str)
     architecture, d = plan.architecture, plan.architecture.dimensions
     head_size = kernel_head_size(d.head_size)
     settings = _settings(plan.checkpoint)
-    bos_ids, stop_ids = _ids(settings.get("bos_token_id")), _ids(settings.get("eos_token_id"))
+    bos_ids, stop_ids = _ids(settings.get("bos_token_id")), plan.stop_ids
     # Padding is never fed, and some checkpoints say -1 where they have none.
     pad_ids = [token_id for token_id in _ids(settings.get("pad_token_id")) if 0 <= token_id < d.vocab_size]
     return Manifest(
@@ -156,6 +190,7 @@ def _manifest(plan: ExportPlan, files: dict[str, FileEntry] | Any, command: str)
         special_ids=tuple(sorted({*bos_ids, *stop_ids, *pad_ids})),
         provenance=Provenance(source=plan.checkpoint.source, tool_version=version("skipstone"), command=command),
         files=files,
+        drafter=None if plan.drafter is None else DRAFTER_FOLDER,
     )
 
 

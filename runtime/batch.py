@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from skipstone.runtime.call import BoundCall
 from skipstone.runtime.draft import Draft
-from skipstone.runtime.generation import Clock, GenerationOptions, Piece, TextBuilder, token_logprobs
+from skipstone.runtime.generation import GenerationOptions, Piece, TextBuilder, token_logprobs
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler
 from skipstone.runtime.sequence import Sequence
+from skipstone.runtime.stats import Clock
 
 __all__ = ["stream_batch"]
 

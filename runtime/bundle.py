@@ -23,7 +23,7 @@ from types import TracebackType
 from skipstone.errors import BundleError, OutputError
 from skipstone.runtime.manifest import MANIFEST_NAME, FileEntry, Manifest
 
-__all__ = ["Bundle", "BundleWriter"]
+__all__ = ["Bundle", "BundleWriter", "write_manifest"]
 
 AT_FDCWD = -100  # linux/fcntl.h: paths are relative to the working folder
 RENAME_EXCHANGE = 2  # linux/fs.h
@@ -59,6 +59,11 @@ class Bundle:
             if (size := file.stat().st_size) != entry.size:
                 wanted = f"{entry.size} wanted; copy or export the bundle again"
                 raise BundleError(f"{self.path}: {name} has {size} bytes, {wanted}")
+
+    def open_drafter(self) -> Bundle | None:
+        """Return the bundle of the draft model, None when this one carries none. Raises: BundleError."""
+        folder = self.manifest.drafter
+        return None if folder is None else Bundle.open(self.path / folder)
 
     def verify(self, progress: Callable[[int], None] | None = None) -> None:
         """Compare the sha256 of every file with the manifest; `progress` gets the bytes of each file after it is read.
@@ -114,12 +119,8 @@ class BundleWriter:
 
         Returns the new bundle. Cost: reads every file once and waits until the disk has them.
         """
-        files = [file for file in sorted(self.path.rglob("*")) if file.is_file()]
-        manifest = make_manifest({file.relative_to(self.path).as_posix(): _entry(file) for file in files})
-        manifest_file = self.path / MANIFEST_NAME
-        manifest_file.write_text(manifest.to_json(), encoding="utf-8")
-        folders = [folder for folder in self.path.rglob("*") if folder.is_dir()]
-        _sync([*files, manifest_file, *folders, self.path])
+        manifest = write_manifest(self.path, make_manifest)
+        _sync([*self.path.rglob("*"), self.path])
         self._check_target()
         if os.path.lexists(self.target):
             _replace(self.target, self.path)
@@ -172,6 +173,14 @@ class BundleWriter:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             advice = "free some space or choose another place"
         return OutputError(f"{self.target} cannot be written: {error.strerror or error}: {advice}")
+
+
+def write_manifest(folder: Path, make_manifest: Callable[[Mapping[str, FileEntry]], Manifest]) -> Manifest:
+    """Hash the files in `folder`, write the manifest that `make_manifest` gives for them, and return it."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    manifest = make_manifest({file.relative_to(folder).as_posix(): _entry(file) for file in files})
+    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
 
 
 def mend(target: Path) -> None:

@@ -22,13 +22,14 @@ __all__ = ["Step", "decode"]
 class Step:
     """What one model call gave. `logits` [len(token_ids), V] are valid until the next step.
 
-    All tokens but the last were guessed by `drafter`. The times, in seconds, are those of drafting (proposing and
-    learning), of the model call and of choosing the tokens.
+    The first `num_accepted` tokens were guessed by `drafter`. The times, in seconds, are those of drafting, which is
+    proposing and learning, of the model call, and of choosing and keeping tokens.
     """
 
     token_ids: list[int]
     logits: NDArray[np.float32]
     num_drafted: int
+    num_accepted: int
     drafter: str
     draft_s: float
     model_s: float
@@ -47,24 +48,39 @@ def decode(
     budget = max_new_tokens
     sequence.require_room(budget)
     guarded = Guard(drafter, sequence)
-    while budget > 0:
-        start = perf_counter()
-        draft = guarded.propose(budget - 1) if sequence.num_waiting == 1 else Draft.empty()
-        drafted = perf_counter()
-        logits = sequence.extend(draft)
-        called = perf_counter()
-        accepted = cut_after(accept(draft, logits), stop_ids)
-        chosen = perf_counter()
-        pending_id = sequence.token_ids[-1]
-        rows = sequence.commit(accepted)
-        model_s = called - drafted
-        guarded.observe(Round(draft, pending_id, accepted, rows, logits, model_ms=model_s * 1e3))
-        draft_s = drafted - start + perf_counter() - chosen
-        shown = logits[: len(accepted)] if draft.is_chain else logits[rows[: len(accepted)]]
-        yield Step(accepted, shown, len(draft), draft.source, draft_s, model_s, chosen - called)
-        if accepted[-1] in stop_ids:
-            return
-        budget -= len(accepted)
+    try:
+        while budget > 0:
+            step = _round(sequence, guarded, accept, budget, stop_ids)
+            yield step
+            if step.token_ids[-1] in stop_ids:
+                return
+            budget -= len(step.token_ids)
+    finally:
+        guarded.finish()
+
+
+def _round(sequence: Sequence, drafter: Guard, accept: Accept, budget: int, stop_ids: Collection[int]) -> Step:
+    """Draft, verify, keep what stands."""
+    start = perf_counter()
+    draft = drafter.propose(budget - 1) if sequence.num_waiting == 1 else Draft.empty()
+    drafted = perf_counter()
+    logits = sequence.extend(draft)
+    called = perf_counter()
+    accepted = cut_after(accept(draft, logits), stop_ids)
+    pending_id = sequence.token_ids[-1]
+    rows = sequence.commit(accepted)
+    kept = perf_counter()
+    drafter.observe(Round(draft, pending_id, accepted, rows, logits, model_ms=(called - drafted) * 1e3))
+    return Step(
+        accepted,
+        logits[: len(accepted)] if draft.is_chain else logits[rows[: len(accepted)]],
+        num_drafted=len(draft),
+        num_accepted=len(rows) - 1,
+        drafter=draft.source,
+        draft_s=drafted - start + perf_counter() - kept,
+        model_s=called - drafted,
+        accept_s=kept - called,
+    )
 
 
 def cut_after(token_ids: list[int], stop_ids: Collection[int]) -> list[int]:

@@ -82,7 +82,7 @@ class Draft:
         return None
 
     def path(self, token_ids: Sequence[int]) -> list[int]:
-        """Return the rows that `token_ids` lead through from the pending token: row 0, then guesses while they match."""
+        """Return the rows that `token_ids` lead through from the pending token: row 0, then guesses that match."""
         rows = [0]
         for token_id in token_ids:
             row = self.child(rows[-1], token_id)
@@ -93,8 +93,12 @@ class Draft:
 
     def keep(self, rows: Sequence[int]) -> Draft:
         """Return the draft of these rows only, which come in order and each with its parent; row 0 is always kept."""
-        if len(rows) == len(self):
+        size = len(rows)
+        if size == len(self):
             return self
+        if size == 0 or rows[-1] == size:  # the first ones
+            laws = self.laws[: size + 1]
+            return Draft(self.token_ids[:size], self.source, self.parents[:size], self.levels[:size], laws)
         new_row = {0: 0} | {row: index for index, row in enumerate(rows, start=1)}
         return Draft(
             tuple(self.token_ids[row - 1] for row in rows),

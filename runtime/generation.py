@@ -5,9 +5,6 @@ Three layers, each adds one thing: `decode` makes tokens, `stream` makes text of
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, dataclass, field
@@ -17,21 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.decode import decode
-from skipstone.runtime.drafters import Drafter, PlainDrafter
+from skipstone.runtime.decode import Step, decode
+from skipstone.runtime.drafters import Drafter
 from skipstone.runtime.model import Model
+from skipstone.runtime.planning.method import Method
 from skipstone.runtime.sampling import Sampler, SamplingOptions, logprob_of, top_logprobs
 from skipstone.runtime.sequence import Sequence
-from skipstone.runtime.verification import match
+from skipstone.runtime.stats import Clock, Stats
 from skipstone.runtime.stop import StopStrings
 from skipstone.runtime.text_stream import TextStream
+from skipstone.runtime.verification import rule_named
 
 __all__ = [
     "FinishReason",
     "Generation",
     "GenerationOptions",
     "Piece",
-    "Stats",
     "TextBuilder",
     "TokenLogprobs",
     "stream",
@@ -43,14 +41,25 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationOptions:
-    """What to make of a prompt. `logprobs`: how many likely tokens to report at each position; None is off."""
+    """What to make of a prompt, and how. `logprobs`: how many likely tokens to report at each position; None is off.
+
+    `decode` is `plain`, `auto` or drafters joined by commas. `verify` is the rule for their drafts: `match` gives the
+    text of plain decoding; `rejection` and `k-seq` give another text of the same law. `exact` gives the text of exact
+    plain decoding bit by bit, its logits too: kernels then see rows in pairs.
+    """
 
     max_new_tokens: int = 128
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    decode: str = "auto"
+    verify: str = "match"
+    exact: bool = False
 
     def __post_init__(self) -> None:
+        Method.parse(self.decode, rule=self.verify)
+        if self.exact and self.verify != "match":
+            raise ConfigError(f"exact gives the bits of plain decoding, which {self.verify} does not; use match")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if self.sampling.min_new_tokens > self.max_new_tokens:
@@ -71,27 +80,17 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
-    """What a generation cost. Prefill ends, and decoding starts, with the first token."""
-
-    prompt_tokens: int
-    new_tokens: int
-    prefill_tokens_per_s: float
-    decode_tokens_per_s: float
-    ttft_s: float
-    model_calls: int
-    peak_memory_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """The tokens of one model call and the text that became final with them, which may be empty.
 
-    The last piece, and only it, says why the text ended and what it cost.
+    The first `num_guessed` tokens were guessed by `drafter`, the others are the model's own. The last piece, and only
+    it, says why the text ended and what it cost.
     """
 
     text: str
     token_ids: tuple[int, ...]
+    drafter: str = "plain"
+    num_guessed: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
@@ -164,62 +163,49 @@ class TextBuilder:
         return text
 
 
-class Clock:
-    """Times one generation: from its making to the first token, and from there on."""
-
-    def __init__(self, num_fed: int) -> None:
-        self._num_fed, self._start = num_fed, time.perf_counter()
-        self._first: float | None = None
-        self._calls = self._tokens = self._first_tokens = 0
-
-    def step(self, num_tokens: int) -> None:
-        if self._first is None:
-            self._first, self._first_tokens = time.perf_counter(), num_tokens
-        self._calls += 1
-        self._tokens += num_tokens
-
-    def stats(self, prompt_tokens: int) -> Stats:
-        now, first = time.perf_counter(), self._first or time.perf_counter()
-        num_decoded = self._tokens - self._first_tokens
-        return Stats(
-            prompt_tokens=prompt_tokens,
-            new_tokens=self._tokens,
-            prefill_tokens_per_s=self._num_fed / (first - self._start),
-            decode_tokens_per_s=num_decoded / (now - first) if num_decoded else 0.0,
-            ttft_s=first - self._start,
-            model_calls=self._calls,
-            peak_memory_bytes=peak_memory_bytes(),
-        )
-
-
 def stream(
     model: Model, sequence: Sequence, options: GenerationOptions, *, drafter: Drafter | None = None
 ) -> Iterator[Piece]:
     """Yield pieces of the text that follows `sequence`, whose tokens are all given.
 
-    Closing the iterator early is fine: the sequence keeps what was emitted. Raises: CacheFull before any work.
+    A `drafter` given replaces that of the options.
+    Closing the iterator early is fine: the sequence keeps what was emitted. Raises: CacheFull, ConfigError before any
+    work.
     """
     sequence.require_room(options.max_new_tokens)
     prompt_tokens = len(sequence.token_ids)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)
-    clock, builder = Clock(prompt_tokens - sequence.num_cached), TextBuilder(model, options, prompt=sequence.token_ids)
+    if drafter is None:
+        drafter = Method.parse(options.decode, rule=options.verify).open(model, sequence, sampler)
     steps = decode(
         sequence,
-        drafter=drafter or PlainDrafter(),
-        accept=match(sampler, sequence.token_ids),
+        drafter=drafter,
+        accept=rule_named(options.verify, sampler, sequence.token_ids),
         max_new_tokens=options.max_new_tokens,
         stop_ids=model.manifest.stop_ids,
     )
+    return _pieces(model, sequence, options, steps)
+
+
+def _pieces(model: Model, sequence: Sequence, options: GenerationOptions, steps: Iterator[Step]) -> Iterator[Piece]:
+    """Yield what each step adds to the text, until it ends."""
+    prompt_tokens = len(sequence.token_ids)
+    clock, builder = Clock(prompt_tokens - sequence.num_cached), TextBuilder(model, options, prompt=sequence.token_ids)
     for step in steps:
         text, num_taken = builder.push(step.token_ids)
         if num_taken < len(step.token_ids):  # plain decoding would not have made what stands behind a stop string
             sequence.rollback(len(sequence.token_ids) - len(step.token_ids) + num_taken)
         taken = step.token_ids[:num_taken]
-        clock.step(num_taken)
+        num_guessed = min(step.num_accepted, num_taken)
+        clock.step(num_taken, parts=(step.draft_s, step.model_s, step.accept_s))
+        if step.num_drafted:
+            clock.draft(step.drafter, drafted=step.num_drafted, accepted=num_guessed)
         ended = builder.finish_reason is not None
         yield Piece(
             text=text,
             token_ids=tuple(taken),
+            drafter=step.drafter,
+            num_guessed=num_guessed,
             logprobs=token_logprobs(taken, step.logits, options.logprobs),
             finish_reason=builder.finish_reason,
             stats=clock.stats(prompt_tokens) if ended else None,
@@ -238,9 +224,3 @@ def token_logprobs(
         TokenLogprobs(token_id, logprob_of(row, token_id), top_logprobs(row, num_top))
         for token_id, row in zip(token_ids, logits, strict=False)
     )
-
-
-def peak_memory_bytes() -> int:
-    """Return the most memory that this process has held at once."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "skipstone.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CACHE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "int8": 1}
 JSON_NAMES: Mapping[type, str] = {
     str: "a string",
@@ -126,7 +126,8 @@ class Manifest:
 
     `head` is the file of the head's graph when the stages end in hidden states. `exits` are the numbers of layers after
     which the head may run, without the full depth. `recipe` is the JSON data of the quantization recipe (lists, no
-    tuples). `files` has every file of the bundle but the manifest, by its name relative to the folder.
+    tuples). `files` has every file of the bundle but the manifest, by its name relative to the folder. `drafter` is the
+    folder of the draft model, a bundle of its own whose files, its manifest with them, are in `files` too.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 
@@ -144,6 +145,7 @@ class Manifest:
     special_ids: tuple[int, ...]
     provenance: Provenance
     files: Mapping[str, FileEntry]
+    drafter: str | None = None
 
     def __post_init__(self) -> None:
         found = self.format_version
@@ -193,6 +195,9 @@ class Manifest:
             _check_file_name(name)
         _require(MANIFEST_NAME not in self.files, f"files: {MANIFEST_NAME} cannot hold its own hash")
         used = [stage.file for stage in self.stages] + ([] if self.head is None else [self.head])
+        if self.drafter is not None:
+            _check_file_name(self.drafter)
+            used.append(f"{self.drafter}/{MANIFEST_NAME}")
         for name in used:
             _require(name in self.files, f"files: {name} is missing")
 
@@ -200,6 +205,13 @@ class Manifest:
     def total_bytes(self) -> int:
         """Bytes of all files, without the manifest."""
         return sum(entry.size for entry in self.files.values())
+
+    @property
+    def drafter_bytes(self) -> int:
+        """Bytes of all files of the drafter, with its manifest; 0 without a drafter."""
+        if self.drafter is None:
+            return 0
+        return sum(entry.size for name, entry in self.files.items() if name.startswith(f"{self.drafter}/"))
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -212,7 +224,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Return the manifest that `text` holds. Every field must be there, and no other.
+        """Return the manifest that `text` holds. Every field must be there, and no other; format 1 has no `drafter`.
 
         Raises: BundleError with the path of the field that is wrong, or when a newer version is needed to read it.
         """
@@ -221,7 +233,7 @@ class Manifest:
         except (ValueError, RecursionError) as error:
             raise BundleError(f"the manifest is not JSON: {error}") from error
         _refuse_newer(data)
-        manifest: Manifest = _read(cls, data, "")
+        manifest: Manifest = _read(cls, _upgraded(data), "")
         return manifest
 
 
@@ -237,9 +249,22 @@ def _check_file_name(name: str) -> None:
     _require(fits, f"{name!r} is not a file name inside the bundle")
 
 
-def _refuse_newer(data: object) -> None:
+def _format_of(data: object) -> int:
+    """Return the format version that `data` states, 0 where it states none."""
     found = data.get("format_version") if isinstance(data, dict) else None
-    if type(found) is int and found > FORMAT_VERSION:
+    return found if type(found) is int else 0
+
+
+def _upgraded(data: Any) -> Any:
+    """Return the data of format 1, which knew no drafter, as format 2 has it; other data as it is."""
+    if _format_of(data) != 1 or "drafter" in data:
+        return data
+    return {**data, "format_version": FORMAT_VERSION, "drafter": None}
+
+
+def _refuse_newer(data: object) -> None:
+    found = _format_of(data)
+    if found > FORMAT_VERSION:
         raise BundleError(
             f"bundle format {found} is newer than this skipstone {version('skipstone')} reads ({FORMAT_VERSION}): "
             "upgrade with pip install -U skipstone"

@@ -10,6 +10,7 @@ from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.cache import KVCache
 from skipstone.runtime.chat import ChatTemplate
 from skipstone.runtime.sequence import Sequence
+from skipstone.runtime.shared import SharedStores
 from skipstone.runtime.tokenizer import Tokenizer
 
 __all__ = ["Model"]
@@ -18,18 +19,34 @@ __all__ = ["Model"]
 class Model:
     """Sessions for every stage, and for the head if it is one of its own; any number of sequences may share it."""
 
-    def __init__(self, bundle: Bundle, device: Device) -> None:
+    def __init__(self, bundle: Bundle, device: Device, *, profiles: Path | None = None) -> None:
+        """`profiles` is the folder where measurements of the device are kept; None keeps them for this process only."""
         self.bundle, self.device, self.manifest = bundle, device, bundle.manifest
+        self.shared, self.profiles = SharedStores(), profiles
         self.tokenizer = Tokenizer.load(bundle.path)
         self.chat_template = ChatTemplate.load(bundle.path)
         files = [stage.file for stage in self.manifest.stages] + ([self.manifest.head] if self.manifest.head else [])
         self.sessions = tuple(device.open_session(bundle.path / file) for file in files)
 
     @classmethod
-    def open(cls, path: str | Path, *, device: str = "cpu", threads: int | None = None) -> Model:
+    def open(
+        cls, path: str | Path, *, device: str = "cpu", threads: int | None = None, profiles: Path | None = None
+    ) -> Model:
         """Return the bundle in folder `path`, ready to run. Raises: BundleError, DeviceError."""
         bundle = Bundle.open(Path(path))
-        return cls(bundle, open_device(device, threads=threads))
+        return cls(bundle, open_device(device, threads=threads), profiles=profiles)
+
+    @property
+    def drafter(self) -> Model | None:
+        """The draft model that the bundle carries, on the same device; None when it carries none.
+
+        Opened when first asked for. Raises: BundleError, DeviceError.
+        """
+        return self.shared.get("draft model", self._open_drafter)
+
+    def _open_drafter(self) -> Model | None:
+        bundle = self.bundle.open_drafter()
+        return None if bundle is None else Model(bundle, self.device, profiles=self.profiles)
 
     def new_sequence(self, *, context_length: int | None = None, exact: bool = False) -> Sequence:
         """Return an empty sequence with room for `context_length` tokens, by default all that the model can see.

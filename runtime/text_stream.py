@@ -17,9 +17,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from skipstone.errors import ConfigError
 from skipstone.runtime.tokenizer import Tokenizer
 
-__all__ = ["TextStream"]
+__all__ = ["BYTE_TOKEN", "TextStream", "piece_bytes"]
 
-_BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _REPLACEMENT: Final = "\ufffd"
 
 
@@ -66,7 +66,7 @@ class _ByteLevelJoiner:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int, piece: str) -> str:
-        return self._utf8.decode(_piece_bytes(piece))
+        return self._utf8.decode(piece_bytes(piece))
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)
@@ -87,7 +87,7 @@ class _PairJoiner:
 
     def push(self, token_id: int, piece: str) -> str:
         previous_id, self._previous_id = self._previous_id, token_id
-        match = _BYTE_TOKEN.fullmatch(piece) if self._has_byte_tokens else None
+        match = BYTE_TOKEN.fullmatch(piece) if self._has_byte_tokens else None
         if match is None:
             return self.flush() + self._tokenizer.decode_after(previous_id, token_id)
         if previous_id is None and not self._tokenizer.decode([token_id]):
@@ -128,7 +128,7 @@ def _byte_letters() -> Mapping[str, int]:
 _BYTE_OF: Final = _byte_letters()
 
 
-def _piece_bytes(piece: str) -> bytes:
+def piece_bytes(piece: str) -> bytes:
     """The bytes of a token; an added token with any other letter stands for its own UTF-8."""
     if all(letter in _BYTE_OF for letter in piece):
         return bytes(_BYTE_OF[letter] for letter in piece)

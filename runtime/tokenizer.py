@@ -19,7 +19,7 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         backend.no_padding()
         backend.no_truncation()
-        self._backend = backend
+        self.backend = backend
         added = backend.get_added_tokens_decoder()
         self.special_ids: frozenset[int] = frozenset(token_id for token_id, token in added.items() if token.special)
         self.decoder_steps: tuple[str, ...] = _decoder_steps(backend)
@@ -39,7 +39,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """How many tokens there are, added ones included. The model's logits may be padded to more."""
-        return self._backend.get_vocab_size(with_added_tokens=True)
+        return self.backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of `text`. Raises ConfigError when it holds half of a surrogate pair.
@@ -51,11 +51,11 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             half = f"half a character, U+{ord(text[error.start]):04X}, at position {error.start}"
             raise ConfigError(f"text holds {half}; remove it, or read the text as UTF-8") from error
-        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of `ids`. Broken bytes become U+FFFD; ids outside the vocabulary have no text."""
-        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def decode_after(self, previous_id: int | None, token_id: int) -> str:
         """The text that `token_id` adds behind `previous_id`: many decoders drop a space at the start of a text."""
@@ -65,7 +65,7 @@ class Tokenizer:
 
     def piece(self, token_id: int) -> str | None:
         """The token as the vocabulary writes it, before any decoding; None outside the vocabulary."""
-        return self._backend.id_to_token(token_id)
+        return self.backend.id_to_token(token_id)
 
     def token(self, token_id: int) -> str:
         """The text of one token inside a text, for display; a special token shows its name, an unknown id nothing."""

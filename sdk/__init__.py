@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from skipstone.conversation import Conversation
     from skipstone.errors import SkipstoneError
     from skipstone.language_model import LanguageModel
-    from skipstone.runtime.generation import Generation, Piece, Stats
+    from skipstone.runtime.generation import Generation, Piece
+    from skipstone.runtime.stats import Stats
 
 __all__ = [
     "Conversation",
@@ -39,7 +40,7 @@ _HOMES = {
     "LanguageModel": "skipstone.language_model",
     "Piece": "skipstone.runtime.generation",
     "SkipstoneError": "skipstone.errors",
-    "Stats": "skipstone.runtime.generation",
+    "Stats": "skipstone.runtime.stats",
     "export": "skipstone.api",
     "load": "skipstone.api",
 }

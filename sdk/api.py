@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from skipstone.errors import ConfigError
 from skipstone.language_model import LanguageModel
-from skipstone.pebble import BUNDLED, bundled_bundle
+from skipstone.pebble import BUNDLED, bundled_bundle, cache_folder
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import BundleWriter
+from skipstone.runtime.drafters.suffix_memory import SuffixMemory
 from skipstone.runtime.model import Model
 
 if TYPE_CHECKING:
@@ -24,12 +25,20 @@ __all__ = ["Precision", "export", "load", "plan", "resolve"]
 Precision = Literal["int4", "int4-fast", "int8", "fp32"]
 
 
-def load(bundle: str | Path, *, device: str = "cpu", threads: int | None = None) -> LanguageModel:
+def load(
+    bundle: str | Path, *, device: str = "cpu", threads: int | None = None, suffix_memory: str | Path | None = None
+) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
 
-    Raises: BundleError, DeviceError.
+    `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds it again in
+    later processes; without one it remembers within this object. Raises: BundleError, DeviceError, OutputError.
     """
-    return LanguageModel(Model.open(resolve(bundle), device=device, threads=threads))
+    model = Model.open(resolve(bundle), device=device, threads=threads, profiles=cache_folder() / "profiles")
+    if suffix_memory is not None:
+        vocabulary = model.manifest.files["tokenizer.json"].sha256
+        memory = SuffixMemory(file=Path(suffix_memory), vocabulary=vocabulary)
+        model.shared.get("suffix memory", lambda: memory)
+    return LanguageModel(model)
 
 
 def resolve(bundle: str | Path) -> Path:
@@ -45,18 +54,29 @@ def export(
     group_size: int | None = None,
     exits: str = "none",
     revision: str | None = None,
+    drafter: str | Path | None = None,
+    drafter_precision: Precision | None = None,
     force: bool = False,
     on_progress: Callable[[int], None] = lambda num_parameters: None,
 ) -> Path:
     """Write the checkpoint (a folder or a hub id) as a bundle to the folder `output`, and return that folder.
 
     The folder appears whole or not at all. `group_size` is the weights per scale (32, 64 or 128), `exits` is `none`,
-    `auto` or layer numbers like `4,8`. Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError.
+    `auto` or layer numbers like `4,8`. `drafter` is a smaller checkpoint that guesses for this one; it goes into the
+    bundle too, by default in the same precision. Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError.
     """
     from skipstone.exporters.export import write_bundle
 
     BundleWriter(Path(output), force=force)  # a taken place is refused before a checkpoint is fetched
-    chosen = plan(checkpoint, precision=precision, group_size=group_size, exits=exits, revision=revision)
+    chosen = plan(
+        checkpoint,
+        precision=precision,
+        group_size=group_size,
+        exits=exits,
+        revision=revision,
+        drafter=drafter,
+        drafter_precision=drafter_precision,
+    )
     write_bundle(chosen, Path(output), force=force, on_progress=on_progress)
     return Path(output)
 
@@ -68,13 +88,29 @@ def plan(
     group_size: int | None = None,
     exits: str = "none",
     revision: str | None = None,
+    drafter: str | Path | None = None,
+    drafter_precision: Precision | None = None,
 ) -> ExportPlan:
-    """Return what `export` would do, checked as far as the headers tell; no weight is read."""
+    """Return what `export` would do, checked as far as the headers tell; no weight is read.
+
+    `remarks` of the plan say what is not ideal about the pair with the drafter. Raises: as `export` does.
+    """
     from skipstone.exporters.export import plan_export
 
+    recipe, small = _recipe(precision, group_size), None
+    if drafter is not None:
+        small = plan_export(_source(drafter), _recipe(drafter_precision or precision, group_size))
+    elif drafter_precision is not None:
+        raise ConfigError(f"the drafter's precision is {drafter_precision}, but there is no drafter; name one as well")
+    return plan_export(_source(checkpoint), recipe, exits=exits, revision=revision, drafter=small)
+
+
+def _recipe(precision: Precision, group_size: int | None) -> Recipe:
     try:
-        recipe = Recipe.named(precision, group_size=group_size)
+        return Recipe.named(precision, group_size=group_size)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    source = BUNDLED.get(str(checkpoint), checkpoint)
-    return plan_export(source, recipe, exits=exits, revision=revision)
+
+
+def _source(checkpoint: str | Path) -> str | Path:
+    return BUNDLED.get(str(checkpoint), checkpoint)

@@ -15,9 +15,9 @@ import onnxruntime
 
 from skipstone.runtime.decode import decode
 from skipstone.runtime.drafters import PlainDrafter
-from skipstone.runtime.generation import peak_memory_bytes
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.stats import peak_memory_bytes
 from skipstone.runtime.verification import match
 
 __all__ = ["BenchResult", "benchmark"]

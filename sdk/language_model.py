@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 from typing import Any, overload
 
 from skipstone.conversation import Conversation
 from skipstone.errors import ConfigError
 from skipstone.runtime.batch import stream_batch
+from skipstone.runtime.draft import Draft
 from skipstone.runtime.generation import Generation, GenerationOptions, Piece, stream
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import SamplingOptions
+from skipstone.runtime.sequence import Sequence
 
 __all__ = ["LanguageModel", "generation_options"]
 
@@ -21,7 +24,7 @@ _SAMPLING_FIELDS = frozenset(SamplingOptions.__dataclass_fields__)
 class LanguageModel:
     """A model ready to write. One object may serve any number of texts, one call at a time.
 
-    Options of `stream` and `generate` are those of `GenerationOptions` (max_new_tokens, stop, logprobs) and of
+    Options of `stream` and `generate` are those of `GenerationOptions` (max_new_tokens, stop, decode and so on) and of
     `SamplingOptions` (temperature, top_k, top_p, min_p, seed and so on); without any, the likeliest token wins.
     """
 
@@ -34,7 +37,7 @@ class LanguageModel:
         Stop iterating to cancel. Raises: ConfigError, CacheFull, both before any work.
         """
         chosen = generation_options(**options)
-        sequence = self.runtime.new_sequence(context_length=context_length)
+        sequence = self.runtime.new_sequence(context_length=context_length, exact=chosen.exact)
         sequence.append(self.encode(prompt))
         sequence.require_room(chosen.max_new_tokens)
         return stream(self.runtime, sequence, chosen)
@@ -50,16 +53,46 @@ class LanguageModel:
     def generate(
         self, prompts: str | SequenceOf[str], *, context_length: int | None = None, **options: Any
     ) -> Generation | list[Generation]:
-        """Return what follows a prompt, or each of several, decoded together; each gets the text it gets alone."""
+        """Return what follows a prompt, or each of several; each gets the text it gets alone.
+
+        Several are decoded together when `decode` is `auto` or `plain`, one row each, else one after the other.
+        """
         if isinstance(prompts, str):
             return Generation.join(list(self.stream(prompts, context_length=context_length, **options)))
         chosen = generation_options(**options)
+        if chosen.decode not in ("auto", "plain") or chosen.exact:
+            return [self.generate(prompt, context_length=context_length, **options) for prompt in prompts]
         encoded = [self.encode(prompt) for prompt in prompts]
         pieces: list[list[Piece]] = [[] for _ in encoded]
         if encoded:
             for index, piece in stream_batch(self.runtime, encoded, chosen, context_length=context_length):
                 pieces[index].append(piece)
         return [Generation.join(of_prompt) for of_prompt in pieces]
+
+    def samples(
+        self, prompt: str, count: int, *, context_length: int | None = None, **options: Any
+    ) -> Iterator[Generation]:
+        """Yield `count` texts that follow one prompt, with the seeds from `seed` on; the prompt is read once.
+
+        Each is the text that its seed gives alone; drafters find in one what they saw in those before. Raises:
+        ConfigError, CacheFull, both before any work.
+        """
+        chosen = generation_options(**options)
+        if count < 1:
+            raise ConfigError(f"samples must be at least 1, got {count}")
+        if count > 1 and chosen.sampling.greedy:
+            raise ConfigError(f"at temperature 0 all {count} samples are the same; set a temperature above 0")
+        sequence = self.runtime.new_sequence(context_length=context_length, exact=chosen.exact)
+        sequence.append(self.encode(prompt))
+        sequence.require_room(chosen.max_new_tokens)
+        return self._samples(sequence, count, chosen)
+
+    def _samples(self, sequence: Sequence, count: int, options: GenerationOptions) -> Iterator[Generation]:
+        sequence.extend(Draft.empty())
+        for number in range(count):
+            sampling = replace(options.sampling, seed=(options.sampling.seed + number) % 2**64)
+            pieces = list(stream(self.runtime, sequence.fork(), replace(options, sampling=sampling)))
+            yield Generation.join(pieces)
 
     def chat(self, *, system: str | None = None, context_length: int | None = None) -> Conversation:
         """Return an empty conversation; its cache is kept between turns."""

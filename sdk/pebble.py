@@ -18,6 +18,8 @@ __all__ = ["BUNDLED", "bundled_bundle", "cache_folder"]
 _HERE = Path(__file__).parent / "models"
 BUNDLED: Mapping[str, Path] = {name: _HERE / name for name in ("pebble", "pebble-mini")}
 """Name to checkpoint folder."""
+DRAFTERS: Mapping[str, str] = {"pebble": "pebble-mini"}
+"""Name of a bundled model to the one that its bundle carries as drafter."""
 
 
 def cache_folder() -> Path:
@@ -28,10 +30,14 @@ def cache_folder() -> Path:
 
 
 def bundled_bundle(name: str) -> Path:
-    """Return the folder of a bundled model's int4 bundle, exporting it if this version has not done so yet."""
-    recipe = Recipe.named("int4")
+    """Return the folder of a bundled model's int4 bundle, exporting it if this version has not done so yet.
+
+    That of pebble carries pebble-mini as drafter.
+    """
+    recipe, drafter = Recipe.named("int4"), DRAFTERS.get(name)
     key = hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode())
-    key.update((BUNDLED[name] / "model.safetensors").read_bytes())
+    for model in (name,) if drafter is None else (name, drafter):
+        key.update((BUNDLED[model] / "model.safetensors").read_bytes())
     path = cache_folder() / f"{name}-{version('skipstone')}-{key.hexdigest()[:12]}"
     try:
         Bundle.open(path)
@@ -39,7 +45,9 @@ def bundled_bundle(name: str) -> Path:
         from skipstone.exporters.export import plan_export, write_bundle
 
         try:
-            write_bundle(plan_export(BUNDLED[name], recipe), path, force=True, command=f"load {name}")
+            small = None if drafter is None else plan_export(BUNDLED[drafter], recipe)
+            chosen = plan_export(BUNDLED[name], recipe, drafter=small)
+            write_bundle(chosen, path, force=True, command=f"load {name}")
         except OutputError as error:
             raise OutputError(f"{error}; SKIPSTONE_CACHE sets the folder") from error
     return path

@@ -6,10 +6,12 @@ import errno
 import gc
 import itertools
 import os
+import re
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 
 from skipstone.errors import BundleError, OutputError
 from skipstone.runtime import bundle as bundle_module
-from skipstone.runtime.bundle import Bundle, BundleWriter
+from skipstone.runtime.bundle import Bundle, BundleWriter, write_manifest
 from skipstone.runtime.manifest import Dimensions, FileEntry, LayerCache, Manifest, Provenance, StageEntry
 
 
@@ -54,6 +56,16 @@ def write_toy(target: Path, content: str, *, force: bool = False) -> Bundle:
         (writer.path / "exits").mkdir()
         (writer.path / "exits" / "notes.txt").write_text(content)
         return writer.finish(toy_manifest)
+
+
+def write_pair(target: Path, content: str, *, force: bool = False) -> Bundle:
+    """Write a bundle that carries a drafter, with `content` in the graph of each."""
+    with BundleWriter(target, force=force) as writer:
+        (writer.path / "stage-00.onnx").write_text(content)
+        (writer.path / "drafter").mkdir()
+        (writer.path / "drafter" / "stage-00.onnx").write_text(content)
+        write_manifest(writer.path / "drafter", toy_manifest)
+        return writer.finish(lambda files: replace(toy_manifest(files), drafter="drafter"))
 
 
 def content_of(target: Path) -> str:
@@ -125,6 +137,33 @@ def test_verify_reports_all_bytes_to_progress(tmp_path: Path) -> None:
     bundle = write_toy(tmp_path / "out", "hello")
     bundle.verify(seen.append)
     assert sum(seen) == bundle.manifest.total_bytes == 10
+
+
+def test_a_drafter_is_a_bundle_of_its_own_whose_files_are_all_in_the_manifest_of_the_whole(tmp_path: Path) -> None:
+    written = write_pair(tmp_path / "out", "hello")
+    assert sorted(written.manifest.files) == ["drafter/skipstone.json", "drafter/stage-00.onnx", "stage-00.onnx"]
+    assert written.open_drafter() == Bundle.open(tmp_path / "out" / "drafter")
+    assert content_of(tmp_path / "out" / "drafter") == "hello"
+    assert write_toy(tmp_path / "alone", "hello").open_drafter() is None
+
+
+@pytest.mark.parametrize("name", ["skipstone.json", "stage-00.onnx"])
+def test_a_damaged_drafter_is_damage_of_the_whole_bundle(tmp_path: Path, name: str) -> None:
+    write_pair(tmp_path / "out", "hello")
+    file = tmp_path / "out" / "drafter" / name
+    file.write_bytes(file.read_bytes().swapcase())
+    with pytest.raises(BundleError, match=rf"drafter/{re.escape(name)} altered"):
+        Bundle.open(tmp_path / "out").verify()
+    file.unlink()
+    with pytest.raises(BundleError, match=rf"drafter/{re.escape(name)} is missing"):
+        Bundle.open(tmp_path / "out")
+
+
+def test_force_replaces_a_bundle_that_carries_a_drafter(tmp_path: Path) -> None:
+    write_pair(tmp_path / "out", "old")
+    write_toy(tmp_path / "out", "new", force=True)
+    assert content_of(tmp_path / "out") == "new"
+    assert not (tmp_path / "out" / "drafter").exists()
 
 
 def test_a_bundle_behind_a_link_opens_and_is_replaced_where_it_lies(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from command_line import CommandLine
-from conftest import CORPUS, MakeBundle
+from conftest import CORPUS, MakeBundle, MakeCheckpoint
 
 import skipstone
 from skipstone.cli import demo
@@ -176,6 +176,37 @@ def test_export_says_one_line_about_the_bundle(cli: CommandLine, tiny_checkpoint
     manifest = Bundle.open(output).manifest
     assert (manifest.recipe["name"], manifest.exits) == ("int8", (1, 3))
     assert manifest.provenance.command.startswith("skipstone export ")
+
+
+def test_export_puts_the_drafter_in_and_says_what_is_not_ideal_about_it(
+    cli: CommandLine, tiny_checkpoint: Path, make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    small = make_checkpoint(num_hidden_layers=1, max_position_embeddings=128)
+    outcome = cli("export", tiny_checkpoint, "-o", tmp_path / "out", "--drafter", small, "--drafter-precision", "int8")
+    assert (outcome.code, outcome.out) == (0, "")
+    remark, result = outcome.err.splitlines()
+    assert remark == "the drafter sees 128 tokens and the target 256: in a longer text it stops drafting"
+    assert re.search(r": int4, \d\.\d MB with a drafter of \d\.\d MB, \d+\.\d s$", result)
+    shown = cli("inspect", tmp_path / "out", "--verify").out
+    assert re.search(r"^drafter +1 layer, int8, the same tokenizer$", shown, re.M)
+    facts = json.loads(cli("inspect", tmp_path / "out", "--json").out)
+    drafter_bytes = sum(file.stat().st_size for file in (tmp_path / "out" / "drafter").iterdir())
+    assert facts["drafter_size_bytes"] == drafter_bytes
+    total = Bundle.open(tmp_path / "out").manifest.total_bytes
+    assert facts["weights_bytes"] + facts["drafter_size_bytes"] + facts["other_bytes"] == total
+
+
+def test_inspect_compares_the_tokenizers_of_target_and_drafter(
+    cli: CommandLine, tiny_checkpoint: Path, make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    small = Path(shutil.copytree(make_checkpoint(num_hidden_layers=1), tmp_path / "small"))
+    tokenizer = json.loads((small / "tokenizer.json").read_text())
+    for name, whose in (("the same", "the same tokenizer"), ("other", "another tokenizer")):
+        tokenizer["added_tokens"][0]["special"] = whose == "the same tokenizer"
+        (small / "tokenizer.json").write_text(json.dumps(tokenizer))
+        cli("export", tiny_checkpoint, "-o", tmp_path / name, "--drafter", small)
+        assert json.loads(cli("inspect", tmp_path / name, "--json").out)["drafter"] == f"1 layer, int4, {whose}"
+    assert json.loads(cli("inspect", tmp_path / "other" / "drafter", "--json").out)["drafter"] == "none"
 
 
 def test_a_quiet_export_says_nothing_and_replaces_by_force(

@@ -249,6 +249,21 @@ def test_two_exports_are_the_same_to_the_byte(checkpoint: Path, tmp_path: Path) 
     assert bundles[0].manifest == bundles[1].manifest
 
 
+def test_the_parts_of_a_pair_are_what_each_is_when_exported_alone(
+    make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
+) -> None:
+    target, small = make_checkpoint(), make_checkpoint(num_hidden_layers=1)
+    pair = make_bundle(target, precision="int4", exits="2", drafter=small, drafter_precision="int8")
+    alone, drafter = make_bundle(target, precision="int4", exits="2"), make_bundle(small, precision="int8")
+    own = {name: entry for name, entry in Bundle.open(pair).manifest.files.items() if not name.startswith("drafter/")}
+    assert Bundle.open(pair).manifest.drafter == "drafter"
+    assert own == Bundle.open(alone).manifest.files
+    assert Bundle.open(pair / "drafter").manifest == Bundle.open(drafter).manifest
+    Bundle.open(pair).verify()
+    on_disk = {file.relative_to(pair).as_posix() for file in pair.rglob("*") if file.is_file()}
+    assert on_disk == {"skipstone.json", *Bundle.open(pair).manifest.files}
+
+
 def test_a_taken_place_is_replaced_by_force(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "out", precision="fp32", exits="auto")
     with pytest.raises(OutputError):
@@ -269,6 +284,23 @@ def test_progress_counts_every_parameter_once(
     write_bundle(chosen, tmp_path / "out", on_progress=counts.append)
     assert sum(counts) == chosen.num_parameters
     assert len(counts) == len(chosen.architecture.tensor_shapes())
+
+
+def test_progress_counts_the_parameters_of_the_drafter_too(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    chosen = plan(make_checkpoint(), drafter=make_checkpoint(num_hidden_layers=1))
+    counts: list[int] = []
+    write_bundle(chosen, tmp_path / "out", on_progress=counts.append)
+    assert sum(counts) == sum(model.num_parameters for model in chosen.models) > chosen.num_parameters
+
+
+def test_a_drafter_with_a_bad_weight_ends_the_export_and_leaves_nothing(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    small = Path(shutil.copytree(make_checkpoint(num_hidden_layers=1), tmp_path / "small"))
+    change_tensors(small, lambda tensors: tensors["model.norm.weight"].fill(np.nan))
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight.*NaN"):
+        export(make_checkpoint(), tmp_path / "new" / "out", drafter=small)
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 # Precision

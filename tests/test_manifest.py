@@ -79,6 +79,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     inner_ends = sorted(draw(st.sets(st.integers(1, num_layers - 1)))) if num_layers > 1 else []
     has_head = draw(st.booleans())
     files = draw(st.lists(names, min_size=len(inner_ends) + 2, max_size=len(inner_ends) + 4, unique=True))
+    drafter = draw(st.none() | st.sampled_from(["drafter", "small/one"]))
     vocab_size = draw(st.integers(1, 1000))
     ids = st.integers(0, vocab_size - 1)
     stages = tuple(
@@ -112,7 +113,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
         stop_ids=tuple(draw(st.lists(ids, max_size=3))),
         special_ids=tuple(draw(st.lists(ids, max_size=3))),
         provenance=Provenance(source=draw(st.text()), tool_version=draw(st.text()), command=draw(st.text())),
-        files={name: draw(entries) for name in files},
+        files={name: draw(entries) for name in [*files, *([f"{drafter}/skipstone.json"] if drafter else [])]},
+        drafter=drafter,
     )
 
 
@@ -157,7 +159,8 @@ def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data:
     except BundleError as error:
         assert "\n" not in str(error)
     else:
-        assert json.loads(manifest.to_json()) == changed  # nothing was dropped or bent
+        # Nothing was dropped or bent, but that a manifest of format 1 became one of format 2.
+        assert json.loads(manifest.to_json()) == {"drafter": None, **changed, "format_version": 2}
 
 
 @settings(deadline=None)
@@ -220,8 +223,16 @@ def test_a_field_that_stands_twice_is_refused() -> None:
 
 
 def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() -> None:
-    with pytest.raises(BundleError, match=r"bundle format 2 is newer than this skipstone \S+ reads \(1\): upgrade"):
-        Manifest.from_json('{"format_version": 2, "unheard": []}')
+    with pytest.raises(BundleError, match=r"bundle format 3 is newer than this skipstone \S+ reads \(2\): upgrade"):
+        Manifest.from_json('{"format_version": 3, "unheard": []}')
+
+
+def test_a_manifest_of_format_1_is_read_as_one_without_a_drafter() -> None:
+    data = json.loads(with_value(["format_version"], 1))
+    with pytest.raises(BundleError, match="format_version must be 2, found 1"):
+        Manifest.from_json(json.dumps(data))
+    del data["drafter"]
+    assert Manifest.from_json(json.dumps(data)) == toy_manifest()
 
 
 def test_a_scale_may_be_written_as_a_whole_number() -> None:
@@ -272,6 +283,8 @@ INT8, FLOAT = toy_manifest().cache[1], toy_manifest().cache[0]
         ({"special_ids": (100,)}, "special_ids: 100"),
         ({"recipe": {"bits": float("nan")}}, "recipe is not JSON"),
         ({"recipe": {"bits": object()}}, "recipe is not JSON"),
+        ({"drafter": "drafter"}, "drafter/skipstone.json is missing"),
+        ({"drafter": "../drafter"}, "not a file name inside the bundle"),
         ({"files": {**toy_manifest().files, "skipstone.json": FileEntry(size=1, sha256="0" * 64)}}, "its own hash"),
     ],
 )
@@ -315,3 +328,11 @@ def test_one_stage_that_ends_in_logits_needs_no_head() -> None:
 def test_sizes_are_sums_over_files_and_layers() -> None:
     assert toy_manifest().total_bytes == 30
     assert toy_manifest().cache_bytes_per_token == 2 * 2 * 4 * (4 + 1 + 2)
+
+
+def test_the_files_of_the_drafter_count_in_the_whole() -> None:
+    size = FileEntry(size=7, sha256="ab" * 32)
+    drafter = {"drafter/skipstone.json": size, "drafter/weights.bin": size, "drafters.txt": size}
+    manifest = replace(toy_manifest(), files={**toy_manifest().files, **drafter}, drafter="drafter")
+    assert (manifest.drafter_bytes, manifest.total_bytes) == (14, 51)
+    assert toy_manifest().drafter_bytes == 0

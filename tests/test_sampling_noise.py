@@ -1,4 +1,4 @@
-"""Keyed noise: the Gumbel distribution, no pattern between neighbours, and the same values for ever."""
+"""Keyed noise: the right distributions, no pattern between neighbours or streams, and the same values for ever."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from skipstone.runtime.sampling import gumbel
+from skipstone.runtime.sampling.noise import draft_seed, uniform
 
 MASK = 2**64 - 1
 NUM = 10_000
@@ -32,6 +33,14 @@ def slow_gumbel(seed: int, position: int, token_ids: Sequence[int]) -> list[floa
     return [-math.log(-math.log(u)) for u in uniform]
 
 
+def slow_stream(seed: int, purpose: int, position: int) -> int:
+    return splitmix64(splitmix64(splitmix64(0x9E3779B97F4A7C15, seed & MASK), purpose), position)
+
+
+def slow_uniform(seed: int, position: int, index: int) -> float:
+    return ((splitmix64(slow_stream(seed, 2**63, position), index) >> 12) + 0.5) / 2**52
+
+
 @cache
 def over_ids() -> NDArray[np.float64]:
     return gumbel(1, 2, np.arange(NUM))
@@ -47,6 +56,42 @@ def over_seeds() -> NDArray[np.float64]:
     return np.array([gumbel(seed, 2, np.array([3]))[0] for seed in range(NUM)])
 
 
+def as_gumbel(numbers: list[float]) -> NDArray[np.float64]:
+    """What numbers between 0 and 1 are as Gumbel noise, for the checks below."""
+    return -np.log(-np.log(np.array(numbers)))
+
+
+@cache
+def coins_over_indices() -> NDArray[np.float64]:
+    return as_gumbel([uniform(1, 2, index) for index in range(NUM)])
+
+
+@cache
+def coins_over_positions() -> NDArray[np.float64]:
+    return as_gumbel([uniform(1, position, 3) for position in range(NUM)])
+
+
+@cache
+def coins_over_seeds() -> NDArray[np.float64]:
+    return as_gumbel([uniform(seed, 2, 3) for seed in range(NUM)])
+
+
+@cache
+def drafts_over_positions() -> NDArray[np.float64]:
+    return np.array([gumbel(draft_seed(1, position), 2, np.array([3]))[0] for position in range(NUM)])
+
+
+EVERY_SERIES = [
+    over_ids,
+    over_positions,
+    over_seeds,
+    coins_over_indices,
+    coins_over_positions,
+    coins_over_seeds,
+    drafts_over_positions,
+]
+
+
 def kolmogorov_smirnov(noise: NDArray[np.float64]) -> float:
     """The largest gap between the distribution of the noise and Gumbel's, times sqrt(n); above 2 once in 1,500."""
     expected = np.exp(-np.exp(-np.sort(noise)))
@@ -55,7 +100,7 @@ def kolmogorov_smirnov(noise: NDArray[np.float64]) -> float:
     return float(gap * math.sqrt(len(noise)))
 
 
-@pytest.mark.parametrize("series", [over_ids, over_positions, over_seeds])
+@pytest.mark.parametrize("series", EVERY_SERIES)
 def test_noise_along_each_key_has_the_gumbel_distribution(series: Callable[[], NDArray[np.float64]]) -> None:
     noise = series()
     assert kolmogorov_smirnov(noise) < 2
@@ -65,7 +110,7 @@ def test_noise_along_each_key_has_the_gumbel_distribution(series: Callable[[], N
     assert kolmogorov_smirnov(noise + 0.1) > 2
 
 
-@pytest.mark.parametrize("series", [over_ids, over_positions, over_seeds])
+@pytest.mark.parametrize("series", EVERY_SERIES)
 def test_neighbours_along_each_key_are_independent(series: Callable[[], NDArray[np.float64]]) -> None:
     ranks = series().argsort().argsort()
     for distance in (1, 2, 3, 4, 8, 64, 256):
@@ -78,6 +123,32 @@ def test_whole_rows_of_neighbouring_keys_are_independent() -> None:
     rows = [gumbel(seed, position, ids) for seed in range(4) for position in range(4)]
     correlations = np.corrcoef(rows) - np.eye(len(rows))
     assert np.abs(correlations).max() < 4.5 / math.sqrt(NUM)
+
+
+def test_sampler_coins_and_drafter_are_independent_for_the_same_keys() -> None:
+    """Also where a coin's index is a token id, a position is another's index, or a drafter's seed is the sampler's."""
+    ids = np.arange(NUM)
+    rows = [noise for seed in range(2) for position in range(3) for noise in streams(seed, position, ids)]
+    correlations = np.corrcoef(rows) - np.eye(len(rows))
+    assert np.abs(correlations).max() < 4.5 / math.sqrt(NUM)
+    over_all = [over_positions(), coins_over_positions(), drafts_over_positions()]
+    assert np.abs(np.corrcoef(over_all) - np.eye(3)).max() < 4.5 / math.sqrt(NUM)
+
+
+def streams(seed: int, position: int, ids: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+    coins = as_gumbel([uniform(seed, position, index) for index in ids.tolist()])
+    drafter = [gumbel(draft_seed(seed, position), draw, ids) for draw in range(2)]
+    return [gumbel(seed, position, ids), coins, *drafter]
+
+
+@settings(deadline=None)
+@given(st.integers(0, MASK), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_coins_and_seeds_are_those_of_the_hash_in_plain_integers(seed: int, position: int, index: int) -> None:
+    number = uniform(seed, position, index)
+    assert number == slow_uniform(seed, position, index)
+    assert 0 < number < 1
+    assert draft_seed(seed, position) == slow_stream(seed, 2**63 + 1, position)
+    assert 0 <= draft_seed(seed, position) <= MASK
 
 
 @settings(deadline=None)
@@ -109,3 +180,9 @@ def test_golden_noise() -> None:
     }
     for (seed, position), expected in golden.items():
         np.testing.assert_allclose(gumbel(seed, position, ids), expected, rtol=1e-12)
+
+
+def test_golden_coins_and_seeds() -> None:
+    """Changing these values changes the text that a seed gives under the rules rejection and k-seq."""
+    assert [uniform(0, 0, 0), uniform(MASK, 40_000, 7)] == [0.5142516703008077, 0.324740674850602]
+    assert [draft_seed(0, 0), draft_seed(MASK, 40_000)] == [2416573011334391770, 13849215837479402930]

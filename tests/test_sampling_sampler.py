@@ -92,6 +92,40 @@ def test_a_draw_is_the_argmax_of_logits_plus_noise(row: NDArray[np.float32], see
     assert Sampler(seed=seed).choose(row, range(position)) == int(np.argmax(totals))
 
 
+@settings(deadline=None)
+@given(tied_rows, st.sampled_from([{}, {"top_k": 2}, {"top_p": 0.6}, {"min_p": 0.5}, {"presence_penalty": 1.0}]))
+def test_the_law_is_the_softmax_of_the_processed_row(row: NDArray[np.float32], options: dict[str, Any]) -> None:
+    chosen, history = sampler(temperature=0.7, **options), [0, 0, 0]
+    processed = [float(value) for value in chosen.processed(row, history)]
+    weights = [math.exp(value) for value in processed]
+    law = chosen.law(row, history)
+    assert law.dtype == np.float64
+    np.testing.assert_allclose(law, np.array(weights) / math.fsum(weights), rtol=1e-14)
+    assert [value > 0 for value in law] == [value > -math.inf for value in processed]
+
+
+def test_draws_follow_the_law() -> None:
+    chosen = sampler(temperature=0.8, min_p=0.15, seed=6)
+    law = chosen.law(LOGITS, [])
+    assert np.count_nonzero(law) == 4
+    # 3 degrees of freedom: above 21.1 once in 10,000 times.
+    token_ids = draws(chosen)
+    assert token_ids.max() == 3
+    assert chi_square(token_ids, law[:4]) < 21.1
+
+
+@settings(deadline=None)
+@given(tied_rows)
+def test_the_law_of_a_greedy_sampler_is_certain_of_its_choice(row: NDArray[np.float32]) -> None:
+    law = sampler().law(row, [])
+    assert law.sum() == 1 and law[sampler().choose(row, [])] == 1
+
+
+def test_the_law_of_extreme_logits_is_finite() -> None:
+    row = np.array([3e38, -3e38, -np.inf, 3e38], dtype=np.float32)
+    np.testing.assert_array_equal(Sampler().law(row, []), [0.5, 0, 0, 0.5])
+
+
 TRUNCATIONS: list[dict[str, Any]] = [
     {"top_k": 2},
     {"top_p": 0.6},
@@ -164,6 +198,7 @@ def test_the_given_logits_and_history_are_never_changed() -> None:
     row.flags.writeable = False
     for chosen in (sampler(**EVERY_OPTION, seed=1), sampler(), Sampler(seed=1)):
         chosen.choose(row, history)
+        chosen.law(row, history)
     np.testing.assert_array_equal(row, LOGITS)
     assert history == [1, 2, 3]
 
@@ -206,6 +241,8 @@ def test_a_row_with_every_token_banned_is_an_error(options: dict[str, Any]) -> N
     with pytest.raises(ConfigError, match="every token is banned"):
         sampler(**options, banned_ids=(0, 1, 2, 3, 4)).choose(LOGITS, [])
     with pytest.raises(ConfigError, match="every token is banned"):
+        sampler(**options, banned_ids=(0, 1, 2, 3, 4)).law(LOGITS, [])
+    with pytest.raises(ConfigError, match="every token is banned"):
         sampler(**options).choose(np.full(5, -np.inf, dtype=np.float32), [])
 
 
@@ -216,8 +253,9 @@ def test_a_row_with_every_token_banned_is_an_error(options: dict[str, Any]) -> N
 def test_logits_that_are_not_numbers_are_an_error(options: dict[str, Any], broken: float) -> None:
     row = LOGITS.copy()
     row[3] = broken
-    with pytest.raises(SkipstoneError, match=f"the logits hold {broken} for token 3"):
-        sampler(**options).choose(row, [])
+    for ask in (sampler(**options).choose, sampler(**options).law):
+        with pytest.raises(SkipstoneError, match=f"the logits hold {broken} for token 3"):
+            ask(row, [])
 
 
 @pytest.mark.parametrize("name", ["top_k", "typical", "top_p", "min_p", "top_h"])

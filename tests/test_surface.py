@@ -29,13 +29,13 @@ PUBLIC_NAMES = {
 SAMPLING = "--temperature --top-k --top-p --min-p --typical --top-h --seed"
 PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram"
 COMMANDS = {
-    "export": "--output --precision --group-size --exits --revision --force --quiet",
+    "export": "--output --precision --group-size --exits --revision --drafter --drafter-precision --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--json --quiet {SAMPLING} {PENALTIES}",
     "chat": "--system --max-new-tokens --device --threads --temperature --top-p --seed --quiet",
     "inspect": "--verify --json --quiet",
     "devices": "--json",
-    "bench": "--prompt-tokens --new-tokens --runs --device --threads --output --quiet",
+    "bench": "--prompt-tokens --new-tokens --runs --suite --decode --plot --device --threads --output --quiet",
     "eval": "--text --reference --max-tokens --device --threads --json --quiet",
     "demo": "--quiet",
 }

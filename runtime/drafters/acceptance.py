@@ -13,9 +13,7 @@ class Acceptance:
     Invariant: for each level, hits <= trials, both with the prior's guesses in them.
     """
 
-    def __init__(
-        self, prior: Callable[[int], float], *, prior_weight: float = 4.0, half_life: float = 50.0
-    ) -> None:
+    def __init__(self, prior: Callable[[int], float], *, prior_weight: float = 4.0, half_life: float = 50.0) -> None:
         """`prior` gives the chance of a level that was never tried, worth `prior_weight` trials.
 
         After `half_life` trials of a level, what was seen before them counts half.

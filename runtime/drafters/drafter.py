@@ -33,7 +33,7 @@ class Round:
 class Drafter(Protocol):
     """Guesses what comes next, from the text alone or with means of its own; made for one text.
 
-    The text is the same whatever it guesses. `name` stands in reports.
+    The text is the same whatever it guesses. `name` stands in reports. Who inherits from this needs `propose` only.
     """
 
     name: str
@@ -47,18 +47,23 @@ class Drafter(Protocol):
         """
         ...
 
+    def prior(self, level: int) -> float:
+        """Return the chance of a guess of this level before any was seen."""
+        return 0.4
+
     def observe(self, seen: Round) -> None:
-        """Learn from the call that verified the last draft, or from a plain one."""
-        ...
+        """Learn from the call that verified the last draft, that of another drafter, or none."""
+        return None
+
+    def finish(self, history: Sequence[int]) -> None:
+        """Keep what should outlive the text, which has ended or been left; `history` is all of it."""
+        return None
 
 
-class PlainDrafter:
+class PlainDrafter(Drafter):
     """Guesses nothing: one token per model call."""
 
     name = "plain"
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         return Draft.empty()
-
-    def observe(self, seen: Round) -> None:
-        """Nothing to learn."""

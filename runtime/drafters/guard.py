@@ -18,12 +18,22 @@ class Guard:
     def __init__(self, drafter: Drafter, sequence: Sequence) -> None:
         self._drafter, self._sequence = drafter, sequence
 
-    def propose(self, limit: int) -> Draft:
+    @property
+    def name(self) -> str:
+        """The drafter's, or `plain` after a failure."""
+        return self._drafter.name
+
+    def prior(self, level: int) -> float:
+        """Return the drafter's chance for a level that was never tried."""
+        return self._drafter.prior(level)
+
+    def propose(self, limit: int, *, min_chance: float = 0.0) -> Draft:
         """Return a draft of at most `limit` tokens that the model can verify; empty after a failure."""
-        if limit == 0:
+        limit = min(limit, self._sequence.room)
+        if limit < 1:
             return Draft.empty()
         try:
-            draft = self._drafter.propose(self._sequence.token_ids, limit=limit)
+            draft = self._drafter.propose(self._sequence.token_ids, limit=limit, min_chance=min_chance)
             self._check(draft, limit)
         except Exception as error:  # whatever a drafter does wrong, the text is not touched by it
             self._leave_out(error)
@@ -34,6 +44,13 @@ class Guard:
         """Show the drafter what the call gave."""
         try:
             self._drafter.observe(seen)
+        except Exception as error:  # as above
+            self._leave_out(error)
+
+    def finish(self) -> None:
+        """Let the drafter keep what should outlive the text."""
+        try:
+            self._drafter.finish(self._sequence.token_ids)
         except Exception as error:  # as above
             self._leave_out(error)
 

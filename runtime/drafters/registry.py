@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from threading import RLock
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.drafters.drafter import Drafter
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler
 from skipstone.runtime.sequence import Sequence
+from skipstone.runtime.shared import SharedStores
 
-__all__ = ["GROUP", "DrafterContext", "SharedStores", "open_drafter", "registered_drafters"]
+__all__ = ["GROUP", "DrafterContext", "open_drafter", "registered_drafters"]
 
 GROUP = "skipstone.drafters"
 # The value of an entry point is a factory: it takes a DrafterContext and returns a Drafter.
@@ -25,32 +25,12 @@ OUR_DRAFTERS = tuple(
         "suffix": "suffix:open_suffix",
         "recycle": "recycle:open_recycle",
         "model": "draft_model:open_model",
+        "tree": "draft_model:open_tree",
         "staged": "draft_model:open_staged",
         "jacobi": "jacobi:open_jacobi",
         "lookahead": "lookahead:open_lookahead",
     }.items()
 )
-
-T = TypeVar("T")
-
-
-class SharedStores:
-    """What the drafters of one model keep from text to text: tables, indexes, the drafter's own model.
-
-    Each is made when first asked for. What is stored guards itself against use by two texts at once.
-    """
-
-    def __init__(self) -> None:
-        self._stores: dict[str, Any] = {}
-        self._lock = RLock()
-
-    def get(self, name: str, make: Callable[[], T]) -> T:
-        """Return the store `name`, made by `make` if it is not there yet."""
-        with self._lock:
-            if name not in self._stores:
-                self._stores[name] = make()
-            store: T = self._stores[name]
-            return store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

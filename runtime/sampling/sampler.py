@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +41,37 @@ class Sampler:
         Of equal tokens the lower id wins. Raises: ConfigError when every token is banned, SkipstoneError when logits
         are not numbers.
         """
+        if self.greedy:
+            return _likeliest(self.processed(logits, history))
+        return int(self.scores(logits, history).argmax())
+
+    def scores(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.floating[Any]]:
+        """Return what `choose` takes the largest of, [V]: the processed row, with the position's noise unless greedy.
+
+        Raises as `choose` does.
+        """
+        row = self.processed(logits, history)
+        _likeliest(row)
+        if self.greedy:
+            return row
+        ids = np.flatnonzero(row > -np.inf)
+        scores = np.full(len(row), -np.inf)
+        scores[ids] = row[ids] + gumbel(self.seed, len(history), ids)
+        return scores
+
+    def law(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float64]:
+        """Return the distribution [V] that `choose` draws from: of a greedy sampler all mass on its choice.
+
+        Raises as `choose` does.
+        """
         row = self.processed(logits, history)
         likeliest = _likeliest(row)
         if self.greedy:
-            return likeliest
-        ids = np.flatnonzero(row > -np.inf)
-        return int(ids[np.argmax(row[ids] + gumbel(self.seed, len(history), ids))])
+            law = np.zeros(len(row))
+            law[likeliest] = 1.0
+            return law
+        weights = np.exp(row.astype(np.float64) - row[likeliest])
+        return weights / weights.sum()
 
     def processed(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         """Return the row [V] after all processors, -inf where a token may not be chosen; without any, the row itself.

@@ -24,12 +24,12 @@ def match(sampler: Sampler, history: Sequence[int]) -> Accept:
     """
 
     def accept(draft: Draft, logits: NDArray[np.float32]) -> list[int]:
-        accepted: list[int] = []
+        text, start = list(history), len(history)
         row: int | None = 0
         while row is not None:
-            token_id = sampler.choose(logits[row], [*history, *accepted] if accepted else history)
-            accepted.append(token_id)
+            token_id = sampler.choose(logits[row], text)
+            text.append(token_id)
             row = draft.child(row, token_id)
-        return accepted
+        return text[start:]
 
     return accept

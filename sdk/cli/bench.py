@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict
-from enum import StrEnum
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.progress import MofNCompleteColumn
 
+from skipstone.cli.bench_suite import run_suite
 from skipstone.cli.options import BundleArgument, DeviceOption, QuietOption, ThreadsOption
+from skipstone.cli.tables import OutputFormat, csv_table, measures
 from skipstone.cli.terminal import print_json, progress_bar, write
+from skipstone.errors import ConfigError
 
 NAME = "bench"
 EXAMPLES = """\b
 Examples:
   skipstone bench pebble
-  skipstone bench my-bundle --prompt-tokens 1000 --runs 9 -o json"""
-
-
-class OutputFormat(StrEnum):
-    md = "md"
-    json = "json"
-    csv = "csv"
+  skipstone bench my-bundle --prompt-tokens 1000 --runs 9 -o json
+  skipstone bench pebble --suite code --decode ngram,suffix+model,auto"""
 
 
 def run(
     bundle: BundleArgument,
-    prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the random prompt.")] = 128,
-    new_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to make.")] = 96,
-    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Runs that count, after one that warms up.")] = 5,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Tokens of the random prompt; default: 128.")
+    ] = None,
+    new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Tokens to make; default: 96, of a suite 128.")
+    ] = None,
+    runs: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Runs that count, after one that warms up; default: 5, of a suite 3."),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", metavar="NAME", help="Compare decoding methods on prompts: code.")
+    ] = None,
+    decode: Annotated[
+        str | None,
+        typer.Option("--decode", metavar="METHODS", help="With --suite: such as ngram+model,auto; default: auto."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="PNG", help="With --suite: draw the result to this file.")
+    ] = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     output: Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print the result.")] = OutputFormat.md,
@@ -39,8 +52,42 @@ def run(
 ) -> None:
     """Measure speed and memory of a bundle here.
 
-    Load time, time to first token, prefill, decoding, peak memory; medians over the runs.
+    Load time, time to first token, prefill, decoding, peak memory; medians over the runs. With a suite: decoding
+    methods in turn on the same prompts, each against plain decoding.
     """
+    if suite is None:
+        for option, value in (("--decode", decode), ("--plot", plot)):
+            if value is not None:
+                raise ConfigError(f"{option} is for comparing methods on prompts; add --suite code")
+        _run_random(bundle, prompt_tokens or 128, new_tokens or 96, runs or 5, device, threads, output, quiet)
+        return
+    if prompt_tokens is not None:
+        raise ConfigError("--prompt-tokens is the length of a random prompt, and a suite has its own; leave one out")
+    run_suite(
+        bundle,
+        suite,
+        decode or "auto",
+        new_tokens=new_tokens or 128,
+        rounds=runs or 3,
+        device=device,
+        threads=threads,
+        plot=plot,
+        output=output,
+        quiet=quiet,
+    )
+
+
+def _run_random(
+    bundle: str,
+    prompt_tokens: int,
+    new_tokens: int,
+    runs: int,
+    device: str,
+    threads: int | None,
+    output: OutputFormat,
+    quiet: bool,
+) -> None:
+    """Measure plain decoding after a prompt of random tokens."""
     from skipstone.api import resolve
     from skipstone.benchmark import benchmark
 
@@ -54,28 +101,8 @@ def run(
             threads=threads,
             on_progress=lambda count: progress.update(task, completed=count),
         )
-    _print(asdict(result), output)
-
-
-def _print(record: dict[str, Any], output: OutputFormat) -> None:
+    record = asdict(result)
     if output is OutputFormat.json:
         print_json(record)
-    elif output is OutputFormat.csv:
-        table = io.StringIO()
-        writer = csv.DictWriter(table, fieldnames=list(record), lineterminator="\n")
-        writer.writeheader()
-        writer.writerow(record)
-        write(table.getvalue())
     else:
-        write(_markdown({name: _readable(value) for name, value in record.items()}))
-
-
-def _markdown(cells: dict[str, str]) -> str:
-    names, values = max(map(len, cells)), max(map(len, cells.values()))
-    head = [f"| {'measure':{names}} | {'value':{values}} |", f"|{'-' * (names + 2)}|{'-' * (values + 2)}|"]
-    rows = [f"| {name:{names}} | {value:{values}} |" for name, value in cells.items()]
-    return "\n".join([*head, *rows, ""])
-
-
-def _readable(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        write(csv_table([record]) if output is OutputFormat.csv else measures(record))

@@ -19,7 +19,8 @@ NAME = "export"
 EXAMPLES = """\b
 Examples:
   skipstone export ./SmolLM2-135M -o smollm
-  skipstone export Qwen/Qwen3-0.6B -o qwen --precision int8 --exits auto"""
+  skipstone export Qwen/Qwen3-0.6B -o qwen --precision int8 --exits auto
+  skipstone export Qwen/Qwen3-4B -o qwen --drafter Qwen/Qwen3-0.6B"""
 
 
 class PrecisionName(StrEnum):
@@ -51,7 +52,16 @@ def run(
         str, typer.Option("--exits", metavar="auto|none|4,8", help="Layers after which it may stop; auto: quarters.")
     ] = "none",
     revision: Annotated[
-        str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.")
+        str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of CHECKPOINT, a hub id.")
+    ] = None,
+    drafter: Annotated[
+        str | None,
+        typer.Option(
+            "--drafter", metavar="SMALL_CHECKPOINT", help="Smaller model that guesses for this one, put into OUT too."
+        ),
+    ] = None,
+    drafter_precision: Annotated[
+        PrecisionName | None, typer.Option("--drafter-precision", help="Type of its weights; default: as --precision.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT where it is a bundle.")] = False,
     quiet: QuietOption = False,
@@ -72,9 +82,14 @@ def run(
         group_size=int(group_size.value) if group_size else None,
         exits=exits,
         revision=revision,
+        drafter=drafter,
+        drafter_precision=drafter_precision.value if drafter_precision else None,
     )
-    total = chosen.checkpoint.tensors.num_bytes
-    bytes_each = total / chosen.num_parameters
+    console = notes(quiet=quiet)
+    for remark in chosen.remarks:
+        console.print(remark)
+    total = sum(model.checkpoint.tensors.num_bytes for model in chosen.models)
+    bytes_each = total / sum(model.num_parameters for model in chosen.models)
     with progress_bar("exporting", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
         write_bundle(
             chosen,
@@ -83,6 +98,8 @@ def run(
             command=shlex.join(["skipstone", *sys.argv[1:]]),
             on_progress=lambda count: progress.advance(task, count * bytes_each),
         )
-    size = Bundle.open(output).manifest.total_bytes
-    seconds = time.perf_counter() - start
-    notes(quiet=quiet).print(f"{output}: {precision.value}, {size / 1e6:.1f} MB, {seconds:.1f} s")
+    manifest = Bundle.open(output).manifest
+    size = f"{manifest.total_bytes / 1e6:.1f} MB"
+    if manifest.drafter:
+        size += f" with a drafter of {manifest.drafter_bytes / 1e6:.1f} MB"
+    console.print(f"{output}: {precision.value}, {size}, {time.perf_counter() - start:.1f} s")

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skipstone.cli.drafts import DraftPainter, speed_line, stats_table
 from skipstone.cli.options import (
     BundleArgument,
+    DecodeOption,
     DeviceOption,
     JsonOption,
     QuietOption,
     SeedOption,
+    SuffixMemoryOption,
     TemperatureOption,
     ThreadsOption,
     TopPOption,
@@ -22,17 +25,23 @@ from skipstone.cli.options import (
 from skipstone.cli.terminal import notes, print_json, write
 
 if TYPE_CHECKING:
-    from skipstone.runtime.generation import Piece, Stats
+    from rich.console import Console
+
+    from skipstone.runtime.generation import Generation, Piece
+    from skipstone.runtime.stats import Stats
 
 NAME = "generate"
 EXAMPLES = """\b
 Examples:
   skipstone generate pebble -p "def fibonacci(n):"
-  skipstone generate pebble --temperature 0.7 --seed 1 --json < prompt.txt"""
+  skipstone generate pebble --temperature 0.7 --seed 1 --json < prompt.txt
+  skipstone generate pebble -p "class Stack:" --decode suffix,recycle --stats --show-drafts"""
 
 
-class DecodeName(StrEnum):
-    plain = "plain"
+class RuleName(StrEnum):
+    match = "match"
+    rejection = "rejection"
+    k_seq = "k-seq"
 
 
 def run(
@@ -46,7 +55,13 @@ def run(
     min_new_tokens: Annotated[
         int, typer.Option(metavar="N", min=0, help="Fewest tokens to make, before a stop token may come.")
     ] = 0,
-    decode: Annotated[DecodeName, typer.Option("--decode", help="Decoding method.")] = DecodeName.plain,
+    decode: DecodeOption = "auto",
+    verify: Annotated[
+        RuleName, typer.Option("--verify", help="Rule for drafts; only match keeps the text of a seed.")
+    ] = RuleName.match,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="The same bits with every drafter: feed rows in pairs, draft chains.")
+    ] = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     context: Annotated[
@@ -83,12 +98,19 @@ def run(
     logprobs: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="With --json: the N likeliest tokens at each position.")
     ] = None,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Texts to make, with the seeds from --seed on.")] = 1,
+    suffix_memory: SuffixMemoryOption = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Show what each drafter guessed and where the time went.")
+    ] = False,
+    show_drafts: Annotated[bool, typer.Option("--show-drafts", help="Colour guessed tokens by their drafter.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Continue a prompt.
 
-    The text goes to standard output as it comes, its speed to standard error.
+    The text goes to standard output as it comes, its speed to standard error. --decode takes auto, plain, or drafters:
+    ngram, suffix, recycle, jacobi, lookahead; model, tree and staged where the bundle has a drafter.
     """
     from skipstone.api import load
     from skipstone.errors import ConfigError
@@ -97,6 +119,8 @@ def run(
 
     if logprobs is not None and not as_json:
         raise ConfigError("--logprobs is shown with --json only; add --json")
+    if (show_drafts or stats) and (as_json or samples > 1):
+        raise ConfigError("--stats and --show-drafts are for one text on the terminal; --json holds all figures")
     options = {
         "max_new_tokens": max_new_tokens,
         "min_new_tokens": min_new_tokens,
@@ -113,30 +137,45 @@ def run(
         "seed": seed,
         "stop": stop or (),
         "logprobs": logprobs,
+        "decode": decode,
+        "verify": verify.value,
+        "exact": exact,
     }
     generation_options(**options)  # a wrong value is refused before the model is loaded
     text = sys.stdin.read() if prompt is None else prompt
-    model = load(bundle, device=device, threads=threads)
-    stream = model.stream(text, context_length=context, **options)
+    model = load(bundle, device=device, threads=threads, suffix_memory=suffix_memory)
+    console = notes(quiet=quiet)
+    if samples > 1:
+        _samples(model.samples(text, samples, context_length=context, **options), as_json, console, seed=seed)
+        return
+    pieces = model.stream(text, context_length=context, **options)
     if as_json:
-        print_json(Generation.join(list(stream)).to_json())
-    else:
-        notes(quiet=quiet).print(_speed(_print(stream)))
+        print_json(Generation.join(list(pieces)).to_json())
+        return
+    painter = DraftPainter(model.runtime, last_id=model.encode(text)[-1]) if show_drafts else None
+    made = _print(pieces, painter)
+    console.print(speed_line(made))
+    if painter is not None:
+        console.print(painter.legend())
+    if stats:
+        console.print(stats_table(made))
 
 
-def _print(stream: Iterator[Piece]) -> Stats:
+def _print(pieces: Iterator[Piece], painter: DraftPainter | None) -> Stats:
     """Write the text as it comes and return what it cost."""
     stats = None
-    for piece in stream:
-        write(piece.text)
+    for piece in pieces:
+        write(piece.text if painter is None else painter.paint(piece))
         stats = piece.stats
     write("\n")
     assert stats is not None, "the last piece says what the text cost"
     return stats
 
 
-def _speed(stats: Stats) -> str:
-    return (
-        f"{stats.prompt_tokens} prompt tokens at {stats.prefill_tokens_per_s:.0f}/s, "
-        f"{stats.new_tokens} new at {stats.decode_tokens_per_s:.1f}/s, peak {stats.peak_memory_bytes / 1e6:.0f} MB"
-    )
+def _samples(made: Iterator[Generation], as_json: bool, console: Console, *, seed: int) -> None:
+    if as_json:
+        print_json([generation.to_json() for generation in made])
+        return
+    for number, generation in enumerate(made):
+        console.print(f"seed {seed + number}: {speed_line(generation.stats)}")
+        write(generation.text + "\n")

@@ -12,7 +12,6 @@ from rich.progress import DownloadColumn
 from skipstone.cli.options import BundleArgument, JsonOption, QuietOption
 from skipstone.cli.terminal import print_columns, print_json, progress_bar
 from skipstone.runtime.bundle import Bundle
-from skipstone.runtime.manifest import Manifest
 
 NAME = "inspect"
 EXAMPLES = """\b
@@ -32,7 +31,7 @@ def run(
 ) -> None:
     """Show what a bundle holds.
 
-    Layers, sizes, precision, exits, cache, memory and where it comes from; its whole manifest with --json.
+    Layers, sizes, precision, exits, drafter, cache, memory and where it comes from; its whole manifest with --json.
     """
     from skipstone.api import resolve
     from skipstone.parts import part_sizes
@@ -42,16 +41,20 @@ def run(
         total = opened.manifest.total_bytes
         with progress_bar("verifying", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
             opened.verify(lambda num_bytes: progress.advance(task, num_bytes))
-    facts = summary(opened.manifest, part_sizes(opened)) | ({"verified": True} if verify else {})
+    facts = summary(opened, part_sizes(opened)) | ({"verified": True} if verify else {})
     if as_json:
         print_json({**facts, "manifest": asdict(opened.manifest)})
     else:
         print_columns((_label(name), _readable(name, value)) for name, value in facts.items())
 
 
-def summary(manifest: Manifest, parts: Mapping[str, int]) -> dict[str, Any]:
+def summary(bundle: Bundle, parts: Mapping[str, int]) -> dict[str, Any]:
     """Return the figures that people ask for; sizes in bytes."""
+    manifest, drafter = bundle.manifest, bundle.open_drafter()
     d, weights = manifest.dimensions, manifest.files.get("weights.bin")
+    weights_bytes = weights.size if weights else 0
+    models = [manifest, drafter.manifest] if drafter else [manifest]
+    cache_bytes = sum(model.cache_bytes_per_token * model.context_length for model in models)
     cache_per_1k = manifest.cache_bytes_per_token * 1000
     return {
         "family": manifest.family,
@@ -63,17 +66,32 @@ def summary(manifest: Manifest, parts: Mapping[str, int]) -> dict[str, Any]:
         "precision": str(manifest.recipe.get("name")),
         "stages": [f"{stage.file}: layers {stage.first_layer} to {stage.end_layer - 1}" for stage in manifest.stages],
         "exits": list(manifest.exits),
-        "weights_bytes": weights.size if weights else 0,
+        "drafter": _drafter_line(bundle, drafter) if drafter else "none",
+        "weights_bytes": weights_bytes,
         "parts_bytes": dict(parts),
-        "other_bytes": manifest.total_bytes - (weights.size if weights else 0),
+        "drafter_size_bytes": manifest.drafter_bytes,
+        "other_bytes": manifest.total_bytes - manifest.drafter_bytes - weights_bytes,
         "cache_bytes_per_1k_tokens": cache_per_1k,
-        "estimated_memory_bytes": manifest.total_bytes
-        + manifest.cache_bytes_per_token * manifest.context_length
-        + PROCESS_BYTES,
+        "estimated_memory_bytes": manifest.total_bytes + cache_bytes + PROCESS_BYTES,
         "source": manifest.provenance.source,
         "made_by": f"skipstone {manifest.provenance.tool_version}",
         "command": manifest.provenance.command or "none, exported from Python",
     }
+
+
+def _drafter_line(bundle: Bundle, drafter: Bundle) -> str:
+    num_layers, recipe = drafter.manifest.dimensions.num_layers, drafter.manifest.recipe
+    tokenizer = "the same tokenizer" if _share_tokenizer(bundle, drafter) else "another tokenizer"
+    return f"{num_layers} layer{'s' * (num_layers > 1)}, {recipe.get('name')}, {tokenizer}"
+
+
+def _share_tokenizer(first: Bundle, second: Bundle) -> bool:
+    if first.manifest.files.get("tokenizer.json") == second.manifest.files.get("tokenizer.json"):
+        return True
+    from skipstone.runtime.drafters.vocabulary import same_tokenizer
+    from skipstone.runtime.tokenizer import Tokenizer
+
+    return same_tokenizer(Tokenizer.load(first.path), Tokenizer.load(second.path))
 
 
 def _label(name: str) -> str:

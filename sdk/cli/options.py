@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 __all__ = [
     "BundleArgument",
+    "DecodeOption",
     "DeviceOption",
     "JsonOption",
     "QuietOption",
     "SeedOption",
+    "SuffixMemoryOption",
     "TemperatureOption",
     "ThreadsOption",
     "TopPOption",
@@ -29,6 +32,13 @@ TemperatureOption = Annotated[
 ]
 TopPOption = Annotated[
     float, typer.Option("--top-p", metavar="P", help="Keep the likeliest tokens up to this probability; 1 is off.")
+]
+DecodeOption = Annotated[
+    str, typer.Option("--decode", metavar="METHOD", help="auto, plain, or drafters in order of price: ngram,model.")
+]
+SuffixMemoryOption = Annotated[
+    Path | None,
+    typer.Option("--suffix-memory", metavar="FILE", help="Remember texts for the suffix drafter in this file."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same text.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,0 +1,63 @@
+"""What a model call costs here: milliseconds as a function of its rows and of the context length."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from skipstone.errors import ConfigError
+
+__all__ = ["CostCurve"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostCurve:
+    """Measured milliseconds `ms[c][r]` of a call of `rows[r]` rows behind `contexts[c]` cached tokens.
+
+    Between the measured points it is linear, and beyond the last it goes on as steeply.
+    Raises: ConfigError unless rows and contexts rise and every cell has a positive time.
+    """
+
+    rows: tuple[int, ...]
+    contexts: tuple[int, ...]
+    ms: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        for name, values in (("rows", self.rows), ("contexts", self.contexts)):
+            if not values or list(values) != sorted(set(values)):
+                raise ConfigError(f"{name} of a cost curve must rise, found {list(values)}")
+        fits = len(self.ms) == len(self.contexts) and all(len(line) == len(self.rows) for line in self.ms)
+        if not fits or not all(value > 0 for line in self.ms for value in line) or self.rows[0] != 1:
+            raise ConfigError("a cost curve needs a positive time for each of its contexts and rows, from one row on")
+
+    def costs(self, context: int, *, max_rows: int) -> list[float]:
+        """Return the milliseconds of calls of 0 to `max_rows` rows; more rows never cost less, none cost nothing."""
+        line = [_between(self.contexts, column, context) for column in zip(*self.ms, strict=True)]
+        costs = [0.0]
+        for rows in range(1, max_rows + 1):
+            costs.append(max(costs[-1], _between(self.rows, line, rows)))
+        return costs
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CostCurve:
+        """Return the curve in `data`. Raises: ConfigError when it holds none."""
+        try:
+            ms = tuple(tuple(map(float, line)) for line in data["ms"])
+            return cls(rows=tuple(map(int, data["rows"])), contexts=tuple(map(int, data["contexts"])), ms=ms)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"not a cost curve: {error}") from error
+
+
+def _between(points: Sequence[int], values: Sequence[float], point: int) -> float:
+    """Return the value at `point`, on the line through its two neighbours or through the last two."""
+    if len(points) == 1 or point <= points[0]:
+        return values[0]
+    upper = min(bisect_right(points, point), len(points) - 1)
+    start, end = points[upper - 1], points[upper]
+    return values[upper - 1] + (point - start) / (end - start) * (values[upper] - values[upper - 1])

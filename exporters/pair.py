@@ -1,0 +1,103 @@
+"""Whether a checkpoint can draft for another: what would not work or not pay is refused before a weight is read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import tokenizers
+
+from skipstone.errors import ConfigError
+
+if TYPE_CHECKING:
+    from skipstone.exporters.export import ExportPlan
+
+__all__ = ["check_pair"]
+
+# Below this share of the drafter's tokens the two write different languages, or one writes no language.
+LEAST_SHARED = 0.05
+
+
+def check_pair(target: ExportPlan, drafter: ExportPlan) -> tuple[str, ...]:
+    """Return remarks on a pair that works; lossless decoding gives the same text with any.
+
+    Raises: ConfigError when the drafter is the target, carries a drafter, is too large, or shares too little text.
+    Cost: reads both tokenizers, unless their files are equal.
+    """
+    pair = f"{drafter.checkpoint.source} cannot draft for {target.checkpoint.source}"
+    if drafter.checkpoint.folder.resolve() == target.checkpoint.folder.resolve():
+        raise ConfigError(f"{pair}: they are the same checkpoint; name a smaller one")
+    if drafter.drafter is not None:
+        raise ConfigError(f"{pair}: it carries a drafter of its own; plan it without one")
+    if 2 * drafter.num_parameters >= target.num_parameters:
+        found = f"{drafter.num_parameters / 1e6:.2f} M parameters, the target {target.num_parameters / 1e6:.2f} M"
+        raise ConfigError(f"{pair}: it has {found}, and a drafter that large cannot pay; take one below half the size")
+    return (*_context_remarks(target, drafter), *_tokenizer_remarks(target, drafter, pair))
+
+
+def _context_remarks(target: ExportPlan, drafter: ExportPlan) -> list[str]:
+    own, wanted = drafter.architecture.context_length, target.architecture.context_length
+    if own >= wanted:
+        return []
+    return [f"the drafter sees {own} tokens and the target {wanted}: in a longer text it stops drafting"]
+
+
+def _tokenizer_remarks(target: ExportPlan, drafter: ExportPlan, pair: str) -> list[str]:
+    files = [plan.checkpoint.folder / "tokenizer.json" for plan in (target, drafter)]
+    if files[0].read_bytes() != files[1].read_bytes():
+        theirs, own = (tokenizers.Tokenizer.from_file(str(file)) for file in files)
+        if not _are_equal(theirs, own):
+            return [_remark_on_text(theirs, own, pair)]
+    if set(drafter.stop_ids) == set(target.stop_ids):
+        return []
+    found = f"{_listed(drafter.stop_ids)} in the drafter and {_listed(target.stop_ids)} in the target"
+    return [f"the tokens that end a text differ, {found}: those of the target hold"]
+
+
+def _are_equal(theirs: tokenizers.Tokenizer, own: tokenizers.Tokenizer) -> bool:
+    """Whether every token has the same id and the same role in both."""
+    vocabularies = [one.get_vocab(with_added_tokens=True) for one in (theirs, own)]
+    return vocabularies[0] == vocabularies[1] and _special_ids(theirs) == _special_ids(own)
+
+
+def _special_ids(tokenizer: tokenizers.Tokenizer) -> set[int]:
+    return {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+
+def _remark_on_text(theirs: tokenizers.Tokenizer, own: tokenizers.Tokenizer, pair: str) -> str:
+    """Return the remark on a pair that can share text only. Raises: ConfigError where not even that."""
+    for whose, tokenizer in (("the drafter", own), ("the target", theirs)):
+        steps = _decoder_steps(tokenizer)
+        # The kinds of which runtime/drafters/vocabulary.py knows what each token spells.
+        if steps != ["ByteLevel"] and not {"Metaspace", "Replace"} & set(steps):
+            raise ConfigError(
+                f"{pair}: the tokenizers differ, so drafts have to go through text, and the decoder of {whose} is "
+                f"{' + '.join(steps) or 'missing'} where ByteLevel alone, Metaspace or Replace is wanted; "
+                "take a drafter with the target's tokenizer"
+            )
+    words = _words(own)
+    shared = len(words & _words(theirs)) / max(len(words), 1)
+    if shared < LEAST_SHARED:
+        raise ConfigError(
+            f"{pair}: of its tokens {shared:.1%} are tokens of the target, and {LEAST_SHARED:.0%} are wanted; "
+            "take a drafter of the target's family"
+        )
+    return f"the tokenizers differ, {shared:.0%} of the drafter's tokens are shared: drafts go through text"
+
+
+def _decoder_steps(tokenizer: tokenizers.Tokenizer) -> list[str]:
+    if tokenizer.decoder is None:
+        return []
+    state = json.loads(tokenizer.decoder.__getstate__())
+    return [step["type"] for step in state.get("decoders", [state])]
+
+
+def _words(tokenizer: tokenizers.Tokenizer) -> set[str]:
+    """Return the ordinary tokens, with spaces: byte-level BPE has a letter for a space, SentencePiece another."""
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    ordinary = tokenizer.get_vocab(with_added_tokens=False).keys() - added
+    return {token.replace("Ġ", " ").replace("▁", " ") for token in ordinary}
+
+
+def _listed(token_ids: tuple[int, ...]) -> str:
+    return ", ".join(map(str, token_ids)) or "none"

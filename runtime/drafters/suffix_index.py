@@ -1,0 +1,134 @@
+"""Where the last few tokens stood before: a bounded index over tokens, of one text or of many."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from skipstone.errors import ConfigError
+
+__all__ = ["BOUNDARY", "LONGEST_MATCH", "Continuation", "SuffixIndex", "index_capacity"]
+
+# No token: stands between two texts, so that no match runs over it.
+BOUNDARY = 2**31 - 1
+MATCH_LENGTHS = (8, 16, 32)
+LONGEST_MATCH = 32  # that is told apart from longer ones
+
+
+class Continuation(NamedTuple):
+    """A token that stood behind the same tokens before.
+
+    `match`: how many tokens before it are surely the same, 1, 2, 3, 4, 8, 16 or 32. It followed in `votes` of the
+    `places` that were looked at; the newest of them is `position`.
+    """
+
+    token_id: int
+    match: int
+    votes: int
+    places: int
+    position: int
+
+
+class SuffixIndex:
+    """The last `capacity` tokens added, and for every run of 1, 2 or 4 tokens the places where it ends, newest first.
+
+    A ring of tokens with hash chains, as compressors use: memory is fixed, about 100 bytes for each token of
+    `capacity`; adding a token takes a microsecond; the oldest tokens fall out by being overwritten.
+
+    Invariant: token number i of all ever added is in slots i % capacity and i % capacity + capacity while it is among
+    the last `capacity`; a link leads to a smaller number or to one that has fallen out.
+    """
+
+    ORDERS = (4, 2, 1)
+
+    def __init__(self, capacity: int, *, max_places: int = 4) -> None:
+        """`capacity` must be a power of two; of each context the `max_places` newest places are looked at."""
+        if capacity < 64 or capacity & (capacity - 1):
+            raise ConfigError(f"the capacity of a suffix index must be a power of two from 64 on, got {capacity}")
+        self.capacity, self._max_places = capacity, max_places
+        self._tokens = [BOUNDARY] * (2 * capacity)
+        # For each order the newest number of every hash, and for every slot the one before it with the same hash.
+        self._chains = tuple((n, array("q", [0]) * (2 * capacity), array("q", [0]) * capacity) for n in self.ORDERS)
+        # Numbers start behind a ring of boundaries: so 0 means "nowhere", and no run reaches before the first token.
+        self.end = capacity
+
+    def add(self, token_ids: Iterable[int]) -> None:
+        """Append tokens, BOUNDARY between texts."""
+        tokens, capacity, mask, end = self._tokens, self.capacity, self.capacity - 1, self.end
+        for token_id in token_ids:
+            slot = end & mask
+            tokens[slot] = tokens[slot + capacity] = token_id
+            end += 1
+            stop = slot + capacity + 1
+            for order, heads, links in self._chains:
+                bucket = hash(tuple(tokens[stop - order : stop])) & (2 * mask + 1)
+                links[slot] = heads[bucket]
+                heads[bucket] = end
+        self.end = end
+
+    def continuation(self, context: list[int]) -> Continuation | None:
+        """Return what most often followed the last tokens of `context`, the newest of equals, None if nothing did.
+
+        The longest run of tokens that stood anywhere before decides. Cost: 3 to 5 microseconds.
+        """
+        for order, heads, links in self._chains:
+            run = context[-order:]
+            places = self._places(run, heads, links)
+            if places:
+                return self._vote(places, run, context)
+        return None
+
+    def _places(self, run: list[int], heads: array[int], links: array[int]) -> list[int]:
+        """Return the numbers of the tokens that stand behind `run`, newest first."""
+        tokens, capacity, mask, order = self._tokens, self.capacity, self.capacity - 1, len(run)
+        oldest = self.end - capacity + order
+        position = heads[hash(tuple(run)) & (2 * mask + 1)]
+        places: list[int] = []
+        for _ in range(2 * self._max_places):
+            if position <= oldest:
+                break
+            slot = (position - 1) & mask
+            stop = slot + capacity + 1
+            # A place at the very end has nothing behind it yet, and another run may share the hash.
+            if position < self.end and tokens[stop - order : stop] == run:
+                places.append(position)
+                if len(places) == self._max_places:
+                    break
+            position = links[slot]
+        return places
+
+    def _vote(self, places: list[int], run: list[int], context: list[int]) -> Continuation | None:
+        tokens, mask = self._tokens, self.capacity - 1
+        followers = [tokens[position & mask] for position in places]
+        best, count = followers[0], followers.count(followers[0])
+        if 2 * count < len(followers):
+            best = max(followers, key=followers.count)  # the first, so the newest, of equals
+            count = followers.count(best)
+        if best == BOUNDARY:
+            return None
+        position = places[followers.index(best)]
+        return Continuation(best, self._match(position, len(run), context), count, len(places), position)
+
+    def _match(self, position: int, order: int, context: list[int]) -> int:
+        """Return how many tokens before `position` are the last ones of `context`, as one of the lengths told apart."""
+        tokens, stop = self._tokens, ((position - 1) & (self.capacity - 1)) + self.capacity + 1
+        if order < 4:
+            return 3 if order == 2 and tokens[stop - 3 : stop] == context[-3:] else order
+        match = order
+        for length in MATCH_LENGTHS:
+            if tokens[stop - length : stop] != context[-length:]:
+                break
+            match = length
+        return match
+
+    def following(self, position: int, limit: int) -> list[int]:
+        """Return the tokens from number `position` on, at most `limit`, up to the end or a boundary."""
+        stop = min(position + limit, self.end)
+        found = [self._tokens[number & self.capacity - 1] for number in range(position, stop)]
+        return found[: found.index(BOUNDARY)] if BOUNDARY in found else found
+
+
+def index_capacity(num_tokens: int) -> int:
+    """Return the capacity of an index over a text of up to `num_tokens`: a power of two, for long texts their end."""
+    return min(max(64, 1 << (num_tokens - 1).bit_length()), 16384)

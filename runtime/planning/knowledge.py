@@ -1,0 +1,119 @@
+"""What planning learns while text is made: what each drafter is worth, and what calls really take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from skipstone.runtime.draft import Draft
+from skipstone.runtime.drafters.acceptance import Acceptance
+from skipstone.runtime.drafters.guard import Guard
+from skipstone.runtime.planning.measure import MAX_ROWS
+
+__all__ = ["LOOP_MS", "CallTimes", "Knowledge", "Record"]
+
+EXPLORATION = 0.01  # of the time that plain decoding takes
+# What a round costs beside the model and the drafters: the loop, the choice of tokens.
+LOOP_MS = 0.03
+MEMORY = 0.95
+# A drafter whose guesses cost more than this share of a plain step is asked only when it promises to pay.
+DEAR = 0.1
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of one drafter, over all texts of a model; times in milliseconds, means over recent rounds.
+
+    `balance_ms` is what asking saved beyond its price. A drafter in the red rests: it is asked as often as exploration
+    may cost. `guess_ms` is the price of one guess, `mean_chance` how often one that is reached is accepted.
+    """
+
+    acceptance: Acceptance
+    balance_ms: float = 0.0
+    price_ms: float = 0.0
+    guess_ms: float = 0.0
+    mean_chance: float = 0.6
+    credit_ms: float = 0.0
+    num_asked: int = 0
+
+    def is_due(self, costs: Sequence[float], rate: float) -> bool:
+        """Whether to ask this round, with `rate` tokens per millisecond to beat.
+
+        Always while it pays, else when it has saved up the price of a try. What is dear must promise to beat the rate.
+        """
+        plain_ms = costs[1]
+        if self.num_asked == 0:
+            self.balance_ms = 0.1 * plain_ms  # the benefit of the doubt, for some dozens of rounds
+        if self.balance_ms >= 0 and (self.guess_ms <= DEAR * plain_ms or self.promise(costs) > rate):
+            return True
+        self.credit_ms += EXPLORATION * plain_ms
+        if self.credit_ms < self.price_ms:
+            return False
+        self.credit_ms = 0.0
+        return True
+
+    def promise(self, costs: Sequence[float]) -> float:
+        """Return the tokens per millisecond to expect of a chain of the best length, from means alone."""
+        best, chance, expected = 0.0, 1.0, 1.0
+        for rows in range(2, len(costs)):
+            chance *= self.mean_chance
+            expected += chance
+            best = max(best, expected / (costs[rows] + LOOP_MS + (rows - 1) * self.guess_ms))
+        return best
+
+    def settle(self, spent_ms: float, saved_ms: float, *, num_guesses: int) -> None:
+        """Count one round in which the drafter was asked; not the first of a text, in which it reads the prompt."""
+        self.num_asked += 1
+        weight = 1 - MEMORY if self.num_asked > 1 else 1
+        self.price_ms += (spent_ms - self.price_ms) * weight
+        if num_guesses:
+            self.guess_ms += (spent_ms / num_guesses - self.guess_ms) * (weight if self.guess_ms else 1)
+        self.balance_ms = MEMORY * self.balance_ms + (1 - MEMORY) * (saved_ms - spent_ms)
+
+    def learn(self, draft: Draft, token_ids: Sequence[int]) -> None:
+        """Score a proposal against the tokens that came, whether it was fed or not."""
+        levels = draft.levels or (0,) * len(draft)
+        follows = dict(zip(draft.path(token_ids), token_ids, strict=False))
+        for parent, guess, level in zip(draft.parents, draft.token_ids, levels, strict=True):
+            token_id = follows.get(parent)
+            if token_id is not None:
+                self.acceptance.update(level, accepted=guess == token_id)
+                self.mean_chance += ((guess == token_id) - self.mean_chance) * (1 - MEMORY)
+
+
+class CallTimes:
+    """How much longer or shorter calls of so many rows take than the curve says.
+
+    A curve measured in a busy moment so mends itself. Each call moves the factor of its rows by one small step towards
+    what it took, so factors follow the median and one slow call counts no more than any.
+    """
+
+    STEP, MOST = 1.02, 2.0
+
+    def __init__(self) -> None:
+        self._factors = [1.0] * (MAX_ROWS + 1)
+
+    def update(self, rows: int, *, measured_ms: float, expected_ms: float) -> None:
+        """Count one call that was expected to take `expected_ms` before any correction."""
+        factor = self._factors[rows]
+        factor *= self.STEP if measured_ms > expected_ms * factor else 1 / self.STEP
+        self._factors[rows] = min(max(factor, 1 / self.MOST), self.MOST)
+
+    def correct(self, costs: Sequence[float]) -> list[float]:
+        """Return the costs of 0, 1, 2 ... rows as recent calls suggest; more rows never cost less."""
+        corrected = [0.0]
+        for cost, factor in zip(costs[1:], self._factors[1:], strict=True):
+            corrected.append(max(corrected[-1], cost * factor))
+        return corrected
+
+
+class Knowledge:
+    """What planning has learned about a model's drafters and calls; it outlives the texts."""
+
+    def __init__(self) -> None:
+        self.times = CallTimes()
+        self._records: dict[str, Record] = {}
+
+    def record(self, guard: Guard) -> Record:
+        """Return the record of a drafter, by its name."""
+        return self._records.setdefault(guard.name, Record(Acceptance(guard.prior)))

@@ -1,0 +1,57 @@
+"""Measure what a model call costs on this device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from skipstone.devices import CostCurve
+from skipstone.runtime.call import BoundCall
+from skipstone.runtime.model import Model
+
+__all__ = ["MAX_ROWS", "measure_costs"]
+
+# Longer drafts gain nothing where a row has a price: the time for each token is nearly flat from here on.
+MAX_ROWS = 16
+ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+CONTEXTS = (64, 512, 2048)
+
+
+def measure_costs(
+    model: Model,
+    *,
+    budget_s: float = 0.8,
+    min_sweeps: int = 2,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> CostCurve:
+    """Return the cost curve of `model`: the shortest times in sweeps through all rows and contexts in `budget_s`.
+
+    A sweep visits every cell once, so that a busy moment of the machine touches all alike; the shortest time is the one
+    that others on the machine disturbed least. The cache is empty, which changes no time. `on_progress` gets the share
+    that is done, 0..1. Cost: `budget_s`, more for large models.
+    """
+    capacity = model.manifest.context_length
+    rows = tuple(count for count in ROWS if count <= capacity)
+    contexts = tuple(context for context in CONTEXTS if context + MAX_ROWS <= capacity) or (capacity - rows[-1],)
+    cache = model.new_cache(context_length=min(capacity, contexts[-1] + MAX_ROWS))
+    calls = {count: BoundCall(model, cache, num_tokens=count, rows=range(count)) for count in rows}
+    for count in rows:
+        _time_ms(calls[count], count, contexts[0])
+    times: dict[tuple[int, int], list[float]] = {(context, count): [] for context in contexts for count in rows}
+    start, sweeps = time.perf_counter(), 0
+    while sweeps < min_sweeps or time.perf_counter() - start < budget_s:
+        for context, count in times:
+            times[context, count].append(_time_ms(calls[count], count, context))
+        sweeps += 1
+        on_progress(min(1.0, max(sweeps / min_sweeps, (time.perf_counter() - start) / budget_s)))
+    ms = tuple(tuple(min(times[context, count]) for count in rows) for context in contexts)
+    return CostCurve(rows=rows, contexts=contexts, ms=ms)
+
+
+def _time_ms(call: BoundCall, num_rows: int, context: int) -> float:
+    token_ids, lengths = np.zeros((1, num_rows), np.int64), np.array([context])
+    start = time.perf_counter()
+    call.run(token_ids, lengths)
+    return (time.perf_counter() - start) * 1e3

@@ -1,0 +1,98 @@
+"""What a generation cost, counted step by step."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+
+__all__ = ["Clock", "DrafterStats", "Stats", "peak_memory_bytes"]
+
+
+@dataclass(slots=True, kw_only=True)
+class DrafterStats:
+    """What one drafter did: the rounds in which its draft was verified, the tokens it guessed, those that stood."""
+
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What a generation cost. Prefill ends, and decoding starts, with the first token.
+
+    `draft_s`, `model_s`, `accept_s` and `other_s` are the parts of the time for decoding: guessing and learning, the
+    model's calls, choosing and keeping tokens, and all else, such as making text of tokens.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    ttft_s: float
+    model_calls: int
+    tokens_per_call: float
+    drafters: dict[str, DrafterStats]
+    draft_s: float
+    model_s: float
+    accept_s: float
+    other_s: float
+    peak_memory_bytes: int
+
+
+@dataclass(slots=True)
+class Clock:
+    """Times one generation: from its making to the first token, and from there on."""
+
+    num_fed: int
+    _start: float = field(default_factory=time.perf_counter)
+    _first: float | None = None
+    _calls: int = 0
+    _tokens: int = 0
+    _first_tokens: int = 0
+    _parts: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    _drafters: dict[str, DrafterStats] = field(default_factory=dict)
+
+    def step(self, num_tokens: int, *, parts: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
+        """Count one model call that gave `num_tokens`; `parts` are its seconds of drafting, model and accepting."""
+        if self._first is None:
+            self._first, self._first_tokens = time.perf_counter(), num_tokens
+        else:
+            self._parts = [total + part for total, part in zip(self._parts, parts, strict=True)]
+        self._calls += 1
+        self._tokens += num_tokens
+
+    def draft(self, drafter: str, *, drafted: int, accepted: int) -> None:
+        """Count one draft that was verified."""
+        stats = self._drafters.setdefault(drafter, DrafterStats())
+        stats.rounds += 1
+        stats.drafted += drafted
+        stats.accepted += accepted
+
+    def stats(self, prompt_tokens: int) -> Stats:
+        now, first = time.perf_counter(), self._first or time.perf_counter()
+        num_decoded = self._tokens - self._first_tokens
+        draft_s, model_s, accept_s = self._parts
+        return Stats(
+            prompt_tokens=prompt_tokens,
+            new_tokens=self._tokens,
+            prefill_tokens_per_s=self.num_fed / (first - self._start),
+            decode_tokens_per_s=num_decoded / (now - first) if num_decoded else 0.0,
+            ttft_s=first - self._start,
+            model_calls=self._calls,
+            tokens_per_call=self._tokens / self._calls,
+            drafters=self._drafters,
+            draft_s=draft_s,
+            model_s=model_s,
+            accept_s=accept_s,
+            other_s=now - first - sum(self._parts),
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has held at once."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

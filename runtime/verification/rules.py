@@ -1,0 +1,25 @@
+"""The rules by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.verification.kseq import k_seq
+from skipstone.runtime.verification.match import Accept, match
+from skipstone.runtime.verification.rejection import reject
+
+__all__ = ["rule_named"]
+
+_RULES: Mapping[str, Callable[[Sampler, Sequence[int]], Accept]] = MappingProxyType(
+    {"match": match, "rejection": reject, "k-seq": k_seq}
+)
+
+
+def rule_named(name: str, sampler: Sampler, history: Sequence[int]) -> Accept:
+    """Return the rule `name` for one text, whose live list of tokens is `history`. Raises: ConfigError."""
+    if name not in _RULES:
+        raise ConfigError(f"rule {name!r} is not known; known are {', '.join(_RULES)}")
+    return _RULES[name](sampler, history)
