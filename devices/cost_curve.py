@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
 from skipstone.errors import ConfigError
@@ -16,7 +17,7 @@ __all__ = ["CostCurve"]
 class CostCurve:
     """Measured milliseconds `ms[c][r]` of a call of `rows[r]` rows behind `contexts[c]` cached tokens.
 
-    Between the measured points it is linear, and beyond the last it goes on as steeply.
+    Between the measured points it is linear, and beyond the last it goes on as steeply, but never falls.
     Raises: ConfigError unless rows and contexts rise and every cell has a positive time.
     """
 
@@ -29,7 +30,7 @@ class CostCurve:
             if not values or list(values) != sorted(set(values)):
                 raise ConfigError(f"{name} of a cost curve must rise, found {list(values)}")
         fits = len(self.ms) == len(self.contexts) and all(len(line) == len(self.rows) for line in self.ms)
-        if not fits or not all(value > 0 for line in self.ms for value in line) or self.rows[0] != 1:
+        if not fits or not all(0 < value < inf for line in self.ms for value in line) or self.rows[0] != 1:
             raise ConfigError("a cost curve needs a positive time for each of its contexts and rows, from one row on")
 
     def costs(self, context: int, *, max_rows: int) -> list[float]:
@@ -50,14 +51,15 @@ class CostCurve:
         try:
             ms = tuple(tuple(map(float, line)) for line in data["ms"])
             return cls(rows=tuple(map(int, data["rows"])), contexts=tuple(map(int, data["contexts"])), ms=ms)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"not a cost curve: {error}") from error
 
 
 def _between(points: Sequence[int], values: Sequence[float], point: int) -> float:
-    """Return the value at `point`, on the line through its two neighbours or through the last two."""
+    """Return the value at `point`, on the line through its two neighbours or through the last two if that rises."""
     if len(points) == 1 or point <= points[0]:
         return values[0]
     upper = min(bisect_right(points, point), len(points) - 1)
     start, end = points[upper - 1], points[upper]
-    return values[upper - 1] + (point - start) / (end - start) * (values[upper] - values[upper - 1])
+    value = values[upper - 1] + (point - start) / (end - start) * (values[upper] - values[upper - 1])
+    return max(value, values[-1]) if point > points[-1] else value

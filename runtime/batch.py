@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.errors import ConfigError
 from skipstone.runtime.call import BoundCall
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.generation import GenerationOptions, Piece, TextBuilder, token_logprobs
@@ -16,6 +17,7 @@ from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler
 from skipstone.runtime.sequence import Sequence
 from skipstone.runtime.stats import Clock
+from skipstone.runtime.workspace import Workspace
 
 __all__ = ["stream_batch"]
 
@@ -52,11 +54,15 @@ def stream_batch(
     """Yield (index of the prompt, piece) until every prompt's text has ended.
 
     Prompts are read one by one into their rows of one cache, then decoded together; lengths may differ. Each row is a
-    sequence of its own in every other way: its own noise, limits and stop. Raises: CacheFull before any work.
+    sequence of its own in every other way: its own noise, limits and stop. Raises: CacheFull, ConfigError before any
+    work.
     """
+    if options.exact:
+        raise ConfigError("a batch cannot be exact, as its rows go through other kernels; decode one after the other")
     cache = model.new_cache(context_length=context_length, batch=len(prompts))
     rows = [
-        _open_row(model, Sequence(model, cache.row(index)), prompt, options) for index, prompt in enumerate(prompts)
+        _open_row(model, Sequence(model, Workspace(model, cache.row(index))), prompt, options)
+        for index, prompt in enumerate(prompts)
     ]
     for index, row in enumerate(rows):
         row.clock = Clock(row.prompt_tokens)

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, S total length, R rows with logits, E hidden size, V 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["BoundCall", "TreeMask"]
 
 HIDDEN = -1e9  # of a score that softmax turns into exactly 0
+
+Zeros = Callable[[str, int, int], NDArray[np.float32]]
+"""(name, rows, width) -> zeros [rows, width], contiguous."""
+
+
+def _own_zeros(name: str, num_rows: int, width: int) -> NDArray[np.float32]:
+    return np.zeros((num_rows, width), np.float32)
 
 
 class TreeMask:
@@ -49,8 +56,13 @@ class BoundCall:
     Binding dozens of cache tensors costs more than a small model's whole step, so it is done here, once.
     """
 
-    def __init__(self, model: Model, cache: KVCache, *, num_tokens: int, rows: Sequence[int]) -> None:
-        """`rows` are the numbers, over B * T, of the tokens whose logits are wanted."""
+    def __init__(
+        self, model: Model, cache: KVCache, *, num_tokens: int, rows: Sequence[int], zeros: Zeros = _own_zeros
+    ) -> None:
+        """`rows` are the numbers, over B * T, of the tokens whose logits are wanted.
+
+        `zeros` gives the large buffers, which calls that never run at the same time may share.
+        """
         self._shape = (cache.batch, num_tokens)
         self._offsets = np.arange(num_tokens)
         d = model.manifest.dimensions
@@ -61,22 +73,23 @@ class BoundCall:
             "seqlens_k": np.zeros(cache.batch, np.int32),
             "total_sequence_length": np.zeros((), np.int32),
             "rows": np.asarray(rows, np.int64),
-            # Causal order needs no bias; zeros for the longest total serve every shorter one.
-            "attention_bias": np.zeros(num_tokens * cache.capacity, np.float32),
         }
+        # Causal order needs no bias; zeros for the longest total serve every shorter one.
+        self._no_bias = zeros("no bias", num_tokens, cache.capacity)
+        self._zeros = zeros
         self._values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in fed.items()}
         self._arrays = {name: value.numpy() for name, value in self._values.items()}
         self._values["hidden"] = model.device.allocate((*self._shape, d.hidden_size), "float32")
-        self._values["logits"] = model.device.allocate((len(rows), d.vocab_size), "float32")
-        self._logits: NDArray[np.float32] = self._values["logits"].numpy()
-        self._bias_address = self._arrays["attention_bias"].ctypes.data
+        self._logits = zeros("logits", len(rows), d.vocab_size)
+        self._values["logits"] = ort.OrtValue.ortvalue_from_numpy(self._logits)
+        self._bias_address = self._no_bias.ctypes.data
         self.bindings = [self._bind(session, cache) for session in model.sessions]
         self._sessions = model.sessions
         self._biased = [stage for stage, session in enumerate(model.sessions) if _takes(session, "attention_bias")]
 
     @cached_property
     def _tree_bias(self) -> NDArray[np.float32]:
-        return np.zeros_like(self._arrays["attention_bias"])
+        return self._zeros("tree bias", *self._no_bias.shape).reshape(-1)
 
     def _bind(self, session: ort.InferenceSession, cache: KVCache) -> ort.IOBinding:
         binding = session.io_binding()

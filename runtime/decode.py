@@ -62,7 +62,8 @@ def decode(
 def _round(sequence: Sequence, drafter: Guard, accept: Accept, budget: int, stop_ids: Collection[int]) -> Step:
     """Draft, verify, keep what stands."""
     start = perf_counter()
-    draft = drafter.propose(budget - 1) if sequence.num_waiting == 1 else Draft.empty()
+    is_prompt = sequence.num_waiting != 1 or not sequence.num_cached
+    draft = Draft.empty() if is_prompt else drafter.propose(budget - 1)
     drafted = perf_counter()
     logits = sequence.extend(draft)
     called = perf_counter()

@@ -43,7 +43,7 @@ class Draft:
         if self.is_chain:
             return
         for index, parent in enumerate(self.parents):
-            if not 0 <= parent <= index:
+            if not (isinstance(parent, int | np.integer) and 0 <= parent <= index):
                 raise ConfigError(f"the parent of row {index + 1} of a draft is {parent}; an earlier row is wanted")
         if len(set(zip(self.parents, self.token_ids, strict=True))) < size:
             raise ConfigError("two guesses of a draft follow the same token and are equal; one is enough")

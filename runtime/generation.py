@@ -172,6 +172,8 @@ def stream(
     Closing the iterator early is fine: the sequence keeps what was emitted. Raises: CacheFull, ConfigError before any
     work.
     """
+    if options.exact and not sequence.exact:
+        raise ConfigError("the options ask for exact, the sequence is not; make it with new_sequence(exact=True)")
     sequence.require_room(options.max_new_tokens)
     prompt_tokens = len(sequence.token_ids)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 from skipstone.devices import Device, open_device
@@ -12,6 +13,7 @@ from skipstone.runtime.chat import ChatTemplate
 from skipstone.runtime.sequence import Sequence
 from skipstone.runtime.shared import SharedStores
 from skipstone.runtime.tokenizer import Tokenizer
+from skipstone.runtime.workspace import Spares, Workspace
 
 __all__ = ["Model"]
 
@@ -22,7 +24,7 @@ class Model:
     def __init__(self, bundle: Bundle, device: Device, *, profiles: Path | None = None) -> None:
         """`profiles` is the folder where measurements of the device are kept; None keeps them for this process only."""
         self.bundle, self.device, self.manifest = bundle, device, bundle.manifest
-        self.shared, self.profiles = SharedStores(), profiles
+        self.shared, self.profiles, self._spares = SharedStores(), profiles, Spares()
         self.tokenizer = Tokenizer.load(bundle.path)
         self.chat_template = ChatTemplate.load(bundle.path)
         files = [stage.file for stage in self.manifest.stages] + ([self.manifest.head] if self.manifest.head else [])
@@ -53,7 +55,11 @@ class Model:
 
         An `exact` one has room for one token less; see `Sequence`.
         """
-        return Sequence(self, self.new_cache(context_length=context_length), exact=exact)
+        capacity = self.manifest.context_length if context_length is None else context_length
+        workspace = self._spares.take(capacity) or Workspace(self, self.new_cache(context_length=capacity))
+        sequence = Sequence(self, workspace, exact=exact)
+        weakref.finalize(sequence, self._spares.give, workspace).atexit = False
+        return sequence
 
     def new_cache(self, *, context_length: int | None = None, batch: int = 1) -> KVCache:
         limit = self.manifest.context_length

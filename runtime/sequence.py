@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
-from skipstone.runtime.cache import KVCache
-from skipstone.runtime.call import BoundCall, TreeMask
+from skipstone.runtime.call import TreeMask
 from skipstone.runtime.draft import Draft
+from skipstone.runtime.workspace import Workspace
 
 if TYPE_CHECKING:
     from skipstone.runtime.model import Model
@@ -21,8 +20,6 @@ __all__ = ["PREFILL_CHUNK", "Sequence"]
 
 # Longer prompts are fed in pieces: attention scores of a piece stay in the cache, and Ctrl-C is heard between two.
 PREFILL_CHUNK = 256
-# Calls of these many shapes stay bound; the shapes of a decoding loop are few, those of prompts are not.
-BOUND_CALLS = 20
 PADDING_ID = 0
 
 
@@ -36,9 +33,9 @@ class Sequence:
     an odd call gets one more row that nobody reads. Then the logits of a token are the same bits, drafted or not.
     """
 
-    def __init__(self, model: Model, cache: KVCache, *, exact: bool = False) -> None:
-        self._model, self._cache, self.exact = model, cache, exact
-        self._calls: OrderedDict[tuple[int, range], BoundCall] = OrderedDict()
+    def __init__(self, model: Model, workspace: Workspace, *, exact: bool = False) -> None:
+        self._model, self._workspace, self.exact = model, workspace, exact
+        self._cache = workspace.cache
         self._draft: Draft | None = None
         self.token_ids: list[int] = []
         self.num_cached = 0
@@ -86,6 +83,8 @@ class Sequence:
         self._require_known(draft.token_ids)
         if not draft.is_chain and not self.takes_trees:
             raise ConfigError("this sequence takes chains only: it is exact, or layers of the model see a window")
+        if not draft.is_chain and len(self.token_ids) == 1:  # on an empty cache all rows get the first one's position
+            raise ConfigError("a tree needs a token before the pending one; feed a chain, or no draft, first")
 
     def _require_known(self, token_ids: SequenceOf[int]) -> None:
         vocab_size = self._model.manifest.dimensions.vocab_size
@@ -136,21 +135,11 @@ class Sequence:
             fed.append(PADDING_ID)
         if self.exact and (len(fed) - first) % 2 and first:
             first -= 1
-        call = self.bound_call(len(fed), range(first, len(fed) if self.exact else len(token_ids)))
+        call = self._workspace.call(len(fed), range(first, len(fed) if self.exact else len(token_ids)))
         logits = call.run(np.asarray([fed]), np.asarray([self.num_cached]), tree=tree)
         logits = logits[wanted - first :][:num_logits]
         self.num_cached += len(token_ids)
         return logits
-
-    def bound_call(self, num_tokens: int, rows: range) -> BoundCall:
-        """Return the call that feeds `num_tokens` and gives logits for these rows, bound when first asked for."""
-        key = (num_tokens, rows)
-        if key not in self._calls:
-            if len(self._calls) == BOUND_CALLS:
-                self._calls.popitem(last=False)
-            self._calls[key] = BoundCall(self._model, self._cache, num_tokens=num_tokens, rows=rows)
-        self._calls.move_to_end(key)
-        return self._calls[key]
 
     def commit(self, accepted: SequenceOf[int]) -> list[int]:
         """Take over what was accepted after `extend`: a path of the draft, then at most one other token.

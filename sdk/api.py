@@ -30,8 +30,8 @@ def load(
 ) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
 
-    `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds it again in
-    later processes; without one it remembers within this object. Raises: BundleError, DeviceError, OutputError.
+    `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds
+    it in later processes; without one it remembers within this object. Raises: BundleError, DeviceError, OutputError.
     """
     model = Model.open(resolve(bundle), device=device, threads=threads, profiles=cache_folder() / "profiles")
     if suffix_memory is not None:

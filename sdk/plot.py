@@ -42,11 +42,9 @@ def require_plot(path: Path) -> None:
 def plot_comparison(comparison: Comparison, path: Path) -> None:
     """Draw the ratio to plain decoding of each method, on each category and in the mean, as bars.
 
-    Raises: ConfigError without matplotlib or another method than plain; OutputError when the file cannot be written.
+    Raises: ConfigError without matplotlib, OutputError when the file cannot be written.
     """
-    methods = comparison.methods[1:]
-    if not methods:
-        raise ConfigError("only plain was run, and there is nothing to draw beside it; add a method")
+    methods = comparison.methods[1:] or comparison.methods
     places = [*map(float, range(len(comparison.categories))), len(comparison.categories) + MEAN_GAP]
     figure, axes = _figure(width=max(7.0, 1.2 + 0.32 * len(places) * (len(methods) + 1)))
     bar_width = GROUP_WIDTH / len(methods)

@@ -1,7 +1,7 @@
 """Replay: recorded texts stand in for what the model would write, the measured cost curve for its calls.
 
-So drafters that need only text can be judged on real text with the costs of any bundle, also one with random weights. The
-milliseconds of drafting are measured while replaying; those of the model are looked up.
+So drafters that need only text can be judged on real text with the costs of any bundle, also one with random weights.
+The milliseconds of drafting are measured while replaying; those of the model are looked up.
 """
 
 from __future__ import annotations
@@ -73,11 +73,9 @@ def read_recordings(path: Path) -> list[Recording]:
     """
     try:
         files = sorted(file for file in path.rglob("*.py") if file.is_file()) if path.is_dir() else [path]
-        found = [recording for file in files for recording in _read(file)]
+        found = [recording for file in files for recording in _read(file) if recording.reply]
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     if not found:
         raise ConfigError(
             f"{path} holds no text to replay; give a .jsonl with prompt and reply, a text or a folder of .py"
@@ -86,16 +84,29 @@ def read_recordings(path: Path) -> list[Recording]:
 
 
 def _read(file: Path) -> Iterator[Recording]:
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     if file.suffix != ".jsonl":
         yield Recording("", text)
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # other ends of lines may stand in a string
+        if not line.strip():
+            continue
         try:
-            record = json.loads(line)
-            yield Recording(str(record["prompt"]), str(record["reply"]))
+            recording = _recording(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file}, line {number}: an object with prompt and reply is wanted ({error})") from error
+        yield recording
+
+
+def _recording(record: Any) -> Recording:
+    prompt, reply = record["prompt"], record["reply"]
+    if not (isinstance(prompt, str) and isinstance(reply, str)):
+        raise TypeError("both must be strings")
+    (prompt + reply).encode()  # half a character is a ValueError
+    return Recording(prompt, reply)
 
 
 def replay(
@@ -108,7 +119,8 @@ def replay(
 ) -> ReplayResult:
     """Return what `method` would make of the recordings, one after the other, remembering as it would.
 
-    `on_progress` gets the bytes of each recording that is done. Raises: ConfigError for a method that needs more than text.
+    `on_progress` gets the bytes of each recording that is done. Raises: ConfigError for a method that needs more than
+    text, and for recordings of less than two tokens.
     """
     alone = copy.copy(model)
     alone.shared = SharedStores()
@@ -119,6 +131,8 @@ def replay(
         for prompt, reply in _pieces(alone, recording):
             _replay_one(alone, parsed, prompt, reply, total)
         on_progress(len(recording.reply.encode()))
+    if not total.calls:
+        raise ConfigError("the recordings hold no text to replay; give some of at least two tokens")
     return ReplayResult(
         source=source,
         method=method,

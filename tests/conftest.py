@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from skipstone.api import export
-from skipstone.runtime.call import BoundCall
+from skipstone.runtime.call import BoundCall, TreeMask
 from skipstone.runtime.model import Model
 
 CORPUS = [
@@ -155,9 +155,11 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     run = BoundCall.run
 
-    def noting(call: BoundCall, token_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    def noting(
+        call: BoundCall, token_ids: NDArray[np.int64], lengths: NDArray[np.int64], *, tree: TreeMask | None = None
+    ) -> NDArray[np.float32]:
         shapes.append(token_ids.shape)
-        return run(call, token_ids, lengths)
+        return run(call, token_ids, lengths, tree=tree)
 
     monkeypatch.setattr(BoundCall, "run", noting)
     return shapes

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as SequenceOf
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import MakeBundle, MakeCheckpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.batch import stream_batch
+from skipstone.runtime.call import BoundCall, TreeMask
 from skipstone.runtime.generation import Generation, GenerationOptions, Piece, stream
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import SamplingOptions
@@ -21,6 +24,22 @@ from skipstone.runtime.sampling import SamplingOptions
 WithStopIds = Callable[[Model, Collection[int]], Model]
 random = np.random.default_rng(0)
 PROMPTS: list[list[int]] = [random.integers(3, 300, size=length).tolist() for length in (5, 1, 23, 2, 5, 11)]
+
+
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes [B, T] of the tokens of every model call from here on."""
+    shapes: list[tuple[int, ...]] = []
+    run = BoundCall.run
+
+    def noting(
+        call: BoundCall, token_ids: NDArray[np.int64], lengths: NDArray[np.int64], *, tree: TreeMask | None = None
+    ) -> NDArray[np.float32]:
+        shapes.append(token_ids.shape)
+        return run(call, token_ids, lengths, tree=tree)
+
+    monkeypatch.setattr(BoundCall, "run", noting)
+    return shapes
 
 
 def alone(model: Model, prompt: SequenceOf[int], options: GenerationOptions) -> Generation:
@@ -133,6 +152,23 @@ def test_a_batch_with_one_prompt_too_long_is_refused_before_any_work(tiny: Model
     with pytest.raises(CacheFull, match="cache holds 30 tokens, 31 needed"):
         next(stream_batch(tiny, PROMPTS[:3], GenerationOptions(max_new_tokens=8), context_length=30))
     assert fed == []
+
+
+def test_a_batch_cannot_be_exact(tiny: Model, fed: list[tuple[int, ...]]) -> None:
+    with pytest.raises(ConfigError, match="a batch cannot be exact"):
+        next(stream_batch(tiny, PROMPTS, GenerationOptions(max_new_tokens=4, exact=True)))
+    assert fed == []
+
+
+@pytest.mark.parametrize("options", [{"exact": True}, {"decode": "ngram"}, {"decode": "ngram,suffix", "exact": True}])
+def test_prompts_that_cannot_be_decoded_together_get_their_texts_one_after_the_other(
+    tiny: Model, fed: list[tuple[int, ...]], options: dict[str, Any]
+) -> None:
+    language_model = LanguageModel(tiny)
+    prompts = ["def add(", "class"]
+    wanted = [language_model.generate(prompt, max_new_tokens=6, **options) for prompt in prompts]
+    assert_same(language_model.generate(prompts, max_new_tokens=6, **options), wanted)
+    assert {size for size, _ in fed} == {1}
 
 
 def test_stats_are_those_of_each_text(tiny: Model, with_stop_ids: WithStopIds) -> None:

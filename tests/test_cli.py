@@ -282,6 +282,68 @@ def read_record(text: str, form: str) -> dict[str, Any]:
     return dict(cells[2:])
 
 
+@pytest.fixture(scope="module")
+def long_bundle(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> Path:
+    """Has room for the prompts of a suite, byte by byte."""
+    return make_bundle(make_checkpoint(max_position_embeddings=4096))
+
+
+SMALL = ("--new-tokens", 2, "--runs", 1)
+
+
+def test_bench_compares_methods_on_a_suite_in_tables(cli: CommandLine, long_bundle: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "ratios.png"
+    outcome = cli("bench", long_bundle, "--suite", "code", "--decode", "ngram+suffix", *SMALL, "--plot", picture)
+    assert (outcome.code, outcome.err) == (0, "")
+    setting, speed, guesses, same_text = outcome.out.split("\n\n")
+    assert read_record(setting + "\n", "md")["methods"] == "plain, ngram+suffix"
+    categories = ["completion", "repetitive code", "edit", "table", "long context", "noise"]
+    for table, more in (
+        (speed, ["geometric mean without noise", "geometric mean with noise"]),
+        (guesses, []),
+        (same_text, []),
+    ):
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        assert rows[0][1:3] == ["plain", "ngram+suffix"]
+        assert [row[0] for row in rows[2:]] == categories + more
+        assert len({len(line) for line in table.splitlines()}) == 1
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_gives_the_same_comparison_to_other_programs(cli: CommandLine, long_bundle: Path) -> None:
+    command = ("bench", long_bundle, "--suite", "code", "--decode", "plain", *SMALL, "-o")
+    result = json.loads(cli(*command, "json").out)
+    assert result["command"].startswith(f"skipstone bench {long_bundle}")
+    assert (result["methods"], len(result["runs"]), len(result["cells"])) == (["plain"], 20, 6)
+    rows = [*csv.DictReader(io.StringIO(cli(*command, "csv").out))]
+    assert [row["category"] for row in rows] == [
+        *result["categories"],
+        *("geometric mean without noise", "geometric mean with noise"),
+    ]
+    assert {(row["method"], row["ratio"], row["new_tokens"]) for row in rows} == {("plain", "1.0", "2")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--decode", "ngram"), "--decode is for comparing methods on prompts; add --suite code"),
+        (("--plot", "out.png"), "--plot is for comparing methods on prompts; add --suite code"),
+        (("--suite", "code", "--prompt-tokens", 9), "--prompt-tokens is the length of a random prompt"),
+        (("--suite", "prose"), "suite 'prose' is not known; known are code"),
+        (("--suite", "code", "--decode", "ngram,"), "decoding method '' is not known"),
+        (("--suite", "code", "--plot", "out.pdf"), "a picture is a .png file, got out.pdf"),
+        (("--suite", "code", "--new-tokens", 250), "the model's context has 256; make fewer new tokens"),
+    ],
+)
+def test_bench_refuses_options_that_do_not_go_together(
+    cli: CommandLine, bundle: Path, arguments: tuple[object, ...], message: str
+) -> None:
+    outcome = cli("bench", bundle, *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("skipstone: ") and message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
 def test_a_bundle_equals_itself(cli: CommandLine, bundle: Path, text_file: Path) -> None:
     outcome = cli("eval", bundle, "--text", text_file, "--reference", bundle, "--json")
     assert (outcome.code, outcome.err) == (0, "")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from decoding import WildDrafter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import CacheFull, ConfigError
-from skipstone.runtime.draft import Draft, Drafter, PlainDrafter
+from skipstone.runtime.draft import Draft
+from skipstone.runtime.drafters import Drafter, PlainDrafter
 from skipstone.runtime.generation import Generation, GenerationOptions, Piece, TextBuilder, stream
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import SamplingOptions
@@ -20,17 +24,20 @@ from skipstone.runtime.sequence import Sequence
 
 PROMPT = "def add("
 NEW_TOKENS = 24
+LONG = GenerationOptions(max_new_tokens=NEW_TOKENS)
 WithStopIds = Callable[[Model, Collection[int]], Model]
 
 
-class OracleDrafter:
+class OracleDrafter(Drafter):
     """Knows the text that will come and guesses the next five tokens of it."""
+
+    name = "oracle"
 
     def __init__(self, truth: SequenceOf[int]) -> None:
         self._truth = list(truth)
 
-    def propose(self, history: SequenceOf[int], *, limit: int) -> Draft:
-        return Draft.chain(self._truth[len(history) :][: min(limit, 5)], source="oracle")
+    def propose(self, history: SequenceOf[int], *, limit: int, min_chance: float = 0.0) -> Draft:
+        return Draft.chain(self._truth[len(history) :][: min(limit, 5)], source=self.name)
 
 
 def opened(model: Model, prompt: str = PROMPT) -> Sequence:
@@ -53,7 +60,7 @@ def endless(tiny: Model, with_stop_ids: WithStopIds) -> Model:
 @pytest.fixture(scope="session")
 def whole(endless: Model) -> Generation:
     """The likeliest text of `NEW_TOKENS` tokens."""
-    found = generate(endless)
+    found = generate(endless, decode="plain")
     assert len(set(found.token_ids)) > 8 and len(found.text) > 12
     return found
 
@@ -149,6 +156,21 @@ def test_a_stop_string_in_a_draft_leaves_the_state_of_plain_decoding(
     assert results[0][2] < NEW_TOKENS
 
 
+def test_a_stop_string_among_rejected_guesses_ends_nothing(endless: Model, whole: Generation) -> None:
+    stop = "~~"
+    assert stop not in whole.text
+    stop_ids = endless.tokenizer.encode(stop)
+
+    class Stopping(OracleDrafter):
+        def propose(self, history: SequenceOf[int], *, limit: int, min_chance: float = 0.0) -> Draft:
+            right = super().propose(history, limit=min(limit, 2)).token_ids
+            return Draft.chain([*right, *stop_ids][:limit], source=self.name)
+
+    found = generate(endless, stop=(stop,), drafter=Stopping([*endless.tokenizer.encode(PROMPT), *whole.token_ids]))
+    assert (found.token_ids, found.text, found.finish_reason) == (whole.token_ids, whole.text, "length")
+    assert found.stats.drafters["oracle"].accepted < found.stats.drafters["oracle"].drafted
+
+
 # Why a text ends
 
 
@@ -194,6 +216,10 @@ def test_only_the_last_piece_says_why_and_at_what_cost(endless: Model) -> None:
     ("options", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"decode": "wild"}, "decoding method 'wild' is not known; known are plain, auto, ngram"),
+        ({"decode": "plain,ngram"}, "plain and auto stand alone"),
+        ({"verify": "wild"}, "verify 'wild' is not known; known are match"),
+        ({"decode": "model", "verify": "rejection", "exact": True}, "exact gives the bits of plain decoding"),
         ({"logprobs": -1}, "logprobs must be at least 0, got -1"),
         ({"max_new_tokens": 3, "sampling": SamplingOptions(min_new_tokens=4)}, "min_new_tokens 4 is more than"),
     ],
@@ -214,6 +240,26 @@ def test_a_text_that_could_outgrow_the_context_is_refused_before_any_work(endles
 def test_an_empty_text_is_refused(endless: Model) -> None:
     with pytest.raises(ConfigError, match="the text is empty"):
         next(stream(endless, endless.new_sequence(), GenerationOptions()))
+
+
+def test_an_exact_text_needs_an_exact_sequence(endless: Model) -> None:
+    with pytest.raises(ConfigError, match="the options ask for exact, the sequence is not"):
+        stream(endless, opened(endless), GenerationOptions(exact=True))
+
+
+@pytest.mark.parametrize("decode", ["auto", "plain", "ngram", "suffix,recycle"])
+def test_a_method_by_name_gives_the_plain_text(endless: Model, whole: Generation, decode: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert generate(endless, decode=decode).token_ids == whole.token_ids
+
+
+def test_without_a_word_the_method_is_auto() -> None:
+    assert (GenerationOptions().decode, GenerationOptions().verify, GenerationOptions().exact) == (
+        "auto",
+        "match",
+        False,
+    )
 
 
 # Probabilities
@@ -250,7 +296,8 @@ def test_as_many_likely_tokens_are_reported_as_asked_for(endless: Model, whole: 
 
 def test_stats_count_what_was_done(endless: Model, oracle: OracleDrafter, whole: Generation) -> None:
     num_prompt = len(endless.tokenizer.encode(PROMPT))
-    for drafter, num_calls in ((None, NEW_TOKENS), (oracle, NEW_TOKENS // 6)):
+    # The oracle's calls give 1 token, 6 three times and 5.
+    for drafter, num_calls in ((PlainDrafter(), NEW_TOKENS), (oracle, 5)):
         stats = generate(endless, drafter=drafter).stats
         assert (stats.prompt_tokens, stats.new_tokens, stats.model_calls) == (num_prompt, NEW_TOKENS, num_calls)
         assert stats.ttft_s > 0
@@ -260,9 +307,49 @@ def test_stats_count_what_was_done(endless: Model, oracle: OracleDrafter, whole:
 
 
 def test_a_text_of_one_model_call_has_no_decoding_rate(endless: Model, oracle: OracleDrafter) -> None:
-    for max_new_tokens, drafter in ((1, None), (5, oracle)):
-        stats = generate(endless, max_new_tokens=max_new_tokens, drafter=drafter).stats
+    for drafter in (None, oracle):
+        stats = generate(endless, max_new_tokens=1, drafter=drafter).stats
         assert (stats.model_calls, stats.decode_tokens_per_s) == (1, 0.0)
+        assert (stats.draft_s, stats.model_s, stats.accept_s) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_the_parts_of_the_time_make_up_the_time_for_decoding(endless: Model, whole: Generation, share: float) -> None:
+    truth = [*endless.tokenizer.encode(PROMPT), *whole.token_ids]
+    pieces = list(stream(endless, opened(endless), LONG, drafter=WildDrafter(truth, 1, branches=True, share=share)))
+    stats = Generation.join(pieces).stats
+    decode_s = (stats.new_tokens - len(pieces[0].token_ids)) / stats.decode_tokens_per_s
+    assert min(stats.draft_s, stats.model_s, stats.accept_s, stats.other_s) > 0
+    assert stats.draft_s + stats.model_s + stats.accept_s + stats.other_s == pytest.approx(decode_s)
+
+
+@pytest.mark.parametrize("branches", [False, True])
+@pytest.mark.parametrize("stop_at", [None, 13])
+def test_the_counts_of_a_drafter_are_those_of_the_pieces(
+    endless: Model, whole: Generation, branches: bool, stop_at: int | None
+) -> None:
+    truth = [*endless.tokenizer.encode(PROMPT), *whole.token_ids]
+    drafter = WildDrafter(truth, 2, branches=branches, share=0.8)
+    options = replace(LONG, stop=() if stop_at is None else (whole.text[stop_at : stop_at + 2],))
+    pieces = list(stream(endless, opened(endless), options, drafter=drafter))
+    stats = Generation.join(pieces).stats
+    assert set(stats.drafters) == {"wild"}
+    counts = stats.drafters["wild"]
+    assert counts.accepted == sum(piece.num_guessed for piece in pieces) > 0
+    assert counts.rounds == sum(piece.drafter == "wild" for piece in pieces)
+    assert counts.accepted <= counts.drafted
+    assert all(piece.num_guessed <= len(piece.token_ids) for piece in pieces)
+    assert all(piece.num_guessed == 0 for piece in pieces if piece.drafter == "plain")
+    assert stats.new_tokens == sum(len(piece.token_ids) for piece in pieces)
+    assert stats.model_calls == len(pieces)
+    # Each call gives a token of the model's own, unless the text ends with a guess.
+    ended_with_guess = pieces[-1].num_guessed == len(pieces[-1].token_ids)
+    assert stats.new_tokens == counts.accepted + stats.model_calls - ended_with_guess
+
+
+def test_a_drafter_without_a_guess_counts_no_round(endless: Model) -> None:
+    stats = generate(endless, drafter=PlainDrafter()).stats
+    assert stats.drafters == {}
 
 
 def test_the_tokens_that_were_cached_do_not_count_as_prefilled(endless: Model) -> None:
@@ -280,7 +367,7 @@ def test_the_tokens_that_were_cached_do_not_count_as_prefilled(endless: Model) -
 def test_a_stream_that_is_closed_early_leaves_a_sequence_that_goes_on(
     endless: Model, whole: Generation, oracle: OracleDrafter, num_pieces: int
 ) -> None:
-    for drafter in (None, oracle):
+    for drafter in (PlainDrafter(), oracle):
         sequence = opened(endless)
         num_prompt = len(sequence.token_ids)
         pieces = stream(endless, sequence, GenerationOptions(max_new_tokens=NEW_TOKENS), drafter=drafter)
@@ -300,6 +387,7 @@ def test_a_stream_that_is_closed_early_leaves_a_sequence_that_goes_on(
 
 def test_a_generation_becomes_json_with_logprobs_only_where_asked_for(endless: Model, whole: Generation) -> None:
     data = json.loads(json.dumps(whole.to_json()))
+    assert data["stats"]["drafters"] == {}
     assert (data["text"], data["finish_reason"], tuple(data["token_ids"])) == (whole.text, "length", whole.token_ids)
     assert data["stats"]["new_tokens"] == NEW_TOKENS
     assert "logprobs" not in data

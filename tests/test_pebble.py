@@ -52,7 +52,7 @@ def test_transformers_reads_the_checkpoint_and_agrees_with_its_bundle(name: str,
 
 
 def test_pebble_writes_the_golden_tokens() -> None:
-    result = skipstone.load("pebble").generate("def read_config(path):", max_new_tokens=20)
+    result = skipstone.load("pebble").generate("def read_config(path):", max_new_tokens=20, decode="plain")
     assert list(result.token_ids) == GOLDEN
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeBundle, MakeCheckpoint
+from decoding import grown, path_to, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.runtime import sequence as sequence_module
+from skipstone.runtime import workspace as workspace_module
+from skipstone.runtime.call import BoundCall, TreeMask
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.model import Model
-from skipstone.runtime.sequence import BOUND_CALLS, Sequence
+from skipstone.runtime.sequence import Sequence
 
 CAPACITY = 24
 token_lists = st.lists(st.integers(0, 306), max_size=7)
@@ -34,6 +37,22 @@ def model(
     if request.param == "windows of 5":
         return Model.open(make_bundle(make_checkpoint("mistral", sliding_window=5), exits="2"))
     return tiny if request.param == "one stage" else tiny_stages
+
+
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes [B, T] of the tokens of every model call from here on."""
+    shapes: list[tuple[int, ...]] = []
+    run = BoundCall.run
+
+    def noting(
+        call: BoundCall, token_ids: NDArray[np.int64], lengths: NDArray[np.int64], *, tree: TreeMask | None = None
+    ) -> NDArray[np.float32]:
+        shapes.append(token_ids.shape)
+        return run(call, token_ids, lengths, tree=tree)
+
+    monkeypatch.setattr(BoundCall, "run", noting)
+    return shapes
 
 
 def chain(token_ids: SequenceOf[int]) -> Draft:
@@ -57,15 +76,25 @@ def random_ids(length: int) -> list[int]:
     return ids
 
 
+def assert_logits_of_paths(model: Model, text: list[int], draft: Draft, found: NDArray[np.float32]) -> None:
+    """Check each row of `found` [1 + N, V] against the path of its guess, fed as plain text."""
+    if draft.is_chain:
+        assert_close(found, fresh_logits(model, [*text, *draft.token_ids], 1 + len(draft)))
+        return
+    assert len(found) == 1 + len(draft)
+    for row in range(1 + len(draft)):
+        assert_close(found[row], fresh_logits(model, text + path_to(draft, row))[0])
+
+
 class Machine(RuleBasedStateMachine):
     """Does whatever it likes to some sequences, beside plain lists of the tokens that each should hold."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, exact: bool) -> None:
         super().__init__()
         self.model = model
-        self.sequences = [model.new_sequence(context_length=CAPACITY)]
+        self.sequences = [model.new_sequence(context_length=CAPACITY + exact, exact=exact)]
         self.texts: list[list[int]] = [[]]
-        self.drafts: list[list[int] | None] = [None]
+        self.drafts: list[Draft | None] = [None]
         self.at = 0
 
     @property
@@ -90,29 +119,31 @@ class Machine(RuleBasedStateMachine):
         self.text.extend(token_ids)
         self.drafts[self.at] = None
 
-    @rule(guesses=token_lists)
-    def extend(self, guesses: list[int]) -> None:
+    @rule(draft=trees(max_size=7) | token_lists.map(lambda guesses: chain(guesses)))
+    def extend(self, draft: Draft) -> None:
         before = self.sequence.num_cached
-        if not self.text or len(self.text) + len(guesses) > CAPACITY:
-            with pytest.raises(CacheFull if self.text else ConfigError):
-                self.sequence.extend(chain(guesses))
+        no_tree = not draft.is_chain and (not self.sequence.takes_trees or len(self.text) == 1)
+        is_full = bool(self.text) and len(self.text) + len(draft) > CAPACITY
+        if not self.text or no_tree or is_full:
+            with pytest.raises(CacheFull if is_full else ConfigError):
+                self.sequence.extend(draft)
             assert self.sequence.num_cached == before
             return
-        found = self.sequence.extend(chain(guesses))
-        assert_close(found, fresh_logits(self.model, self.text + guesses, 1 + len(guesses)))
-        self.drafts[self.at] = guesses
+        found = self.sequence.extend(draft)
+        assert_logits_of_paths(self.model, self.text, draft, found)
+        self.drafts[self.at] = draft
 
     @precondition(lambda self: self.drafts[self.at] is not None)
-    @rule(num_kept=st.integers(0, 7), other=st.none() | st.integers(0, 306))
-    def commit(self, num_kept: int, other: int | None) -> None:
+    @rule(row=st.integers(0, 7), other=st.none() | st.integers(0, 306))
+    def commit(self, row: int, other: int | None) -> None:
         draft = self.drafts[self.at]
         assert draft is not None
-        accepted = draft[:num_kept] + ([] if other is None else [other])
+        accepted = path_to(draft, row % (1 + len(draft))) + ([] if other is None else [other])
         if not accepted or len(self.text) + len(accepted) > CAPACITY:
             with pytest.raises(CacheFull if accepted else ConfigError):
                 self.sequence.commit(accepted)
             return
-        self.sequence.commit(accepted)
+        assert self.sequence.commit(accepted) == draft.path(accepted)
         self.text.extend(accepted)
         self.drafts[self.at] = None
 
@@ -126,10 +157,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.sequences) < 4)
     @rule()
     def fork(self) -> None:
-        draft = self.drafts[self.at]
         self.sequences.append(self.sequence.fork())
         self.texts.append(list(self.text))
-        self.drafts.append(None if draft is None else list(draft))
+        self.drafts.append(self.drafts[self.at])
         self.at = len(self.sequences) - 1
 
     @invariant()
@@ -140,9 +170,10 @@ class Machine(RuleBasedStateMachine):
             assert sequence.room == CAPACITY - len(text)
 
 
-def test_any_order_of_operations_keeps_the_logits_of_the_text(model: Model) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_any_order_of_operations_keeps_the_logits_of_the_text(model: Model, exact: bool) -> None:
     run_state_machine_as_test(
-        lambda: Machine(model), settings=settings(max_examples=20, stateful_step_count=15, deadline=None)
+        lambda: Machine(model, exact=exact), settings=settings(max_examples=20, stateful_step_count=15, deadline=None)
     )
 
 
@@ -187,6 +218,69 @@ def test_only_what_is_not_cached_is_fed(tiny: Model, fed: list[tuple[int, ...]])
     sequence.append([8])
     sequence.extend(Draft.empty())
     assert fed == [(1, 13), (1, 2), (1, 3), (1, 2)]
+
+
+@given(prompt=st.lists(st.integers(0, 306), min_size=2, max_size=9), draft=trees())
+@settings(max_examples=20, deadline=None)
+def test_every_row_of_a_tree_has_the_logits_of_its_path(
+    tiny: Model, tiny_stages: Model, prompt: list[int], draft: Draft
+) -> None:
+    for model in (tiny, tiny_stages):
+        sequence = model.new_sequence()
+        sequence.append(prompt)
+        for _ in range(2):  # first with the whole prompt waiting, then with the last token only
+            assert_logits_of_paths(model, prompt, draft, sequence.extend(draft))
+
+
+@given(waiting=st.lists(st.integers(0, 306), min_size=2, max_size=9), draft=trees())
+@settings(max_examples=20, deadline=None)
+def test_a_tree_may_be_fed_while_several_tokens_wait(tiny: Model, waiting: list[int], draft: Draft) -> None:
+    sequence = tiny.new_sequence()
+    sequence.append([5, 6, 7])
+    sequence.extend(grown([(0, 8), (0, 9), (1, 8)]))
+    sequence.commit([9, 30])
+    sequence.append(waiting)
+    assert sequence.num_waiting == len(waiting) + 1
+    text = [5, 6, 7, 9, 30, *waiting]
+    assert_logits_of_paths(tiny, text, draft, sequence.extend(draft))
+    path = path_to(draft, len(draft))
+    sequence.commit([*path, 40])
+    assert_close(sequence.extend(Draft.empty()), fresh_logits(tiny, [*text, *path, 40]))
+
+
+def test_a_tree_right_behind_a_single_token_is_refused(tiny: Model, fed: list[tuple[int, ...]]) -> None:
+    sequence = tiny.new_sequence()
+    sequence.append([5])
+    with pytest.raises(ConfigError, match="a tree needs a token before the pending one"):
+        sequence.extend(grown([(0, 8), (0, 9)]))
+    assert (fed, sequence.num_cached) == ([], 0)
+    assert_close(sequence.extend(chain([8, 9])), fresh_logits(tiny, [5, 8, 9], 3))
+
+
+def test_extend_then_rollback_forgets_a_tree(tiny: Model) -> None:
+    sequence = tiny.new_sequence()
+    sequence.append([5, 6, 7])
+    sequence.extend(grown([(0, 8), (0, 9), (1, 10), (1, 11)]))
+    sequence.rollback(3)
+    assert_close(sequence.extend(chain([20])), fresh_logits(tiny, [5, 6, 7, 20], 2))
+
+
+def test_no_more_than_the_draft_is_fed_in_the_call_of_a_tree(tiny: Model, fed: list[tuple[int, ...]]) -> None:
+    sequence = tiny.new_sequence()
+    sequence.append(random_ids(10))
+    sequence.extend(grown([(0, 8), (0, 9), (1, 8)]))
+    assert fed == [(1, 9), (1, 4)]
+
+
+def test_a_tree_where_only_chains_are_taken_is_refused_before_any_work(
+    model: Model, fed: list[tuple[int, ...]]
+) -> None:
+    sequence = model.new_sequence(exact=True)
+    sequence.append([5, 6])
+    assert not sequence.takes_trees
+    with pytest.raises(ConfigError, match="this sequence takes chains only"):
+        sequence.extend(grown([(0, 8), (0, 9)]))
+    assert (fed, sequence.num_cached) == ([], 0)
 
 
 @pytest.mark.parametrize(
@@ -308,9 +402,10 @@ def test_a_prompt_in_chunks_gives_the_logits_of_one_call(
     assert_close(found, fresh_logits(model, token_ids, 1 + num_guesses))
 
 
-def test_more_shapes_of_calls_than_are_kept_bound_stay_right(tiny: Model) -> None:
+def test_more_shapes_of_calls_than_are_kept_bound_stay_right(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace_module, "BOUND_CALLS", 4)
     sequence = tiny.new_sequence()
-    for size in (*range(1, BOUND_CALLS + 4), 1, 2, 3):
+    for size in (*range(1, 8), 1, 2, 3):
         sequence.append(random_ids(size))
         found = sequence.extend(Draft.empty()).copy()
     assert_close(found, fresh_logits(tiny, sequence.token_ids))

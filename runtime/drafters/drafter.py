@@ -33,10 +33,12 @@ class Round:
 class Drafter(Protocol):
     """Guesses what comes next, from the text alone or with means of its own; made for one text.
 
-    The text is the same whatever it guesses. `name` stands in reports. Who inherits from this needs `propose` only.
+    The text is the same whatever it guesses. `name` stands in reports. `reading_share` is what reading a token of the
+    text costs before the first guess, as a share of a plain step. Who inherits from this needs `propose` only.
     """
 
     name: str
+    reading_share: float = 0.0
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         """Return at most `limit` guesses for the tokens after `history`, whose last token is the pending one.

@@ -23,6 +23,11 @@ class Guard:
         """The drafter's, or `plain` after a failure."""
         return self._drafter.name
 
+    @property
+    def reading_share(self) -> float:
+        """What reading a token of the text costs the drafter, as a share of a plain step."""
+        return self._drafter.reading_share
+
     def prior(self, level: int) -> float:
         """Return the drafter's chance for a level that was never tried."""
         return self._drafter.prior(level)
@@ -60,7 +65,7 @@ class Guard:
         self._sequence.require_feedable(draft)
 
     def _leave_out(self, error: Exception) -> None:
-        name = self._drafter.name
+        name = getattr(self._drafter, "name", type(self._drafter).__name__)
         self._drafter = PlainDrafter()
         warnings.warn(
             f"drafter {name} failed and is left out for the rest of this text, which stays the same: {error}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -51,6 +52,7 @@ class DrafterContext:
     rule: Literal["match", "rejection", "k-seq"] = "match"
 
 
+@functools.cache  # looking through all installed packages takes milliseconds
 def registered_drafters() -> Mapping[str, EntryPoint]:
     """Return all drafters by name. Raises: ConfigError when two have the same name."""
     found: dict[str, EntryPoint] = {}

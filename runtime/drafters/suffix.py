@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 from skipstone.runtime.draft import Draft
-from skipstone.runtime.drafters.acceptance import Acceptance
-from skipstone.runtime.drafters.drafter import Drafter, Round
+from skipstone.runtime.drafters.drafter import Drafter
 from skipstone.runtime.drafters.registry import DrafterContext
-from skipstone.runtime.drafters.suffix_index import LONGEST_MATCH, Continuation, SuffixIndex, index_capacity
+from skipstone.runtime.drafters.suffix_index import (
+    LONGEST_MATCH,
+    Continuation,
+    SuffixIndex,
+    index_capacity,
+    overlapping,
+)
 from skipstone.runtime.drafters.suffix_memory import SuffixMemory
 
 __all__ = ["SuffixDrafter", "open_suffix"]
@@ -18,9 +24,27 @@ OTHER_TEXTS = 100
 COPY_FROM = 8
 # A match this long in the text itself is better evidence than other texts.
 OWN_MATCH = 4
-MATCH_CLASS = {1: 0, 2: 1, 3: 2, 4: 3, 8: 4, 16: 5, 32: 6}
-PRIOR_BY_MATCH = (0.15, 0.3, 0.4, 0.5, 0.7, 0.85, 0.9)
-PRIOR_BY_VOTE = (1.15, 1.05, 1.0, 0.8, 0.5)
+MATCHES = (1, 2, 3, 4, 8, 16, 32)
+# How often guesses were right in replays of library code and of assistants' prose: a line for each match, in it the
+# votes "all of 4 places", "all of 2 or 3", "the only place", "at least half" and "fewer".
+CHANCES = (
+    (0.65, 0.50, 0.20, 0.20, 0.07),
+    (0.82, 0.72, 0.38, 0.23, 0.08),
+    (0.90, 0.80, 0.50, 0.36, 0.15),
+    (0.95, 0.88, 0.63, 0.36, 0.15),
+    (0.90, 0.86, 0.78, 0.62, 0.20),
+    (0.95, 0.93, 0.91, 0.80, 0.30),
+    (0.98, 0.95, 0.93, 0.90, 0.50),
+)
+OTHER_SHARE = (0.6, 0.6, 0.7, 0.8, 0.95, 1.0, 1.0)  # of these chances, for guesses from other texts
+NUM_VOTES = 5
+# By how much the level of a copied token lies above that of the first, as the match grows: a line for each first match.
+GROWTH = MappingProxyType(
+    {
+        match: tuple(sum(match < longer <= match + depth for longer in MATCHES) * NUM_VOTES for depth in range(64))
+        for match in MATCHES
+    }
+)
 
 
 class SuffixDrafter(Drafter):
@@ -29,17 +53,16 @@ class SuffixDrafter(Drafter):
     Levels: how long the match is, how unanimous the places are, and whether they lie in this text. By itself it guesses
     as many tokens as matched; a planner that cuts drafts asks for more.
 
-    Source: SuffixDecoding (Oliaro et al., 2024), its two trees as two bounded indexes, its frequencies as calibrated
-    votes of the newest places. Cost: 5 to 10 microseconds a guess.
+    Source: SuffixDecoding (Oliaro et al., 2024), its two trees as two bounded indexes, its frequencies as votes of the
+    newest places. Cost: 5 to 10 microseconds a guess.
     """
 
     name = "suffix"
 
-    def __init__(self, *, capacity: int, memory: SuffixMemory, acceptance: Acceptance, num_known: int = 0) -> None:
+    def __init__(self, *, capacity: int, memory: SuffixMemory, num_known: int = 0) -> None:
         """The first `num_known` tokens of the text are in the memory already."""
-        self._index, self._memory, self._acceptance = SuffixIndex(capacity), memory, acceptance
+        self._index, self._memory = SuffixIndex(capacity), memory
         self._num_known, self._num_seen = num_known, 0
-        self._last = Draft.empty()
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         self._index.add(history[self._num_seen :])
@@ -55,33 +78,26 @@ class SuffixDrafter(Drafter):
             level, source, place = found
             if not (token_ids or min_chance):
                 longest = min(limit, place.match)
-            copied = [place.token_id]
+            copied, copied_levels = [place.token_id], [level]
             if place.match >= COPY_FROM:
-                copied = source.following(place.position, longest - len(token_ids))
+                wanted = min(longest - len(token_ids), len(GROWTH[place.match]))
+                copied = source.following(place.position, wanted)
+                if source is self._index:
+                    copied = overlapping([*copied, *token_ids], wanted)  # behind the text stands the draft so far
+                copied_levels = [level + growth for growth in GROWTH[place.match][: len(copied)]]
             token_ids += copied
-            levels += [level] * len(copied)
-            chance *= self._acceptance.chance(level) ** len(copied)
+            levels += copied_levels
+            chance *= prior(level)
             context = [*context, *copied][-LONGEST_MATCH:]
-        self._last = Draft.chain(token_ids, source=self.name, levels=levels)
-        return self._last
+        return Draft.chain(token_ids, source=self.name, levels=levels)
 
     def _best(self, context: list[int]) -> tuple[int, SuffixIndex, Continuation] | None:
         """Return the likelier of what this text and the others suggest, with its level and where it stands."""
         own, memory = self._index.continuation(context), self._memory.index
         other = None if own and own.match >= OWN_MATCH else memory.continuation(context)
-        own_level, other_level = own and _level(own), other and OTHER_TEXTS + _level(other)
-        if own is not None and own_level is not None:
-            chance = self._acceptance.chance
-            if other_level is None or chance(own_level) >= chance(other_level):
-                return own_level, self._index, own
-        return None if other is None or other_level is None else (other_level, memory, other)
-
-    def observe(self, seen: Round) -> None:
-        for guess, level, token_id in zip(self._last.token_ids, self._last.levels, seen.token_ids, strict=False):
-            self._acceptance.update(level, accepted=guess == token_id)
-            if guess != token_id:
-                break
-        self._last = Draft.empty()
+        if own is None or (other is not None and prior(OTHER_TEXTS + _level(other)) > prior(_level(own))):
+            return None if other is None else (OTHER_TEXTS + _level(other), memory, other)
+        return _level(own), self._index, own
 
     def prior(self, level: int) -> float:
         return prior(level)
@@ -96,13 +112,13 @@ def _level(found: Continuation) -> int:
         vote = 0 if found.places >= 4 else 1 if found.places >= 2 else 2
     else:
         vote = 3 if 2 * found.votes >= found.places else 4
-    return MATCH_CLASS[found.match] * len(PRIOR_BY_VOTE) + vote
+    return MATCHES.index(found.match) * NUM_VOTES + vote
 
 
 def prior(level: int) -> float:
-    """Return the chance of a level that was never tried, as seen on code."""
-    match, vote = divmod(level % OTHER_TEXTS, len(PRIOR_BY_VOTE))
-    return min(0.95, PRIOR_BY_MATCH[match] * PRIOR_BY_VOTE[vote])
+    """Return the chance of a level that was never tried."""
+    match, vote = divmod(level % OTHER_TEXTS, NUM_VOTES)
+    return CHANCES[match][vote] * (OTHER_SHARE[match] if level >= OTHER_TEXTS else 1.0)
 
 
 def open_suffix(context: DrafterContext) -> SuffixDrafter:
@@ -110,6 +126,5 @@ def open_suffix(context: DrafterContext) -> SuffixDrafter:
     return SuffixDrafter(
         capacity=index_capacity(context.sequence.capacity),
         memory=context.shared.get("suffix memory", SuffixMemory),
-        acceptance=context.shared.get("suffix acceptance", lambda: Acceptance(prior)),
         num_known=context.sequence.num_cached,
     )

@@ -30,35 +30,40 @@ class SuffixMemory:
     def __init__(self, *, capacity: int = 65536, file: Path | None = None, vocabulary: str = "") -> None:
         """`vocabulary` names the tokenizer, in whatever words; a file made with another is refused.
 
-        Raises: BundleError for a file that is not one of ours or of another tokenizer.
+        Raises: BundleError for a file that is not one of ours or of another tokenizer; OutputError for a place where no
+        file can be.
         """
         self.index = SuffixIndex(capacity)
         self._lock, self._file = RLock(), file
         self._header = MAGIC + hashlib.sha256(vocabulary.encode()).digest()
-        if file is not None and file.exists():
+        if file is not None:
             with self._locked_file():
                 self.index.add(self._read())
 
     def add(self, token_ids: Sequence[int]) -> None:
-        """Add one text. Raises: OutputError when the file cannot be written."""
+        """Add one text. Raises: OutputError when the file cannot be written, BundleError when it is no longer ours."""
         if not token_ids:
             return
         with self._lock:
             self.index.add([BOUNDARY, *token_ids])
             if self._file is not None:
                 with self._locked_file():
-                    self._write(array("i", [BOUNDARY, *token_ids]))
+                    self._write(array("i", [BOUNDARY, *token_ids][-self.index.capacity :]))
 
     def _read(self) -> array[int]:
         assert self._file is not None
         data = self._file.read_bytes() if self._file.exists() else self._header
+        self._require_ours(data)
+        whole = (len(data) - HEADER_BYTES) // 4 * 4  # a crash may leave half a number at the end
+        tokens = array("i", data[HEADER_BYTES : HEADER_BYTES + whole])
+        return tokens[-self.index.capacity :]
+
+    def _require_ours(self, data: bytes) -> None:
+        """Raise BundleError unless a file that starts with `data` is a memory of this tokenizer."""
         if not data.startswith(MAGIC):
             raise BundleError(f"{self._file} is not a suffix memory; choose another file")
         if not data.startswith(self._header):
             raise BundleError(f"{self._file} was made with another tokenizer; choose another file, or remove it")
-        whole = (len(data) - HEADER_BYTES) // 4 * 4  # a crash may leave half a number at the end
-        tokens = array("i", data[HEADER_BYTES : HEADER_BYTES + whole])
-        return tokens[-self.index.capacity :]
 
     def _write(self, token_ids: array[int]) -> None:
         """Append to the file; one that has grown to twice its bound is written anew with its end only."""
@@ -66,6 +71,7 @@ class SuffixMemory:
         size = self._file.stat().st_size if self._file.exists() else 0
         if 0 < size < HEADER_BYTES + 8 * self.index.capacity:
             with self._file.open("r+b") as stream:
+                self._require_ours(stream.read(HEADER_BYTES))
                 stream.seek((size - HEADER_BYTES) // 4 * 4 + HEADER_BYTES)
                 stream.write(token_ids.tobytes())
             return

@@ -10,12 +10,14 @@ from skipstone.runtime.drafters.acceptance import Acceptance
 from skipstone.runtime.drafters.guard import Guard
 from skipstone.runtime.planning.measure import MAX_ROWS
 
-__all__ = ["LOOP_MS", "CallTimes", "Knowledge", "Record"]
+__all__ = ["EXPLORATION", "LOOP_MS", "CallTimes", "Knowledge", "Record"]
 
-EXPLORATION = 0.01  # of the time that plain decoding takes
+EXPLORATION = 0.01  # of the time that plain decoding takes, for all drafters together
 # What a round costs beside the model and the drafters: the loop, the choice of tokens.
 LOOP_MS = 0.03
 MEMORY = 0.95
+# What drafting may lose before it has gained anything, in plain steps, and how much of its gains it may lose again.
+FIRST_STAKE, MOST_STAKE = 2.0, 20.0
 # A drafter whose guesses cost more than this share of a plain step is asked only when it promises to pay.
 DEAR = 0.1
 
@@ -24,33 +26,32 @@ DEAR = 0.1
 class Record:
     """What is known of one drafter, over all texts of a model; times in milliseconds, means over recent rounds.
 
-    `balance_ms` is what asking saved beyond its price. A drafter in the red rests: it is asked as often as exploration
-    may cost. `guess_ms` is the price of one guess, `mean_chance` how often one that is reached is accepted.
+    `balance_ms` is what asking saved beyond its price. A drafter in the red rests: it is asked only while `credit_ms`
+    lasts, which every round adds a little to and which pays for what a try costs, rows fed in vain with it. `guess_ms`
+    is the price of one guess, `mean_chance` how often one that is reached is accepted.
     """
 
     acceptance: Acceptance
     balance_ms: float = 0.0
-    price_ms: float = 0.0
     guess_ms: float = 0.0
     mean_chance: float = 0.6
     credit_ms: float = 0.0
     num_asked: int = 0
+    is_try: bool = False
 
-    def is_due(self, costs: Sequence[float], rate: float) -> bool:
-        """Whether to ask this round, with `rate` tokens per millisecond to beat.
+    def pays(self, costs: Sequence[float], rate: float, *, reading_ms: float, remaining: int) -> bool:
+        """Whether asking earns its price, with `rate` tokens per millisecond to beat and `remaining` tokens to come.
 
-        Always while it pays, else when it has saved up the price of a try. What is dear must promise to beat the rate.
+        What is dear must promise to beat the rate, by enough to make up for `reading_ms`, which it takes to begin.
         """
         plain_ms = costs[1]
         if self.num_asked == 0:
+            if reading_ms:
+                return False
             self.balance_ms = 0.1 * plain_ms  # the benefit of the doubt, for some dozens of rounds
-        if self.balance_ms >= 0 and (self.guess_ms <= DEAR * plain_ms or self.promise(costs) > rate):
-            return True
-        self.credit_ms += EXPLORATION * plain_ms
-        if self.credit_ms < self.price_ms:
-            return False
-        self.credit_ms = 0.0
-        return True
+        if self.balance_ms < 0 or (self.guess_ms <= DEAR * plain_ms and not reading_ms):
+            return self.balance_ms >= 0
+        return remaining * (1 / rate - 1 / self.promise(costs)) > reading_ms
 
     def promise(self, costs: Sequence[float]) -> float:
         """Return the tokens per millisecond to expect of a chain of the best length, from means alone."""
@@ -61,13 +62,15 @@ class Record:
             best = max(best, expected / (costs[rows] + LOOP_MS + (rows - 1) * self.guess_ms))
         return best
 
-    def settle(self, spent_ms: float, saved_ms: float, *, num_guesses: int) -> None:
-        """Count one round in which the drafter was asked; not the first of a text, in which it reads the prompt."""
+    def settle(self, spent_ms: float, saved_ms: float, *, num_guesses: int, is_first: bool) -> None:
+        """Count one round in which the drafter was asked; `is_first` of a text, in which it also reads the prompt."""
         self.num_asked += 1
-        weight = 1 - MEMORY if self.num_asked > 1 else 1
-        self.price_ms += (spent_ms - self.price_ms) * weight
+        if self.is_try:
+            self.credit_ms -= spent_ms - saved_ms
+        if is_first:
+            return
         if num_guesses:
-            self.guess_ms += (spent_ms / num_guesses - self.guess_ms) * (weight if self.guess_ms else 1)
+            self.guess_ms += (spent_ms / num_guesses - self.guess_ms) * (1 - MEMORY if self.guess_ms else 1)
         self.balance_ms = MEMORY * self.balance_ms + (1 - MEMORY) * (saved_ms - spent_ms)
 
     def learn(self, draft: Draft, token_ids: Sequence[int]) -> None:
@@ -108,11 +111,19 @@ class CallTimes:
 
 
 class Knowledge:
-    """What planning has learned about a model's drafters and calls; it outlives the texts."""
+    """What planning has learned about a model's drafters and calls; it outlives the texts.
+
+    `stake` is what drafting may still lose against plain decoding, in plain steps: nobody is asked while it is below 0.
+    Chances are estimates; this holds whatever comes.
+    """
 
     def __init__(self) -> None:
-        self.times = CallTimes()
+        self.times, self.stake = CallTimes(), FIRST_STAKE
         self._records: dict[str, Record] = {}
+
+    def settle(self, num_tokens: int, *, saved: float) -> None:
+        """Count one round that gave `num_tokens` and saved so many plain steps, or lost them."""
+        self.stake = min(self.stake + EXPLORATION * num_tokens + saved, MOST_STAKE)
 
     def record(self, guard: Guard) -> Record:
         """Return the record of a drafter, by its name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -11,7 +11,7 @@ from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters.acceptance import Acceptance
 from skipstone.runtime.drafters.drafter import Drafter, Round
 from skipstone.runtime.drafters.guard import Guard
-from skipstone.runtime.planning.knowledge import LOOP_MS, Knowledge, Record
+from skipstone.runtime.planning.knowledge import EXPLORATION, LOOP_MS, Knowledge, Record
 from skipstone.runtime.planning.measure import MAX_ROWS
 
 __all__ = ["Planner", "best_cut"]
@@ -19,17 +19,19 @@ __all__ = ["Planner", "best_cut"]
 MIN_GAIN = 1.03
 # Costs change slowly with the context; they are looked up again after so many tokens.
 CONTEXT_STEP = 32
-FIRST_TRY = 2
+# Large calls come in fewer sizes, so that all of them stay bound.
+COARSE_FROM, COARSE_STEP = 16, 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Proposal:
-    """What one drafter proposed this round, the part of it that pays, and what asking took."""
+    """What one drafter proposed this round, the part of it that pays and how much, and what asking took."""
 
     guard: Guard
     record: Record
     draft: Draft
     cut: Draft
+    gain_ms: float
     spent_ms: float
 
 
@@ -45,33 +47,46 @@ class Planner(Drafter):
     name = "auto"
 
     def __init__(
-        self, guards: Sequence[Guard], curve: CostCurve, *, knowledge: Knowledge | None = None, exact: bool = False
+        self,
+        guards: Sequence[Guard],
+        curve: CostCurve,
+        *,
+        knowledge: Knowledge | None = None,
+        exact: bool = False,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """`guards` come in order of price; `knowledge` outlives the text. `exact`: rows are fed in pairs."""
+        """`guards` come in order of price; `knowledge` outlives the text. `exact`: rows are fed in pairs.
+
+        `clock` gives the seconds by which the price of asking is measured.
+        """
         self._knowledge = knowledge or Knowledge()
         self._sources = [(guard, self._knowledge.record(guard)) for guard in guards]
-        self._curve, self._exact = curve, exact
+        self._curve, self._exact, self._clock = curve, exact, clock
         self._expected: list[float] = []
         self._costs: list[float] = []
         self._costs_until = 0
         self._proposals: list[_Proposal] = []
         self._taken = Draft.empty()
-        self._is_first_round = True
+        self._begun: set[Guard] = set()
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         costs = self._costs_at(len(history))
-        limit, self._proposals = min(limit, MAX_ROWS - 1), []
-        plain_rate = MIN_GAIN / (costs[1] + LOOP_MS)
+        remaining, limit, self._proposals = limit, min(limit, MAX_ROWS - 1), []
+        plain_rate, row_ms = MIN_GAIN / (costs[1] + LOOP_MS), (costs[-1] - costs[1]) / (MAX_ROWS - 1)
         best, best_rate = Draft.empty(), plain_rate
-        for guard, record in self._sources:
-            if not record.is_due(costs, best_rate):
-                continue
-            start = perf_counter()
-            floor = best_rate * (costs[2] - costs[1] + record.guess_ms) / 2
-            draft = guard.propose(limit if record.num_asked else FIRST_TRY, min_chance=max(floor, 0.01))
-            spent_ms = (perf_counter() - start) * 1e3
+        for guard, record in self._sources if self._knowledge.stake >= 0 else ():
+            reading_ms = guard.reading_share * costs[1] * len(history) if guard not in self._begun else 0.0
+            record.is_try = not record.pays(costs, best_rate, reading_ms=reading_ms, remaining=remaining)
+            if record.is_try:
+                record.credit_ms += EXPLORATION / len(self._sources) * costs[1]
+                if record.credit_ms < reading_ms:
+                    continue
+            start = self._clock()
+            draft = guard.propose(limit, min_chance=best_rate * (row_ms + record.guess_ms) / 2)
+            spent_ms = (self._clock() - start) * 1e3
             cut, rate = best_cut(draft, record.acceptance, costs, plain_rate)
-            self._proposals.append(_Proposal(guard, record, draft, cut, spent_ms))
+            gain_ms = self._gain_ms(cut, rate)
+            self._proposals.append(_Proposal(guard, record, draft, cut, gain_ms, spent_ms))
             if rate > best_rate:
                 best, best_rate = cut, rate
         self._taken = best
@@ -88,29 +103,41 @@ class Planner(Drafter):
         return self._costs
 
     def observe(self, seen: Round) -> None:
-        rows = 1 + len(seen.draft)
-        if self._expected and seen.model_ms:
+        if not self._costs:
+            return  # the prompt was fed, and nobody was asked
+        rows, num_tokens = 1 + len(seen.draft), len(seen.token_ids)
+        if seen.model_ms:
             self._knowledge.times.update(rows, measured_ms=seen.model_ms, expected_ms=self._expected[rows])
-        worth = [self._worth_ms(proposal.cut, seen.token_ids) for proposal in self._proposals]
-        for index, proposal in enumerate(self._proposals):
-            proposal.record.learn(proposal.draft, seen.token_ids)
-            start = perf_counter()
+        round_ms = self._costs[rows] + LOOP_MS
+        for proposal in self._proposals:
+            record = proposal.record
+            record.learn(proposal.draft, seen.token_ids)
+            start = self._clock()
             proposal.guard.observe(seen)
-            spent_ms = proposal.spent_ms + (perf_counter() - start) * 1e3
-            saved_ms = 0.0
-            if proposal.cut is self._taken:  # what the next best would have saved is not its merit
-                saved_ms = worth[index] - max([0.0, *worth[:index], *worth[index + 1 :]])
-            if not self._is_first_round:
-                proposal.record.settle(spent_ms, saved_ms, num_guesses=len(proposal.draft))
-        self._is_first_round = self._is_first_round and not self._proposals
+            spent_ms = proposal.spent_ms + (self._clock() - start) * 1e3
+            is_first = proposal.guard not in self._begun
+            record.settle(spent_ms, self._merit_ms(proposal), num_guesses=len(proposal.draft), is_first=is_first)
+            round_ms += 0.0 if is_first else spent_ms
+            self._begun.add(proposal.guard)
+        self._knowledge.settle(num_tokens, saved=num_tokens - round_ms / (self._costs[1] + LOOP_MS))
         self._proposals = []
 
-    def _worth_ms(self, draft: Draft, token_ids: Sequence[int]) -> float:
-        """Return what a draft saves against plain decoding, as far as the tokens that came tell."""
+    def _gain_ms(self, draft: Draft, rate: float) -> float:
+        """Return what a draft with so many expected tokens per millisecond saves against plain decoding."""
         if not len(draft):
             return 0.0
-        num_tokens = min(len(draft.path(token_ids)), len(token_ids))
-        return num_tokens * self._costs[1] - self._costs[1 + len(draft)]
+        cost = self._costs[1 + len(draft)] + LOOP_MS
+        return rate * cost * (self._costs[1] + LOOP_MS) - cost
+
+    def _merit_ms(self, proposal: _Proposal) -> float:
+        """Return what asking this drafter gained: of the one that was taken, what the next best would not have.
+
+        It is what was expected, not what came out, which depends on luck; that the two agree is up to the chances.
+        """
+        if proposal.cut is not self._taken:
+            return 0.0
+        others = (other.gain_ms for other in self._proposals if other is not proposal)
+        return proposal.gain_ms - max(others, default=0.0)
 
     def finish(self, history: Sequence[int]) -> None:
         for guard, _ in self._sources:
@@ -132,6 +159,7 @@ def best_cut(draft: Draft, acceptance: Acceptance, costs: Sequence[float], rate:
     for count, row in enumerate(order, start=1):
         expected += chances[row]
         cost = costs[count + 1] + LOOP_MS
-        if expected > rate * cost:
+        is_bound = count < COARSE_FROM or (count + 1) % COARSE_STEP == 0 or count == len(order)
+        if is_bound and expected > rate * cost:
             rate, num_rows = expected / cost, count
     return draft.keep(sorted(order[:num_rows])), rate

@@ -38,26 +38,31 @@ def profile_path(model: Model) -> Path | None:
     return model.profiles / f"costs-{key}.json"
 
 
-def save_curve(model: Model, curve: CostCurve) -> None:
-    """Write the curve for later processes; a folder that cannot be written is no error, the curve is measured again."""
+def save_curve(model: Model, curve: CostCurve) -> Path | None:
+    """Write the curve for later processes and return its file.
+
+    None when it cannot be kept, which is no error: it is measured again.
+    """
     path = profile_path(model)
     if path is None:
-        return
+        return None
     partial = path.with_suffix(f".partial-{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(curve.to_json()) + "\n", encoding="utf-8")
         partial.replace(path)
+        return path
+    return None
 
 
 def _load(model: Model) -> CostCurve | None:
     path = profile_path(model)
-    if path is None or not path.is_file():
+    if path is None:
         return None
     try:
         return CostCurve.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, ConfigError):
-        return None  # damaged, so measured again
+        return None  # missing or damaged, so measured
 
 
 def _measured(model: Model, measure: Callable[[Model], CostCurve]) -> CostCurve:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import MofNCompleteColumn
 
+from skipstone.cli.bench_replay import run_replay
 from skipstone.cli.bench_suite import run_suite
 from skipstone.cli.options import BundleArgument, DeviceOption, QuietOption, ThreadsOption
 from skipstone.cli.tables import OutputFormat, csv_table, measures
@@ -20,7 +21,8 @@ EXAMPLES = """\b
 Examples:
   skipstone bench pebble
   skipstone bench my-bundle --prompt-tokens 1000 --runs 9 -o json
-  skipstone bench pebble --suite code --decode ngram,suffix+model,auto"""
+  skipstone bench pebble --suite code --decode ngram,suffix+model,auto
+  skipstone bench my-bundle --replay texts.jsonl --decode ngram,auto"""
 
 
 def run(
@@ -40,10 +42,16 @@ def run(
     ] = None,
     decode: Annotated[
         str | None,
-        typer.Option("--decode", metavar="METHODS", help="With --suite: such as ngram+model,auto; default: auto."),
+        typer.Option("--decode", metavar="METHODS", help="With --suite or --replay: such as ngram+model,auto."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="PNG", help="With --suite: draw the result to this file.")
+    ] = None,
+    replay: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--replay", metavar="FILE", help="Estimate methods on recorded texts: .jsonl, text, folder of .py."
+        ),
     ] = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -53,12 +61,26 @@ def run(
     """Measure speed and memory of a bundle here.
 
     Load time, time to first token, prefill, decoding, peak memory; medians over the runs. With a suite: decoding
-    methods in turn on the same prompts, each against plain decoding.
+    methods in turn on the same prompts, each against plain decoding. With recorded texts: what methods that need only
+    text would gain, with the cost of calls measured here.
     """
+    if replay:
+        for option, value in (
+            ("--suite", suite),
+            ("--plot", plot),
+            ("--prompt-tokens", prompt_tokens),
+            ("--runs", runs),
+        ):
+            if value is not None:
+                raise ConfigError(
+                    f"{option} does not go with --replay, which takes its texts from files; leave one out"
+                )
+        run_replay(bundle, replay, decode or "plain,auto", device=device, threads=threads, output=output, quiet=quiet)
+        return
     if suite is None:
         for option, value in (("--decode", decode), ("--plot", plot)):
             if value is not None:
-                raise ConfigError(f"{option} is for comparing methods on prompts; add --suite code")
+                raise ConfigError(f"{option} is for comparing methods on texts; add --suite code")
         _run_random(bundle, prompt_tokens or 128, new_tokens or 96, runs or 5, device, threads, output, quiet)
         return
     if prompt_tokens is not None:
@@ -66,7 +88,7 @@ def run(
     run_suite(
         bundle,
         suite,
-        decode or "auto",
+        "auto" if decode is None else decode,
         new_tokens=new_tokens or 128,
         rounds=runs or 3,
         device=device,

@@ -9,9 +9,11 @@ import typer
 
 from skipstone.cli.options import (
     BundleArgument,
+    DecodeOption,
     DeviceOption,
     QuietOption,
     SeedOption,
+    SuffixMemoryOption,
     TemperatureOption,
     ThreadsOption,
     TopPOption,
@@ -33,6 +35,8 @@ def run(
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", "-n", metavar="N", min=1, help="Most tokens of an answer.")
     ] = 256,
+    decode: DecodeOption = "auto",
+    suffix_memory: SuffixMemoryOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     temperature: TemperatureOption = 0.0,
@@ -47,8 +51,10 @@ def run(
     from skipstone.api import load
     from skipstone.language_model import generation_options
 
-    options = generation_options(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    model = load(bundle, device=device, threads=threads)
+    options = generation_options(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, decode=decode
+    )
+    model = load(bundle, device=device, threads=threads, suffix_memory=suffix_memory)
     conversation, console = model.chat(system=system), notes(quiet=quiet)
     if model.runtime.chat_template is None:
         console.print(f"{bundle} has no chat template: it continues the bare text of all turns")

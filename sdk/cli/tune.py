@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import TaskProgressColumn
 
 from skipstone.cli.options import BundleArgument, DeviceOption, JsonOption, QuietOption, ThreadsOption
 from skipstone.cli.terminal import notes, print_json, progress_bar, write
+
+if TYPE_CHECKING:
+    from skipstone.devices import CostCurve
 
 NAME = "tune"
 EXAMPLES = """\b
@@ -36,15 +39,15 @@ def run(
     from skipstone.runtime.planning import measure_costs, profile_path, save_curve
 
     if plot is not None:
-        from skipstone.plot import require_matplotlib
+        from skipstone.plot import require_plot
 
-        require_matplotlib()
+        require_plot(plot)
     model = load(bundle, device=device, threads=threads).runtime
     with progress_bar("measuring", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
         curve = measure_costs(
             model, budget_s=seconds, min_sweeps=3, on_progress=lambda share: progress.update(task, completed=share)
         )
-    save_curve(model, curve)
+    kept = save_curve(model, curve)
     if plot is not None:
         from skipstone.plot import plot_costs
 
@@ -53,10 +56,11 @@ def run(
         print_json({"bundle": bundle, "device": model.device.name, "threads": model.device.threads, **curve.to_json()})
         return
     write(_table(curve))
-    notes(quiet=quiet).print(f"kept in {profile_path(model)}")
+    failed = f"{profile_path(model)} cannot be written, so the curve is not kept; SKIPSTONE_CACHE sets the folder"
+    notes(quiet=quiet).print(failed if kept is None else f"kept in {kept}")
 
 
-def _table(curve: Any) -> str:
+def _table(curve: CostCurve) -> str:
     """Return milliseconds by rows and context, and beside them how often each guess must be right to pay."""
     head = ["rows", *(f"ms at {context}" for context in curve.contexts), "x one row", "pays from"]
     lines = []
@@ -66,5 +70,5 @@ def _table(curve: Any) -> str:
         pays = f"{(factor - 1) / (rows - 1):.0%}" if rows > 1 else ""
         lines.append([str(rows), *(f"{ms:.3g}" for ms in times), f"{factor:.2f}", pays])
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-    table = [head, *lines]
-    return "".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + "\n" for line in table)
+    aligned = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in (head, *lines))
+    return "".join("  ".join(line).rstrip() + "\n" for line in aligned)

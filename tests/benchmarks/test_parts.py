@@ -42,7 +42,7 @@ def test_one_decoding_step(benchmark: BenchmarkFixture, sequence: Sequence) -> N
 
 def test_the_session_alone_in_one_decoding_step(benchmark: BenchmarkFixture, model: Model, sequence: Sequence) -> None:
     sequence.extend(Draft.empty())
-    (binding,) = sequence.bound_call(1, 1).bindings
+    (binding,) = sequence._workspace.call(1, range(1)).bindings
     benchmark(model.sessions[0].run_with_iobinding, binding)
 
 

@@ -38,7 +38,9 @@ def main() -> None:
     models = {
         "plain": llama_cpp.Llama(args.model, **options),
         # Its default of 10 guessed tokens is for GPUs; its documentation names 2 for CPUs.
-        "prompt lookup 2": llama_cpp.Llama(args.model, draft_model=LlamaPromptLookupDecoding(num_pred_tokens=2), **options),
+        "prompt lookup 2": llama_cpp.Llama(
+            args.model, draft_model=LlamaPromptLookupDecoding(num_pred_tokens=2), **options
+        ),
         "prompt lookup 10": llama_cpp.Llama(args.model, draft_model=LlamaPromptLookupDecoding(), **options),
     }
     prompts = json.loads(args.prompts.read_text(encoding="utf-8"))

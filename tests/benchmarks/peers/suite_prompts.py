@@ -21,7 +21,9 @@ def main() -> None:
     args = parser.parse_args()
     model = skipstone.load(args.bundle)
     suite = Suite.named(args.suite)
-    prompts = {name: [model.encode(prompt) for prompt in texts] for name, texts in suite.categories.items()}
+    prompts = {
+        category.name: [model.encode(prompt.text) for prompt in category.prompts] for category in suite.categories
+    }
     args.out.write_text(json.dumps(prompts), encoding="utf-8")
 
 
