@@ -77,7 +77,7 @@ def _round(sequence: Sequence, drafter: Guard, accept: Accept, budget: int, stop
         logits[: len(accepted)] if draft.is_chain else logits[rows[: len(accepted)]],
         num_drafted=len(draft),
         num_accepted=len(rows) - 1,
-        drafter=draft.source,
+        drafter=draft.source if len(draft) else "plain",
         draft_s=drafted - start + perf_counter() - kept,
         model_s=called - drafted,
         accept_s=kept - called,

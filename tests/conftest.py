@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +51,14 @@ class MakeCheckpoint(Protocol):
 
 class MakeBundle(Protocol):
     def __call__(self, checkpoint: Path, *, precision: str = ..., exits: str = ..., **options: object) -> Path: ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is cached on disk away from the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKIPSTONE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

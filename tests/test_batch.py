@@ -11,12 +11,10 @@ import pytest
 from conftest import MakeBundle, MakeCheckpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.batch import stream_batch
-from skipstone.runtime.call import BoundCall, TreeMask
 from skipstone.runtime.generation import Generation, GenerationOptions, Piece, stream
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import SamplingOptions
@@ -24,22 +22,6 @@ from skipstone.runtime.sampling import SamplingOptions
 WithStopIds = Callable[[Model, Collection[int]], Model]
 random = np.random.default_rng(0)
 PROMPTS: list[list[int]] = [random.integers(3, 300, size=length).tolist() for length in (5, 1, 23, 2, 5, 11)]
-
-
-@pytest.fixture
-def fed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes [B, T] of the tokens of every model call from here on."""
-    shapes: list[tuple[int, ...]] = []
-    run = BoundCall.run
-
-    def noting(
-        call: BoundCall, token_ids: NDArray[np.int64], lengths: NDArray[np.int64], *, tree: TreeMask | None = None
-    ) -> NDArray[np.float32]:
-        shapes.append(token_ids.shape)
-        return run(call, token_ids, lengths, tree=tree)
-
-    monkeypatch.setattr(BoundCall, "run", noting)
-    return shapes
 
 
 def alone(model: Model, prompt: SequenceOf[int], options: GenerationOptions) -> Generation:

@@ -24,7 +24,7 @@ from skipstone.devices import catalog
 from skipstone.errors import OutputError
 from skipstone.runtime.bundle import Bundle
 
-COMMANDS = ("export", "generate", "chat", "inspect", "devices", "bench", "eval", "demo")
+COMMANDS = ("export", "generate", "chat", "inspect", "devices", "tune", "bench", "eval", "demo")
 PROMPT = "def add(first, second):"
 TEMPLATE = (
     "{% for message in messages %}<s>{{ message.role }}: {{ message.content }}</s>{% endfor %}"
@@ -113,10 +113,12 @@ def test_generate_json_holds_the_text_its_tokens_and_the_cost(cli: CommandLine, 
     stats = result["stats"]
     assert set(stats) == {
         *("prompt_tokens", "new_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "ttft_s"),
-        *("model_calls", "peak_memory_bytes"),
+        *("model_calls", "tokens_per_call", "drafters", "peak_memory_bytes"),
+        *("draft_s", "model_s", "accept_s", "other_s"),
     }
-    assert stats["model_calls"] == stats["new_tokens"] == len(result["token_ids"])
-    assert min(stats.values()) > 0
+    assert stats["new_tokens"] == len(result["token_ids"])
+    assert stats["tokens_per_call"] == stats["new_tokens"] / stats["model_calls"]
+    assert min(value for name, value in stats.items() if name != "drafters") > 0
 
 
 def test_generate_reads_the_prompt_from_standard_input(cli: CommandLine, bundle: Path) -> None:
@@ -163,6 +165,197 @@ def test_a_character_that_standard_output_cannot_show_does_not_end_the_text(bund
     text = skipstone.load(bundle).generate(PROMPT, max_new_tokens=40).text
     assert not text.isascii()
     assert run.stdout == text.encode("ascii", "backslashreplace").decode() + "\n"
+
+
+# generate: methods of decoding
+
+
+@pytest.mark.parametrize("decode", ["auto", "plain", "ngram", "suffix,recycle", "jacobi", "lookahead"])
+def test_every_method_writes_the_same_text(cli: CommandLine, bundle: Path, decode: str) -> None:
+    outcome = cli("generate", bundle, "-p", PROMPT, "-n", 24, "--decode", decode, "-q")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == skipstone.load(bundle).generate(PROMPT, max_new_tokens=24, decode="plain").text + "\n"
+
+
+@pytest.mark.parametrize("rule", ["rejection", "k-seq"])
+def test_the_other_rules_keep_a_greedy_text(
+    cli: CommandLine, tiny_checkpoint: Path, make_bundle: MakeBundle, make_checkpoint: MakeCheckpoint, rule: str
+) -> None:
+    pair = make_bundle(tiny_checkpoint, drafter=make_checkpoint(num_hidden_layers=1))
+    command = ("generate", pair, "-p", PROMPT, "-n", 12)
+    plain = cli(*command, "--decode", "plain")
+    judged = (*command, "--decode", "model", "--verify", rule)
+    assert cli(*judged).out == plain.out != ""
+    drawn = [cli(*judged, "--temperature", 1, "--seed", 3).out for _ in range(2)]
+    assert drawn[0] == drawn[1] != plain.out
+
+
+@pytest.mark.parametrize("decode", ["auto", "suffix"])
+def test_exact_gives_the_same_bits_with_every_method(cli: CommandLine, bundle: Path, decode: str) -> None:
+    command = ("generate", bundle, "-p", PROMPT, "-n", 16, "--exact", "--logprobs", 2, "--json")
+    exact, plain = (json.loads(cli(*command, "--decode", method).out) for method in (decode, "plain"))
+    assert (exact["token_ids"], exact["logprobs"]) == (plain["token_ids"], plain["logprobs"])
+
+
+def test_stats_show_what_was_guessed_and_where_the_time_went(cli: CommandLine, bundle: Path, tmp_path: Path) -> None:
+    command = ("generate", bundle, "-p", PROMPT, "-n", 24, "--decode", "suffix", "--suffix-memory", tmp_path / "texts")
+    bare = cli(*command)
+    outcome = cli(*command, "--stats")
+    assert outcome.out == bare.out
+    speed, calls, suffix, parts = outcome.err.splitlines()
+    assert " prompt tokens at " in speed
+    assert re.fullmatch(r"\d+ model calls, \d+\.\d\d tokens each", calls)
+    assert re.fullmatch(r"suffix +\d+ drafts, +\d+ tokens guessed, +\d+ accepted \(\d+%\)", suffix)
+    assert re.fullmatch(r"ms: draft [\d.]+, model [\d.]+, accept [\d.]+, other [\d.]+", parts)
+    assert (bare.code, len(bare.err.splitlines())) == (0, 1)
+
+
+def test_show_drafts_colours_the_guesses(
+    cli: CommandLine, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    command = ("generate", bundle, "-p", PROMPT, "-n", 24, "--decode", "suffix", "--suffix-memory", tmp_path / "texts")
+    bare = cli(*command)
+    outcome = cli(*command, "--show-drafts")
+    assert outcome.code == 0
+    assert re.sub(r"\033\[\d+m", "", outcome.out) == bare.out != outcome.out
+    assert "guessed by \033[32msuffix\033[0m" in outcome.err
+
+
+def test_a_suffix_memory_serves_the_next_process(cli: CommandLine, bundle: Path, tmp_path: Path) -> None:
+    command = ("generate", bundle, "-p", PROMPT, "-n", 24, "--decode", "suffix", "--json", "--suffix-memory")
+    first, second, other = (
+        json.loads(cli(*command, tmp_path / name).out) for name in ("texts", "texts", "new folder/others")
+    )
+    assert first["text"] == second["text"] == other["text"]
+    assert second["stats"]["model_calls"] < first["stats"]["model_calls"] == other["stats"]["model_calls"]
+
+
+def test_samples_are_the_texts_of_the_seeds_from_the_given_one_on(cli: CommandLine, bundle: Path) -> None:
+    command = ("generate", bundle, "-p", PROMPT, "-n", 8, "--temperature", 1.2)
+    alone = [json.loads(cli(*command, "--seed", seed, "--json").out)["text"] for seed in (5, 6, 7)]
+    together = cli(*command, "--seed", 5, "--samples", 3, "--json")
+    assert [sample["text"] for sample in json.loads(together.out)] == alone
+    outcome = cli(*command, "--seed", 5, "--samples", 3)
+    assert outcome.out == "".join(text + "\n" for text in alone)
+    assert [line.partition(":")[0] for line in outcome.err.splitlines()] == ["seed 5", "seed 6", "seed 7"]
+    assert cli(*command, "--seed", 5, "--samples", 3, "-q").err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--decode", "magic"), "decoding method 'magic' is not known; known are plain, auto, ngram, suffix"),
+        (("--decode", "ngram,ngram"), "must be given once each, got ngram,ngram"),
+        (("--decode", "plain,ngram"), "plain and auto stand alone"),
+        (("--decode", "model"), "decoding method 'model' needs a small model, and the bundle has none"),
+        (("--decode", "recycle", "--verify", "rejection"), "the rule rejection needs; use match"),
+        (("--verify", "rejection"), "auto chooses by what was drafted"),
+        (("--verify", "typical"), "'typical' is not one of 'match', 'rejection', 'k-seq'"),
+        (("--exact", "--decode", "ngram", "--verify", "rejection"), "exact gives the bits of plain decoding"),
+        (("--samples", "3"), "at temperature 0 all 3 samples are the same; set a temperature above 0"),
+        (("--samples", "0"), "--samples"),
+        (("--samples", "2", "--temperature", "1", "--stats"), "--stats and --show-drafts are for one text"),
+        (("--json", "--stats"), "--stats and --show-drafts are for one text"),
+        (("--json", "--show-drafts"), "--stats and --show-drafts are for one text"),
+        (("--show-drafts",), "--show-drafts needs a terminal with colours"),
+        (("--suffix-memory", "/dev/null/texts"), "/dev/null/texts cannot be used: "),
+    ],
+)
+def test_generate_refuses_methods_that_cannot_work(
+    cli: CommandLine, bundle: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    outcome = cli("generate", bundle, "-p", PROMPT, "-n", 4, *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("skipstone: ") and message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_file_that_is_no_suffix_memory_is_refused(cli: CommandLine, bundle: Path, text_file: Path) -> None:
+    before = text_file.read_bytes()
+    outcome = cli("generate", bundle, "-p", PROMPT, "-n", 4, "--suffix-memory", text_file)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "text.txt is not a suffix memory; choose another file" in outcome.err
+    assert text_file.read_bytes() == before
+
+
+def test_a_suffix_memory_of_another_tokenizer_is_refused(
+    cli: CommandLine, bundle: Path, tiny_checkpoint: Path, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny_checkpoint, tmp_path / "other"))
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["added_tokens"][0]["special"] = False
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    memory = ("--decode", "suffix", "--suffix-memory", tmp_path / "texts")
+    assert cli("generate", bundle, "-p", PROMPT, "-n", 4, *memory).code == 0
+    outcome = cli("generate", make_bundle(other), "-p", PROMPT, "-n", 4, *memory)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "texts was made with another tokenizer; choose another file, or remove it" in outcome.err
+
+
+# tune
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SKIPSTONE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_tune_shows_what_rows_cost_and_keeps_it(cli: CommandLine, bundle: Path, cache: Path) -> None:
+    outcome = cli("tune", bundle, "--seconds", 0.1)
+    assert outcome.code == 0
+    lines = [re.split(r" {2,}", line.strip()) for line in outcome.out.splitlines()]
+    assert lines[0] == ["rows", "ms at 64", "x one row", "pays from"]
+    assert [line[0] for line in lines[1:4]] == ["1", "2", "3"]
+    assert lines[1][2:] == ["1.00"]
+    for rows, _, factor, pays in lines[2:]:
+        assert float(pays.rstrip("%")) == pytest.approx(100 * (float(factor) - 1) / (int(rows) - 1), abs=2)
+    (file,) = (cache / "profiles").iterdir()
+    assert outcome.err == f"kept in {file}\n"
+
+
+def test_tune_measures_anew_and_auto_plans_with_it(cli: CommandLine, bundle: Path, cache: Path) -> None:
+    told = json.loads(cli("tune", bundle, "--seconds", 0.1, "--json").out)
+    assert set(told) == {"bundle", "device", "threads", "rows", "contexts", "ms"}
+    assert (told["bundle"], told["device"], told["contexts"]) == (str(bundle), "cpu", [64])
+    (file,) = (cache / "profiles").iterdir()
+    assert json.loads(file.read_text()) == {name: told[name] for name in ("rows", "contexts", "ms")}
+    kept = file.stat().st_ino
+    assert cli("generate", bundle, "-p", PROMPT, "-n", 4, "--decode", "auto").code == 0
+    assert [*(cache / "profiles").iterdir()] == [file] and file.stat().st_ino == kept, "it is not measured again"
+    assert json.loads(cli("tune", bundle, "--seconds", 0.1, "--json").out)["ms"] != told["ms"]
+
+
+def test_tune_says_when_the_curve_cannot_be_kept(
+    cli: CommandLine, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken").touch()
+    monkeypatch.setenv("SKIPSTONE_CACHE", str(tmp_path / "taken"))
+    outcome = cli("tune", bundle, "--seconds", 0.1)
+    assert (outcome.code, outcome.out[:8]) == (0, "rows  ms")
+    assert re.fullmatch(r".*\.json cannot be written, so the curve is not kept; SKIPSTONE_CACHE sets.*\n", outcome.err)
+    assert cli("tune", bundle, "--seconds", 0.1, "-q").err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--seconds", "0"), "--seconds"),
+        (("--seconds", "soon"), "--seconds"),
+        (("--plot", "costs.pdf"), "a picture is a .png file, got costs.pdf"),
+        (("--device", "moon"), "device 'moon' is not known"),
+    ],
+)
+def test_tune_refuses_what_makes_no_sense(
+    cli: CommandLine, bundle: Path, cache: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    outcome = cli("tune", bundle, *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("skipstone: ") and message in outcome.err
+    assert not cache.exists()
 
 
 # export and inspect
@@ -326,8 +519,8 @@ def test_bench_gives_the_same_comparison_to_other_programs(cli: CommandLine, lon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--decode", "ngram"), "--decode is for comparing methods on prompts; add --suite code"),
-        (("--plot", "out.png"), "--plot is for comparing methods on prompts; add --suite code"),
+        (("--decode", "ngram"), "--decode is for comparing methods on texts; add --suite code"),
+        (("--plot", "out.png"), "--plot is for comparing methods on texts; add --suite code"),
         (("--suite", "code", "--prompt-tokens", 9), "--prompt-tokens is the length of a random prompt"),
         (("--suite", "prose"), "suite 'prose' is not known; known are code"),
         (("--suite", "code", "--decode", "ngram,"), "decoding method '' is not known"),
@@ -471,7 +664,7 @@ def test_pebble_is_exported_once_into_the_cache_folder(
     monkeypatch.setenv("SKIPSTONE_CACHE", str(tmp_path / "cache"))
     first = cli("generate", "pebble", "-p", PROMPT, "-n", 8)
     assert first.code == 0
-    (folder,) = (tmp_path / "cache").iterdir()
+    (folder,) = (tmp_path / "cache").glob("pebble-*")
     written = (folder / "skipstone.json").stat()
     second = cli("generate", "pebble", "-p", PROMPT, "-n", 8)
     assert second.out == first.out

@@ -19,7 +19,7 @@ TEMPLATE = """\
 {% for message in messages %}<s>{{ message.role }}: {{ message.content }}</s>
 {% endfor %}
 {% if add_generation_prompt %}<s>assistant: {% endif %}"""
-FREE = GenerationOptions(max_new_tokens=8)
+FREE = GenerationOptions(max_new_tokens=8, decode="plain")
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def in_digits(tiny: Model) -> GenerationOptions:
     digits = tiny.tokenizer.encode("0123456789")
     assert len(digits) == 10
     others = tuple(token_id for token_id in range(307) if token_id not in digits)
-    return GenerationOptions(max_new_tokens=8, sampling=SamplingOptions(banned_ids=others))
+    return GenerationOptions(max_new_tokens=8, sampling=SamplingOptions(banned_ids=others), decode="plain")
 
 
 def say(conversation: Conversation, text: str, options: GenerationOptions = FREE) -> Generation:
@@ -149,7 +149,7 @@ def test_a_turn_that_does_not_fit_leaves_the_conversation_as_it_was(chat_model: 
     with pytest.raises(CacheFull, match="cache holds 60 tokens"):
         conversation.reply("quite a long message", FREE)
     assert (conversation.messages, conversation._sequence.token_ids) == (messages, token_ids)
-    small = GenerationOptions(max_new_tokens=1)
+    small = GenerationOptions(max_new_tokens=1, decode="plain")
     wanted = fresh_answer(chat_model, prompt_ids(chat_model, conversation, "x"), small)
     assert say(conversation, "x", small).token_ids == wanted.token_ids
 

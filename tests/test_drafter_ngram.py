@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from decoding import OPTIONS, plain_text, run
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.runtime.draft import Draft
@@ -52,7 +52,9 @@ def test_by_itself_it_copies_the_start_of_that_and_no_more_than_matched(history:
     assert draft.token_ids == more.token_ids[: len(draft)]
     assert bool(draft) == bool(places)
     if places:
-        matched = max(size for size in range(length, places[0] + 1) if history[places[0] - size : places[0]] == history[-size:])
+        matched = max(
+            size for size in range(length, places[0] + 1) if history[places[0] - size : places[0]] == history[-size:]
+        )
         assert len(draft) <= min(limit, matched)
 
 
@@ -136,4 +138,4 @@ def test_longer_matches_are_better_evidence() -> None:
     drafter = NgramDrafter(capacity=64)
     chances = [drafter.prior(level) for level in range(1, LONGEST_MATCH + 1)]
     assert chances == sorted(chances) and len(set(chances)) == 7
-    assert 0 < chances[0] and chances[-1] < 1
+    assert chances[0] > 0 and chances[-1] < 1

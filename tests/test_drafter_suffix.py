@@ -152,7 +152,7 @@ def test_more_agreement_is_better_evidence_and_other_texts_are_never_better() ->
     for length in range(7):
         chances = [prior(NUM_VOTES * length + vote) for vote in range(NUM_VOTES)]
         assert chances == sorted(chances, reverse=True)
-        assert 0 < chances[-1] and chances[0] < 1
+        assert chances[-1] > 0 and chances[0] < 1
         others = [prior(OTHER_TEXTS + NUM_VOTES * length + vote) for vote in range(NUM_VOTES)]
         assert all(other <= own for other, own in zip(others, chances, strict=True))
 

@@ -43,10 +43,17 @@ def test_a_model_in_stages_is_measured_too(tiny_stages: Model) -> None:
     assert measure_costs(tiny_stages, budget_s=QUICK).rows[-1] == MAX_ROWS
 
 
-@pytest.mark.parametrize(("budget_s", "min_sweeps"), [(QUICK, 4), (0.05, 1)])
-def test_progress_is_complete_only_at_the_end(tiny: Model, budget_s: float, min_sweeps: int) -> None:
+def test_time_that_is_left_is_not_used_up_when_enough_was_measured(tiny: Model, fed: list[tuple[int, ...]]) -> None:
+    curve = measure_costs(tiny, budget_s=1e6, max_sweeps=3)
+    assert len(fed) == (1 + 3) * len(curve.rows)
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "min_sweeps", "max_sweeps"), [(QUICK, 4, 12), (0.05, 1, 10**6), (1e6, 2, 5), (1e6, 3, 3)]
+)
+def test_progress_is_complete_only_at_the_end(tiny: Model, budget_s: float, min_sweeps: int, max_sweeps: int) -> None:
     shares: list[float] = []
-    measure_costs(tiny, budget_s=budget_s, min_sweeps=min_sweeps, on_progress=shares.append)
+    measure_costs(tiny, budget_s=budget_s, min_sweeps=min_sweeps, max_sweeps=max_sweeps, on_progress=shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == 1
     assert all(0 < share < 1 for share in shares[:-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from conftest import MakeBundle, MakeCheckpoint
 
 from skipstone.devices import CostCurve
 from skipstone.errors import ConfigError
+from skipstone.language_model import LanguageModel
 from skipstone.runtime.drafters import Drafter, PlainDrafter, registered_drafters
 from skipstone.runtime.drafters.cascade import Cascade
 from skipstone.runtime.drafters.ngram import NgramDrafter
@@ -18,7 +20,7 @@ from skipstone.runtime.generation import GenerationOptions
 from skipstone.runtime.model import Model
 from skipstone.runtime.planning import Method, Planner
 from skipstone.runtime.planning.method import planned_names
-from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.sampling import Sampler, SamplingOptions
 from skipstone.runtime.shared import SharedStores
 
 CURVE = CostCurve(rows=(1, 16), contexts=(0,), ms=((1.0, 4.0),))
@@ -149,6 +151,18 @@ def test_what_auto_learns_outlives_the_text(model: Model) -> None:
     first, second = opened(model, "auto"), opened(model, "auto")
     assert first is not second
     assert first._knowledge is second._knowledge  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_text_of_auto_is_that_of_plain_decoding(model: Model, exact: bool) -> None:
+    for sampling in (SamplingOptions(), SamplingOptions(temperature=0.7, seed=3, repetition_penalty=1.2)):
+        made = [
+            LanguageModel(model).generate("def add(", decode=decode, exact=exact, max_new_tokens=40, **asdict(sampling))
+            for decode in ("plain", "auto", "auto")
+        ]
+        assert len({generation.token_ids for generation in made}) == 1
+        assert made[2].stats.model_calls < made[0].stats.model_calls, "the second time it finds the text again"
 
 
 def test_auto_does_not_measure_again_for_a_second_text(model: Model, fed: list[tuple[int, ...]]) -> None:

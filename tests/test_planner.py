@@ -404,7 +404,7 @@ def test_of_two_that_guess_the_same_the_dearer_rests() -> None:
     asked = [len(drafter.asked_at) for drafter in drafters]
     run.run(2000)
     again = [len(drafter.asked_at) - before for drafter, before in zip(drafters, asked, strict=True)]
-    assert again[1] < 0.2 * again[0]
+    assert again[1] < 0.5 * again[0], "it is tried now and then, from what was gained"
     assert {draft.source for draft in run.drafts[-300:] if len(draft)} == {"a"}
 
 
@@ -486,7 +486,11 @@ def test_whatever_the_drafters_do_the_time_is_that_of_plain_decoding_and_three_p
         known = [[right for right, size in pattern for _ in range(size)] for pattern in patterns]
         return [
             Scripted(
-                clock, lambda at, line=line: line[at % len(line)], name=f"{number}", price_ms=price_ms, length=length  # type: ignore[misc]
+                clock,
+                lambda at, line=line: line[at % len(line)],
+                name=f"{number}",
+                price_ms=price_ms,
+                length=length,  # type: ignore[misc]
             )
             for number, line in enumerate(known)
         ]
@@ -502,17 +506,13 @@ def test_not_even_drafters_that_know_the_plan_can_make_it_lose(
 ) -> None:
     knowledge, costs = Knowledge(), line(row_ms).costs(0, max_rows=MAX_ROWS)
 
-    def make(clock: Clock) -> list[Scripted]:
-        drafters = []
-        for number in range(num_drafters):
-            drafter = Spiteful(clock, never, name=f"{number}", price_ms=price_ms)
-            record = knowledge.record(Guard(drafter, Text()))  # type: ignore[arg-type]
-            rate = 1.03 / (costs[1] + LOOP_MS)
-            drafter.planned = lambda draft, record=record: len(  # type: ignore[misc]
-                best_cut(draft, record.acceptance, costs, rate)[0]
-            )
-            drafters.append(drafter)
-        return drafters
+    def planned(name: str) -> Callable[[Draft], int]:
+        record = knowledge.record(Guard(Scripted(Clock(), never, name=name), Text()))  # type: ignore[arg-type]
+        return lambda draft: len(best_cut(draft, record.acceptance, costs, 1.03 / (costs[1] + LOOP_MS))[0])
+
+    def make(clock: Clock) -> list[Spiteful]:
+        names = [f"{number}" for number in range(num_drafters)]
+        return [Spiteful(clock, never, name=name, price_ms=price_ms, planned=planned(name)) for name in names]
 
     assert simulation(make, row_ms=row_ms, knowledge=knowledge).run(1000) < 1.03
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,7 +112,7 @@ def test_a_link_to_nowhere_is_no_file(tmp_path: Path) -> None:
 def test_where_there_is_no_text_to_replay_that_is_said(tmp_path: Path, name: str) -> None:
     if name:
         written(tmp_path, name, '{"prompt": "a", "reply": ""}\n' if name == "blank.jsonl" else "")
-    with pytest.raises(ConfigError, match="holds no text to replay; give a .jsonl with prompt and reply"):
+    with pytest.raises(ConfigError, match=r"holds no text to replay; give a \.jsonl with prompt and reply"):
         read_recordings(tmp_path / name)
 
 

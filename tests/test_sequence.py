@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.runtime import sequence as sequence_module
 from skipstone.runtime import workspace as workspace_module
-from skipstone.runtime.call import BoundCall, TreeMask
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.model import Model
 from skipstone.runtime.sequence import Sequence
@@ -37,22 +36,6 @@ def model(
     if request.param == "windows of 5":
         return Model.open(make_bundle(make_checkpoint("mistral", sliding_window=5), exits="2"))
     return tiny if request.param == "one stage" else tiny_stages
-
-
-@pytest.fixture
-def fed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes [B, T] of the tokens of every model call from here on."""
-    shapes: list[tuple[int, ...]] = []
-    run = BoundCall.run
-
-    def noting(
-        call: BoundCall, token_ids: NDArray[np.int64], lengths: NDArray[np.int64], *, tree: TreeMask | None = None
-    ) -> NDArray[np.float32]:
-        shapes.append(token_ids.shape)
-        return run(call, token_ids, lengths, tree=tree)
-
-    monkeypatch.setattr(BoundCall, "run", noting)
-    return shapes
 
 
 def chain(token_ids: SequenceOf[int]) -> Draft:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given, settings
@@ -16,6 +17,7 @@ from skipstone.runtime.drafters.suffix_index import (
     Continuation,
     SuffixIndex,
     index_capacity,
+    overlapping,
 )
 
 SMALLEST = 64
@@ -25,9 +27,7 @@ ALL_PLACES = SMALLEST
 ROOMY = 8192
 
 
-def slow_continuation(
-    text: Sequence[int], context: list[int], *, max_places: int = ALL_PLACES
-) -> Continuation | None:
+def slow_continuation(text: Sequence[int], context: list[int], *, max_places: int = ALL_PLACES) -> Continuation | None:
     """Search all of `text`, of which nothing has fallen out; `position` is an index into it."""
     for order in (4, 2, 1):
         run = context[-order:]
@@ -110,7 +110,7 @@ def test_it_does_not_matter_in_which_pieces_tokens_are_added(
 ) -> None:
     index = SuffixIndex(SMALLEST)
     edges = [0, *sorted(cuts), len(text)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         index.add(text[start:end])
     whole = filled(text, max_places=4)
     assert index.continuation(context) == whole.continuation(context)
@@ -221,6 +221,16 @@ def test_a_boundary_is_never_guessed() -> None:
 def test_following_copies_the_text_up_to_a_boundary_or_its_end(text: list[int], start: int, limit: int) -> None:
     assume(max(0, len(text) - SMALLEST) <= start <= len(text))
     assert filled(text).following(SMALLEST + start, limit) == slow_following(text, start, limit)
+
+
+@pytest.mark.parametrize(
+    ("copied", "wanted", "found"),
+    [([1, 2, 3], 7, [1, 2, 3, 1, 2, 3, 1]), ([1, 2, 3], 3, [1, 2, 3]), ([1, 2, 3], 2, [1, 2]), ([], 5, [])],
+)
+def test_a_copy_that_reaches_the_end_of_the_text_goes_on_with_itself(
+    copied: list[int], wanted: int, found: list[int]
+) -> None:
+    assert overlapping(copied, wanted) == found
 
 
 # Bounds

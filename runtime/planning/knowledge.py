@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,14 +11,16 @@ from skipstone.runtime.drafters.acceptance import Acceptance
 from skipstone.runtime.drafters.guard import Guard
 from skipstone.runtime.planning.measure import MAX_ROWS
 
-__all__ = ["EXPLORATION", "LOOP_MS", "CallTimes", "Knowledge", "Record"]
+__all__ = ["LOOP_MS", "CallTimes", "Knowledge", "Record"]
 
-EXPLORATION = 0.01  # of the time that plain decoding takes, for all drafters together
+# What trying drafters that rest may take of the time that plain decoding takes, for all of them together: the second
+# while drafting has gained more than its first stake.
+EXPLORATION, EXPLORATION_OF_GAINS = 0.009, 0.06
 # What a round costs beside the model and the drafters: the loop, the choice of tokens.
 LOOP_MS = 0.03
 MEMORY = 0.95
 # What drafting may lose before it has gained anything, in plain steps, and how much of its gains it may lose again.
-FIRST_STAKE, MOST_STAKE = 2.0, 20.0
+FIRST_STAKE, MOST_STAKE = 8.0, 40.0
 # A drafter whose guesses cost more than this share of a plain step is asked only when it promises to pay.
 DEAR = 0.1
 
@@ -48,7 +51,7 @@ class Record:
         if self.num_asked == 0:
             if reading_ms:
                 return False
-            self.balance_ms = 0.1 * plain_ms  # the benefit of the doubt, for some dozens of rounds
+            self.balance_ms = 0.5 * plain_ms  # the benefit of the doubt, for some dozens of rounds
         if self.balance_ms < 0 or (self.guess_ms <= DEAR * plain_ms and not reading_ms):
             return self.balance_ms >= 0
         return remaining * (1 / rate - 1 / self.promise(costs)) > reading_ms
@@ -62,13 +65,20 @@ class Record:
             best = max(best, expected / (costs[rows] + LOOP_MS + (rows - 1) * self.guess_ms))
         return best
 
+    def usual(self, spent_ms: float, *, num_guesses: int, plain_ms: float) -> float:
+        """Return the milliseconds of one asking without those that the system took for others meanwhile.
+
+        Whatever is more than a plain step, and three times what such guesses cost before, cannot be the drafter's.
+        """
+        return min(spent_ms, max(plain_ms, 3 * self.guess_ms * (1 + num_guesses)))
+
     def settle(self, spent_ms: float, saved_ms: float, *, num_guesses: int, is_first: bool) -> None:
         """Count one round in which the drafter was asked; `is_first` of a text, in which it also reads the prompt."""
         self.num_asked += 1
-        if self.is_try:
-            self.credit_ms -= spent_ms - saved_ms
         if is_first:
             return
+        if self.is_try:
+            self.credit_ms -= spent_ms - saved_ms
         if num_guesses:
             self.guess_ms += (spent_ms / num_guesses - self.guess_ms) * (1 - MEMORY if self.guess_ms else 1)
         self.balance_ms = MEMORY * self.balance_ms + (1 - MEMORY) * (saved_ms - spent_ms)
@@ -113,13 +123,22 @@ class CallTimes:
 class Knowledge:
     """What planning has learned about a model's drafters and calls; it outlives the texts.
 
-    `stake` is what drafting may still lose against plain decoding, in plain steps: nobody is asked while it is below 0.
-    Chances are estimates; this holds whatever comes.
+    `stake` is what drafting may still lose against plain decoding, in plain steps: nobody is asked while it is below 0,
+    and no draft may cost more than it. Chances are estimates; this holds whatever comes.
     """
 
     def __init__(self) -> None:
         self.times, self.stake = CallTimes(), FIRST_STAKE
         self._records: dict[str, Record] = {}
+
+    def affordable(self, costs: Sequence[float]) -> int:
+        """Return how many guesses may be fed in one call, whatever becomes of them."""
+        return bisect_right(costs, costs[1] * (1 + max(self.stake, 0.0))) - 2
+
+    @property
+    def exploration(self) -> float:
+        """The share of the time that may be spent on drafters that rest."""
+        return EXPLORATION_OF_GAINS if self.stake > FIRST_STAKE else EXPLORATION
 
     def settle(self, num_tokens: int, *, saved: float) -> None:
         """Count one round that gave `num_tokens` and saved so many plain steps, or lost them."""

@@ -24,13 +24,14 @@ def measure_costs(
     *,
     budget_s: float = 0.8,
     min_sweeps: int = 2,
+    max_sweeps: int = 12,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> CostCurve:
-    """Return the cost curve of `model`: the shortest times in sweeps through all rows and contexts in `budget_s`.
+    """Return the cost curve of `model`: the shortest times of some sweeps through all rows and contexts.
 
     A sweep visits every cell once, so that a busy moment of the machine touches all alike; the shortest time is the one
     that others on the machine disturbed least. The cache is empty, which changes no time. `on_progress` gets the share
-    that is done, 0..1. Cost: `budget_s`, more for large models.
+    that is done, 0..1. Cost: `budget_s` at most, more for large models.
     """
     capacity = model.manifest.context_length
     rows = tuple(count for count in ROWS if count <= capacity)
@@ -41,11 +42,12 @@ def measure_costs(
         _time_ms(calls[count], count, contexts[0])
     times: dict[tuple[int, int], list[float]] = {(context, count): [] for context in contexts for count in rows}
     start, sweeps = time.perf_counter(), 0
-    while sweeps < min_sweeps or time.perf_counter() - start < budget_s:
+    while sweeps < min_sweeps or (sweeps < max_sweeps and time.perf_counter() - start < budget_s):
         for context, count in times:
             times[context, count].append(_time_ms(calls[count], count, context))
         sweeps += 1
-        on_progress(min(1.0, sweeps / min_sweeps, (time.perf_counter() - start) / budget_s))
+        spent = max(sweeps / max_sweeps, (time.perf_counter() - start) / budget_s)
+        on_progress(min(1.0, sweeps / min_sweeps, spent))
     ms = tuple(tuple(min(times[context, count]) for count in rows) for context in contexts)
     return CostCurve(rows=rows, contexts=contexts, ms=ms)
 

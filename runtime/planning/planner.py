@@ -11,7 +11,7 @@ from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters.acceptance import Acceptance
 from skipstone.runtime.drafters.drafter import Drafter, Round
 from skipstone.runtime.drafters.guard import Guard
-from skipstone.runtime.planning.knowledge import EXPLORATION, LOOP_MS, Knowledge, Record
+from skipstone.runtime.planning.knowledge import LOOP_MS, Knowledge, Record
 from skipstone.runtime.planning.measure import MAX_ROWS
 
 __all__ = ["Planner", "best_cut"]
@@ -71,16 +71,18 @@ class Planner(Drafter):
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         costs = self._costs_at(len(history))
-        remaining, limit, self._proposals = limit, min(limit, MAX_ROWS - 1), []
+        remaining, limit, self._proposals = limit, min(limit, MAX_ROWS - 1, self._knowledge.affordable(costs)), []
         plain_rate, row_ms = MIN_GAIN / (costs[1] + LOOP_MS), (costs[-1] - costs[1]) / (MAX_ROWS - 1)
+        exploration_ms = self._knowledge.exploration * costs[1] / len(self._sources) if self._sources else 0.0
         best, best_rate = Draft.empty(), plain_rate
-        for guard, record in self._sources if self._knowledge.stake >= 0 else ():
+        for guard, record in self._sources if limit > 0 and self._knowledge.stake >= 0 else ():
             reading_ms = guard.reading_share * costs[1] * len(history) if guard not in self._begun else 0.0
             record.is_try = not record.pays(costs, best_rate, reading_ms=reading_ms, remaining=remaining)
             if record.is_try:
-                record.credit_ms += EXPLORATION / len(self._sources) * costs[1]
-                if record.credit_ms < reading_ms:
+                record.credit_ms += exploration_ms
+                if reading_ms > min(record.credit_ms, remaining * costs[1] / 4):
                     continue
+                record.credit_ms -= reading_ms
             start = self._clock()
             draft = guard.propose(limit, min_chance=best_rate * (row_ms + record.guess_ms) / 2)
             spent_ms = (self._clock() - start) * 1e3
@@ -115,6 +117,7 @@ class Planner(Drafter):
             start = self._clock()
             proposal.guard.observe(seen)
             spent_ms = proposal.spent_ms + (self._clock() - start) * 1e3
+            spent_ms = record.usual(spent_ms, num_guesses=len(proposal.draft), plain_ms=self._costs[1])
             is_first = proposal.guard not in self._begun
             record.settle(spent_ms, self._merit_ms(proposal), num_guesses=len(proposal.draft), is_first=is_first)
             round_ms += 0.0 if is_first else spent_ms

@@ -62,7 +62,7 @@ class DraftPainter:
 
     def legend(self) -> str:
         """Return the drafters that were seen, each in its colour."""
-        return "guessed by " + ", ".join(self._coloured(name, name) for name in self._drafters or ["nobody"])
+        return "guessed by " + (", ".join(self._coloured(name, name) for name in self._drafters) or "nobody")
 
 
 def speed_line(stats: Stats) -> str:

@@ -35,7 +35,7 @@ EXAMPLES = """\b
 Examples:
   skipstone generate pebble -p "def fibonacci(n):"
   skipstone generate pebble --temperature 0.7 --seed 1 --json < prompt.txt
-  skipstone generate pebble -p "class Stack:" --decode suffix,recycle --stats --show-drafts"""
+  skipstone generate pebble -p "class Stack:" --decode suffix,recycle --stats"""
 
 
 class RuleName(StrEnum):

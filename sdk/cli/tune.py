@@ -45,7 +45,11 @@ def run(
     model = load(bundle, device=device, threads=threads).runtime
     with progress_bar("measuring", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
         curve = measure_costs(
-            model, budget_s=seconds, min_sweeps=3, on_progress=lambda share: progress.update(task, completed=share)
+            model,
+            budget_s=seconds,
+            min_sweeps=3,
+            max_sweeps=10**6,
+            on_progress=lambda share: progress.update(task, completed=share),
         )
     kept = save_curve(model, curve)
     if plot is not None:
