@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("export", "generate", "chat", "inspect", "devices", "bench", "eval", "demo")
+COMMANDS = ("export", "generate", "chat", "inspect", "devices", "tune", "bench", "eval", "demo")
 DOCUMENT = Path(__file__).parent.parent / "docs" / "cli.md"
 
 

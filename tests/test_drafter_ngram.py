@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters import DrafterContext, open_drafter
 from skipstone.runtime.drafters.ngram import NgramDrafter
-from skipstone.runtime.drafters.suffix_index import LONGEST_MATCH
+from skipstone.runtime.drafters.suffix_index import LONGEST_MATCH, TextIndex
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler, SamplingOptions
 
@@ -18,7 +18,7 @@ PLANNER = 0.01  # a `min_chance` as a planner gives it
 
 
 def proposed(history: list[int], *, limit: int = 15, min_chance: float = 0.0) -> Draft:
-    return NgramDrafter(capacity=1024).propose(history, limit=limit, min_chance=min_chance)
+    return NgramDrafter(TextIndex(1024)).propose(history, limit=limit, min_chance=min_chance)
 
 
 def slow_places(history: list[int]) -> tuple[int, list[int]]:
@@ -60,7 +60,7 @@ def test_by_itself_it_copies_the_start_of_that_and_no_more_than_matched(history:
 
 @given(history=st.lists(st.integers(0, 3), min_size=1, max_size=60), cuts=st.lists(st.integers(1, 60), max_size=6))
 def test_a_growing_text_is_read_once_and_gives_the_same_guesses(history: list[int], cuts: list[int]) -> None:
-    drafter = NgramDrafter(capacity=1024)
+    drafter = NgramDrafter(TextIndex(1024))
     for length in [*sorted(cut for cut in cuts if cut < len(history)), len(history)]:
         assert drafter.propose(history[:length], limit=9) == proposed(history[:length], limit=9)
 
@@ -109,18 +109,18 @@ def test_a_loop_goes_on_behind_the_end_of_the_text(period: int, num_more: int, l
 
 
 def test_of_a_text_longer_than_the_index_the_end_is_known() -> None:
-    drafter = NgramDrafter(capacity=64)
+    drafter = NgramDrafter(TextIndex(64))
     early, late = [1, 2, 3, 4, 50], [5, 6, 7, 8, 60]
     history = [*early, *range(100, 200), *late, *range(200, 240)]
     assert len(drafter.propose([*history, *early[:4]], limit=9)) == 0
-    drafter = NgramDrafter(capacity=64)
+    drafter = NgramDrafter(TextIndex(64))
     assert drafter.propose([*history, *late[:4]], limit=1).token_ids == (60,)
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
 def test_the_text_is_that_of_plain_decoding(tiny: Model, options: SamplingOptions) -> None:
-    text, steps = run(tiny, NgramDrafter(capacity=256), options=options)
+    text, steps = run(tiny, NgramDrafter(TextIndex(256)), options=options)
     assert text == plain_text(tiny, options, 16)
     assert {step.drafter for step in steps if step.num_drafted} <= {"ngram"}
 
@@ -135,7 +135,7 @@ def test_it_is_opened_with_room_for_the_whole_text_and_under_every_rule(tiny: Mo
 
 
 def test_longer_matches_are_better_evidence() -> None:
-    drafter = NgramDrafter(capacity=64)
+    drafter = NgramDrafter(TextIndex(64))
     chances = [drafter.prior(level) for level in range(1, LONGEST_MATCH + 1)]
     assert chances == sorted(chances) and len(set(chances)) == 7
     assert chances[0] > 0 and chances[-1] < 1

@@ -16,6 +16,7 @@ from skipstone.runtime.decode import Step, decode
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters import DrafterContext, open_drafter
 from skipstone.runtime.drafters.suffix import MATCHES, NUM_VOTES, OTHER_TEXTS, SuffixDrafter, prior
+from skipstone.runtime.drafters.suffix_index import TextIndex
 from skipstone.runtime.drafters.suffix_memory import SuffixMemory
 from skipstone.runtime.generation import Generation, GenerationOptions
 from skipstone.runtime.model import Model
@@ -32,7 +33,7 @@ def proposed(history: list[int], *texts: list[int], limit: int = 15, min_chance:
     memory = SuffixMemory(capacity=4096)
     for text in texts:
         memory.add(text)
-    return SuffixDrafter(capacity=1024, memory=memory).propose(history, limit=limit, min_chance=min_chance)
+    return SuffixDrafter(TextIndex(1024), memory).propose(history, limit=limit, min_chance=min_chance)
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def test_the_match_grows_while_copying() -> None:
 
 def test_a_finished_text_is_remembered_without_its_known_beginning() -> None:
     memory = SuffixMemory(capacity=256)
-    SuffixDrafter(capacity=64, memory=memory, num_known=3).finish([1, 2, 3, 4, 5])
+    SuffixDrafter(TextIndex(64), memory, num_known=3).finish([1, 2, 3, 4, 5])
     assert memory.index.following(memory.index.end - 2, 2) == [4, 5]
     assert memory.index.end == 256 + 3, "a boundary and two tokens"
 

@@ -141,10 +141,10 @@ def test_auto_opens_a_planner_with_the_cost_curve_of_the_model(model: Model, exa
 def test_auto_weighs_the_small_model_where_there_is_one(
     model: Model, tiny_checkpoint: Path, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
 ) -> None:
-    assert planned_names(model) == ("suffix", "recycle")
+    assert planned_names(model) == ("ngram", "suffix", "recycle")
     small = make_checkpoint(num_hidden_layers=1)
     pair = Model.open(make_bundle(tiny_checkpoint, drafter=small))
-    assert planned_names(pair) == ("suffix", "recycle", "model")
+    assert planned_names(pair) == ("ngram", "suffix", "recycle", "model")
 
 
 def test_what_auto_learns_outlives_the_text(model: Model) -> None:

@@ -16,7 +16,7 @@ from skipstone.runtime.drafters.suffix_index import (
     LONGEST_MATCH,
     Continuation,
     SuffixIndex,
-    index_capacity,
+    TextIndex,
     overlapping,
 )
 
@@ -67,8 +67,8 @@ def texts(*, max_size: int, num_tokens: int = 3, boundaries: bool = True) -> st.
     return parts.map(lambda found: [token_id for part in found for token_id in part][:max_size])
 
 
-def filled(text: Sequence[int], *, capacity: int = SMALLEST, max_places: int = ALL_PLACES) -> SuffixIndex:
-    index = SuffixIndex(capacity, max_places=max_places)
+def filled(text: Sequence[int], *, capacity: int = SMALLEST) -> SuffixIndex:
+    index = SuffixIndex(capacity)
     index.add(text)
     return index
 
@@ -83,7 +83,9 @@ contexts = st.lists(st.integers(0, 2), min_size=4, max_size=LONGEST_MATCH)
 @given(text=texts(max_size=SMALLEST), context=contexts)
 @settings(deadline=None)
 def test_a_continuation_is_that_of_a_search_through_the_whole_list(text: list[int], context: list[int]) -> None:
-    assert shifted(filled(text).continuation(context), -SMALLEST) == slow_continuation(text, context)
+    assert shifted(filled(text).continuation(context, max_places=ALL_PLACES), -SMALLEST) == slow_continuation(
+        text, context
+    )
 
 
 @given(text=texts(max_size=SMALLEST, boundaries=False))
@@ -91,7 +93,7 @@ def test_a_continuation_is_that_of_a_search_through_the_whole_list(text: list[in
 def test_a_text_finds_its_own_end_where_it_stood_before(text: list[int]) -> None:
     context = text[-LONGEST_MATCH:]
     assume(len(context) >= 4)
-    found = filled(text).continuation(context)
+    found = filled(text).continuation(context, max_places=ALL_PLACES)
     assert shifted(found, -SMALLEST) == slow_continuation(text, context)
 
 
@@ -99,7 +101,7 @@ def test_a_text_finds_its_own_end_where_it_stood_before(text: list[int]) -> None
 @settings(deadline=None)
 def test_what_has_fallen_out_of_the_ring_is_not_found_and_the_rest_is(text: list[int], context: list[int]) -> None:
     forgotten = max(0, len(text) - SMALLEST)
-    found = filled(text).continuation(context)
+    found = filled(text).continuation(context, max_places=ALL_PLACES)
     assert shifted(found, -SMALLEST - forgotten) == slow_continuation(text[forgotten:], context)
 
 
@@ -112,8 +114,8 @@ def test_it_does_not_matter_in_which_pieces_tokens_are_added(
     edges = [0, *sorted(cuts), len(text)]
     for start, end in pairwise(edges):
         index.add(text[start:end])
-    whole = filled(text, max_places=4)
-    assert index.continuation(context) == whole.continuation(context)
+    whole = filled(text)
+    assert index.continuation(context, max_places=ALL_PLACES) == whole.continuation(context, max_places=ALL_PLACES)
     assert index.following(index.end - 9, 9) == whole.following(whole.end - 9, 9)
 
 
@@ -126,8 +128,8 @@ def test_it_does_not_matter_in_which_pieces_tokens_are_added(
 def test_colliding_hashes_hide_places_but_never_make_false_ones(
     text: list[int], context: list[int], max_places: int
 ) -> None:
-    index = filled(text, max_places=max_places)
-    found = index.continuation(context)
+    index = filled(text)
+    found = index.continuation(context, max_places=max_places)
     if found is not None:
         position = found.position - SMALLEST
         assert max(0, len(text) - SMALLEST) <= position - found.match
@@ -146,7 +148,7 @@ def test_some_hashes_do_collide_in_the_smallest_index() -> None:
 @given(text=texts(max_size=250), context=contexts)
 @settings(deadline=None, max_examples=50)
 def test_the_newest_places_vote(max_places: int, text: list[int], context: list[int]) -> None:
-    found = filled(text, capacity=ROOMY, max_places=max_places).continuation(context)
+    found = filled(text, capacity=ROOMY).continuation(context, max_places=max_places)
     assert shifted(found, -ROOMY) == slow_continuation(text, context, max_places=max_places)
 
 
@@ -258,5 +260,4 @@ def test_a_capacity_that_is_no_power_of_two_is_refused(capacity: int) -> None:
     ("num_tokens", "capacity"), [(1, 64), (64, 64), (65, 128), (1024, 1024), (1025, 2048), (10**6, 16384)]
 )
 def test_an_index_over_one_text_holds_all_of_it_or_its_end(num_tokens: int, capacity: int) -> None:
-    assert index_capacity(num_tokens) == capacity
-    SuffixIndex(capacity)
+    assert TextIndex(num_tokens).capacity == capacity

@@ -31,11 +31,13 @@ PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-re
 COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --drafter --drafter-precision --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
-    f"--json --quiet {SAMPLING} {PENALTIES}",
-    "chat": "--system --max-new-tokens --device --threads --temperature --top-p --seed --quiet",
+    f"--verify --exact --samples --suffix-memory --stats --show-drafts --json --quiet {SAMPLING} {PENALTIES}",
+    "chat": "--system --max-new-tokens --decode --suffix-memory --device --threads --temperature --top-p --seed "
+    "--quiet",
     "inspect": "--verify --json --quiet",
     "devices": "--json",
-    "bench": "--prompt-tokens --new-tokens --runs --suite --decode --plot --device --threads --output --quiet",
+    "tune": "--seconds --plot --device --threads --json --quiet",
+    "bench": "--prompt-tokens --new-tokens --runs --suite --decode --plot --replay --device --threads --output --quiet",
     "eval": "--text --reference --max-tokens --device --threads --json --quiet",
     "demo": "--quiet",
 }

@@ -38,7 +38,8 @@ OUR_DRAFTERS = tuple(
 class DrafterContext:
     """What a drafter may use for one text.
 
-    `sampler` chooses the tokens of this text from the target's logits; `sequence` is the target's text. `trees` says
+    `sampler` chooses the tokens of this text from the target's logits; `sequence` is the target's text; `shared` keeps
+    what outlives the text, `text` what its drafters share. `trees` says
     whether drafts may branch: not in exact mode, nor where layers see only a window of the text. `rule` is the rule
     that verifies: `match` takes any draft, `rejection` and `k-seq` need drafts drawn by chance, with their laws; a
     drafter that cannot give them raises ConfigError when opened.
@@ -48,6 +49,7 @@ class DrafterContext:
     sampler: Sampler
     sequence: Sequence
     shared: SharedStores = field(default_factory=SharedStores)
+    text: SharedStores = field(default_factory=SharedStores)
     trees: bool = True
     rule: Literal["match", "rejection", "k-seq"] = "match"
 

@@ -12,7 +12,7 @@ from skipstone.runtime.drafters.suffix_index import (
     LONGEST_MATCH,
     Continuation,
     SuffixIndex,
-    index_capacity,
+    TextIndex,
     overlapping,
 )
 from skipstone.runtime.drafters.suffix_memory import SuffixMemory
@@ -59,14 +59,12 @@ class SuffixDrafter(Drafter):
 
     name = "suffix"
 
-    def __init__(self, *, capacity: int, memory: SuffixMemory, num_known: int = 0) -> None:
+    def __init__(self, index: TextIndex, memory: SuffixMemory, *, num_known: int = 0) -> None:
         """The first `num_known` tokens of the text are in the memory already."""
-        self._index, self._memory = SuffixIndex(capacity), memory
-        self._num_known, self._num_seen = num_known, 0
+        self._index, self._memory, self._num_known = index, memory, num_known
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
-        self._index.add(history[self._num_seen :])
-        self._num_seen = len(history)
+        self._index.follow(history)
         context = list(history[-LONGEST_MATCH:])
         token_ids: list[int] = []
         levels: list[int] = []
@@ -124,7 +122,7 @@ def prior(level: int) -> float:
 def open_suffix(context: DrafterContext) -> SuffixDrafter:
     """Return a suffix drafter for one text, which shares the earlier texts of this model."""
     return SuffixDrafter(
-        capacity=index_capacity(context.sequence.capacity),
-        memory=context.shared.get("suffix memory", SuffixMemory),
+        context.text.get("index", lambda: TextIndex(context.sequence.capacity)),
+        context.shared.get("suffix memory", SuffixMemory),
         num_known=context.sequence.num_cached,
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from skipstone.errors import ConfigError
 
-__all__ = ["BOUNDARY", "LONGEST_MATCH", "Continuation", "SuffixIndex", "index_capacity", "overlapping"]
+__all__ = ["BOUNDARY", "LONGEST_MATCH", "Continuation", "SuffixIndex", "TextIndex", "overlapping"]
 
 # No token: stands between two texts, so that no match runs over it.
 BOUNDARY = 2**31 - 1
@@ -43,11 +43,11 @@ class SuffixIndex:
 
     ORDERS = (4, 2, 1)
 
-    def __init__(self, capacity: int, *, max_places: int = 4) -> None:
-        """`capacity` must be a power of two; of each context the `max_places` newest places are looked at."""
+    def __init__(self, capacity: int) -> None:
+        """`capacity` must be a power of two."""
         if capacity < 64 or capacity & (capacity - 1):
             raise ConfigError(f"the capacity of a suffix index must be a power of two from 64 on, got {capacity}")
-        self.capacity, self._max_places = capacity, max_places
+        self.capacity = capacity
         self._tokens = [BOUNDARY] * (2 * capacity)
         # For each order the newest number of every hash, and for every slot the one before it with the same hash.
         self._chains = tuple((n, array("q", [0]) * (2 * capacity), array("q", [0]) * capacity) for n in self.ORDERS)
@@ -74,27 +74,28 @@ class SuffixIndex:
                 heads[bucket] = number
         self.end = end + len(new)
 
-    def continuation(self, context: list[int]) -> Continuation | None:
+    def continuation(self, context: list[int], *, max_places: int = 4) -> Continuation | None:
         """Return what most often followed the last tokens of `context`, the newest of equals, None if nothing did.
 
-        The longest run of tokens that stood anywhere before decides. Cost: 3 to 5 microseconds.
+        Of each context the `max_places` newest places are looked at. The longest run of tokens that stood anywhere
+        before decides. Cost: 3 to 5 microseconds.
         """
         if self.end == self.capacity:
             return None
         for order, heads, links in self._chains:
             run = context[-order:]
-            places = self._places(run, heads, links)
+            places = self._places(run, heads, links, max_places)
             if places:
                 return self._vote(places, run, context)
         return None
 
-    def _places(self, run: list[int], heads: array[int], links: array[int]) -> list[int]:
+    def _places(self, run: list[int], heads: array[int], links: array[int], max_places: int) -> list[int]:
         """Return the numbers of the tokens that stand behind `run`, newest first."""
         tokens, capacity, mask, order = self._tokens, self.capacity, self.capacity - 1, len(run)
         oldest = self.end - capacity + order
         position = heads[hash(tuple(run)) & (2 * mask + 1)]
         places: list[int] = []
-        for _ in range(2 * self._max_places):
+        for _ in range(2 * max_places):
             if position < oldest:
                 break
             slot = (position - 1) & mask
@@ -102,7 +103,7 @@ class SuffixIndex:
             # A place at the very end has nothing behind it yet, and another run may share the hash.
             if position < self.end and tokens[stop - order : stop] == run:
                 places.append(position)
-                if len(places) == self._max_places:
+                if len(places) == max_places:
                     break
             position = links[slot]
         return places
@@ -137,9 +138,19 @@ class SuffixIndex:
         return found[: found.index(BOUNDARY)] if BOUNDARY in found else found
 
 
-def index_capacity(num_tokens: int) -> int:
-    """Return the capacity of an index over a text of up to `num_tokens`: a power of two, for long texts their end."""
-    return min(max(64, 1 << (num_tokens - 1).bit_length()), 16384)
+class TextIndex(SuffixIndex):
+    """The index of one text, which the drafters of that text share."""
+
+    def __init__(self, num_tokens: int) -> None:
+        """`num_tokens` is the most that the text can have; of a very long one its end is indexed."""
+        super().__init__(min(max(64, 1 << (num_tokens - 1).bit_length()), 16384))
+        self._num_seen = 0
+
+    def follow(self, history: Sequence[int]) -> None:
+        """Add what the text has gained since the last time."""
+        if len(history) > self._num_seen:
+            self.add(history[self._num_seen :])
+            self._num_seen = len(history)
 
 
 def overlapping(copied: list[int], wanted: int) -> list[int]:

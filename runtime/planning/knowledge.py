@@ -30,12 +30,13 @@ class Record:
     """What is known of one drafter, over all texts of a model; times in milliseconds, means over recent rounds.
 
     `balance_ms` is what asking saved beyond its price. A drafter in the red rests: it is asked only while `credit_ms`
-    lasts, which every round adds a little to and which pays for what a try costs, rows fed in vain with it. `guess_ms`
-    is the price of one guess, `mean_chance` how often one that is reached is accepted.
+    lasts, which every round adds a little to and which pays for what a try costs, rows fed in vain with it. `price_ms`
+    is what asking takes, `guess_ms` the price of one guess, `mean_chance` how often one that is reached is accepted.
     """
 
     acceptance: Acceptance
     balance_ms: float = 0.0
+    price_ms: float = 0.0
     guess_ms: float = 0.0
     mean_chance: float = 0.6
     credit_ms: float = 0.0
@@ -77,6 +78,7 @@ class Record:
         self.num_asked += 1
         if is_first:
             return
+        self.price_ms += (spent_ms - self.price_ms) * (1 - MEMORY if self.price_ms else 1)
         if self.is_try:
             self.credit_ms -= spent_ms - saved_ms
         if num_guesses:

@@ -72,7 +72,7 @@ class Method:
         )
         names = self.names
         if is_auto:
-            names = TEXT_DRAFTERS[-1:] if text_only else planned_names(model)
+            names = TEXT_DRAFTERS if text_only else planned_names(model)
         if text_only and not set(names) <= set(TEXT_DRAFTERS):
             raise ConfigError(
                 f"{','.join(names)} needs more than text; known here are plain, auto, {', '.join(TEXT_DRAFTERS)}"
@@ -87,4 +87,4 @@ class Method:
 
 def planned_names(model: Model) -> tuple[str, ...]:
     """Return the drafters that `auto` weighs, in order of price."""
-    return ("suffix", "recycle", *(("model",) if model.manifest.drafter else ()))
+    return ("ngram", "suffix", "recycle", *(("model",) if model.manifest.drafter else ()))

@@ -19,8 +19,8 @@ __all__ = ["Planner", "best_cut"]
 MIN_GAIN = 1.03
 # Costs change slowly with the context; they are looked up again after so many tokens.
 CONTEXT_STEP = 32
-# Large calls come in fewer sizes, so that all of them stay bound.
-COARSE_FROM, COARSE_STEP = 16, 4
+# A drafter that takes more than this share of a plain step to ask is asked when no cheaper one has a guess that pays.
+NOT_CHEAP = 0.04
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,8 @@ class Planner(Drafter):
         exploration_ms = self._knowledge.exploration * costs[1] / len(self._sources) if self._sources else 0.0
         best, best_rate = Draft.empty(), plain_rate
         for guard, record in self._sources if limit > 0 and self._knowledge.stake >= 0 else ():
+            if len(best) and record.price_ms > NOT_CHEAP * costs[1]:
+                continue
             reading_ms = guard.reading_share * costs[1] * len(history) if guard not in self._begun else 0.0
             record.is_try = not record.pays(costs, best_rate, reading_ms=reading_ms, remaining=remaining)
             if record.is_try:
@@ -162,7 +164,6 @@ def best_cut(draft: Draft, acceptance: Acceptance, costs: Sequence[float], rate:
     for count, row in enumerate(order, start=1):
         expected += chances[row]
         cost = costs[count + 1] + LOOP_MS
-        is_bound = count < COARSE_FROM or (count + 1) % COARSE_STEP == 0 or count == len(order)
-        if is_bound and expected > rate * cost:
+        if expected > rate * cost:
             rate, num_rows = expected / cost, count
     return draft.keep(sorted(order[:num_rows])), rate

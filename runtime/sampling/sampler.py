@@ -67,11 +67,12 @@ class Sampler:
         row = self.processed(logits, history)
         likeliest = _likeliest(row)
         if self.greedy:
-            law = np.zeros(len(row))
-            law[likeliest] = 1.0
-            return law
+            certain = np.zeros(len(row))
+            certain[likeliest] = 1.0
+            return certain
         weights = np.exp(row.astype(np.float64) - row[likeliest])
-        return weights / weights.sum()
+        law: NDArray[np.float64] = weights / weights.sum()
+        return law
 
     def processed(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         """Return the row [V] after all processors, -inf where a token may not be chosen; without any, the row itself.
