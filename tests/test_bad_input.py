@@ -183,7 +183,7 @@ OPTIONS = {
     "export owner/name -o bundle": "bundle exists: pass --force to replace it",
     "generate": "Missing argument 'BUNDLE'; see skipstone generate --help",
     "generate bundle surplus": "unexpected extra argument",
-    "generate bundle -p x --decode magic": "'--decode': 'magic' is not",
+    "generate bundle -p x --decode magic": "decoding method 'magic' is not known; known are plain, auto, ngram",
     "generate bundle -p x --device tpu": "device 'tpu' is not known; known are cpu",
     "generate bundle -p x --device cuda": "device cuda cannot be opened: .*; use cpu",
     "generate bundle -p x --threads 0": "'--threads'",

@@ -22,6 +22,7 @@ from skipstone.runtime.manifest import LayerCache
 from skipstone.runtime.model import Model
 from skipstone.runtime.sequence import Sequence
 from skipstone.runtime.verification import match
+from skipstone.runtime.workspace import Workspace
 
 NUM_TOKENS = 16
 MAY_BRANCH = {"one stage": True, "four stages": True, "windows of 5": False}
@@ -52,7 +53,7 @@ class Text:
 
     def __init__(self, model: Model, token_ids: SequenceOf[int], *, context_length: int | None = None) -> None:
         self.model, self.cache = model, model.new_cache(context_length=context_length)
-        self.sequence = Sequence(model, self.cache)
+        self.sequence = Sequence(model, Workspace(model, self.cache))
         self.sequence.append(token_ids)
 
     def cached(self, num_rows: int) -> list[NDArray[np.float32]]:

@@ -54,7 +54,7 @@ def test_the_text_is_that_of_plain_decoding(tiny: Model, options: SamplingOption
     text, steps = run(tiny, options)
     assert text == run(tiny, options, plain=True)[0]
     assert max(step.num_drafted for step in steps) >= 6
-    assert {step.drafter for step in steps[1:-1]} == {"lookahead"}
+    assert {step.drafter for step in steps[1:-1] if step.num_drafted} == {"lookahead"}
 
 
 # The pool
