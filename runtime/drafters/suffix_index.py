@@ -144,6 +144,7 @@ class TextIndex(SuffixIndex):
     def __init__(self, num_tokens: int) -> None:
         """`num_tokens` is the most that the text can have; of a very long one its end is indexed."""
         super().__init__(min(max(64, 1 << (num_tokens - 1).bit_length()), 16384))
+        self.start = self.end  # the number of the text's first token
         self._num_seen = 0
 
     def follow(self, history: Sequence[int]) -> None:

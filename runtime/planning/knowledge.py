@@ -88,12 +88,14 @@ class Record:
     def learn(self, draft: Draft, token_ids: Sequence[int]) -> None:
         """Score a proposal against the tokens that came, whether it was fed or not."""
         levels = draft.levels or (0,) * len(draft)
-        follows = dict(zip(draft.path(token_ids), token_ids, strict=False))
+        follows = dict(enumerate(token_ids) if draft.is_chain else zip(draft.path(token_ids), token_ids, strict=False))
         for parent, guess, level in zip(draft.parents, draft.token_ids, levels, strict=True):
             token_id = follows.get(parent)
             if token_id is not None:
                 self.acceptance.update(level, accepted=guess == token_id)
                 self.mean_chance += ((guess == token_id) - self.mean_chance) * (1 - MEMORY)
+                if guess != token_id and draft.is_chain:
+                    return
 
 
 class CallTimes:
