@@ -308,10 +308,10 @@ def test_tune_shows_what_rows_cost_and_keeps_it(cli: CommandLine, bundle: Path, 
     outcome = cli("tune", bundle, "--seconds", 0.1)
     assert outcome.code == 0
     lines = [re.split(r" {2,}", line.strip()) for line in outcome.out.splitlines()]
-    assert lines[0] == ["rows", "ms at 64", "x one row", "pays from"]
+    assert lines[0] == ["rows", "ms at 64", "ms at 240", "x one row", "pays from"]
     assert [line[0] for line in lines[1:4]] == ["1", "2", "3"]
-    assert lines[1][2:] == ["1.00"]
-    for rows, _, factor, pays in lines[2:]:
+    assert lines[1][3:] == ["1.00"]
+    for rows, _, _, factor, pays in lines[2:]:
         assert float(pays.rstrip("%")) == pytest.approx(100 * (float(factor) - 1) / (int(rows) - 1), abs=2)
     (file,) = (cache / "profiles").iterdir()
     assert outcome.err == f"kept in {file}\n"
@@ -320,7 +320,7 @@ def test_tune_shows_what_rows_cost_and_keeps_it(cli: CommandLine, bundle: Path, 
 def test_tune_measures_anew_and_auto_plans_with_it(cli: CommandLine, bundle: Path, cache: Path) -> None:
     told = json.loads(cli("tune", bundle, "--seconds", 0.1, "--json").out)
     assert set(told) == {"bundle", "device", "threads", "rows", "contexts", "ms"}
-    assert (told["bundle"], told["device"], told["contexts"]) == (str(bundle), "cpu", [64])
+    assert (told["bundle"], told["device"], told["contexts"]) == (str(bundle), "cpu", [64, 240])
     (file,) = (cache / "profiles").iterdir()
     assert json.loads(file.read_text()) == {name: told[name] for name in ("rows", "contexts", "ms")}
     kept = file.stat().st_ino

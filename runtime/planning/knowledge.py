@@ -99,28 +99,34 @@ class Record:
 
 
 class CallTimes:
-    """How much longer or shorter calls of so many rows take than the curve says.
+    """How much longer or shorter calls take than the curve says: all of them, and those of so many rows beyond that.
 
-    A curve measured in a busy moment so mends itself. Each call moves the factor of its rows by one small step towards
-    what it took, so factors follow the median and one slow call counts no more than any.
+    A curve measured in a busy moment so mends itself, and a machine that slows down does not make rows look cheap that
+    were not fed of late. Each call moves both factors by a small step towards what it took: so they follow the median,
+    and one slow call counts no more than any.
     """
 
-    STEP, MOST = 1.02, 2.0
+    STEP = 1.02
+    MOST_SCALE, MOST = 4.0, 2.0
 
     def __init__(self) -> None:
+        self._scale = 1.0
         self._factors = [1.0] * (MAX_ROWS + 1)
 
     def update(self, rows: int, *, measured_ms: float, expected_ms: float) -> None:
         """Count one call that was expected to take `expected_ms` before any correction."""
-        factor = self._factors[rows]
-        factor *= self.STEP if measured_ms > expected_ms * factor else 1 / self.STEP
-        self._factors[rows] = min(max(factor, 1 / self.MOST), self.MOST)
+        ratio = measured_ms / (expected_ms * self._scale * self._factors[rows])
+        if 1 / self.STEP <= ratio <= self.STEP:
+            return
+        step = self.STEP if ratio > 1 else 1 / self.STEP
+        self._scale = min(max(self._scale * step, 1 / self.MOST_SCALE), self.MOST_SCALE)
+        self._factors[rows] = min(max(self._factors[rows] * step, 1 / self.MOST), self.MOST)
 
     def correct(self, costs: Sequence[float]) -> list[float]:
         """Return the costs of 0, 1, 2 ... rows as recent calls suggest; more rows never cost less."""
         corrected = [0.0]
         for cost, factor in zip(costs[1:], self._factors[1:], strict=True):
-            corrected.append(max(corrected[-1], cost * factor))
+            corrected.append(max(corrected[-1], cost * self._scale * factor))
         return corrected
 
 

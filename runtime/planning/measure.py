@@ -16,7 +16,7 @@ __all__ = ["MAX_ROWS", "measure_costs"]
 # Longer drafts gain little, as each row has its price, and take longer to make.
 MAX_ROWS = 16
 ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
-CONTEXTS = (64, 512, 2048)
+CONTEXTS, MAX_CONTEXT = (64, 512), 2048
 
 
 def measure_costs(
@@ -35,8 +35,9 @@ def measure_costs(
     """
     capacity = model.manifest.context_length
     rows = tuple(count for count in ROWS if count <= capacity)
-    contexts = tuple(context for context in CONTEXTS if context + MAX_ROWS <= capacity) or (capacity - rows[-1],)
-    cache = model.new_cache(context_length=min(capacity, contexts[-1] + MAX_ROWS))
+    last = min(capacity - rows[-1], MAX_CONTEXT)
+    contexts = (*(context for context in CONTEXTS if context < last), last)
+    cache = model.new_cache(context_length=last + rows[-1])
     calls = {count: BoundCall(model, cache, num_tokens=count, rows=range(count)) for count in rows}
     for count in rows:
         _time_ms(calls[count], count, contexts[0])

@@ -34,7 +34,13 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    options = {"n_ctx": 1024, "n_threads": args.threads, "n_threads_batch": args.threads, "verbose": False}
+    options = {
+        "n_ctx": 1024,
+        "n_batch": 1024,
+        "n_threads": args.threads,
+        "n_threads_batch": args.threads,
+        "verbose": False,
+    }
     models = {
         "plain": llama_cpp.Llama(args.model, **options),
         # Its default of 10 guessed tokens is for GPUs; its documentation names 2 for CPUs.
