@@ -184,6 +184,8 @@ OPTIONS = {
     "generate": "Missing argument 'BUNDLE'; see skipstone generate --help",
     "generate bundle surplus": "unexpected extra argument",
     "generate bundle -p x --decode magic": "decoding method 'magic' is not known; known are plain, auto, ngram",
+    "generate bundle -p x --decode plain --suffix-memory m": "--suffix-memory is for the suffix drafter",
+    "chat bundle --decode ngram --suffix-memory m": "--suffix-memory is for the suffix drafter",
     "generate bundle -p x --device tpu": "device 'tpu' is not known; known are cpu",
     "generate bundle -p x --device cuda": "device cuda cannot be opened: .*; use cpu",
     "generate bundle -p x --threads 0": "'--threads'",

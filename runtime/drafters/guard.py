@@ -26,7 +26,7 @@ class Guard:
     @property
     def reading_share(self) -> float:
         """What reading a token of the text costs the drafter, as a share of a plain step."""
-        return self._drafter.reading_share
+        return getattr(self._drafter, "reading_share", 0.0)  # of another package, which may not inherit
 
     def prior(self, level: int) -> float:
         """Return the drafter's chance for a level that was never tried."""

@@ -21,6 +21,7 @@ from skipstone.cli.options import (
     TemperatureOption,
     ThreadsOption,
     TopPOption,
+    require_suffix,
 )
 from skipstone.cli.terminal import notes, print_json, write
 
@@ -141,6 +142,7 @@ def run(
         "verify": verify.value,
         "exact": exact,
     }
+    require_suffix(decode, suffix_memory)
     generation_options(**options)  # a wrong value is refused before the model is loaded
     text = sys.stdin.read() if prompt is None else prompt
     model = load(bundle, device=device, threads=threads, suffix_memory=suffix_memory)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from skipstone.errors import ConfigError
+
 __all__ = [
     "BundleArgument",
     "DecodeOption",
@@ -18,6 +20,7 @@ __all__ = [
     "TemperatureOption",
     "ThreadsOption",
     "TopPOption",
+    "require_suffix",
 ]
 
 BundleArgument = Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or the word pebble.")]
@@ -40,6 +43,12 @@ SuffixMemoryOption = Annotated[
     Path | None,
     typer.Option("--suffix-memory", metavar="FILE", help="Remember texts for the suffix drafter in this file."),
 ]
+def require_suffix(decode: str, suffix_memory: Path | None) -> None:
+    """Raise ConfigError for a memory that the decoding method would not use."""
+    if suffix_memory is not None and not {"auto", "suffix"} & set(decode.split(",")):
+        raise ConfigError(f"--suffix-memory is for the suffix drafter, which --decode {decode} leaves out; add suffix")
+
+
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same text.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on standard error.")]
