@@ -22,7 +22,8 @@ from skipstone.runtime.drafters.vocabulary import (
 from skipstone.runtime.tokenizer import Tokenizer
 
 TEXT = "the fox jumps over the lazy dog and the fox eats the egg; the end. Über naïve 猫 🦊\n    return the_fox\n"
-full_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+# No special token: that is no text. Hypothesis finds its name in this file.
+full_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filter(lambda text: "<" not in text)
 
 
 def byte_level(

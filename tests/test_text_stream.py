@@ -148,7 +148,7 @@ def test_endless_broken_bytes_keep_coming_out() -> None:
 
 
 # without "é": the decoder reads that added token as the single byte that "é" stands for
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="é"), max_size=20))
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="é<"), max_size=20))
 def test_no_half_character_is_ever_shown(text: str) -> None:
     text_stream = TextStream(BYTE_LEVEL)
     shown = [text_stream.push(token_id) for token_id in BYTE_LEVEL.encode(text)]
