@@ -43,6 +43,8 @@ SuffixMemoryOption = Annotated[
     Path | None,
     typer.Option("--suffix-memory", metavar="FILE", help="Remember texts for the suffix drafter in this file."),
 ]
+
+
 def require_suffix(decode: str, suffix_memory: Path | None) -> None:
     """Raise ConfigError for a memory that the decoding method would not use."""
     if suffix_memory is not None and not {"auto", "suffix"} & set(decode.split(",")):
