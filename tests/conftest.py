@@ -145,6 +145,20 @@ def tiny_stages(tiny_checkpoint: Path, make_bundle: MakeBundle) -> Model:
     return Model.open(make_bundle(tiny_checkpoint, exits="auto"))
 
 
+@pytest.fixture(scope="session", params=["one stage", "four stages", "windows of 5"])
+def model(
+    request: pytest.FixtureRequest,
+    tiny: Model,
+    tiny_stages: Model,
+    make_checkpoint: MakeCheckpoint,
+    make_bundle: MakeBundle,
+) -> Model:
+    """A tiny model, whole, in stages, or with layers that see five tokens; a file may have another of this name."""
+    if request.param == "windows of 5":
+        return Model.open(make_bundle(make_checkpoint("mistral", sliding_window=5), exits="2"))
+    return tiny if request.param == "one stage" else tiny_stages
+
+
 @pytest.fixture(scope="session")
 def with_stop_ids() -> Callable[[Model, Collection[int]], Model]:
     """Return the same model, of which other tokens end a text."""

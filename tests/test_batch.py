@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeBundle, MakeCheckpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,19 +50,6 @@ def assert_same(found: SequenceOf[Generation], wanted: SequenceOf[Generation]) -
         for mine, theirs in zip(one.logprobs, other.logprobs, strict=True):
             assert mine.token_id == theirs.token_id
             assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
-
-
-@pytest.fixture(scope="session", params=["one stage", "four stages", "windows of 5"])
-def model(
-    request: pytest.FixtureRequest,
-    tiny: Model,
-    tiny_stages: Model,
-    make_checkpoint: MakeCheckpoint,
-    make_bundle: MakeBundle,
-) -> Model:
-    if request.param == "windows of 5":
-        return Model.open(make_bundle(make_checkpoint("mistral", sliding_window=5), exits="2"))
-    return tiny if request.param == "one stage" else tiny_stages
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeBundle, MakeCheckpoint
 from decoding import grown, path_to, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,19 +22,6 @@ from skipstone.runtime.sequence import Sequence
 
 CAPACITY = 24
 token_lists = st.lists(st.integers(0, 306), max_size=7)
-
-
-@pytest.fixture(scope="session", params=["one stage", "four stages", "windows of 5"])
-def model(
-    request: pytest.FixtureRequest,
-    tiny: Model,
-    tiny_stages: Model,
-    make_checkpoint: MakeCheckpoint,
-    make_bundle: MakeBundle,
-) -> Model:
-    if request.param == "windows of 5":
-        return Model.open(make_bundle(make_checkpoint("mistral", sliding_window=5), exits="2"))
-    return tiny if request.param == "one stage" else tiny_stages
 
 
 def chain(token_ids: SequenceOf[int]) -> Draft:

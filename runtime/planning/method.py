@@ -14,10 +14,10 @@ from skipstone.runtime.planning.planner import Planner
 from skipstone.runtime.planning.profile import cost_curve
 from skipstone.runtime.sampling import Sampler
 from skipstone.runtime.sequence import Sequence
+from skipstone.runtime.verification import RULES
 
 __all__ = ["Method"]
 
-RULES = ("match", "rejection", "k-seq")
 # Those that guess from the text alone.
 TEXT_DRAFTERS = ("ngram", "suffix")
 

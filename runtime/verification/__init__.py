@@ -3,6 +3,6 @@
 from skipstone.runtime.verification.kseq import k_seq
 from skipstone.runtime.verification.match import Accept, match
 from skipstone.runtime.verification.rejection import reject
-from skipstone.runtime.verification.rules import rule_named
+from skipstone.runtime.verification.rules import RULES, rule_named
 
-__all__ = ["Accept", "k_seq", "match", "reject", "rule_named"]
+__all__ = ["RULES", "Accept", "k_seq", "match", "reject", "rule_named"]

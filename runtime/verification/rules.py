@@ -11,15 +11,16 @@ from skipstone.runtime.verification.kseq import k_seq
 from skipstone.runtime.verification.match import Accept, match
 from skipstone.runtime.verification.rejection import reject
 
-__all__ = ["rule_named"]
+__all__ = ["RULES", "rule_named"]
 
 _RULES: Mapping[str, Callable[[Sampler, Sequence[int]], Accept]] = MappingProxyType(
     {"match": match, "rejection": reject, "k-seq": k_seq}
 )
+RULES = tuple(_RULES)
 
 
 def rule_named(name: str, sampler: Sampler, history: Sequence[int]) -> Accept:
     """Return the rule `name` for one text, whose live list of tokens is `history`. Raises: ConfigError."""
-    if name not in _RULES:
-        raise ConfigError(f"rule {name!r} is not known; known are {', '.join(_RULES)}")
+    if name not in RULES:
+        raise ConfigError(f"rule {name!r} is not known; known are {', '.join(RULES)}")
     return _RULES[name](sampler, history)
