@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -22,14 +22,24 @@ from skipstone.exporters.tensors import (
     safetensors_in,
 )
 from skipstone.exporters.torch_bin import torch_tensors_in
+from skipstone.quant import QuantizedMatrix
 
-__all__ = ["Checkpoint", "TensorSource"]
+__all__ = ["TEXT_FILES", "Checkpoint", "TensorSource"]
 
 # The first that exists is taken; each may also be split into files that "<name>.index.json" lists.
 _WEIGHTS: Final[Mapping[str, Callable[[Path], dict[str, StoredTensor]]]] = {
     "model.safetensors": safetensors_in,
     "pytorch_model.bin": torch_tensors_in,
 }
+
+
+TEXT_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 
 
 class TensorSource(Protocol):
@@ -55,19 +65,29 @@ class TensorSource(Protocol):
         """
         ...
 
+    def is_quantized(self, name: str) -> bool:
+        """Whether the tensor is stored as block-wise integers that can be carried over; `read` gives its numbers."""
+        ...
+
+    def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
+        """The integers of one matrix [N, K] for which `is_quantized` holds. Raises: as `read` does."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """What Hugging Face ships: a folder with settings, tokenizer and weights.
 
-    `source` is what the user named, `folder` is where the files lie, `config` is config.json, `generation_config`
-    is generation_config.json or empty.
+    `source` is what the user named, `path` is the folder or file that it lies in, `config` is config.json,
+    `generation_config` is generation_config.json or empty. `texts` are the files that a bundle takes over, by name:
+    TEXT_FILES where the checkpoint has them, tokenizer.json always.
     """
 
-    folder: Path
+    path: Path
     source: str
     config: dict[str, Any]
     generation_config: dict[str, Any]
+    texts: Mapping[str, bytes]
     tensors: TensorSource
 
     @classmethod
@@ -83,10 +103,11 @@ class Checkpoint:
             raise CheckpointError(f"{folder} has no config.json: pass the folder of a Hugging Face checkpoint")
         generation_config = folder / "generation_config.json"
         return cls(
-            folder=folder,
+            path=folder,
             source=str(source),
             config=_read_json(folder / "config.json"),
             generation_config=_read_json(generation_config) if generation_config.name in present else {},
+            texts=_read_texts(folder, present),
             tensors=_open_weights(folder),
         )
 
@@ -109,6 +130,17 @@ def _folder(source: str | Path, revision: str | None) -> Path:
 def _listing(folder: Path) -> frozenset[str]:
     with blaming(folder):
         return frozenset(path.name for path in folder.iterdir())
+
+
+def _read_texts(folder: Path, present: Collection[str]) -> dict[str, bytes]:
+    texts = {}
+    for name in TEXT_FILES:
+        if name in present:
+            with reading(folder / name) as file:
+                texts[name] = file.readall()
+    if "tokenizer.json" not in texts:
+        raise CheckpointError(f"{folder} has no tokenizer.json; save its tokenizer as a fast one first")
+    return texts
 
 
 def _read_json(path: Path) -> dict[str, Any]:

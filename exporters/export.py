@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -30,14 +29,6 @@ __all__ = ["ExportPlan", "plan_export", "write_bundle"]
 WEIGHTS_FILE = "weights.bin"
 HEAD_FILE = "head.onnx"
 DRAFTER_FOLDER = "drafter"
-# What a bundle takes over unchanged, where the checkpoint has it.
-TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +98,10 @@ def _require_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None
 
 
 def _require_tokenizer(checkpoint: Checkpoint, architecture: Architecture) -> None:
-    path = checkpoint.folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{checkpoint.source} has no tokenizer.json; save its tokenizer as a fast one first")
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.texts["tokenizer.json"])
     except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"{path} is not a tokenizer: {error}") from error
+        raise CheckpointError(f"tokenizer.json of {checkpoint.source} is not a tokenizer: {error}") from error
     size, limit = tokenizer.get_vocab_size(), architecture.dimensions.vocab_size
     if size > limit:
         raise CheckpointError(f"tokenizer.json has {size} tokens, but the model's vocabulary is {limit}")
@@ -152,9 +140,8 @@ def write_bundle(
 
 def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
     _write_graphs(plan, folder, on_progress)
-    for name in TEXT_FILES:
-        if (plan.checkpoint.folder / name).is_file():
-            shutil.copyfile(plan.checkpoint.folder / name, folder / name)
+    for name, content in plan.checkpoint.texts.items():
+        (folder / name).write_bytes(content)
 
 
 def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:

@@ -25,7 +25,7 @@ def check_pair(target: ExportPlan, drafter: ExportPlan) -> tuple[str, ...]:
     Cost: reads both tokenizers, unless their files are equal.
     """
     pair = f"{drafter.checkpoint.source} cannot draft for {target.checkpoint.source}"
-    if drafter.checkpoint.folder.resolve() == target.checkpoint.folder.resolve():
+    if drafter.checkpoint.path.resolve() == target.checkpoint.path.resolve():
         raise ConfigError(f"{pair}: they are the same checkpoint; name a smaller one")
     if drafter.drafter is not None:
         raise ConfigError(f"{pair}: it carries a drafter of its own; plan it without one")
@@ -43,9 +43,9 @@ def _context_remarks(target: ExportPlan, drafter: ExportPlan) -> list[str]:
 
 
 def _tokenizer_remarks(target: ExportPlan, drafter: ExportPlan, pair: str) -> list[str]:
-    files = [plan.checkpoint.folder / "tokenizer.json" for plan in (target, drafter)]
-    if files[0].read_bytes() != files[1].read_bytes():
-        theirs, own = (tokenizers.Tokenizer.from_file(str(file)) for file in files)
+    files = [plan.checkpoint.texts["tokenizer.json"] for plan in (target, drafter)]
+    if files[0] != files[1]:
+        theirs, own = (tokenizers.Tokenizer.from_buffer(file) for file in files)
         if not _are_equal(theirs, own):
             return [_remark_on_text(theirs, own, pair)]
     if set(drafter.stop_ids) == set(target.stop_ids):

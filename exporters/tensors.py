@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError
+from skipstone.quant import QuantizedMatrix
 
 __all__ = ["StoredTensor", "StoredTensors", "blaming", "reading", "refuse_lfs_pointer", "safetensors_in"]
 
@@ -98,6 +99,14 @@ class StoredTensors:
                 "the checkpoint is damaged, fetch it again or take another revision"
             )
         return values
+
+    def is_quantized(self, name: str) -> bool:
+        """Never: the files hold numbers."""
+        return False
+
+    def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
+        """Not to be called, as no tensor `is_quantized`."""
+        raise CheckpointError(f"tensor {name!r} is stored as numbers, not as integers with scales")
 
     def _find(self, name: str) -> StoredTensor:
         if name in self._tensors:

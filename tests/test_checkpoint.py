@@ -146,7 +146,7 @@ def test_settings_and_places_are_kept(folder: Path) -> None:
     checkpoint = Checkpoint.open(str(folder))
     assert checkpoint.config == {"model_type": "llama"}
     assert checkpoint.generation_config == {"eos_token_id": 2}
-    assert checkpoint.folder == folder and checkpoint.source == str(folder)
+    assert checkpoint.path == folder and checkpoint.source == str(folder)
 
 
 def test_generation_config_may_be_absent(folder: Path) -> None:

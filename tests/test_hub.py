@@ -136,7 +136,7 @@ def test_a_fetched_checkpoint_keeps_the_id_as_its_source(
     (tmp_path / "config.json").write_text("{}")
     save_file({"w": np.ones(1, np.float32)}, tmp_path / "model.safetensors")
     checkpoint = Checkpoint.open("owner/name")
-    assert (checkpoint.source, checkpoint.folder) == ("owner/name", tmp_path)
+    assert (checkpoint.source, checkpoint.path) == ("owner/name", tmp_path)
 
 
 class FakeResponse:
@@ -195,7 +195,7 @@ def test_offline_a_cached_model_opens(cache: Path) -> None:
 @pytest.mark.parametrize("revision", [COMMIT, "main"])
 def test_offline_a_cached_revision_opens(cache: Path, revision: str) -> None:
     save_file({"w": np.ones(1, np.float32)}, put_into(cache) / "model.safetensors")
-    assert Checkpoint.open("owner/name", revision=revision).folder.name == COMMIT
+    assert Checkpoint.open("owner/name", revision=revision).path.name == COMMIT
 
 
 def test_offline_a_cached_model_without_weights_says_so(cache: Path) -> None:
