@@ -2,59 +2,157 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
+from skipstone.errors import UnsupportedModel
+from skipstone.exporters.experts import Experts
 from skipstone.exporters.rotary import Rotary
 from skipstone.runtime.manifest import Dimensions
+
+__all__ = ["ACTIVATIONS", "HEAD_NORMS", "NORMS", "Architecture"]
+
+# The names of config.json for one function each.
+ACTIVATIONS: Final[Mapping[str, str]] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+}
+NORMS: Final = ("rms", "layer")
+# One gain for every head; one for the heads side by side; a LayerNorm with a gain of its own for each head.
+HEAD_NORMS: Final = ("none", "shared", "joint", "layer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """A pre-norm decoder with rotary grouped-query attention and a gated FFN.
+    """A decoder of attention and FFN layers over one residual stream.
 
-    `windows` has one entry per layer: how many newest tokens, itself included, a token attends to; None is all.
-    `names` maps our tensor names to the checkpoint's, with `{layer}` in those of a layer.
+    `names` maps our tensor names to the checkpoint's, with `{layer}`, `{head}` and `{expert}` in them; what has no name
+    is not there: a layer without `attention_norm` reads the stream itself, one with `attention_out_norm` norms what
+    attention adds. `biases` are the names of the tensors that have one, called `..._bias`. One entry per layer have
+    `windows` (how many newest tokens, itself included, a token attends to; None is all), `rotaries` (None is a layer
+    without positions) and `ffn_widths`, the inner width of the dense FFN, of which `stored_widths` are in the
+    checkpoint. Sums are over norms with `norm_offset` added to their gains. `parallel` layers add attention and FFN of
+    the same input. `scale` options multiply: `attention_scales` the scores, `embedding_scale` the embeddings,
+    `residual_scale` all that is added to the stream, `logit_scale` the logits; caps bound them softly, by tanh.
     """
 
     family: str
     dimensions: Dimensions
     context_length: int
-    norm_epsilon: float
-    rotary: Rotary
-    windows: tuple[int | None, ...]
+    names: Mapping[str, str]
+    biases: frozenset[str]
     tied_embedding: bool
-    qkv_bias: bool
-    output_bias: bool
-    ffn_bias: bool
-    qk_norm: bool
-    names: dict[str, str]
+    windows: tuple[int | None, ...]
+    rotaries: tuple[Rotary | None, ...]
+    stored_widths: tuple[int, ...]
+    ffn_widths: tuple[int, ...]
+    norm: str
+    norm_epsilon: float
+    norm_offset: float
+    head_norm: str
+    activation: str
+    parallel: bool
+    grouped: bool
+    transposed: bool
+    attention_scales: tuple[float, ...]
+    attention_cap: float | None
+    qkv_clip: float | None
+    embedding_scale: float
+    residual_scale: float
+    logit_scale: float
+    logit_cap: float | None
+    experts: Experts | None
+
+    def __post_init__(self) -> None:
+        for option, known in (("norm", NORMS), ("head_norm", HEAD_NORMS), ("activation", set(ACTIVATIONS.values()))):
+            value = getattr(self, option)
+            if value not in known:
+                raise UnsupportedModel(f"{self.family}: {option} '{value}' is not known; known are {', '.join(known)}")
+
+    def has(self, name: str) -> bool:
+        """Whether the model has a tensor that we call `name`."""
+        return name in self.names
+
+    def is_mixture(self, layer: int) -> bool:
+        """Whether the FFN of a layer is a mixture of experts."""
+        return self.experts is not None and self.experts.layers[layer]
+
+    @property
+    def switch_after(self) -> int | None:
+        """From which length of a text on all its positions use the second half of the rotary tables; None is never."""
+        return next((rotary.switch_after for rotary in self.rotaries if rotary is not None), None)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor that the checkpoint must hold, by the checkpoint's names."""
+        named = dict(self._shapes_of({name: shape for name, shape in self._outer_shapes().items() if self.has(name)}))
+        for layer in range(self.dimensions.num_layers):
+            shapes = {name: shape for name, shape in self.layer_shapes(layer).items() if self.has(name)}
+            named |= self._shapes_of(shapes, layer)
+        return named
+
+    def _outer_shapes(self) -> dict[str, tuple[int, ...]]:
         d = self.dimensions
-        query, key_value = d.num_heads * d.head_size, d.num_kv_heads * d.head_size
         shapes: dict[str, tuple[int, ...]] = {
             "embedding": (d.vocab_size, d.hidden_size),
+            "positions": (self.context_length, d.hidden_size),
             "final_norm": (d.hidden_size,),
         }
-        if not self.tied_embedding:
-            shapes["head"] = (d.vocab_size, d.hidden_size)
-        layer: dict[str, tuple[int, ...]] = {
-            "attention_norm": (d.hidden_size,),
-            "q": (query, d.hidden_size),
-            "k": (key_value, d.hidden_size),
-            "v": (key_value, d.hidden_size),
-            "o": (d.hidden_size, query),
-            "ffn_norm": (d.hidden_size,),
-            "gate": (d.intermediate_size, d.hidden_size),
-            "up": (d.intermediate_size, d.hidden_size),
-            "down": (d.hidden_size, d.intermediate_size),
+        return shapes if self.tied_embedding else shapes | {"head": (d.vocab_size, d.hidden_size)}
+
+    def layer_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the tensors that a layer can have, by our names; outputs come first."""
+        d, inner = self.dimensions, self.stored_widths[layer]
+        hidden, query, key_value = d.hidden_size, d.num_heads * d.head_size, d.num_kv_heads * d.head_size
+        shapes: dict[str, tuple[int, ...]] = {
+            **{f"{part}{norm}": (hidden,) for part in ("attention", "ffn") for norm in ("_norm", "_out_norm")},
+            "q": (query, hidden),
+            "k": (key_value, hidden),
+            "v": (key_value, hidden),
+            "qkv": (query + 2 * key_value, hidden),
+            "o": (hidden, query),
         }
-        biased = ("q", "k", "v") * self.qkv_bias + ("o",) * self.output_bias + ("gate", "up", "down") * self.ffn_bias
-        layer |= {f"{name}_bias": layer[name][:1] for name in biased}
-        if self.qk_norm:
-            layer |= {"q_norm": (d.head_size,), "k_norm": (d.head_size,)}
-        named = {self.names[name]: shape for name, shape in shapes.items()}
-        for index in range(d.num_layers):
-            named |= {self.names[name].format(layer=index): shape for name, shape in layer.items()}
-        return named
+        if self.head_norm != "none":
+            joint = self.head_norm == "joint"
+            shapes |= {"q_norm": (query if joint else d.head_size,), "k_norm": (key_value if joint else d.head_size,)}
+        if self.is_mixture(layer):
+            assert self.experts is not None
+            inner = self.experts.intermediate_size
+            shapes |= {"router": (self.experts.num_experts, hidden)}
+            return shapes | {
+                "expert_gate": (inner, hidden),
+                "expert_up": (inner, hidden),
+                "expert_down": (hidden, inner),
+            }
+        return shapes | {
+            "gate": (inner, hidden),
+            "up": (inner, hidden),
+            "gate_up": (2 * inner, hidden),
+            "down": (hidden, inner),
+        }
+
+    def _shapes_of(
+        self, shapes: Mapping[str, tuple[int, ...]], layer: int = 0
+    ) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the checkpoint's name and shape of each tensor, and of its bias."""
+        for name, shape in shapes.items():
+            stored = shape[::-1] if self.transposed and name not in ("embedding", "positions", "head") else shape
+            for place in self._places(name):
+                yield self.names[name].format(layer=layer, **place), stored
+            if name in self.biases:
+                yield self.names[f"{name}_bias"].format(layer=layer), shape[:1]
+
+    def _places(self, name: str) -> list[dict[str, int]]:
+        """Return what else a name of a layer's tensor holds: the number of the head or of the expert."""
+        d = self.dimensions
+        if name.startswith("expert_") and self.experts is not None:
+            return [{"expert": expert} for expert in range(self.experts.num_experts)]
+        if self.head_norm == "layer" and name in ("q_norm", "k_norm"):
+            return [{"head": head} for head in range(d.num_heads if name == "q_norm" else d.num_kv_heads)]
+        return [{}]

@@ -17,9 +17,10 @@ from skipstone.errors import CheckpointError
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.checkpoint import Checkpoint
 from skipstone.exporters.families import read_architecture
+from skipstone.exporters.model_weights import ModelWeights, kernel_head_size
 from skipstone.exporters.pair import check_pair
 from skipstone.exporters.stages import build_head, build_stage, parse_exits, plan_stages
-from skipstone.exporters.weights import CheckpointWeights, WeightFile, kernel_head_size
+from skipstone.exporters.weights import WeightFile
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import BundleWriter, write_manifest
 from skipstone.runtime.manifest import FileEntry, LayerCache, Manifest, Provenance, StageEntry
@@ -74,7 +75,7 @@ def plan_export(
     Raises: CheckpointError, UnsupportedModel, ConfigError.
     """
     checkpoint = Checkpoint.open(source, revision=revision)
-    architecture = read_architecture(checkpoint.config)
+    architecture = read_architecture(checkpoint.config, checkpoint.tensors.names())
     _require_tensors(checkpoint, architecture)
     _require_tokenizer(checkpoint, architecture)
     _require_ids(checkpoint, architecture)
@@ -145,7 +146,7 @@ def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], No
 
 
 def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
-    weights = CheckpointWeights(plan.architecture, plan.checkpoint.tensors, on_progress)
+    weights = ModelWeights(plan.architecture, plan.checkpoint.tensors, on_progress)
     with WeightFile(folder / WEIGHTS_FILE) as file:
         for stage in plan.stages:
             ir.save(build_stage(stage, plan.architecture, weights, plan.recipe, file), folder / stage.file)
@@ -177,6 +178,7 @@ def _manifest(plan: ExportPlan, files: dict[str, FileEntry] | Any, command: str)
         special_ids=tuple(sorted({*bos_ids, *stop_ids, *pad_ids})),
         provenance=Provenance(source=plan.checkpoint.source, tool_version=version("skipstone"), command=command),
         files=files,
+        long_rope_from=architecture.switch_after,
         drafter=None if plan.drafter is None else DRAFTER_FOLDER,
     )
 

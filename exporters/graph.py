@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skipstone.exporters.weights import WeightFile
+from skipstone.exporters.weights import StoredMatrix, WeightFile
+from skipstone.quant import Matrix, TensorRecipe
 
 Attribute = int | float | str | Sequence[int] | Sequence[str]
 
@@ -38,11 +39,22 @@ class GraphPen:
 
     def weight(self, name: str, make: Callable[[], NDArray[np.generic]]) -> ir.Value:
         """Return a value for the tensor `name` of the bundle's weight file, making it if no graph has yet."""
-        return self._initializers.get(name) or self._initializer(self._weights.add(name, make))
+        return self.stored(self._weights.add(name, make))
+
+    def matrices(
+        self, name: str, make: Callable[[], Sequence[Matrix]], rule: TensorRecipe, *, transposed: bool = False
+    ) -> tuple[StoredMatrix, ...]:
+        """Return the matrices of the bundle's weight file that are called `name`; see `WeightFile.add_matrices`."""
+        return self._weights.add_matrices(name, make, rule, transposed=transposed)
+
+    def stored(self, tensor: ir.ExternalTensor) -> ir.Value:
+        """Return a value for a tensor of the bundle's weight file."""
+        assert tensor.name is not None, "stored tensors have names"
+        return self._initializers.get(tensor.name) or self._initializer(tensor)
 
     def weight_rows(self, name: str) -> ir.Value:
         """Return a value for the same bytes as the weight `name` [N, ...], as [N, rest]."""
-        return self._initializer(self._weights.flat_rows(name))
+        return self.stored(self._weights.flat_rows(name))
 
     def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         """Return a value for a small array that is stored inside the graph."""

@@ -12,7 +12,8 @@ from skipstone.errors import ConfigError
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.blocks import FLOAT, Blocks, Residual, StepInputs
 from skipstone.exporters.graph import GraphPen
-from skipstone.exporters.weights import CheckpointWeights, WeightFile, kernel_head_size
+from skipstone.exporters.model_weights import ModelWeights, kernel_head_size
+from skipstone.exporters.weights import WeightFile
 from skipstone.quant import Recipe
 from skipstone.runtime.manifest import StageEntry
 
@@ -52,7 +53,7 @@ def plan_stages(num_layers: int, exits: Sequence[int]) -> tuple[StageEntry, ...]
 
 
 def build_stage(
-    stage: StageEntry, architecture: Architecture, weights: CheckpointWeights, recipe: Recipe, file: WeightFile
+    stage: StageEntry, architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile
 ) -> ir.Model:
     """Return the graph of one stage, its weights written to `file`.
 
@@ -65,15 +66,14 @@ def build_stage(
     d = architecture.dimensions
     if stage.embeds:
         token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))
-        residual = blocks.embed(token_ids, pen.input("token_weights", FLOAT, ("B", "T", "W")))
+        token_weights = pen.input("token_weights", FLOAT, ("B", "T", "W"))
+        step = _step_inputs(pen, architecture, stage)
+        residual = blocks.embed(token_ids, token_weights, step.position_ids)
     else:
         residual = Residual(pen.input("hidden", FLOAT, ("B", "T", d.hidden_size)))
-    step = _step_inputs(pen, architecture)
+        step = _step_inputs(pen, architecture, stage)
     for layer in range(stage.first_layer, stage.end_layer):
-        normed, residual = blocks.norm(residual, "attention_norm", layer)
-        residual = Residual(residual.stream, blocks.attention(normed, layer, step))
-        normed, residual = blocks.norm(residual, "ffn_norm", layer)
-        residual = Residual(residual.stream, blocks.feed_forward(normed, layer))
+        residual = blocks.layer(residual, layer, step)
     hidden = blocks.add_up(residual)
     if stage.ends_in_logits:
         logits = blocks.head(hidden, pen.input("rows", INT64, ("R",)))
@@ -83,7 +83,7 @@ def build_stage(
     return pen.model()
 
 
-def build_head(architecture: Architecture, weights: CheckpointWeights, recipe: Recipe, file: WeightFile) -> ir.Model:
+def build_head(architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile) -> ir.Model:
     """Return the graph from the end of any stage to logits: hidden [B, T, E] and rows [R] in, logits [R, V] out."""
     pen = GraphPen("head", file)
     d = architecture.dimensions
@@ -93,14 +93,23 @@ def build_head(architecture: Architecture, weights: CheckpointWeights, recipe: R
     return pen.model()
 
 
-def _step_inputs(pen: GraphPen, architecture: Architecture) -> StepInputs:
-    size, length, rotary = architecture.dimensions.head_size, architecture.context_length, architecture.rotary
-    tables = functools.cache(lambda: rotary.tables(size, length, padded_size=kernel_head_size(size)))
+def _step_inputs(pen: GraphPen, architecture: Architecture, stage: StageEntry) -> StepInputs:
+    layers = range(stage.first_layer, stage.end_layer)
     return StepInputs(
         position_ids=pen.input("position_ids", INT64, ("B", "T")),
         last_positions=pen.input("seqlens_k", INT32, ("B",)),
         total_length=pen.input("total_sequence_length", INT32, ()),
         attention_bias=pen.input("attention_bias", FLOAT, (1, 1, "T", "S")),
-        cosines=pen.weight("rotary.cosines", lambda: tables()[0]),
-        sines=pen.weight("rotary.sines", lambda: tables()[1]),
+        turns={layer: _turns(pen, architecture, layer) for layer in layers},
     )
+
+
+def _turns(pen: GraphPen, architecture: Architecture, layer: int) -> tuple[ir.Value, ir.Value] | None:
+    """Return cosines and sines of one layer; layers with the same rotary share them."""
+    rotary = architecture.rotaries[layer]
+    if rotary is None:
+        return None
+    name = f"rotary.{architecture.rotaries.index(rotary)}"
+    width = kernel_head_size(architecture.dimensions.head_size) // 2
+    tables = functools.cache(lambda: rotary.tables(architecture.context_length, width=width))
+    return pen.weight(f"{name}.cosines", lambda: tables()[0]), pen.weight(f"{name}.sines", lambda: tables()[1])

@@ -1,11 +1,9 @@
-"""From checkpoint tensors to initializers: read one, put it into the shape that the graph wants, quantize it, write it.
-
-Nothing stays in memory: a tensor goes to the bundle's weight file and the graph keeps a reference.
-"""
+"""The one weight file of a bundle: a tensor goes there as soon as it is made, and the graph keeps a reference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -13,10 +11,29 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skipstone.exporters.architecture import Architecture
-from skipstone.exporters.checkpoint import TensorSource
+from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, quantize
+
+__all__ = ["StoredMatrix", "WeightFile"]
 
 ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMatrix:
+    """A matrix [N, K] in the weight file: numbers, or integers with what they mean.
+
+    Numbers lie as they are, or `transposed`, [K, N].
+    """
+
+    rows: int
+    columns: int
+    bits: int
+    data: ir.ExternalTensor
+    transposed: bool = False
+    block_size: int = 0
+    scales: ir.ExternalTensor | None = None
+    zero_points: ir.ExternalTensor | None = None
+    order: ir.ExternalTensor | None = None
 
 
 class WeightFile:
@@ -26,12 +43,53 @@ class WeightFile:
         self._path = path
         self._file = path.open("wb")
         self._tensors: dict[str, ir.ExternalTensor] = {}
+        self._matrices: dict[str, tuple[StoredMatrix, ...]] = {}
 
     def add(self, name: str, make: Callable[[], NDArray[np.generic]]) -> ir.ExternalTensor:
         """Return the stored tensor `name`, calling `make` and writing its result the first time it is asked for."""
         if name not in self._tensors:
             self._tensors[name] = self._write(name, np.ascontiguousarray(make()))
         return self._tensors[name]
+
+    def add_matrices(
+        self, name: str, make: Callable[[], Sequence[Matrix]], rule: TensorRecipe, *, transposed: bool = False
+    ) -> tuple[StoredMatrix, ...]:
+        """Return the stored matrices that `make` gives, one under the other the matrix `name`.
+
+        Numbers are stored by the rule, in 32 bits `transposed` where wanted; integers stay as they are.
+        """
+        if name not in self._matrices:
+            matrices = make()
+            names = [name] if len(matrices) == 1 else [f"{name}.{index}" for index in range(len(matrices))]
+            self._matrices[name] = tuple(
+                self._add_matrix(own, matrix, rule, transposed) for own, matrix in zip(names, matrices, strict=True)
+            )
+        return self._matrices[name]
+
+    def _add_matrix(self, name: str, matrix: Matrix, rule: TensorRecipe, transposed: bool) -> StoredMatrix:
+        rows, columns = matrix.shape
+        if isinstance(matrix, np.ndarray):
+            if rule.bits == 32:
+                numbers = matrix.T if transposed else matrix
+                stored = self.add(f"{name}.transposed" if transposed else name, lambda: numbers)
+                return StoredMatrix(rows=rows, columns=columns, bits=32, data=stored, transposed=transposed)
+            matrix = quantize(
+                matrix, bits=rule.bits, block_size=rule.block_size, symmetric=rule.symmetric, method=rule.method
+            )
+        return self._add_integers(name, matrix)
+
+    def _add_integers(self, name: str, matrix: QuantizedMatrix) -> StoredMatrix:
+        points, order = matrix.zero_points, matrix.order
+        return StoredMatrix(
+            rows=matrix.shape[0],
+            columns=matrix.shape[1],
+            bits=matrix.bits,
+            block_size=matrix.block_size,
+            data=self.add(f"{name}.data", lambda: matrix.data),
+            scales=self.add(f"{name}.scales", lambda: matrix.scales),
+            zero_points=None if points is None else self.add(f"{name}.zero_points", lambda: points),
+            order=None if order is None else self.add(f"{name}.order", lambda: order),
+        )
 
     def flat_rows(self, name: str) -> ir.ExternalTensor:
         """Return the bytes of a stored tensor [N, ...] as [N, rest]; nothing is written."""
@@ -58,59 +116,3 @@ class WeightFile:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
-
-
-class CheckpointWeights:
-    """The checkpoint's tensors under our names: fused, with each head padded to a size that the kernel takes."""
-
-    def __init__(
-        self, architecture: Architecture, tensors: TensorSource, on_read: Callable[[int], None] = lambda num_bytes: None
-    ) -> None:
-        self._architecture, self._tensors, self._on_read = architecture, tensors, on_read
-        self._shapes = architecture.tensor_shapes()
-
-    def read(self, name: str, layer: int = 0) -> NDArray[np.float32]:
-        """Return one tensor as the checkpoint has it, float32."""
-        theirs = self._architecture.names[name].format(layer=layer)
-        array = self._tensors.read(theirs, self._shapes[theirs])
-        self._on_read(array.size)
-        return array
-
-    def qkv(self, layer: int) -> NDArray[np.float32]:
-        """Return the projections of queries, keys and values in one, [(H + 2K) * D, E]."""
-        return np.concatenate([self._pad_heads(self.read(name, layer)) for name in ("q", "k", "v")])
-
-    def qkv_bias(self, layer: int) -> NDArray[np.float32]:
-        return np.concatenate([self._pad_heads(self.read(name, layer)) for name in ("q_bias", "k_bias", "v_bias")])
-
-    def output(self, layer: int) -> NDArray[np.float32]:
-        """Return the projection after attention, [E, H * D]."""
-        return np.ascontiguousarray(self._pad_heads(self.read("o", layer).T).T)
-
-    def gate_up(self, layer: int) -> NDArray[np.float32]:
-        """Return both inner projections of the FFN in one, [2 * I, E]."""
-        return np.concatenate([self.read("gate", layer), self.read("up", layer)])
-
-    def gate_up_bias(self, layer: int) -> NDArray[np.float32]:
-        return np.concatenate([self.read("gate_bias", layer), self.read("up_bias", layer)])
-
-    def _pad_heads(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        return pad_heads(rows, self._architecture.dimensions.head_size)
-
-
-def kernel_head_size(head_size: int) -> int:
-    """Return the next head size that GroupQueryAttention takes with rotary inside: a multiple of 16."""
-    return -(-head_size // 16) * 16
-
-
-def pad_heads(rows: NDArray[np.float32], head_size: int) -> NDArray[np.float32]:
-    """Append zero rows to both halves of each head of [heads * head_size, ...], up to the kernel's head size.
-
-    Zeros add nothing to any dot product, and rotary still finds the partner of each channel in the other half.
-    """
-    missing = kernel_head_size(head_size) - head_size
-    if not missing:
-        return rows
-    halves = rows.reshape(-1, head_size // 2, *rows.shape[1:])
-    widths = [(0, 0), (0, missing // 2)] + [(0, 0)] * (halves.ndim - 2)
-    return np.pad(halves, widths).reshape(-1, *rows.shape[1:])

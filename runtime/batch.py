@@ -32,13 +32,17 @@ class _Row:
     clock: Clock
     prompt_tokens: int
 
+    @property
+    def is_open(self) -> bool:
+        return self.builder.finish_reason is None
+
     def emit(self, logits: NDArray[np.float32], options: GenerationOptions) -> Piece:
         """Choose the next token from `logits` [1, V] and return its piece."""
         token_id = self.sampler.choose(logits[0], self.sequence.token_ids)
         self.sequence.commit([token_id])
         self.clock.step(1)
         text, _ = self.builder.push([token_id])
-        ended = self.builder.finish_reason is not None
+        ended = not self.is_open
         return Piece(
             text=text,
             token_ids=(token_id,),
@@ -59,6 +63,8 @@ def stream_batch(
     """
     if options.exact:
         raise ConfigError("a batch cannot be exact, as its rows go through other kernels; decode one after the other")
+    if model.manifest.graph == "optimum":
+        raise ConfigError("a graph of optimum takes one text at a time, no batch; decode one after the other")
     cache = model.new_cache(context_length=context_length, batch=len(prompts))
     rows = [
         _open_row(model, Sequence(model, Workspace(model, cache.row(index))), prompt, options)
@@ -68,10 +74,14 @@ def stream_batch(
         row.clock = Clock(row.prompt_tokens)
         yield index, row.emit(row.sequence.extend(Draft.empty()), options)
     call = BoundCall(model, cache, num_tokens=1, rows=range(len(rows)))
-    while waiting := [index for index, row in enumerate(rows) if row.builder.finish_reason is None]:
+    while waiting := [index for index, row in enumerate(rows) if row.is_open]:
+        for index in (index for index in waiting if rows[index].sequence.is_stale):
+            yield index, rows[index].emit(rows[index].sequence.extend(Draft.empty()), options)
+        waiting = [index for index in waiting if rows[index].is_open]
         # A row that has ended is fed its last token again, at the same place, and its logits are ignored.
         pending = np.array([[row.sequence.token_ids[-1]] for row in rows])
-        logits = call.run(pending, np.array([row.sequence.num_cached for row in rows]))
+        lengths = np.array([row.sequence.num_cached for row in rows])
+        logits = call.run(pending, lengths, starts=np.array([row.sequence.next_position for row in rows]))
         for index in waiting:
             rows[index].sequence.mark_extended()
             yield index, rows[index].emit(logits[index : index + 1], options)

@@ -106,16 +106,23 @@ class BoundCall:
         return binding
 
     def run(
-        self, token_ids: NDArray[np.int64], lengths: NDArray[np.int64], *, tree: TreeMask | None = None
+        self,
+        token_ids: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        *,
+        starts: NDArray[np.int64] | None = None,
+        tree: TreeMask | None = None,
     ) -> NDArray[np.float32]:
         """Feed `token_ids` [B, T] after `lengths` [B] cached tokens; return logits [R, V], valid until the next run.
 
+        `starts` [B] are the positions of the first tokens, rows of the rotary tables; by default as many as are cached.
         Without a `tree` each token follows the one before it.
         """
         num_tokens = self._shape[1]
         arrays = self._arrays
         arrays["token_ids"][:, :, 0] = token_ids
-        arrays["position_ids"][:] = lengths[:, None] + (self._offsets if tree is None else tree.depths)
+        first = lengths if starts is None else starts
+        arrays["position_ids"][:] = first[:, None] + (self._offsets if tree is None else tree.depths)
         arrays["seqlens_k"][:] = lengths + (num_tokens - 1)
         total = int(lengths.max()) + num_tokens
         arrays["total_sequence_length"][()] = total

@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "skipstone.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+GRAPHS = ("skipstone", "optimum")
 CACHE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "int8": 1}
 JSON_NAMES: Mapping[type, str] = {
     str: "a string",
@@ -127,7 +128,10 @@ class Manifest:
     `head` is the file of the head's graph when the stages end in hidden states. `exits` are the numbers of layers after
     which the head may run, without the full depth. `recipe` is the JSON data of the quantization recipe (lists, no
     tuples). `files` has every file of the bundle but the manifest, by its name relative to the folder. `drafter` is the
-    folder of the draft model, a bundle of its own whose files, its manifest with them, are in `files` too.
+    folder of the draft model, a bundle of its own whose files, its manifest with them, are in `files` too. `graph` says
+    who wrote the graphs: ours, or optimum, whose one graph has inputs of its own. A text of more than `long_rope_from`
+    tokens takes the second half of the rotary tables for all its positions; None is no text. `check` has the figures of
+    the comparison with the original that the export made, by name; None where it made none.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 
@@ -146,21 +150,28 @@ class Manifest:
     provenance: Provenance
     files: Mapping[str, FileEntry]
     drafter: str | None = None
+    graph: str = "skipstone"
+    long_rope_from: int | None = None
+    check: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
         found = self.format_version
         _require(found == FORMAT_VERSION, f"format_version must be {FORMAT_VERSION}, found {found}")
         _require(self.context_length >= 1, f"context_length must be at least 1, found {self.context_length}")
+        _require(self.graph in GRAPHS, f"graph must be one of {', '.join(GRAPHS)}, found {self.graph!r}")
+        border = self.long_rope_from
+        _require(border is None or border >= 1, f"long_rope_from must be at least 1, found {border}")
         num_layers = self.dimensions.num_layers
-        _require(len(self.cache) == num_layers, f"cache has {len(self.cache)} layers, {num_layers} wanted")
+        _require(0 < len(self.cache) <= num_layers, f"cache has {len(self.cache)} layers, 1 to {num_layers} wanted")
         self._check_stages()
         self._check_exits()
         self._check_ids()
         self._check_files()
-        try:
-            json.dumps(self.recipe, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise BundleError(f"recipe is not JSON data: {error}") from error
+        for name in ("recipe", "check"):
+            try:
+                json.dumps(getattr(self, name), allow_nan=False)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise BundleError(f"{name} is not JSON data: {error}") from error
 
     def _check_stages(self) -> None:
         _require(len(self.stages) > 0, "stages is empty")
@@ -224,7 +235,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Return the manifest that `text` holds. Every field must be there, and no other; format 1 has no `drafter`.
+        """Return the manifest that `text` holds. Every field must be there, and no other; older formats lack some.
 
         Raises: BundleError with the path of the field that is wrong, or when a newer version is needed to read it.
         """
@@ -255,11 +266,20 @@ def _format_of(data: object) -> int:
     return found if type(found) is int else 0
 
 
+# The fields that each format added, with what their absence means.
+ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
+    2: {"drafter": None},
+    3: {"graph": "skipstone", "long_rope_from": None, "check": None},
+}
+
+
 def _upgraded(data: Any) -> Any:
-    """Return the data of format 1, which knew no drafter, as format 2 has it; other data as it is."""
-    if _format_of(data) != 1 or "drafter" in data:
+    """Return the data of an older format as today's has it; other data as it is."""
+    found = _format_of(data)
+    added = {key: value for number, fields in ADDED_FIELDS.items() if number > found for key, value in fields.items()}
+    if not 1 <= found < FORMAT_VERSION or added.keys() & data.keys():
         return data
-    return {**data, "format_version": FORMAT_VERSION, "drafter": None}
+    return {**data, **added, "format_version": FORMAT_VERSION}
 
 
 def _refuse_newer(data: object) -> None:

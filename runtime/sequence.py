@@ -31,12 +31,16 @@ class Sequence:
 
     An `exact` sequence feeds rows in pairs: kernels take two rows at a time and round an odd last one differently, so
     an odd call gets one more row that nobody reads. Then the logits of a token are the same bits, drafted or not.
+
+    Some models (LongRoPE) have other angles for all positions of a text once it is longer than `long_rope_from` tokens.
+    At the call that crosses this length, in either direction, the whole text is fed again.
     """
 
     def __init__(self, model: Model, workspace: Workspace, *, exact: bool = False) -> None:
         self._model, self._workspace, self.exact = model, workspace, exact
         self._cache = workspace.cache
         self._draft: Draft | None = None
+        self._is_long = False  # which angles the cached rows have
         self.token_ids: list[int] = []
         self.num_cached = 0
 
@@ -53,14 +57,33 @@ class Sequence:
     @property
     def takes_trees(self) -> bool:
         """Whether drafts may branch: not in an exact sequence, whose order of rows must be that of the text, nor where
-        layers see a window, which counts rows."""
-        windows = any(layer.window for layer in self._model.manifest.cache)
-        return not self.exact and not windows and "tree-attention" in self._model.device.capabilities
+        layers see a window, which counts rows, nor in a graph of optimum, which sees all rows before."""
+        manifest = self._model.manifest
+        in_order = self.exact or manifest.graph == "optimum" or any(layer.window for layer in manifest.cache)
+        return not in_order and "tree-attention" in self._model.device.capabilities
 
     @property
     def room(self) -> int:
         """How many more tokens fit."""
         return self.capacity - len(self.token_ids)
+
+    @property
+    def draft_room(self) -> int:
+        """How many guesses the next call can verify: those that fit before positions change."""
+        border = self._model.manifest.long_rope_from
+        until = self.room if border is None else border - len(self.token_ids)
+        return self.room if until < 0 else min(self.room, until)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the cached rows have the angles of another length, so that the next `extend` feeds the text again."""
+        border = self._model.manifest.long_rope_from
+        return border is not None and self.num_cached > 0 and self._is_long != (len(self.token_ids) > border)
+
+    @property
+    def next_position(self) -> int:
+        """Which row of the rotary tables the next token takes."""
+        return self.num_cached + (self._model.manifest.context_length if self._is_long else 0)
 
     def append(self, token_ids: SequenceOf[int]) -> None:
         """Add tokens that are given, not guessed; the next `extend` feeds them. Raises: CacheFull, ConfigError."""
@@ -81,8 +104,12 @@ class Sequence:
         """Raise CacheFull or ConfigError for a draft that `extend` would refuse."""
         self.require_room(len(draft))
         self._require_known(draft.token_ids)
+        if len(draft) > self.draft_room:
+            raise ConfigError(f"positions change after {self.draft_room} more tokens, and {len(draft)} were drafted")
         if not draft.is_chain and not self.takes_trees:
-            raise ConfigError("this sequence takes chains only: it is exact, or layers of the model see a window")
+            raise ConfigError(
+                "this sequence takes chains only: it is exact, layers see a window, or optimum made the graph"
+            )
         if not draft.is_chain and len(self.token_ids) == 1:  # on an empty cache all rows get the first one's position
             raise ConfigError("a tree needs a token before the pending one; feed a chain, or no draft, first")
 
@@ -108,6 +135,7 @@ class Sequence:
             raise ConfigError("the text is empty; append at least one token")
         self.require_feedable(draft)
         self._leave_pending()
+        self._turn()
         is_tree = not draft.is_chain
         waiting = [*self.token_ids[self.num_cached :], *draft.token_ids]
         num_logits = 1 + len(draft)
@@ -120,6 +148,13 @@ class Sequence:
         self.num_cached -= len(draft)
         self._draft = draft
         return logits
+
+    def _turn(self) -> None:
+        """Take the angles of the text's length; forget rows that have others."""
+        border = self._model.manifest.long_rope_from
+        if self.is_stale:
+            self.num_cached = 0
+        self._is_long = border is not None and len(self.token_ids) > border
 
     def mark_extended(self) -> None:
         """Note that a batched call has fed the pending token, as `extend` with an empty draft would."""
@@ -136,7 +171,8 @@ class Sequence:
         if self.exact and (len(fed) - first) % 2 and first:
             first -= 1
         call = self._workspace.call(len(fed), range(first, len(fed) if self.exact else len(token_ids)))
-        logits = call.run(np.asarray([fed]), np.asarray([self.num_cached]), tree=tree)
+        lengths, starts = np.asarray([self.num_cached]), np.asarray([self.next_position])
+        logits = call.run(np.asarray([fed]), lengths, starts=starts, tree=tree)
         logits = logits[wanted - first :][:num_logits]
         self.num_cached += len(token_ids)
         return logits
@@ -172,6 +208,7 @@ class Sequence:
         twin = self._model.new_sequence(context_length=self._cache.capacity, exact=self.exact)
         twin._cache.copy_from(self._cache, self.num_cached + len(self._draft or ()))
         twin.token_ids, twin.num_cached, twin._draft = list(self.token_ids), self.num_cached, self._draft
+        twin._is_long = self._is_long
         return twin
 
     def check(self) -> None:

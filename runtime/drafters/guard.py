@@ -34,7 +34,7 @@ class Guard:
 
     def propose(self, limit: int, *, min_chance: float = 0.0) -> Draft:
         """Return a draft of at most `limit` tokens that the model can verify; empty after a failure."""
-        limit = min(limit, self._sequence.room)
+        limit = min(limit, self._sequence.draft_room)
         if limit < 1:
             return Draft.empty()
         try:

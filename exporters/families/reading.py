@@ -1,0 +1,193 @@
+"""config.json and the names of the weights to the description that a graph is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from skipstone.errors import CheckpointError, UnsupportedModel
+from skipstone.exporters.architecture import ACTIVATIONS, Architecture
+from skipstone.exporters.experts import Experts
+from skipstone.exporters.families.family import Config, Family, chosen
+from skipstone.exporters.families.table import FAMILIES
+from skipstone.exporters.rotary import Rotary, read_rotary
+from skipstone.runtime.manifest import Dimensions
+
+__all__ = ["read_architecture"]
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def read_architecture(config: Config, names: Collection[str] = ()) -> Architecture:
+    """Return what config.json describes, its tensors called as in `names`, those that the checkpoint holds.
+
+    Raises: UnsupportedModel for an unknown family or option, by name; CheckpointError for a missing or odd value.
+    """
+    family = _family(config)
+    config = _complete(family, config)
+    _refuse(family, config)
+    dimensions = _dimensions(family, config)
+    num_layers, layer_types = dimensions.num_layers, _layer_types(family, config)
+    windows = _windows(family, config, layer_types)
+    experts = family.experts(config) if family.experts else None
+    our_names = _names(family, config, names)
+    widths = (dimensions.intermediate_size,) * num_layers
+    return Architecture(
+        family=family.model_type,
+        dimensions=dimensions,
+        context_length=_positive(config, "max_position_embeddings"),
+        names=our_names,
+        biases=_biases(family, config, our_names),
+        tied_embedding=bool(config.get("tie_word_embeddings", False)),
+        windows=windows,
+        rotaries=_rotaries(family, config, dimensions.head_size, layer_types),
+        stored_widths=widths,
+        ffn_widths=widths,
+        norm=family.norm,
+        norm_epsilon=float(chosen(family.norm_epsilon, config)),
+        norm_offset=family.norm_offset,
+        head_norm=chosen(family.head_norm, config),
+        activation=_activation(family, config),
+        parallel=bool(chosen(family.parallel, config)),
+        grouped=bool(chosen(family.grouped, config)),
+        transposed=family.transposed,
+        attention_scales=tuple(_scale(family, config, layer, dimensions.head_size) for layer in range(num_layers)),
+        attention_cap=_number(chosen(family.attention_cap, config)),
+        qkv_clip=_number(chosen(family.qkv_clip, config)),
+        embedding_scale=float(chosen(family.embedding_scale, config)),
+        residual_scale=float(chosen(family.residual_scale, config)),
+        logit_scale=float(chosen(family.logit_scale, config)),
+        logit_cap=_number(chosen(family.logit_cap, config)),
+        experts=_checked_experts(experts),
+    )
+
+
+def _family(config: Config) -> Family:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UnsupportedModel(f"model_type {model_type!r} is not known; known are {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[model_type]
+
+
+def _complete(family: Family, config: Config) -> dict[str, Any]:
+    """Return the settings of the text model in today's spelling, with what transformers takes for those not stated."""
+    if family.nested is not None:
+        inner = config.get(family.nested)
+        if not isinstance(inner, Mapping):
+            raise CheckpointError(f"config.json: {family.nested} must hold the settings of the text model")
+        tied = {key: value for key, value in config.items() if key == "tie_word_embeddings"}
+        config = {**inner, **tied}
+    renamed = {new: config[old] for old, new in family.aliases.items() if old in config and new not in config}
+    return {**family.defaults, **config, **renamed}
+
+
+def _refuse(family: Family, config: Config) -> None:
+    """Raise UnsupportedModel for an option under which the row is wrong."""
+    for option, supported in {**family.refused, "is_encoder_decoder": (False,)}.items():
+        if option in config and config[option] not in supported:
+            known = ", ".join(str(value) for value in supported)
+            raise UnsupportedModel(f"{family.model_type}: {option} = {config[option]!r} is not supported, only {known}")
+
+
+def _positive(config: Config, key: str) -> int:
+    return _require_positive(config.get(key), key)
+
+
+def _require_positive(value: object, key: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(f"config.json: {key} must be a positive whole number, found {value!r}")
+    return value
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _dimensions(family: Family, config: Config) -> Dimensions:
+    hidden_size, num_heads = _positive(config, "hidden_size"), _positive(config, "num_attention_heads")
+    num_kv_heads, head_size = chosen(family.num_kv_heads, config), chosen(family.head_size, config)
+    num_kv_heads = num_heads if num_kv_heads is None else _require_positive(num_kv_heads, "num_key_value_heads")
+    if num_heads % num_kv_heads:
+        raise CheckpointError(f"config.json: {num_heads} attention heads cannot share {num_kv_heads} key-value heads")
+    return Dimensions(
+        vocab_size=_positive(config, "vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=_require_positive(chosen(family.intermediate_size, config), "intermediate_size"),
+        num_layers=_positive(config, "num_hidden_layers"),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_size=hidden_size // num_heads if head_size is None else _require_positive(head_size, "head_dim"),
+    )
+
+
+def _layer_types(family: Family, config: Config) -> list[str]:
+    """Return for each layer whether it sees everything or a window."""
+    num_layers = config["num_hidden_layers"]
+    types = config.get("layer_types")
+    if types is None:
+        types = family.layer_types(config) if family.layer_types else [SLIDING] * num_layers
+    if set(types) - {FULL, SLIDING} or len(types) != num_layers:
+        raise UnsupportedModel(
+            f"{family.model_type}: layer_types {sorted(set(types))} for {num_layers} layers is not supported"
+        )
+    return list(types)
+
+
+def _windows(family: Family, config: Config, layer_types: list[str]) -> tuple[int | None, ...]:
+    if not chosen(family.windowed, config) or config.get("sliding_window") is None:
+        return (None,) * len(layer_types)
+    window = _positive(config, "sliding_window")
+    return tuple(window if kind == SLIDING else None for kind in layer_types)
+
+
+def _rotaries(family: Family, config: Config, head_size: int, layer_types: list[str]) -> tuple[Rotary | None, ...]:
+    if family.learned_positions:
+        return (None,) * len(layer_types)
+    kinds = {kind: _rotary(family, config, head_size, kind) for kind in dict.fromkeys(layer_types)}
+    bare = family.without_rotary(config) if family.without_rotary else set()
+    return tuple(None if layer in bare else kinds[kind] for layer, kind in enumerate(layer_types))
+
+
+def _rotary(family: Family, config: Config, head_size: int, layer_type: str) -> Rotary:
+    """Return the rotary of one type of layers.
+
+    Where types have their own, an older config.json gives windows a base of theirs, and the scaling is not for them.
+    """
+    if family.rotary_by_type:
+        parameters = dict(config.get("rope_parameters") or {})
+        if layer_type == SLIDING and not isinstance(parameters.get(SLIDING), Mapping):
+            config = {**config, "rope_scaling": None, "rope_parameters": None}
+            config["rope_theta"] = config.get("rope_local_base_freq") or 1e4
+        elif "rope_theta" not in config:
+            config = {**config, "rope_theta": 1e6}
+    return read_rotary(config, head_size, layer_type)
+
+
+def _names(family: Family, config: Config, present: Collection[str]) -> dict[str, str]:
+    """Return the checkpoint's names, with the first prefix under which it has the embedding."""
+    names = {ours: theirs for ours, theirs in chosen(family.names, config).items() if theirs}
+    embedding = names["embedding"]
+    fitting = [prefix for prefix in family.prefixes if embedding.replace("{prefix}", prefix) in present]
+    prefix = (fitting or list(family.prefixes))[0]
+    return {ours: theirs.replace("{prefix}", prefix) for ours, theirs in names.items()}
+
+
+def _biases(family: Family, config: Config, names: Mapping[str, str]) -> frozenset[str]:
+    present = [tensors for tensors, choice in family.biases.items() if chosen(choice, config)]
+    return frozenset(tensor for tensors in present for tensor in tensors.split() if tensor in names)
+
+
+def _activation(family: Family, config: Config) -> str:
+    name = chosen(family.activation, config)
+    if name not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise UnsupportedModel(f"{family.model_type}: activation {name!r} is not supported, only {known}")
+    return ACTIVATIONS[name]
+
+
+def _scale(family: Family, config: Config, layer: int, head_size: int) -> float:
+    return family.attention_scale(config, layer) if family.attention_scale else float(head_size**-0.5)
+
+
+def _checked_experts(experts: Experts | None) -> Experts | None:
+    return experts if experts is not None and any(experts.layers) else None
