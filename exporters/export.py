@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx_ir as ir
 import tokenizers
 
-from skipstone.errors import CheckpointError
+from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.checkpoint import Checkpoint
 from skipstone.exporters.families import read_architecture
 from skipstone.exporters.model_weights import ModelWeights, kernel_head_size
+from skipstone.exporters.lora import merged
+from skipstone.exporters.narrow import narrowed
 from skipstone.exporters.pair import check_pair
 from skipstone.exporters.stages import build_head, build_stage, parse_exits, plan_stages
+from skipstone.exporters.tensors import StoredTensors
 from skipstone.exporters.weights import WeightFile
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import BundleWriter, write_manifest
-from skipstone.runtime.manifest import FileEntry, LayerCache, Manifest, Provenance, StageEntry
+from skipstone.runtime.manifest import MANIFEST_NAME, FileEntry, LayerCache, Manifest, Provenance, StageEntry
 
 __all__ = ["ExportPlan", "plan_export", "write_bundle"]
+
+Check: TypeAlias = Callable[[Path], Mapping[str, object]]
 
 WEIGHTS_FILE = "weights.bin"
 HEAD_FILE = "head.onnx"
@@ -53,6 +58,12 @@ class ExportPlan:
         return _ids(_settings(self.checkpoint).get("eos_token_id"))
 
     @property
+    def is_as_shipped(self) -> bool:
+        """Whether the weights are those of a folder of Hugging Face: not merged, narrowed or read from integers."""
+        a = self.architecture
+        return isinstance(self.checkpoint.tensors, StoredTensors) and a.ffn_widths == a.stored_widths
+
+    @property
     def exits(self) -> tuple[int, ...]:
         return tuple(stage.end_layer for stage in self.stages[:-1])
 
@@ -69,18 +80,33 @@ def plan_export(
     exits: str = "none",
     revision: str | None = None,
     drafter: ExportPlan | None = None,
+    lora: Path | None = None,
+    ffn_width: str | None = None,
 ) -> ExportPlan:
     """Return the checked plan, no weight read; with `drafter`, the two become one bundle.
 
+    `lora` is the folder of an adapter that is merged into the weights. `ffn_width` is the inner width of all FFNs, or of
+    each, apart by commas: the first channels of wider ones are taken.
     Raises: CheckpointError, UnsupportedModel, ConfigError.
     """
     checkpoint = Checkpoint.open(source, revision=revision)
     architecture = read_architecture(checkpoint.config, checkpoint.tensors.names())
     _require_tensors(checkpoint, architecture)
+    if lora is not None:
+        names = architecture.names
+        tied = (names["embedding"], names["head"]) if architecture.tied_embedding else None
+        checkpoint = replace(checkpoint, tensors=merged(checkpoint.tensors, lora, tied=tied))
+    if ffn_width is not None:
+        architecture = narrowed(architecture, checkpoint.tensors, ffn_width)
     _require_tokenizer(checkpoint, architecture)
     _require_ids(checkpoint, architecture)
     num_layers = architecture.dimensions.num_layers
     stages = plan_stages(num_layers, parse_exits(exits, num_layers))
+    if len(stages) > 1 and architecture.altup is not None:
+        raise UnsupportedModel(
+            f"{architecture.family} has no exits: its streams, and what its layers are told of each token, do not pass "
+            "between stages; leave out --exits"
+        )
     plan = ExportPlan(checkpoint=checkpoint, architecture=architecture, recipe=recipe, stages=stages)
     return plan if drafter is None else replace(plan, drafter=drafter, remarks=check_pair(plan, drafter))
 
@@ -123,10 +149,13 @@ def write_bundle(
     *,
     force: bool = False,
     command: str = "",
+    check: Check | None = None,
     on_progress: Callable[[int], None] = lambda num_parameters: None,
 ) -> None:
     """Write the bundle to `target`, whole or not at all; `on_progress` gets the parameters read since its last call.
 
+    `check` gets the finished bundle in a hidden place, before it is shown, and returns figures for the manifest; where
+    it raises, nothing appears.
     Raises: OutputError when the place is taken and not `force`, or cannot be written; CheckpointError for bad weights.
     """
     with BundleWriter(target, force=force) as writer:
@@ -136,7 +165,12 @@ def write_bundle(
             folder.mkdir()
             _write_files(drafter, folder, on_progress)
             write_manifest(folder, lambda files: _manifest(drafter, files, command))
-        writer.finish(lambda files: _manifest(plan, files, command))
+        figures = None
+        if check is not None:
+            write_manifest(writer.path, lambda files: _manifest(plan, files, command))
+            figures = check(writer.path)
+            (writer.path / MANIFEST_NAME).unlink()
+        writer.finish(lambda files: _manifest(plan, files, command, figures))
 
 
 def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
@@ -154,7 +188,9 @@ def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], N
             ir.save(build_head(plan.architecture, weights, plan.recipe, file), folder / HEAD_FILE)
 
 
-def _manifest(plan: ExportPlan, files: dict[str, FileEntry] | Any, command: str) -> Manifest:
+def _manifest(
+    plan: ExportPlan, files: Mapping[str, FileEntry], command: str, check: Mapping[str, object] | None = None
+) -> Manifest:
     architecture, d = plan.architecture, plan.architecture.dimensions
     head_size = kernel_head_size(d.head_size)
     settings = _settings(plan.checkpoint)
@@ -170,7 +206,7 @@ def _manifest(plan: ExportPlan, files: dict[str, FileEntry] | Any, command: str)
         exits=plan.exits,
         cache=tuple(
             LayerCache(num_heads=d.num_kv_heads, head_size=head_size, dtype="float32", window=window)
-            for window in architecture.windows
+            for window in architecture.windows[: architecture.num_caches]
         ),
         recipe=plan.recipe.to_json(),
         bos_id=bos_ids[0] if bos_ids else None,
@@ -179,6 +215,7 @@ def _manifest(plan: ExportPlan, files: dict[str, FileEntry] | Any, command: str)
         provenance=Provenance(source=plan.checkpoint.source, tool_version=version("skipstone"), command=command),
         files=files,
         long_rope_from=architecture.switch_after,
+        check=check,
         drafter=None if plan.drafter is None else DRAFTER_FOLDER,
     )
 

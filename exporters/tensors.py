@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,20 @@ from numpy.typing import NDArray
 from skipstone.errors import CheckpointError
 from skipstone.quant import QuantizedMatrix
 
-__all__ = ["StoredTensor", "StoredTensors", "blaming", "reading", "refuse_lfs_pointer", "safetensors_in"]
+__all__ = [
+    "StoredTensor",
+    "StoredTensors",
+    "blaming",
+    "check_shape",
+    "reading",
+    "refuse_lfs_pointer",
+    "safetensors_in",
+]
 
 # bfloat16 is the upper half of a float32, so its bits are read as integers and shifted.
-_NUMPY_DTYPES: Final[Mapping[str, str]] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_FLOATS: Final[Mapping[str, str]] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_INTEGERS: Final[Mapping[str, str]] = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "|u1"}
+_NUMPY_DTYPES: Final[Mapping[str, str]] = {**_FLOATS, **_INTEGERS}
 _LFS_MARK: Final = b"version https://git-lfs"
 _PIECE_BYTES: Final = 1 << 20
 _MAX_HEADER_BYTES: Final = 100_000_000  # the limit of the safetensors library
@@ -38,7 +48,7 @@ class StoredTensor(Protocol):
 
     @property
     def dtype(self) -> str:
-        """F64, F32, F16 or BF16; any other name is a dtype that we do not read."""
+        """F64, F32, F16 or BF16; I64, I32, I16 or U8; any other name is a dtype that we do not read."""
         ...
 
     @property
@@ -47,8 +57,8 @@ class StoredTensor(Protocol):
     @property
     def num_bytes(self) -> int: ...
 
-    def fill(self, out: NDArray[np.float32]) -> None:
-        """Write the values into `out`, which is C-contiguous and of our shape."""
+    def fill(self, out: NDArray[np.generic]) -> None:
+        """Write the values into `out`, which is C-contiguous, of our shape, and float32 or of our integer dtype."""
         ...
 
 
@@ -77,19 +87,12 @@ class StoredTensors:
         Cost: the array itself, and a quarter of it for the search for NaN.
         Raises: CheckpointError when it is missing, has another shape or dtype, or holds NaN or infinite values.
         """
-        tensor = self._find(name)
-        if tensor.shape != tuple(shape):
+        tensor = self._find_shaped(name, shape)
+        if tensor.dtype not in _FLOATS:
             raise CheckpointError(
-                f"tensor {name!r} has shape {list(tensor.shape)}, wanted {list(shape)}: "
-                "config.json and the weights do not belong together"
-            )
-        if tensor.dtype not in _NUMPY_DTYPES:
-            raise CheckpointError(
-                f"tensor {name!r} is stored as {tensor.dtype!r}, wanted one of {', '.join(_NUMPY_DTYPES)}: "
+                f"tensor {name!r} is stored as {tensor.dtype!r}, wanted one of {', '.join(_FLOATS)}: "
                 "take the checkpoint as it was before quantization"
             )
-        if 0 in tensor.shape:
-            raise CheckpointError(f"tensor {name!r} has shape {list(tensor.shape)} and holds no values")
         values = np.empty(tensor.shape, dtype=np.float32)
         tensor.fill(values)
         num_bad = values.size - np.count_nonzero(np.isfinite(values))
@@ -100,6 +103,21 @@ class StoredTensors:
             )
         return values
 
+    def read_integers(self, name: str, shape: tuple[int, ...]) -> NDArray[np.integer[Any]]:
+        """One tensor of integers as a new C-contiguous array of the dtype that it is stored in.
+
+        Raises: CheckpointError when it is missing, or has another shape or dtype.
+        """
+        tensor = self._find_shaped(name, shape)
+        if tensor.dtype not in _INTEGERS:
+            raise CheckpointError(
+                f"tensor {name!r} is stored as {tensor.dtype!r}, wanted one of {', '.join(_INTEGERS)}: "
+                "save the checkpoint as safetensors again, or take it as it was before quantization"
+            )
+        values: NDArray[np.integer[Any]] = np.empty(tensor.shape, dtype=_INTEGERS[tensor.dtype])
+        tensor.fill(values)
+        return values
+
     def is_quantized(self, name: str) -> bool:
         """Never: the files hold numbers."""
         return False
@@ -108,12 +126,28 @@ class StoredTensors:
         """Not to be called, as no tensor `is_quantized`."""
         raise CheckpointError(f"tensor {name!r} is stored as numbers, not as integers with scales")
 
+    def _find_shaped(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
+        tensor = self._find(name)
+        check_shape(name, tensor.shape, shape)
+        if 0 in tensor.shape:
+            raise CheckpointError(f"tensor {name!r} has shape {list(tensor.shape)} and holds no values")
+        return tensor
+
     def _find(self, name: str) -> StoredTensor:
         if name in self._tensors:
             return self._tensors[name]
         near = difflib.get_close_matches(name, self._tensors, n=3)
         hint = f"the nearest names are {', '.join(map(repr, near))}" if near else f"it has {len(self._tensors)} others"
         raise CheckpointError(f"the checkpoint has no tensor {name!r}: {hint}")
+
+
+def check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raise CheckpointError unless a tensor has the shape that config.json asks for."""
+    if found != tuple(wanted):
+        raise CheckpointError(
+            f"tensor {name!r} has shape {list(found)}, wanted {list(wanted)}: "
+            "config.json and the weights do not belong together"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +162,7 @@ class _SafetensorsTensor:
     def end(self) -> int:
         return self.offset + self.num_bytes
 
-    def fill(self, out: NDArray[np.float32]) -> None:
+    def fill(self, out: NDArray[np.generic]) -> None:
         flat = out.reshape(-1)
         dtype = np.dtype(_NUMPY_DTYPES[self.dtype])
         buffer = bytearray(_PIECE_BYTES)
@@ -143,7 +177,7 @@ class _SafetensorsTensor:
                 _convert(np.frombuffer(buffer, dtype, count=part.size), part, is_bfloat16=self.dtype == "BF16")
 
 
-def _convert(stored: NDArray[np.generic], out: NDArray[np.float32], *, is_bfloat16: bool) -> None:
+def _convert(stored: NDArray[np.generic], out: NDArray[np.generic], *, is_bfloat16: bool) -> None:
     if is_bfloat16:
         np.left_shift(stored, 16, out=out.view(np.uint32), dtype=np.uint32)
         return

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["torch_tensors_in"]
 
-_DTYPES: Final[Mapping[str, str]] = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_DTYPES: Final[Mapping[str, str]] = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "uint8": "U8",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +44,7 @@ class _TorchTensor:
     def num_bytes(self) -> int:
         return self.tensor.numel() * self.tensor.element_size()
 
-    def fill(self, out: NDArray[np.float32]) -> None:
+    def fill(self, out: NDArray[np.generic]) -> None:
         import torch
 
         torch.from_numpy(out).copy_(self.tensor.detach())

@@ -38,7 +38,11 @@ _CHUNK: Final = 1 << 18  # weights handled at a time: few calls that hold the GI
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QuantizedMatrix:
-    """A matrix [N, K] in the tensors that MatMulNBits reads; see `quantize`."""
+    """A matrix [N, K] in the tensors that MatMulNBits reads; see `quantize`.
+
+    With an `order`, the stored column j is column order[j] of the matrix: multiply it by x[..., order] in place of x.
+    So columns that share a scale can be neighbours, wherever they stand. Raises ValueError unless it is a permutation.
+    """
 
     data: NDArray[np.uint8]  # [N, blocks, block_size * bits / 8]
     scales: Floats  # [N, blocks]
@@ -46,11 +50,17 @@ class QuantizedMatrix:
     bits: int
     block_size: int
     shape: tuple[int, int]
+    order: NDArray[np.int64] | None = None  # [K], None means that the columns are stored as they stand
+
+    def __post_init__(self) -> None:
+        if self.order is not None:
+            _check_order(self.order, self.shape[1])
 
     @property
     def num_bytes(self) -> int:
         """Size in a file."""
-        return self.data.nbytes + self.scales.nbytes + (0 if self.zero_points is None else self.zero_points.nbytes)
+        optional = (array.nbytes for array in (self.zero_points, self.order) if array is not None)
+        return self.data.nbytes + self.scales.nbytes + sum(optional)
 
     def dequantize(self) -> Floats:
         """Return the matrix [N, K] that the device computes with."""
@@ -61,7 +71,12 @@ class QuantizedMatrix:
         else:
             values -= unpack(self.zero_points, self.bits, self.scales.shape[1])[:, :, None]
         values *= self.scales[:, :, None]
-        return values.reshape(rows, -1)[:, :columns]
+        stored = values.reshape(rows, -1)[:, :columns]
+        if self.order is None:
+            return stored
+        matrix = np.empty_like(stored)
+        matrix[:, self.order] = stored
+        return matrix
 
 
 def quantize(
@@ -106,6 +121,14 @@ def quantize(
         block_size=block_size,
         shape=(weight.shape[0], weight.shape[1]),
     )
+
+
+def _check_order(order: NDArray[np.int64], columns: int) -> None:
+    if order.dtype != np.int64 or not np.array_equal(np.sort(order), np.arange(columns)):
+        raise ValueError(
+            f"the order of {columns} columns holds each of 0 to {columns - 1} once, as int64; "
+            f"got {order.dtype} of shape {list(order.shape)}"
+        )
 
 
 def check_block_size(block_size: int) -> None:

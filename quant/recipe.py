@@ -14,6 +14,9 @@ __all__ = ["DEFAULT_GROUP_SIZE", "GROUP_SIZES", "PRECISIONS", "Recipe", "TensorR
 PRECISIONS: Final = ("int4", "int4-fast", "int8", "fp32")
 GROUP_SIZES: Final = (32, 64, 128)
 DEFAULT_GROUP_SIZE: Final = 128
+# Nats per token between a trained model and its bundle, several times what good exports measure (docs/quantization.md):
+# beyond, something is wrong, or the model needs more bits.
+_KL_BOUNDS: Final = {"int4": 0.1, "int4-fast": 0.2, "int8": 0.02, "fp32": 0.0}
 _TENSOR_BITS: Final = (4, 8, 32)
 _SCALE_BITS: Final = 32
 
@@ -79,6 +82,11 @@ class Recipe:
         first = eight if precision == "int8" else four
         wide = ("head", "embedding", "layers.*.qkv") if precision == "int4" else ()
         return cls(name=precision, rules=(("*", first), *((pattern, eight) for pattern in wide)))
+
+    @property
+    def kl_bound(self) -> float:
+        """How far a bundle may be from its checkpoint: mean KL in nats per token; 0 is the same up to float32."""
+        return _KL_BOUNDS.get(self.name, max(_KL_BOUNDS.values()))
 
     def for_tensor(self, name: str) -> TensorRecipe:
         """Return what the last rule that matches says."""

@@ -56,6 +56,9 @@ def export(
     revision: str | None = None,
     drafter: str | Path | None = None,
     drafter_precision: Precision | None = None,
+    lora: str | Path | None = None,
+    ffn_width: str | None = None,
+    check: bool = False,
     force: bool = False,
     on_progress: Callable[[int], None] = lambda num_parameters: None,
 ) -> Path:
@@ -63,8 +66,11 @@ def export(
 
     The folder appears whole or not at all. `group_size` is the weights per scale (32, 64 or 128), `exits` is `none`,
     `auto` or layer numbers like `4,8`. `drafter` is a smaller checkpoint that guesses for this one; it goes into the
-    bundle too, by default in the same precision. Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError.
+    bundle too, by default in the same precision. `lora` is the folder of an adapter to merge, `ffn_width` narrows nested
+    FFNs: one number, or one per layer apart by commas. `check` compares the bundle with transformers before it is shown.
+    Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError, CheckFailed.
     """
+    from skipstone.check import ExportCheck
     from skipstone.exporters.export import write_bundle
 
     BundleWriter(Path(output), force=force)  # a taken place is refused before a checkpoint is fetched
@@ -76,8 +82,11 @@ def export(
         revision=revision,
         drafter=drafter,
         drafter_precision=drafter_precision,
+        lora=lora,
+        ffn_width=ffn_width,
     )
-    write_bundle(chosen, Path(output), force=force, on_progress=on_progress)
+    comparison = ExportCheck(chosen) if check else None
+    write_bundle(chosen, Path(output), force=force, check=comparison, on_progress=on_progress)
     return Path(output)
 
 
@@ -90,6 +99,8 @@ def plan(
     revision: str | None = None,
     drafter: str | Path | None = None,
     drafter_precision: Precision | None = None,
+    lora: str | Path | None = None,
+    ffn_width: str | None = None,
 ) -> ExportPlan:
     """Return what `export` would do, checked as far as the headers tell; no weight is read.
 
@@ -102,7 +113,15 @@ def plan(
         small = plan_export(_source(drafter), _recipe(drafter_precision or precision, group_size))
     elif drafter_precision is not None:
         raise ConfigError(f"the drafter's precision is {drafter_precision}, but there is no drafter; name one as well")
-    return plan_export(_source(checkpoint), recipe, exits=exits, revision=revision, drafter=small)
+    return plan_export(
+        _source(checkpoint),
+        recipe,
+        exits=exits,
+        revision=revision,
+        drafter=small,
+        lora=None if lora is None else Path(lora),
+        ffn_width=ffn_width,
+    )
 
 
 def _recipe(precision: Precision, group_size: int | None) -> Recipe:

@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "BundleError",
     "CacheFull",
+    "CheckFailed",
     "CheckpointError",
     "ConfigError",
     "DeviceError",
@@ -27,6 +28,10 @@ class ConfigError(SkipstoneError):
 
 class CheckpointError(SkipstoneError):
     """The checkpoint cannot be read: a file or tensor is missing, truncated, misshapen or not a number."""
+
+
+class CheckFailed(SkipstoneError):
+    """The bundle does not compute what its checkpoint does; it was not written."""
 
 
 class UnsupportedModel(CheckpointError):

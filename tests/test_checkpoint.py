@@ -37,6 +37,7 @@ WEIGHTS: dict[str, NDArray[np.float32]] = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer.json").write_text("{}")
     return tmp_path
 
 

@@ -92,10 +92,10 @@ def test_an_export_without_fault_does_read_weights(checkpoint: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"model_type": "gpt2"}, UnsupportedModel, "'gpt2' is not known; known are llama, mistral, qwen2, qwen3"),
-        ({"hidden_act": "gelu"}, UnsupportedModel, "llama: hidden_act = 'gelu'"),
+        ({"model_type": "opt"}, UnsupportedModel, "'opt' is not known; known are falcon, gemma2, "),
+        ({"hidden_act": "relu2"}, UnsupportedModel, "llama: activation 'relu2' is not supported, only silu, "),
         ({"quantization_config": {"bits": 4}}, UnsupportedModel, "quantization_config"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, UnsupportedModel, "rope type 'yarn'"),
+        ({"rope_parameters": {"rope_type": "mrope"}}, UnsupportedModel, "rope type 'mrope'"),
         ({"rope_parameters": {"rope_type": "linear"}}, CheckpointError, "'linear' needs factor"),
         ({"vocab_size": None}, CheckpointError, "vocab_size must be a positive whole number"),
         ({"intermediate_size": 77}, CheckpointError, r"gate_proj.weight has shape \(76, 52\).*asks for \(77, 52\)"),

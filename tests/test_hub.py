@@ -75,6 +75,7 @@ def put_into(cache: Path) -> Path:
     refs.mkdir()
     (refs / "main").write_text(COMMIT)
     (snapshot / "config.json").write_text('{"model_type": "llama"}')
+    (snapshot / "tokenizer.json").write_text("{}")
     return snapshot
 
 
@@ -95,6 +96,7 @@ def test_a_folder_that_looks_like_a_hub_id_is_opened_as_a_folder(
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
+    (folder / "tokenizer.json").write_text("{}")
     save_file({"w": np.ones(1, np.float32)}, folder / "model.safetensors")
     monkeypatch.chdir(tmp_path)
     assert Checkpoint.open("owner/name").tensors.names() == {"w"}
@@ -134,6 +136,7 @@ def test_a_fetched_checkpoint_keeps_the_id_as_its_source(
 ) -> None:
     hub_with({"model.safetensors"})
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
     save_file({"w": np.ones(1, np.float32)}, tmp_path / "model.safetensors")
     checkpoint = Checkpoint.open("owner/name")
     assert (checkpoint.source, checkpoint.path) == ("owner/name", tmp_path)

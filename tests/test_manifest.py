@@ -159,8 +159,9 @@ def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data:
     except BundleError as error:
         assert "\n" not in str(error)
     else:
-        # Nothing was dropped or bent, but that a manifest of format 1 became one of format 2.
-        assert json.loads(manifest.to_json()) == {"drafter": None, **changed, "format_version": 2}
+        # Nothing was dropped or bent, but that a manifest of an older format became one of today's.
+        added = {"drafter": None, "graph": "skipstone", "long_rope_from": None, "check": None}
+        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 3}
 
 
 @settings(deadline=None)
@@ -223,15 +224,22 @@ def test_a_field_that_stands_twice_is_refused() -> None:
 
 
 def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() -> None:
-    with pytest.raises(BundleError, match=r"bundle format 3 is newer than this skipstone \S+ reads \(2\): upgrade"):
-        Manifest.from_json('{"format_version": 3, "unheard": []}')
+    with pytest.raises(BundleError, match=r"bundle format 4 is newer than this skipstone \S+ reads \(3\): upgrade"):
+        Manifest.from_json('{"format_version": 4, "unheard": []}')
 
 
-def test_a_manifest_of_format_1_is_read_as_one_without_a_drafter() -> None:
-    data = json.loads(with_value(["format_version"], 1))
-    with pytest.raises(BundleError, match="format_version must be 2, found 1"):
+@pytest.mark.parametrize(
+    ("version", "unknown"),
+    [(1, ("drafter", "graph", "long_rope_from", "check")), (2, ("graph", "long_rope_from", "check"))],
+)
+def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
+    version: int, unknown: tuple[str, ...]
+) -> None:
+    data = json.loads(with_value(["format_version"], version))
+    with pytest.raises(BundleError, match=f"format_version must be 3, found {version}"):
         Manifest.from_json(json.dumps(data))
-    del data["drafter"]
+    for field in unknown:
+        del data[field]
     assert Manifest.from_json(json.dumps(data)) == toy_manifest()
 
 
@@ -277,7 +285,11 @@ INT8, FLOAT = toy_manifest().cache[1], toy_manifest().cache[0]
         ({"exits": (0,)}, "0 is not the end of a stage"),
         ({"exits": (1, 1)}, "stands twice"),
         ({"head": None, "stages": (STAGES[0], replace(STAGES[1], ends_in_logits=True))}, "exits need a head"),
-        ({"cache": (FLOAT, FLOAT)}, "cache has 2 layers, 3 wanted"),
+        ({"cache": (FLOAT,) * 4}, "cache has 4 layers, 1 to 3 wanted"),
+        ({"cache": ()}, "cache has 0 layers, 1 to 3 wanted"),
+        ({"graph": "torch"}, "graph must be one of skipstone, optimum, found 'torch'"),
+        ({"long_rope_from": 0}, "long_rope_from must be at least 1, found 0"),
+        ({"check": {"kl": float("inf")}}, "check is not JSON"),
         ({"bos_id": 100}, "bos_id: 100 is outside the vocabulary of 100"),
         ({"stop_ids": (5, -1)}, "stop_ids: -1"),
         ({"special_ids": (100,)}, "special_ids: 100"),

@@ -16,7 +16,7 @@ from skipstone.errors import ConfigError
 from skipstone.exporters.stages import parse_exits, plan_stages
 from skipstone.runtime.bundle import Bundle
 
-ROTARY = {"rotary.cosines", "rotary.sines"}
+ROTARY = ("rotary.0.cosines", "rotary.0.sines")
 
 
 @dataclass(frozen=True)

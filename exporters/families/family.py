@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar
 
+from skipstone.exporters.altup import AltUp
 from skipstone.exporters.experts import Experts
 
 __all__ = ["LLAMA_FFN", "LLAMA_NAMES", "NO_NAME", "Config", "Family", "chosen", "names_of", "stated"]
@@ -74,7 +75,7 @@ class Family:
     `defaults` are what transformers takes for a key that config.json lacks; `aliases` are other spellings of keys, the
     newest first to win. `nested` is the key under which a multimodal checkpoint describes its text model. `names` maps
     our tensors to theirs, with `{prefix}`, one of `prefixes`. `biases` maps our tensors, apart by spaces, to whether
-    they have one. `refused` are keys with the only values for which the row is right. The other fields are those of
+    they have one. `partial_rotary` says whether config.json may turn a part of each head. `refused` are keys with the only values for which the row is right. The other fields are those of
     `Architecture`.
     """
 
@@ -90,10 +91,11 @@ class Family:
     layer_types: Callable[[Config], list[str]] | None = None
     without_rotary: Callable[[Config], set[int]] | None = None
     rotary_by_type: bool = False
+    partial_rotary: bool = False
     learned_positions: bool = False
     num_kv_heads: Choice[int | None] = NUM_KV_HEADS
     head_size: Choice[int | None] = HEAD_SIZE
-    intermediate_size: Choice[int | None] = INTERMEDIATE_SIZE
+    intermediate_size: Choice[int | list[int] | None] = INTERMEDIATE_SIZE
     norm: str = "rms"
     norm_epsilon: Choice[float] = RMS_EPSILON
     norm_offset: float = 0.0
@@ -110,3 +112,4 @@ class Family:
     logit_scale: Choice[float] = 1.0
     logit_cap: Choice[float | None] = None
     experts: Callable[[Config], Experts] | None = None
+    altup: Callable[[Config], AltUp] | None = None

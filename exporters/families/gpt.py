@@ -94,6 +94,7 @@ def _four_times_hidden(key: str) -> Any:
 GPT_FAMILIES = (
     Family(
         model_type="stablelm",
+        partial_rotary=True,
         names=_stablelm_names,
         defaults={"num_key_value_heads": 32, "partial_rotary_factor": 0.25},
         biases={NORMS: True, "q k v": stated("use_qkv_bias")},
@@ -104,6 +105,7 @@ GPT_FAMILIES = (
     ),
     Family(
         model_type="gpt_neox",
+        partial_rotary=True,
         names=NEOX_NAMES,
         prefixes=("gpt_neox.",),
         aliases={"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"},

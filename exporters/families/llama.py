@@ -91,6 +91,7 @@ LLAMA_FAMILIES = (
     ),
     Family(
         model_type="phi3",
+        partial_rotary=True,
         names=PHI3_NAMES,
         defaults={"original_max_position_embeddings": 4096},
         norm_epsilon=stated("rms_norm_eps", 1e-5),

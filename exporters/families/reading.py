@@ -31,7 +31,8 @@ def read_architecture(config: Config, names: Collection[str] = ()) -> Architectu
     windows = _windows(family, config, layer_types)
     experts = family.experts(config) if family.experts else None
     our_names = _names(family, config, names)
-    widths = (dimensions.intermediate_size,) * num_layers
+    altup = family.altup({**config, "layer_types": layer_types}) if family.altup else None
+    widths = _widths(family, config)
     return Architecture(
         family=family.model_type,
         dimensions=dimensions,
@@ -59,6 +60,7 @@ def read_architecture(config: Config, names: Collection[str] = ()) -> Architectu
         logit_scale=float(chosen(family.logit_scale, config)),
         logit_cap=_number(chosen(family.logit_cap, config)),
         experts=_checked_experts(experts),
+        altup=altup,
     )
 
 
@@ -83,10 +85,14 @@ def _complete(family: Family, config: Config) -> dict[str, Any]:
 
 def _refuse(family: Family, config: Config) -> None:
     """Raise UnsupportedModel for an option under which the row is wrong."""
-    for option, supported in {**family.refused, "is_encoder_decoder": (False,)}.items():
-        if option in config and config[option] not in supported:
+    refused = {**family.refused, "is_encoder_decoder": (False,)}
+    if not family.partial_rotary:
+        refused["partial_rotary_factor"] = (None, 1.0)
+    stated = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {}), **config}
+    for option, supported in refused.items():
+        if option in stated and stated[option] not in supported:
             known = ", ".join(str(value) for value in supported)
-            raise UnsupportedModel(f"{family.model_type}: {option} = {config[option]!r} is not supported, only {known}")
+            raise UnsupportedModel(f"{family.model_type}: {option} = {stated[option]!r} is not supported, only {known}")
 
 
 def _positive(config: Config, key: str) -> int:
@@ -112,12 +118,22 @@ def _dimensions(family: Family, config: Config) -> Dimensions:
     return Dimensions(
         vocab_size=_positive(config, "vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=_require_positive(chosen(family.intermediate_size, config), "intermediate_size"),
+        intermediate_size=max(_widths(family, config)),
         num_layers=_positive(config, "num_hidden_layers"),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_size=hidden_size // num_heads if head_size is None else _require_positive(head_size, "head_dim"),
     )
+
+
+def _widths(family: Family, config: Config) -> tuple[int, ...]:
+    """Return the inner width of the FFN of each layer."""
+    widths, num_layers = chosen(family.intermediate_size, config), _positive(config, "num_hidden_layers")
+    if not isinstance(widths, list):
+        return (_require_positive(widths, "intermediate_size"),) * num_layers
+    if len(widths) != num_layers:
+        raise CheckpointError(f"config.json: intermediate_size has {len(widths)} widths for {num_layers} layers")
+    return tuple(_require_positive(width, "intermediate_size") for width in widths)
 
 
 def _layer_types(family: Family, config: Config) -> list[str]:

@@ -20,7 +20,9 @@ EXAMPLES = """\b
 Examples:
   skipstone export ./SmolLM2-135M -o smollm
   skipstone export Qwen/Qwen3-0.6B -o qwen --precision int8 --exits auto
-  skipstone export Qwen/Qwen3-4B -o qwen --drafter Qwen/Qwen3-0.6B"""
+  skipstone export Qwen/Qwen3-4B -o qwen --drafter Qwen/Qwen3-0.6B
+  skipstone export model-Q4_0.gguf -o from-gguf
+  skipstone export ./base -o tuned --lora ./adapter --check"""
 
 
 class PrecisionName(StrEnum):
@@ -63,6 +65,18 @@ def run(
     drafter_precision: Annotated[
         PrecisionName | None, typer.Option("--drafter-precision", help="Type of its weights; default: as --precision.")
     ] = None,
+    lora: Annotated[
+        Path | None, typer.Option("--lora", metavar="DIR", help="PEFT adapter that is merged into the weights.")
+    ] = None,
+    ffn_width: Annotated[
+        str | None,
+        typer.Option(
+            "--ffn-width", metavar="N|N,N,...", help="Channels to keep of each nested FFN (MatFormer, Gemma 3n)."
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare with transformers first; needs it, and memory for the original.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT where it is a bundle.")] = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -71,6 +85,7 @@ def run(
     The folder appears whole or not at all.
     """
     from skipstone.api import plan
+    from skipstone.check import ExportCheck
     from skipstone.exporters.export import write_bundle
     from skipstone.runtime.bundle import Bundle, BundleWriter
 
@@ -84,7 +99,10 @@ def run(
         revision=revision,
         drafter=drafter,
         drafter_precision=drafter_precision.value if drafter_precision else None,
+        lora=lora,
+        ffn_width=ffn_width,
     )
+    comparison = ExportCheck(chosen) if check else None
     console = notes(quiet=quiet)
     for remark in chosen.remarks:
         console.print(remark)
@@ -96,8 +114,11 @@ def run(
             output,
             force=force,
             command=shlex.join(["skipstone", *sys.argv[1:]]),
+            check=comparison,
             on_progress=lambda count: progress.advance(task, count * bytes_each),
         )
+    if comparison is not None:
+        console.print(comparison.verdict)
     manifest = Bundle.open(output).manifest
     size = f"{manifest.total_bytes / 1e6:.1f} MB"
     if manifest.drafter:
