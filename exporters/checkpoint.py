@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError, ConfigError
-from skipstone.exporters import hub
+from skipstone.exporters import hub, tokenizer_files
+from skipstone.exporters.packed import unpacked
 from skipstone.exporters.tensors import (
     StoredTensor,
     StoredTensors,
@@ -38,6 +39,7 @@ TEXT_FILES: Final = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template_tool_use.jinja",
     "generation_config.json",
 )
 
@@ -92,24 +94,36 @@ class Checkpoint:
 
     @classmethod
     def open(cls, source: str | Path, *, revision: str | None = None) -> Checkpoint:
-        """The checkpoint in a local folder, or fetched from the hub for an id such as "owner/name".
+        """The checkpoint in a local folder or GGUF file, or fetched from the hub for an id such as "owner/name".
 
         Checks the settings and the header of every weight file; reads no weight.
         Raises: CheckpointError when something is missing or damaged; ConfigError for a folder with a revision.
         """
+        if Path(source).suffix == ".gguf" and not Path(source).is_dir():
+            return _open_gguf(Path(source), revision)
         folder = _folder(source, revision)
         present = _listing(folder)
         if "config.json" not in present:
             raise CheckpointError(f"{folder} has no config.json: pass the folder of a Hugging Face checkpoint")
         generation_config = folder / "generation_config.json"
+        config = _read_json(folder / "config.json")
+        tensors = _open_weights(folder)
         return cls(
             path=folder,
             source=str(source),
-            config=_read_json(folder / "config.json"),
+            config=config,
             generation_config=_read_json(generation_config) if generation_config.name in present else {},
             texts=_read_texts(folder, present),
-            tensors=_open_weights(folder),
+            tensors=tensors if config.get("quantization_config") is None else unpacked(config, tensors),
         )
+
+
+def _open_gguf(path: Path, revision: str | None) -> Checkpoint:
+    from skipstone.exporters.gguf_settings import open_gguf  # it imports us
+
+    if revision is not None:
+        raise ConfigError(f"revision {revision!r} does not apply to the local file {path}: leave it out")
+    return open_gguf(path)
 
 
 def _folder(source: str | Path, revision: str | None) -> Path:
@@ -138,8 +152,12 @@ def _read_texts(folder: Path, present: Collection[str]) -> dict[str, bytes]:
         if name in present:
             with reading(folder / name) as file:
                 texts[name] = file.readall()
+    tool_template = folder / "additional_chat_templates" / "tool_use.jinja"
+    if tool_template.parent.name in present and tool_template.is_file():
+        with reading(tool_template) as file:
+            texts["chat_template_tool_use.jinja"] = file.readall()
     if "tokenizer.json" not in texts:
-        raise CheckpointError(f"{folder} has no tokenizer.json; save its tokenizer as a fast one first")
+        texts["tokenizer.json"] = tokenizer_files.build(folder, _read_json(folder / "config.json"))
     return texts
 
 
@@ -156,7 +174,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _open_weights(folder: Path) -> TensorSource:
+def _open_weights(folder: Path) -> StoredTensors:
     present = _listing(folder)
     for name, tensors_in in _WEIGHTS.items():
         if name in present:

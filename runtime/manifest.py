@@ -130,8 +130,8 @@ class Manifest:
     tuples). `files` has every file of the bundle but the manifest, by its name relative to the folder. `drafter` is the
     folder of the draft model, a bundle of its own whose files, its manifest with them, are in `files` too. `graph` says
     who wrote the graphs: ours, or optimum, whose one graph has inputs of its own. A text of more than `long_rope_from`
-    tokens takes the second half of the rotary tables for all its positions; None is no text. `check` has the figures of
-    the comparison with the original that the export made, by name; None where it made none.
+    tokens takes the second half of the rotary tables for all its positions; None is no text. `exact` says whether rows
+    fed in pairs give the same bits, however many they are. `check` has the figures of the comparison with the original that the export made, by name; None where it made none.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 
@@ -152,6 +152,7 @@ class Manifest:
     drafter: str | None = None
     graph: str = "skipstone"
     long_rope_from: int | None = None
+    exact: bool = True
     check: Mapping[str, object] | None = None
 
     def __post_init__(self) -> None:
@@ -269,7 +270,7 @@ def _format_of(data: object) -> int:
 # The fields that each format added, with what their absence means.
 ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
     2: {"drafter": None},
-    3: {"graph": "skipstone", "long_rope_from": None, "check": None},
+    3: {"graph": "skipstone", "long_rope_from": None, "exact": True, "check": None},
 }
 
 

@@ -62,12 +62,13 @@ def export(
     force: bool = False,
     on_progress: Callable[[int], None] = lambda num_parameters: None,
 ) -> Path:
-    """Write the checkpoint (a folder or a hub id) as a bundle to the folder `output`, and return that folder.
+    """Write the checkpoint (a folder, a GGUF file or a hub id) as a bundle to the folder `output`, and return that folder.
 
     The folder appears whole or not at all. `group_size` is the weights per scale (32, 64 or 128), `exits` is `none`,
     `auto` or layer numbers like `4,8`. `drafter` is a smaller checkpoint that guesses for this one; it goes into the
-    bundle too, by default in the same precision. `lora` is the folder of an adapter to merge, `ffn_width` narrows nested
-    FFNs: one number, or one per layer apart by commas. `check` compares the bundle with transformers before it is shown.
+    bundle too, by default in the same precision. `lora` is the folder of an adapter to merge, `ffn_width` narrows
+    nested FFNs: one number, or one per layer apart by commas. `check` compares the bundle with transformers before it
+    is shown.
     Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError, CheckFailed.
     """
     from skipstone.check import ExportCheck

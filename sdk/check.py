@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ExportCheck"]
 
 # A checkpoint of integers is computed with rounded activations, whatever the recipe for the rest.
-CARRIED_KL_BOUND: Final = 0.02
+KEPT_KL_BOUND: Final = 0.02
 
 
 class ExportCheck:
@@ -34,9 +34,7 @@ class ExportCheck:
     @property
     def kl_bound(self) -> float:
         """Nats per token that the bundle may differ; 0 asks for equal logits."""
-        tensors, names = self._plan.checkpoint.tensors, self._plan.architecture.tensor_shapes()
-        carried = any(tensors.is_quantized(name) for name in names)
-        return max(self._plan.recipe.kl_bound, CARRIED_KL_BOUND if carried else 0.0)
+        return max(self._plan.recipe.kl_bound, KEPT_KL_BOUND if self._plan.num_kept else 0.0)
 
     def __call__(self, folder: Path) -> Mapping[str, object]:
         """Return the figures for the manifest. Raises: CheckFailed when the bundle in `folder` is not right."""
@@ -46,7 +44,7 @@ class ExportCheck:
         found = self._describe(parity)
         if not parity.holds(self.kl_bound):
             raise CheckFailed(
-                f"{self._plan.checkpoint.source} does not compute the same as a bundle, which was not written: {found}; "
+                f"the bundle of {self._plan.checkpoint.source} computes something else and was not written: {found}; "
                 "try a higher --precision, or leave --check out to get it all the same"
             )
         self.verdict = f"check: {found}"

@@ -114,9 +114,7 @@ def sample_tokens(model: Model) -> list[int]:
     return (found * (wanted // len(found) + 1))[:wanted]
 
 
-def compare(
-    model: Model, reference: Reference, token_ids: SequenceOf[int], *, num_greedy: int = NUM_GREEDY
-) -> Parity:
+def compare(model: Model, reference: Reference, token_ids: SequenceOf[int], *, num_greedy: int = NUM_GREEDY) -> Parity:
     """Return how far the logits of `model` are from the reference's: for a prompt, for one in pieces, for 1, 2 and 7
     rows behind a cache, and along a greedy text of `num_greedy` tokens.
 

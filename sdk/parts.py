@@ -16,6 +16,8 @@ _PART_OF = {
     "o": "attention",
     "gate_up": "ffn",
     "down": "ffn",
+    "altup": "streams",
+    "per_layer_embedding": "per-layer embedding",
 }
 
 

@@ -1,160 +1,231 @@
-"""Every family gives the logits of transformers, however its tokens are fed."""
+"""Every family gives the logits of transformers, however its tokens are fed. The cases are in family_cases.py."""
 
 from __future__ import annotations
 
+import functools
+import json
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeBundle, MakeCheckpoint
+from conftest import TINY, MakeBundle, MakeCheckpoint, random_model
+from family_cases import CASES, Case, Spelling
 from numpy.typing import NDArray
 
-from skipstone.errors import CheckpointError, UnsupportedModel
+from skipstone.errors import CheckpointError, SkipstoneError, UnsupportedModel
 from skipstone.exporters.families import FAMILIES, read_architecture
+from skipstone.quant import Recipe
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.model import Model
+from skipstone.runtime.sequence import Sequence
 
 Logits = NDArray[np.float32]
-# Longer than every window below by more than one call.
-TOKEN_IDS = tuple(np.random.default_rng(0).integers(3, 300, size=30).tolist())
+TokenIds = tuple[int, ...]
+# Longer than the windows of the cases by more than one call.
+TOKEN_IDS: TokenIds = tuple(np.random.default_rng(0).integers(3, 300, size=30).tolist())
+PROMPT, NUM_NEW_TOKENS = TOKEN_IDS[:10], 64
 TOLERANCE = 1e-4
+FIRST_OF_FAMILY = {case.model_type: name for name, case in reversed(CASES.items())}
 
 
 @dataclass(frozen=True)
-class Case:
-    """A checkpoint to export. `without` are changes to its config.json that must change the logits visibly."""
+class Subject:
+    """A case in one export, beside what transformers computes from the same checkpoint."""
 
-    model_type: str
-    config: dict[str, object] = field(default_factory=dict)
-    without: dict[str, object] = field(default_factory=dict)
-    dtype: str = "float32"
+    case: Case
+    model: Model
+    reference: Callable[[TokenIds], Logits]
 
-
-def rope(**parameters: object) -> dict[str, object]:
-    return {"rope_parameters": {"rope_theta": 10000.0, **parameters}}
-
-
-LLAMA3 = rope(
-    rope_type="llama3",
-    rope_theta=500.0,
-    factor=8.0,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-    original_max_position_embeddings=32,
-)
-CASES = {
-    "llama": Case("llama"),
-    "llama, tied": Case("llama", {"tie_word_embeddings": True}),
-    "llama, llama3 rope": Case("llama", LLAMA3, without=rope(rope_theta=500.0)),
-    "llama, linear rope": Case("llama", rope(rope_type="linear", factor=4.0), without=rope()),
-    "llama, another theta": Case("llama", rope(rope_theta=123.0), without=rope()),
-    "llama, attention bias": Case("llama", {"attention_bias": True}),
-    "llama, mlp bias": Case("llama", {"mlp_bias": True, "tie_word_embeddings": True}),
-    "llama, all biases": Case("llama", {"mlp_bias": True, "attention_bias": True}),
-    "llama, another epsilon": Case("llama", {"rms_norm_eps": 0.05}, without={"rms_norm_eps": 1e-6}),
-    "llama, one key-value head": Case("llama", {"num_key_value_heads": 1}),
-    "llama, as many key-value heads": Case("llama", {"num_key_value_heads": 4}),
-    "llama, one head": Case("llama", {"num_attention_heads": 1, "num_key_value_heads": 1}),
-    "llama, head size not stated": Case("llama", {"head_dim": None, "num_attention_heads": 2}),
-    "llama, heads of 8": Case("llama", {"head_dim": 8}),
-    "llama, heads of 20": Case("llama", {"head_dim": 20, "attention_bias": True}),
-    "llama, heads of 24": Case("llama", {"head_dim": 24}),
-    "llama, heads of 40": Case("llama", {"head_dim": 40}),
-    "llama, heads of 80": Case("llama", {"head_dim": 80}),
-    "llama, heads of 20, llama3 rope": Case("llama", {"head_dim": 20} | LLAMA3, without=rope(rope_theta=500.0)),
-    "llama, one layer": Case("llama", {"num_hidden_layers": 1}),
-    "llama, two layers": Case("llama", {"num_hidden_layers": 2}),
-    "mistral": Case("mistral", {"sliding_window": None}, without={"sliding_window": 20}),
-    "mistral, window of 5": Case("mistral", {"sliding_window": 5}, without={"sliding_window": 6}),
-    "mistral, window of 4": Case("mistral", {"sliding_window": 4}, without={"sliding_window": 5}),
-    "mistral, window of 1": Case("mistral", {"sliding_window": 1}, without={"sliding_window": 2}),
-    "mistral, wide window": Case("mistral", {"sliding_window": 200}),
-    "qwen2": Case("qwen2"),
-    "qwen2, bfloat16": Case("qwen2", dtype="bfloat16"),
-    "qwen2, tied": Case("qwen2", {"tie_word_embeddings": True}),
-    "qwen2, window from layer 2": Case(
-        "qwen2",
-        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2},
-        without={"max_window_layers": 1, "layer_types": None},
-    ),
-    "qwen2, window switched off": Case("qwen2", {"use_sliding_window": False, "sliding_window": 5}),
-    "qwen3": Case("qwen3"),
-    "qwen3, tied, bias": Case("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
-    "qwen3, heads of 20": Case("qwen3", {"head_dim": 20, "rms_norm_eps": 0.05}, without={"rms_norm_eps": 1e-6}),
-    "qwen3, mixed layers": Case(
-        "qwen3",
-        {
-            "use_sliding_window": True,
-            "sliding_window": 5,
-            "layer_types": ["full_attention", "sliding_attention", "full_attention", "sliding_attention"],
-        },
-        without={"sliding_window": 6},
-    ),
-}
-
-
-@pytest.fixture(scope="session", params=CASES)
-def case(request: pytest.FixtureRequest) -> Case:
-    return CASES[request.param]
-
-
-@pytest.fixture(scope="session")
-def checkpoint(case: Case, make_checkpoint: MakeCheckpoint) -> Path:
-    return make_checkpoint(case.model_type, dtype=case.dtype, **case.config)
-
-
-@pytest.fixture(scope="session")
-def wanted(checkpoint: Path, reference_logits: Callable[[Path, tuple[int, ...]], Logits]) -> Logits:
-    """The logits after each of TOKEN_IDS."""
-    return reference_logits(checkpoint, TOKEN_IDS)
-
-
-@pytest.fixture(scope="session", params=["none", "auto"])
-def model(request: pytest.FixtureRequest, checkpoint: Path, make_bundle: MakeBundle) -> Model:
-    return Model.open(make_bundle(checkpoint, exits=request.param))
+    def wanted(self, token_ids: TokenIds) -> Logits:
+        """The logits after each token, of a text that ends there."""
+        logits, line = self.reference(token_ids), self.case.long_after
+        if line is None or len(token_ids) <= line:
+            return logits
+        return np.concatenate([self.reference(token_ids[:line]), logits[line:]])
 
 
 def assert_close(found: Logits, wanted: Logits) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
 
 
-def test_a_prompt_gives_the_logits_of_transformers_after_each_token(model: Model, wanted: Logits) -> None:
-    sequence = model.new_sequence()
-    sequence.append(TOKEN_IDS[:1])
-    assert_close(sequence.extend(Draft.chain(TOKEN_IDS[1:], source="test")), wanted)
+def feed(sequence: Sequence, token_ids: TokenIds) -> Logits:
+    """Feed the first token as given, the others as guesses that come true; return the logits after each."""
+    found = []
+    while token_ids:
+        sequence.append(token_ids[:1])
+        guesses = token_ids[1:][: sequence.draft_room]
+        found.append(sequence.extend(Draft.chain(guesses, source="test")).copy())
+        if guesses:
+            sequence.commit(guesses)
+        token_ids = token_ids[1 + len(guesses) :]
+    return np.concatenate(found)
 
 
-def test_a_prompt_in_two_pieces_gives_the_logits_of_transformers(model: Model, wanted: Logits) -> None:
-    sequence = model.new_sequence()
-    sequence.append(TOKEN_IDS[:11])
-    assert_close(sequence.extend(Draft.empty()), wanted[10:11])
-    sequence.append(TOKEN_IDS[11:])
-    assert_close(sequence.extend(Draft.empty()), wanted[-1:])
+@pytest.fixture(scope="session")
+def make_case(make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a case's checkpoint."""
+
+    @functools.cache
+    def make(name: str) -> Path:
+        case = CASES[name]
+        plain = make_checkpoint(case.model_type, dtype=case.dtype, **case.config)
+        return respell(plain, tmp_path_factory.mktemp("spelled"), case.spelling) if case.spelling else plain
+
+    return make
+
+
+def respell(source: Path, target: Path, spelling: Spelling) -> Path:
+    """Write the same checkpoint as somebody else would have."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copy(source / "tokenizer.json", target)
+    config = json.loads((source / "config.json").read_text()) | spelling.config
+    config = {key: value for key, value in config.items() if key not in spelling.config or value is not None}
+    if spelling.wrapper is not None:
+        config = spelling.wrapper | {"text_config": config}
+    (target / "config.json").write_text(json.dumps(config))
+    tensors = {_renamed(name, spelling): tensor for name, tensor in load_file(source / "model.safetensors").items()}
+    foreign = {name: torch.ones(16) for name in spelling.foreign}
+    save_file(tensors | foreign, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def _renamed(name: str, spelling: Spelling) -> str:
+    old = next((old for old in spelling.names if name.startswith(old)), "")
+    return spelling.names.get(old, "") + name.removeprefix(old)
+
+
+EXPORTS = [(name, exits) for name, case in CASES.items() for exits in case.exits]
+
+
+@pytest.fixture(scope="session", params=EXPORTS, ids=[f"{name}, exits {exits}" for name, exits in EXPORTS])
+def subject(
+    request: pytest.FixtureRequest,
+    make_case: Callable[[str], Path],
+    make_checkpoint: MakeCheckpoint,
+    make_bundle: MakeBundle,
+    reference_logits: Callable[[Path, TokenIds], Logits],
+) -> Subject:
+    name, exits = request.param
+    case = CASES[name]
+    checkpoint = make_case(name)
+    readable = checkpoint
+    if case.spelling and not case.spelling.is_readable:
+        readable = make_checkpoint(case.model_type, dtype=case.dtype, **case.config)
+    model = Model.open(make_bundle(checkpoint, exits=exits))
+    return Subject(case, model, lambda token_ids: reference_logits(readable, token_ids))
+
+
+def test_a_prompt_gives_the_logits_of_transformers_after_each_token(subject: Subject) -> None:
+    assert_close(feed(subject.model.new_sequence(), TOKEN_IDS), subject.wanted(TOKEN_IDS))
+
+
+def test_a_prompt_in_pieces_gives_the_logits_of_transformers(subject: Subject) -> None:
+    sequence, wanted = subject.model.new_sequence(), subject.wanted(TOKEN_IDS)
+    for start, stop in ((0, 11), (11, 13), (13, 30)):
+        sequence.append(TOKEN_IDS[start:stop])
+        assert_close(sequence.extend(Draft.empty())[0], wanted[stop - 1])
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 7])
-def test_rows_behind_a_cache_give_the_logits_of_transformers(model: Model, wanted: Logits, num_rows: int) -> None:
-    sequence = model.new_sequence()
+def test_rows_behind_a_cache_give_the_logits_of_transformers(subject: Subject, num_rows: int) -> None:
+    sequence = subject.model.new_sequence()
     sequence.append(TOKEN_IDS[:3])
     sequence.extend(Draft.empty())
-    for start in range(3, len(TOKEN_IDS), num_rows):
-        rows = TOKEN_IDS[start : start + num_rows]
-        sequence.append(rows[:1])
-        assert_close(sequence.extend(Draft.chain(rows[1:], source="test")), wanted[start : start + len(rows)])
-        if len(rows) > 1:
-            sequence.commit(rows[1:])
+    pieces = [TOKEN_IDS[start : start + num_rows] for start in range(3, len(TOKEN_IDS), num_rows)]
+    assert_close(np.concatenate([feed(sequence, rows) for rows in pieces]), subject.wanted(TOKEN_IDS)[3:])
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.without])
-def test_each_option_of_a_case_shows_in_its_logits(
-    name: str, make_checkpoint: MakeCheckpoint, reference_logits: Callable[[Path, tuple[int, ...]], Logits]
+def test_a_greedy_text_is_one_of_transformers(subject: Subject) -> None:
+    """Where two tokens are nearly as likely, rounding may choose either: so the text is ours, the logits are theirs."""
+    sequence = subject.model.new_sequence()
+    sequence.append(PROMPT)
+    found = []
+    for _ in range(NUM_NEW_TOKENS):
+        found.append(sequence.extend(Draft.empty())[0].copy())
+        sequence.append([int(found[-1].argmax())])
+    text = tuple(sequence.token_ids)
+    wanted = subject.wanted(text[:-1])[len(PROMPT) - 1 :]
+    assert_close(np.array(found), wanted)
+    chosen = wanted[np.arange(NUM_NEW_TOKENS), text[len(PROMPT) :]]
+    assert (chosen >= wanted.max(axis=1) - 2 * TOLERANCE).all()
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("family", FIRST_OF_FAMILY)
+def test_a_quantized_family_stays_near_its_logits(
+    family: str,
+    precision: str,
+    make_checkpoint: MakeCheckpoint,
+    make_bundle: MakeBundle,
+    reference_logits: Callable[[Path, TokenIds], Logits],
+) -> None:
+    """The weights are smaller than elsewhere: with large ones a rounded router often takes another expert."""
+    case = CASES[FIRST_OF_FAMILY[family]]
+    checkpoint = make_checkpoint(case.model_type, **case.config | {"initializer_range": 0.1})
+    sequence = Model.open(make_bundle(checkpoint, precision=precision)).new_sequence()
+    found = log_softmax(feed(sequence, TOKEN_IDS))
+    wanted = log_softmax(reference_logits(checkpoint, TOKEN_IDS))
+    divergence = (np.exp(wanted) * (wanted - found)).sum(axis=1).mean()
+    assert divergence < Recipe.named(precision).kl_bound
+
+
+def log_softmax(logits: Logits) -> Logits:
+    shifted: Logits = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "auto" not in case.exits])
+def test_a_family_that_has_no_exits_refuses_them_by_name(
+    name: str, make_case: Callable[[str], Path], make_bundle: MakeBundle
+) -> None:
+    with pytest.raises(SkipstoneError, match=r"gemma3n.*exit|exit.*gemma3n"):
+        make_bundle(make_case(name), exits="auto")
+
+
+def test_every_family_has_a_case() -> None:
+    wrapped = {
+        case.spelling.wrapper["model_type"] for case in CASES.values() if case.spelling and case.spelling.wrapper
+    }
+    assert set(FIRST_OF_FAMILY) | wrapped == set(FAMILIES)
+
+
+# What the cases are worth: nothing of our own runs here
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [(name, index) for name, case in CASES.items() for index in range(len(case.without))]
+)
+def test_each_option_of_a_case_shows_in_its_logits(name: str, change: int) -> None:
+    """The same weights under other settings: an export that overlooks the option would be found out."""
+    import torch
+
+    case = CASES[name]
+    stated = random_model(case.model_type, "float32", TINY | case.config)
+    without = random_model(case.model_type, "float32", TINY | case.config | case.without[change])
+    without.load_state_dict(stated.state_dict(), strict=False)
+    lengths = {len(TOKEN_IDS), case.long_after or len(TOKEN_IDS)}
+    texts = [torch.tensor([TOKEN_IDS[:length]]) for length in lengths]
+    with torch.no_grad():
+        differences = [(stated(text).logits - without(text).logits).abs().max().item() for text in texts]
+    assert max(differences) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.spelling and case.spelling.is_readable])
+def test_another_spelling_is_the_same_model_to_transformers(
+    name: str,
+    make_case: Callable[[str], Path],
+    make_checkpoint: MakeCheckpoint,
+    reference_logits: Callable[[Path, TokenIds], Logits],
 ) -> None:
     case = CASES[name]
-    wanted = reference_logits(make_checkpoint(case.model_type, **case.config), TOKEN_IDS)
-    without = reference_logits(make_checkpoint(case.model_type, **case.config | case.without), TOKEN_IDS)
-    assert np.abs(wanted - without).max() > 100 * TOLERANCE
+    plain = make_checkpoint(case.model_type, dtype=case.dtype, **case.config)
+    spelled = reference_logits(make_case(name), TOKEN_IDS)
+    np.testing.assert_allclose(spelled, reference_logits(plain, TOKEN_IDS), rtol=0, atol=1e-6)
 
 
 # Settings, without weights
@@ -175,7 +246,7 @@ def test_what_config_json_does_not_say_is_what_transformers_takes() -> None:
     assert architecture.dimensions.num_kv_heads == 4
     assert architecture.dimensions.head_size == 16
     assert architecture.norm_epsilon == 1e-6
-    assert architecture.rotary.base == 10000.0
+    assert [rotary and rotary.base for rotary in architecture.rotaries] == [10000.0] * 3
     assert architecture.windows == (None, None, None)
     assert not architecture.tied_embedding
 
@@ -186,8 +257,8 @@ def test_without_a_first_windowed_layer_the_first_28_see_everything() -> None:
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UnsupportedModel, match=f"'gpt2'.*{', '.join(sorted(FAMILIES))}"):
-        read_architecture(CONFIG | {"model_type": "gpt2"})
+    with pytest.raises(UnsupportedModel, match=f"'bert'.*{', '.join(sorted(FAMILIES))}"):
+        read_architecture(CONFIG | {"model_type": "bert"})
     with pytest.raises(UnsupportedModel, match="None"):
         read_architecture({})
 
@@ -195,13 +266,14 @@ def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act = 'gelu'.*only silu, swish"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config.*gptq"),
+        ({"hidden_act": "laplace"}, "laplace.*only silu, swish"),
         ({"pretraining_tp": 2}, "pretraining_tp = 2"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
-        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn'.*default, linear, llama3"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "full_attention"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"rope_scaling": {"rope_type": "proportional", "factor": 4.0}}, "rope type 'proportional'.*default.*yarn"),
+        ({"model_type": "falcon", "alibi": True}, "falcon: alibi = True"),
+        ({"model_type": "gemma2", "use_bidirectional_attention": True}, "gemma2: use_bidirectional_attention"),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ({"model_type": "gpt2", "add_cross_attention": True}, "gpt2: add_cross_attention"),
         (
             {"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 4, "layer_types": ["chunked"] * 3},
             "chunked",
@@ -225,9 +297,11 @@ def test_an_option_that_changes_the_mathematics_is_refused_by_name(change: dict[
         ({"vocab_size": "many"}, "vocab_size.*found 'many'"),
         ({"num_attention_heads": True}, "num_attention_heads.*found True"),
         ({"num_key_value_heads": 3}, "4 attention heads cannot share 3 key-value heads"),
-        ({"head_dim": 15}, "head_dim.*even.*15"),
+        ({"head_dim": 15}, "pairs of channels.*15"),
         ({"model_type": "mistral", "sliding_window": 0}, "sliding_window.*found 0"),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope type 'linear' needs factor"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 8}}, "needs long_factor"),
+        ({"model_type": "gemma3"}, "text_config"),
     ],
 )
 def test_a_missing_or_odd_number_is_refused_by_name(change: dict[str, object], message: str) -> None:

@@ -160,7 +160,7 @@ def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data:
         assert "\n" not in str(error)
     else:
         # Nothing was dropped or bent, but that a manifest of an older format became one of today's.
-        added = {"drafter": None, "graph": "skipstone", "long_rope_from": None, "check": None}
+        added = {"drafter": None, "graph": "skipstone", "long_rope_from": None, "exact": True, "check": None}
         assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 3}
 
 
@@ -230,7 +230,7 @@ def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() ->
 
 @pytest.mark.parametrize(
     ("version", "unknown"),
-    [(1, ("drafter", "graph", "long_rope_from", "check")), (2, ("graph", "long_rope_from", "check"))],
+    [(1, ("drafter", "graph", "long_rope_from", "exact", "check")), (2, ("graph", "long_rope_from", "exact", "check"))],
 )
 def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
     version: int, unknown: tuple[str, ...]

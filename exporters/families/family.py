@@ -31,7 +31,7 @@ def names_of(template: str, **tensors: str) -> dict[str, str]:
 LLAMA_FFN: Final = {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
 LLAMA_NAMES: Final[Mapping[str, str]] = {
     **names_of("{prefix}{tensor}.{kind}", embedding="embed_tokens", final_norm="norm"),
-    **names_of("lm_head.{kind}", head="lm_head"),
+    **names_of("{outer}{tensor}.{kind}", head="lm_head"),
     **names_of(
         "{prefix}layers.{layer}.{tensor}.{kind}",
         attention_norm="input_layernorm",
@@ -72,10 +72,11 @@ def chosen(choice: Choice[T], config: Config) -> T:
 class Family:
     """What config.json and the weights of one `model_type` mean. Defaults are those of a Llama checkpoint.
 
-    `defaults` are what transformers takes for a key that config.json lacks; `aliases` are other spellings of keys, the
-    newest first to win. `nested` is the key under which a multimodal checkpoint describes its text model. `names` maps
-    our tensors to theirs, with `{prefix}`, one of `prefixes`. `biases` maps our tensors, apart by spaces, to whether
-    they have one. `partial_rotary` says whether config.json may turn a part of each head. `refused` are keys with the only values for which the row is right. The other fields are those of
+    `defaults` are what transformers takes for a key that config.json lacks; `aliases` are other spellings of keys.
+    `nested` is the key under which a multimodal checkpoint describes its text model. `names` maps our tensors to
+    theirs, with `{prefix}`, one of `prefixes`, and `{outer}`, what stands before its `model.`. `biases` maps our
+    tensors, apart by spaces, to whether they have one. `partial_rotary` says whether config.json may turn a part of
+    each head. `refused` are keys with the only values for which the row is right. The other fields are those of
     `Architecture`.
     """
 

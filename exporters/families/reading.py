@@ -185,7 +185,8 @@ def _names(family: Family, config: Config, present: Collection[str]) -> dict[str
     embedding = names["embedding"]
     fitting = [prefix for prefix in family.prefixes if embedding.replace("{prefix}", prefix) in present]
     prefix = (fitting or list(family.prefixes))[0]
-    return {ours: theirs.replace("{prefix}", prefix) for ours, theirs in names.items()}
+    outer = prefix.removesuffix("model.") if prefix.endswith(".model.") else ""
+    return {ours: theirs.replace("{prefix}", prefix).replace("{outer}", outer) for ours, theirs in names.items()}
 
 
 def _biases(family: Family, config: Config, names: Mapping[str, str]) -> frozenset[str]:

@@ -40,7 +40,10 @@ class GroupSize(StrEnum):
 
 def run(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="Folder, hub id such as Qwen/Qwen3-0.6B, or the word pebble.")
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT", help="Folder, GGUF file, hub id such as Qwen/Qwen3-0.6B, or the word pebble."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder to write.")],
     precision: Annotated[

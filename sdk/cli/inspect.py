@@ -63,7 +63,8 @@ def summary(bundle: Bundle, parts: Mapping[str, int]) -> dict[str, Any]:
         "heads": f"{d.num_heads} query, {d.num_kv_heads} key-value, of {d.head_size}",
         "vocabulary": d.vocab_size,
         "context": manifest.context_length,
-        "precision": str(manifest.recipe.get("name")),
+        "precision": _precision(manifest.recipe),
+        "checked": _checked(manifest.check),
         "stages": [f"{stage.file}: layers {stage.first_layer} to {stage.end_layer - 1}" for stage in manifest.stages],
         "exits": list(manifest.exits),
         "drafter": _drafter_line(bundle, drafter) if drafter else "none",
@@ -77,6 +78,20 @@ def summary(bundle: Bundle, parts: Mapping[str, int]) -> dict[str, Any]:
         "made_by": f"skipstone {manifest.provenance.tool_version}",
         "command": manifest.provenance.command or "none, exported from Python",
     }
+
+
+def _precision(recipe: Mapping[str, object]) -> str:
+    kept = recipe.get("kept_integers")
+    return f"{recipe.get('name')}, {kept} matrices as in the checkpoint" if kept else str(recipe.get("name"))
+
+
+def _checked(figures: Mapping[str, Any] | None) -> str:
+    """Return what the comparison at export found; see skipstone.parity."""
+    if figures is None:
+        return "no, exported without --check"
+    ways = figures["ways"].values()
+    error, kl = (max(way[name] for way in ways) for name in ("max_logit_error", "kl"))
+    return f"logits within {error:.1e} of transformers {figures['transformers']}, KL {kl:.4f} nats per token"
 
 
 def _drafter_line(bundle: Bundle, drafter: Bundle) -> str:
