@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from skipstone.errors import UnsupportedModel
+from skipstone.exporters.altup import AltUp
 from skipstone.exporters.experts import Experts
 from skipstone.exporters.rotary import Rotary
 from skipstone.runtime.manifest import Dimensions
@@ -33,14 +34,15 @@ HEAD_NORMS: Final = ("none", "shared", "joint", "layer")
 class Architecture:
     """A decoder of attention and FFN layers over one residual stream.
 
-    `names` maps our tensor names to the checkpoint's, with `{layer}`, `{head}` and `{expert}` in them; what has no name
-    is not there: a layer without `attention_norm` reads the stream itself, one with `attention_out_norm` norms what
-    attention adds. `biases` are the names of the tensors that have one, called `..._bias`. One entry per layer have
-    `windows` (how many newest tokens, itself included, a token attends to; None is all), `rotaries` (None is a layer
-    without positions) and `ffn_widths`, the inner width of the dense FFN, of which `stored_widths` are in the
+    `names` maps our tensor names to the checkpoint's, with `{layer}`, `{head}`, `{expert}` and `{stream}` in them; what
+    has no name is not there: a layer without `attention_norm` reads the stream itself, one with `attention_out_norm`
+    norms what attention adds. `biases` are the names of the tensors that have one, called `..._bias`. One entry per
+    layer have `windows` (how many newest tokens, itself included, a token attends to; None is all), `rotaries` (None is
+    a layer without positions) and `ffn_widths`, the inner width of the dense FFN, of which `stored_widths` are in the
     checkpoint. Sums are over norms with `norm_offset` added to their gains. `parallel` layers add attention and FFN of
     the same input. `scale` options multiply: `attention_scales` the scores, `embedding_scale` the embeddings,
-    `residual_scale` all that is added to the stream, `logit_scale` the logits; caps bound them softly, by tanh.
+    `residual_scale` all that is added to the stream, `logit_scale` the logits; caps bound them softly, by tanh. With an
+    `altup` there are several streams.
     """
 
     family: str
@@ -69,6 +71,7 @@ class Architecture:
     logit_scale: float
     logit_cap: float | None
     experts: Experts | None
+    altup: AltUp | None
 
     def __post_init__(self) -> None:
         for option, known in (("norm", NORMS), ("head_norm", HEAD_NORMS), ("activation", set(ACTIVATIONS.values()))):
@@ -83,6 +86,15 @@ class Architecture:
     def is_mixture(self, layer: int) -> bool:
         """Whether the FFN of a layer is a mixture of experts."""
         return self.experts is not None and self.experts.layers[layer]
+
+    def cache_owner(self, layer: int) -> int:
+        """Return the layer whose keys and values a layer attends to: itself, or an earlier one."""
+        return layer if self.altup is None else self.altup.cache_owners[layer]
+
+    @property
+    def num_caches(self) -> int:
+        """How many layers have a cache of their own; they are the first ones."""
+        return self.dimensions.num_layers if self.altup is None else self.altup.num_caches
 
     @property
     def switch_after(self) -> int | None:
@@ -104,6 +116,8 @@ class Architecture:
             "positions": (self.context_length, d.hidden_size),
             "final_norm": (d.hidden_size,),
         }
+        if self.altup is not None:
+            shapes |= self.altup.outer_shapes(d.hidden_size)
         return shapes if self.tied_embedding else shapes | {"head": (d.vocab_size, d.hidden_size)}
 
     def layer_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
@@ -121,6 +135,10 @@ class Architecture:
         if self.head_norm != "none":
             joint = self.head_norm == "joint"
             shapes |= {"q_norm": (query if joint else d.head_size,), "k_norm": (key_value if joint else d.head_size,)}
+        if self.altup is not None:
+            shapes |= self.altup.layer_shapes(hidden)
+        if self.cache_owner(layer) != layer:
+            shapes = {name: shape for name, shape in shapes.items() if name not in ("k", "v", "k_norm")}
         if self.is_mixture(layer):
             assert self.experts is not None
             inner = self.experts.intermediate_size
@@ -149,10 +167,12 @@ class Architecture:
                 yield self.names[f"{name}_bias"].format(layer=layer), shape[:1]
 
     def _places(self, name: str) -> list[dict[str, int]]:
-        """Return what else a name of a layer's tensor holds: the number of the head or of the expert."""
+        """Return what else a tensor's name holds: the number of the head, of the expert or of the stream."""
         d = self.dimensions
         if name.startswith("expert_") and self.experts is not None:
             return [{"expert": expert} for expert in range(self.experts.num_experts)]
+        if self.altup is not None and name in ("into_stream", "from_stream"):
+            return [{"stream": stream} for stream in range(self.altup.num_streams - 1)]
         if self.head_norm == "layer" and name in ("q_norm", "k_norm"):
             return [{"head": head} for head in range(d.num_heads if name == "q_norm" else d.num_kv_heads)]
         return [{}]

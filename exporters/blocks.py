@@ -6,6 +6,7 @@ C cache capacity, S total length (cached and new tokens), R rows that logits are
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -60,19 +61,24 @@ class Blocks:
     def __init__(self, pen: GraphPen, architecture: Architecture, weights: ModelWeights, recipe: Recipe) -> None:
         self._pen, self._architecture, self._weights, self._recipe = pen, architecture, weights, recipe
         self._linear = Linear(pen, recipe)
+        self._caches: dict[int, Sequence[ir.Value]] = {}  # by layer, for those that share them
 
     def embed(self, token_ids: ir.Value, blend: ir.Value, position_ids: ir.Value) -> Residual:
         """[B, T, W] ids and their weights to the weighted sum of W embeddings [B, T, E], learned positions added."""
         pen, a = self._pen, self._architecture
-        axis = pen.constant("blend_axis", np.array([2], np.int64))
-        if a.embedding_scale != 1:
-            blend = pen.op("Mul", blend, self._number("embedding_scale", a.embedding_scale))
         rows = self._linear.rows(self._embedding_name, token_ids, self._weights.embedding)
-        hidden = pen.op("Squeeze", pen.op("MatMul", pen.op("Unsqueeze", blend, axis), rows), axis)
+        hidden = self._blended(rows, blend, "embedding_scale", a.embedding_scale)
         if not a.has("positions"):
             return Residual(hidden)
         table = pen.weight("positions", lambda: self._weights.read("positions"))
         return Residual(hidden, pen.op("Gather", table, position_ids))
+
+    def _blended(self, rows: ir.Value, blend: ir.Value, name: str, factor: float) -> ir.Value:
+        """Return `factor` times the sum of W rows with their weights: [B, T, W, N] and [B, T, W] to [B, T, N]."""
+        pen, axis = self._pen, self._pen.constant("blend_axis", np.array([2], np.int64))
+        if factor != 1:
+            blend = pen.op("Mul", blend, self._number(name, factor))
+        return pen.op("Squeeze", pen.op("MatMul", pen.op("Unsqueeze", blend, axis), rows), axis)
 
     def layer(self, residual: Residual, layer: int, step: StepInputs) -> Residual:
         """Attention, then the FFN, each with the norms that the architecture has; or both on the same input."""
@@ -140,18 +146,32 @@ class Blocks:
         return self._linear(mixed, f"layers.{layer}.o", lambda: [w.output(layer)], w.scaled_bias("o", layer))
 
     def _attend(self, parts: Sequence[ir.Value | None], layer: int, step: StepInputs) -> ir.Value:
-        """Queries, keys and values, or all in the first of them, to the mixed values [B, T, H * D]."""
-        a, d, pen = self._architecture, self._architecture.dimensions, self._pen
+        """Queries, keys and values, or all in the first of them, to the mixed values [B, T, H * D].
+
+        A layer without a cache reads its owner's, the new rows too: the owner had its turn before, in the same call.
+        """
+        d, pen, owner = self._architecture.dimensions, self._pen, self._architecture.cache_owner(layer)
+        if owner != layer:
+            return self._mix(parts, self._caches[owner], layer, step, count=1)[0]
         cache_shape = ("B", d.num_kv_heads, "C", kernel_head_size(d.head_size))
         past = [pen.input(f"past_{kind}_{layer}", FLOAT, cache_shape) for kind in ("key", "value")]
-        turns = step.turns[layer]
-        mixed, present_key, present_value = pen.op_outputs(
+        mixed, *self._caches[layer] = self._mix(parts, past, layer, step, count=3)
+        for kind, present in zip(("key", "value"), self._caches[layer], strict=True):
+            pen.output(present, f"present_{kind}_{layer}", FLOAT, cache_shape)
+        return mixed
+
+    def _mix(
+        self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: int, step: StepInputs, *, count: int
+    ) -> Sequence[ir.Value]:
+        """Return what attention mixes and, when `count` is 3, the keys and values with the new ones in their place."""
+        a, d, turns = self._architecture, self._architecture.dimensions, step.turns[layer]
+        return self._pen.op_outputs(
             "GroupQueryAttention",
             *(*parts, *past, step.last_positions, step.total_length),
             *(turns or (None, None)),
             step.position_ids if turns else None,
             step.attention_bias,
-            count=3,
+            count=count,
             domain=MICROSOFT,
             num_heads=d.num_heads,
             kv_num_heads=d.num_kv_heads,
@@ -160,9 +180,6 @@ class Blocks:
             softcap=a.attention_cap or 0.0,
             local_window_size=a.windows[layer] or -1,
         )
-        pen.output(present_key, f"present_key_{layer}", FLOAT, cache_shape)
-        pen.output(present_value, f"present_value_{layer}", FLOAT, cache_shape)
-        return mixed
 
     def _parts(self, qkv: ir.Value, layer: int) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Split the fused projection; norm queries and keys, then clip all three, where the architecture does."""
@@ -171,21 +188,25 @@ class Blocks:
         widths = np.array([d.num_heads * size, d.num_kv_heads * size, d.num_kv_heads * size], np.int64)
         query, key, value = pen.op_outputs("Split", qkv, pen.constant("qkv_widths", widths), count=3, axis=-1)
         if a.head_norm != "none":
-            query, key = self._norm_heads(query, "q_norm", layer), self._norm_heads(key, "k_norm", layer)
+            query, key = self._norm_rows(query, "q_norm", layer), self._norm_rows(key, "k_norm", layer)
         if a.qkv_clip is None:
             return query, key, value
         ends = [self._number(f"qkv_{end}", limit) for end, limit in (("lowest", -a.qkv_clip), ("highest", a.qkv_clip))]
         query, key, value = (pen.op("Clip", part, *ends) for part in (query, key, value))
         return query, key, value
 
-    def _norm_heads(self, x: ir.Value, name: str, layer: int) -> ir.Value:
+    def _norm_rows(self, x: ir.Value, name: str, layer: int) -> ir.Value:
+        """Norm the queries or the keys of a layer, [B, T, heads * D]."""
+        make = functools.partial(self._weights.head_gain, name, layer)
+        return self._norm_heads(x, self._pen.weight(f"layers.{layer}.{name}", make))
+
+    def _norm_heads(self, x: ir.Value, gain: ir.Value) -> ir.Value:
         """Norm each head of [B, T, heads * D], or all of them together.
 
         The zeros of a padded head shrink its mean of squares; gain and epsilon make up for it.
         """
         a, pen = self._architecture, self._pen
         real, size = a.dimensions.head_size, kernel_head_size(a.dimensions.head_size)
-        gain = pen.weight(f"layers.{layer}.{name}", lambda: self._weights.head_gain(name, layer))
         epsilon = a.norm_epsilon * real / size
         if a.head_norm == "joint":
             return pen.op("SimplifiedLayerNormalization", x, gain, epsilon=epsilon, axis=-1)
@@ -208,10 +229,14 @@ class Blocks:
         inner = self._linear(x, name, lambda: w.inner(layer), w.inner_bias(layer))
         if is_gated:
             gate, up = pen.op_outputs("Split", inner, count=2, axis=-1, num_outputs=2)
-            inner = pen.op("Mul", self._activate(gate), up)
+            inner = pen.op("Mul", self._gate(gate, layer), up)
         else:
             inner = self._activate(inner)
         return self._linear(inner, f"layers.{layer}.down", lambda: [w.down(layer)], w.scaled_bias("down", layer))
+
+    def _gate(self, x: ir.Value, layer: int) -> ir.Value:
+        """Return what the other half of an FFN is multiplied by."""
+        return self._activate(x)
 
     def _activate(self, x: ir.Value) -> ir.Value:
         name, attributes = ACTIVATION_NODES[self._architecture.activation]

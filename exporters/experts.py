@@ -86,7 +86,8 @@ def mixture(
     `gate_up` and `down` give the matrices [2I, E] (gate, then up) and [E, I] of one expert; they are stored by
     `expert_rule`, under `name`. Of experts with equal logits the first is chosen.
     Other tokens of a call change a token's result by rounding only: an expert multiplies all its rows at once, and
-    the last of an odd number in another kernel. In EXACT_BLOCKS nothing changes. Memory: gate_up of all experts. Raises: UnsupportedModel for integers that do not fit together.
+    the last of an odd number in another kernel. In EXACT_BLOCKS nothing changes.
+    Memory: gate_up of all experts. Raises: UnsupportedModel for integers that do not fit together.
     """
     first_gate_up, first_down = gate_up(0), down(0)
     store = _Store(pen, rule, expert_rule(rule, first_gate_up, first_down), experts.num_experts)

@@ -16,9 +16,10 @@ import tokenizers
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.checkpoint import Checkpoint
+from skipstone.exporters.experts import EXACT_BLOCKS
 from skipstone.exporters.families import read_architecture
-from skipstone.exporters.model_weights import ModelWeights, kernel_head_size
 from skipstone.exporters.lora import merged
+from skipstone.exporters.model_weights import ModelWeights, kernel_head_size
 from skipstone.exporters.narrow import narrowed
 from skipstone.exporters.pair import check_pair
 from skipstone.exporters.stages import build_head, build_stage, parse_exits, plan_stages
@@ -39,7 +40,7 @@ DRAFTER_FOLDER = "drafter"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportPlan:
-    """An export that has been checked as far as the checkpoint's headers tell; `remarks` are about the drafter."""
+    """An export that is checked as far as the checkpoint's headers tell; `remarks` say what is not as asked for."""
 
     checkpoint: Checkpoint
     architecture: Architecture
@@ -64,6 +65,25 @@ class ExportPlan:
         return isinstance(self.checkpoint.tensors, StoredTensors) and a.ffn_widths == a.stored_widths
 
     @property
+    def num_integers(self) -> int:
+        """How many matrices the checkpoint stores as integers that we read as such."""
+        tensors = self.checkpoint.tensors
+        return sum(tensors.is_quantized(name) for name in self.architecture.tensor_shapes())
+
+    @property
+    def num_kept(self) -> int:
+        """How many of them go into the bundle as they are."""
+        return 0 if self.architecture.transposed else self.num_integers
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether rows fed in pairs give the same bits: not with experts, unless in small blocks."""
+        if self.architecture.experts is None:
+            return True
+        rule = self.recipe.for_tensor("layers.0.experts")
+        return not self.num_integers and rule.block_size <= EXACT_BLOCKS.get(rule.bits, 0)
+
+    @property
     def exits(self) -> tuple[int, ...]:
         return tuple(stage.end_layer for stage in self.stages[:-1])
 
@@ -85,8 +105,8 @@ def plan_export(
 ) -> ExportPlan:
     """Return the checked plan, no weight read; with `drafter`, the two become one bundle.
 
-    `lora` is the folder of an adapter that is merged into the weights. `ffn_width` is the inner width of all FFNs, or of
-    each, apart by commas: the first channels of wider ones are taken.
+    `lora` is the folder of an adapter that is merged into the weights. `ffn_width` is the inner width of all FFNs, or
+    of each, apart by commas: the first channels of wider ones are taken.
     Raises: CheckpointError, UnsupportedModel, ConfigError.
     """
     checkpoint = Checkpoint.open(source, revision=revision)
@@ -104,11 +124,25 @@ def plan_export(
     stages = plan_stages(num_layers, parse_exits(exits, num_layers))
     if len(stages) > 1 and architecture.altup is not None:
         raise UnsupportedModel(
-            f"{architecture.family} has no exits: its streams, and what its layers are told of each token, do not pass "
-            "between stages; leave out --exits"
+            f"{architecture.family} has no exits: its streams and the inputs of its layers do not pass between stages; "
+            "leave out --exits"
         )
     plan = ExportPlan(checkpoint=checkpoint, architecture=architecture, recipe=recipe, stages=stages)
-    return plan if drafter is None else replace(plan, drafter=drafter, remarks=check_pair(plan, drafter))
+    plan = replace(plan, remarks=_remarks(plan))
+    if drafter is None:
+        return plan
+    return replace(plan, drafter=drafter, remarks=(*plan.remarks, *check_pair(plan, drafter)))
+
+
+def _remarks(plan: ExportPlan) -> tuple[str, ...]:
+    """Say what becomes of matrices that are stored as integers."""
+    kept, rounded = plan.num_kept, plan.num_integers - plan.num_kept
+    remarks = []
+    if kept:
+        remarks.append(f"{kept} matrices keep their integers; {plan.recipe.name} is for the others")
+    if rounded:
+        remarks.append(f"{rounded} matrices of integers lie the other way round: they are rounded again")
+    return tuple(remarks)
 
 
 def _require_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
@@ -208,13 +242,14 @@ def _manifest(
             LayerCache(num_heads=d.num_kv_heads, head_size=head_size, dtype="float32", window=window)
             for window in architecture.windows[: architecture.num_caches]
         ),
-        recipe=plan.recipe.to_json(),
+        recipe={**plan.recipe.to_json(), **({"kept_integers": plan.num_kept} if plan.num_kept else {})},
         bos_id=bos_ids[0] if bos_ids else None,
         stop_ids=stop_ids,
         special_ids=tuple(sorted({*bos_ids, *stop_ids, *pad_ids})),
         provenance=Provenance(source=plan.checkpoint.source, tool_version=version("skipstone"), command=command),
         files=files,
         long_rope_from=architecture.switch_after,
+        exact=plan.is_exact,
         check=check,
         drafter=None if plan.drafter is None else DRAFTER_FOLDER,
     )

@@ -73,14 +73,17 @@ class ModelWeights:
         return self.matrix("embedding" if self._architecture.tied_embedding else "head")
 
     def qkv(self, layer: int) -> list[Matrix]:
-        """Return the projections of queries, keys and values, one under the other [(H + 2K) * D, E]."""
+        """Return the projections of queries, keys and values, one under the other [(H + 2K) * D, E].
+
+        A layer that reads the cache of another has queries only, [H * D, E].
+        """
         rows = self._qkv_rows(layer)
         if self._architecture.has("qkv"):
             return [take_rows(self.matrix("qkv", layer), np.concatenate(rows))]
-        matrices = [self.matrix(name, layer) for name in ("q", "k", "v")]
+        matrices = [self.matrix(name, layer) for name in self._projections(layer)]
         if self._architecture.head_norm == "layer":
             matrices[:2] = [self._centred(matrix) for matrix in matrices[:2]]
-        return stack([take_rows(matrix, own) for matrix, own in zip(matrices, rows, strict=True)])
+        return stack([take_rows(matrix, own) for matrix, own in zip(matrices, rows, strict=False)])
 
     def qkv_bias(self, layer: int) -> Floats | None:
         """Return their biases [(H + 2K) * D]; None where none has one."""
@@ -89,10 +92,14 @@ class ModelWeights:
             return _numbers(take_rows(self.read("qkv_bias", layer), np.concatenate(rows)))
         if "q" not in biases:
             return None
-        parts: list[Matrix] = [self.read(f"{name}_bias", layer) for name in ("q", "k", "v")]
+        parts: list[Matrix] = [self.read(f"{name}_bias", layer) for name in self._projections(layer)]
         if self._architecture.head_norm == "layer":
             parts[:2] = [self._centred(part) for part in parts[:2]]
-        return np.concatenate([_numbers(take_rows(part, own)) for part, own in zip(parts, rows, strict=True)])
+        return np.concatenate([_numbers(take_rows(part, own)) for part, own in zip(parts, rows, strict=False)])
+
+    def _projections(self, layer: int) -> tuple[str, ...]:
+        """Return what a layer projects; one that reads the cache of another has queries only."""
+        return ("q", "k", "v") if self._architecture.cache_owner(layer) == layer else ("q",)
 
     def _centred(self, matrix: Matrix) -> Matrix:
         """Return a projection whose heads have the mean 0, so that a LayerNorm of each becomes an RMS norm."""

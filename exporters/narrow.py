@@ -1,4 +1,4 @@
-"""A smaller model out of nested FFNs: the first channels of each, as MatFormer checkpoints (Gemma 3n) are trained for."""
+"""A smaller model out of nested FFNs: the first channels of each, for which MatFormer checkpoints are trained."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from skipstone.errors import ConfigError
+from skipstone.exporters.altup_blocks import AltUpBlocks
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.blocks import FLOAT, Blocks, Residual, StepInputs
 from skipstone.exporters.graph import GraphPen
@@ -62,7 +63,7 @@ def build_stage(
     where logits are made. Outputs: hidden [B, T, E] or logits [R, V]; present_key_i, present_value_i.
     """
     pen = GraphPen(stage.file.removesuffix(".onnx"), file)
-    blocks = Blocks(pen, architecture, weights, recipe)
+    blocks = (Blocks if architecture.altup is None else AltUpBlocks)(pen, architecture, weights, recipe)
     d = architecture.dimensions
     if stage.embeds:
         token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))

@@ -49,7 +49,8 @@ class TensorRecipe:
 class Recipe:
     """Rules from a pattern of tensor names, such as `layers.*.down`, to a tensor recipe; the last that matches holds.
 
-    Names: `layers.3.qkv`, `.o`, `.gate_up`, `.down`; `head`; `embedding`. The first rule is for `*`, so that all match.
+    Names: `layers.3.qkv`, `.o`, `.gate_up`, `.down`; `head`; `embedding`; in models of several streams `altup.*`,
+    `layers.3.altup.*` and `per_layer_embedding`. The first rule is for `*`, so that all match.
     """
 
     name: str
@@ -64,7 +65,8 @@ class Recipe:
     def named(cls, precision: str, *, group_size: int | None = None, symmetric: bool | None = None) -> Self:
         """Return the recipe called `precision`, by default with what measured best in docs/quantization.md.
 
-        `int4`: 4 bit, with head, embedding and attention inputs at 8; `int4-fast`: 4 bit everywhere; `int8`; `fp32`.
+        `int4`: 4 bit, with head, embedding, attention inputs and what joins streams at 8; `int4-fast`: 4 bit
+        everywhere; `int8`; `fp32`.
         `group_size` is weights per scale; `symmetric` is for all tensors, by default 4 bit has zero points, 8 bit not.
         Raises ValueError for an unknown precision or group size, and for options of fp32, which has no groups.
         """
@@ -80,7 +82,7 @@ class Recipe:
         four = TensorRecipe(bits=4, block_size=block_size, symmetric=bool(symmetric))
         eight = TensorRecipe(bits=8, block_size=block_size, symmetric=symmetric is not False)
         first = eight if precision == "int8" else four
-        wide = ("head", "embedding", "layers.*.qkv") if precision == "int4" else ()
+        wide = ("head", "embedding", "layers.*.qkv", "*altup.*") if precision == "int4" else ()
         return cls(name=precision, rules=(("*", first), *((pattern, eight) for pattern in wide)))
 
     @property

@@ -19,18 +19,28 @@ from skipstone.errors import BundleError, ConfigError
 __all__ = ["ChatTemplate"]
 
 _TEMPLATE_FILE: Final = "<template>"  # what jinja calls a template that was given as a string
+_REASONING: Final = ("reasoning_content", "thinking", "reasoning")
+# A bundle has no folders of text files, a checkpoint has one.
+_TEMPLATE_FILES: Final = {
+    "default": ("chat_template.jinja",),
+    "tool_use": ("chat_template_tool_use.jinja", "additional_chat_templates/tool_use.jinja"),
+}
 
 
 class ChatTemplate:
     """A Jinja chat template that runs in a sandbox: it sees messages, tools and variables, and can change nothing.
 
-    Any failure in the template raises ConfigError with its line number and message.
+    A checkpoint may bring a second template for prompts with tools (`tool_use`). Any failure in the template raises
+    ConfigError with its line number and message.
     """
 
-    def __init__(self, source: str, *, special_tokens: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, source: str, *, tool_use: str | None = None, special_tokens: Mapping[str, str] | None = None
+    ) -> None:
         self._special_tokens = dict(special_tokens or {})
         try:
             self._template = _environment().from_string(source)
+            self._tool_use = self._template if tool_use is None else _environment().from_string(tool_use)
         except TemplateError as error:
             raise _template_error(error) from error
 
@@ -38,16 +48,20 @@ class ChatTemplate:
     def load(cls, folder: Path) -> ChatTemplate | None:
         """The template of a bundle or checkpoint, with its special tokens; None when it has none.
 
-        `chat_template.jinja` goes before the `chat_template` of `tokenizer_config.json`. Raises BundleError for files
+        Files with a template go before the `chat_template` of `tokenizer_config.json`. Raises BundleError for files
         that cannot be read.
         """
         config = _read_json(folder / "tokenizer_config.json")
-        path = folder / "chat_template.jinja"
-        source = _read_text(path) if path.is_file() else _configured_template(config, folder)
-        if source is None:
+        named = _template_files(folder) or _configured_templates(config, folder)
+        if not named:
             return None
+        if "default" not in named:
+            raise BundleError(
+                f'{folder} holds the chat templates {", ".join(sorted(named))}, but none named "default"; put the one '
+                "to use in chat_template.jinja"
+            )
         tokens = _special_tokens(_read_json(folder / "special_tokens_map.json")) | _special_tokens(config)
-        return cls(source, special_tokens=tokens)
+        return cls(named["default"], tool_use=named.get("tool_use"), special_tokens=tokens)
 
     def render(
         self,
@@ -61,9 +75,11 @@ class ChatTemplate:
 
         `variables` are what this template knows besides, such as `enable_thinking`; they go before special tokens.
         """
-        given = {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
+        template = self._template if tools is None else self._tool_use
+        shown = [_as_templates_expect(message) for message in messages]
+        given = {"messages": shown, "tools": tools, "add_generation_prompt": add_generation_prompt}
         try:
-            return self._template.render(self._special_tokens | variables | given)
+            return template.render({"documents": None} | self._special_tokens | variables | given)
         except Exception as error:  # a template can raise whatever Python can: TypeError, KeyError, RecursionError
             raise _template_error(error) from error
 
@@ -73,9 +89,21 @@ class _GenerationTag(Extension):
 
     tags = {"generation"}  # noqa: RUF012
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+def _as_templates_expect(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message without fields that are None, and with its reasoning under the names that templates read.
+
+    Templates write a None as text; and what is `reasoning_content` to most is `thinking` to some.
+    """
+    fields = {name: value for name, value in message.items() if value is not None}
+    for name in _REASONING:
+        if name in fields:
+            return {"thinking": fields[name], **fields, "reasoning_content": fields[name]}
+    return fields
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -118,19 +146,30 @@ def _template_error(error: Exception) -> ConfigError:
     return ConfigError(f"{place}: {' '.join(str(message).split())}")
 
 
-def _configured_template(config: Mapping[str, Any], folder: Path) -> str | None:
-    """The `chat_template` field: a string, or a list of named ones of which "default" is taken."""
+def _template_files(folder: Path) -> dict[str, str]:
+    return {
+        purpose: _read_text(folder / name)
+        for purpose, names in _TEMPLATE_FILES.items()
+        for name in names
+        if (folder / name).is_file()
+    }
+
+
+def _configured_templates(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The `chat_template` field: a string, or a list of named ones; empty without one."""
     field = config.get("chat_template")
     if field is None or isinstance(field, str):
-        return field
+        return {} if field is None else {"default": field}
     try:
-        named: dict[str, str] = {entry["name"]: entry["template"] for entry in field}
-        return named["default"]
-    except (TypeError, KeyError) as error:
+        named = {entry["name"]: entry["template"] for entry in field}
+    except (TypeError, KeyError):
+        named = {"default": None}
+    if not all(isinstance(text, str) for text in (*named.keys(), *named.values())):
         raise BundleError(
-            f"{folder / 'tokenizer_config.json'}: chat_template is neither a string nor a list with a template named "
-            '"default"; put the template in chat_template.jinja'
-        ) from error
+            f"{folder / 'tokenizer_config.json'}: chat_template is neither a string nor a list of named templates; put "
+            "the template in chat_template.jinja"
+        )
+    return named
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -131,7 +131,8 @@ class Manifest:
     folder of the draft model, a bundle of its own whose files, its manifest with them, are in `files` too. `graph` says
     who wrote the graphs: ours, or optimum, whose one graph has inputs of its own. A text of more than `long_rope_from`
     tokens takes the second half of the rotary tables for all its positions; None is no text. `exact` says whether rows
-    fed in pairs give the same bits, however many they are. `check` has the figures of the comparison with the original that the export made, by name; None where it made none.
+    fed in pairs give the same bits, however many they are. `check` has the figures of the export's
+    comparison with the original; None where it made none.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 

@@ -53,8 +53,13 @@ class Model:
     def new_sequence(self, *, context_length: int | None = None, exact: bool = False) -> Sequence:
         """Return an empty sequence with room for `context_length` tokens, by default all that the model can see.
 
-        An `exact` one has room for one token less; see `Sequence`.
+        An `exact` one has room for one token less; see `Sequence`. Raises: ConfigError where the model is not exact.
         """
+        if exact and not self.manifest.exact:
+            raise ConfigError(
+                "this bundle cannot be exact: how its graph rounds a row depends on the others; of experts, "
+                "those of --precision int4 --group-size 32 can"
+            )
         capacity = self.manifest.context_length if context_length is None else context_length
         workspace = self._spares.take(capacity) or Workspace(self, self.new_cache(context_length=capacity))
         sequence = Sequence(self, workspace, exact=exact)

@@ -34,7 +34,10 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Tokenizer, *, after: int | None = None) -> None:
-        """`after` is the last token of the prompt: a text that goes on keeps the space before its first word."""
+        """`after` is the last token of the prompt: a text that goes on keeps the space before its first word.
+
+        Behind a special token, such as the one that begins an answer, a text starts anew.
+        """
         steps = tokenizer.decoder_steps
         if "ByteLevel" in steps and steps != ("ByteLevel",):
             raise ConfigError(f"tokenizer decoder is {' + '.join(steps)}; ByteLevel streams only when it stands alone")

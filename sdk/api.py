@@ -5,7 +5,7 @@ What only exporting needs is imported when exporting: a running model does not p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,8 +19,9 @@ from skipstone.runtime.model import Model
 
 if TYPE_CHECKING:
     from skipstone.exporters.export import ExportPlan
+    from skipstone.exporters.via_optimum import WrappedPlan
 
-__all__ = ["Precision", "export", "load", "plan", "resolve"]
+__all__ = ["Precision", "export", "load", "plan", "resolve", "write"]
 
 Precision = Literal["int4", "int4-fast", "int8", "fp32"]
 
@@ -58,21 +59,21 @@ def export(
     drafter_precision: Precision | None = None,
     lora: str | Path | None = None,
     ffn_width: str | None = None,
+    via: Literal["optimum"] | None = None,
     check: bool = False,
     force: bool = False,
     on_progress: Callable[[int], None] = lambda num_parameters: None,
 ) -> Path:
-    """Write the checkpoint (a folder, a GGUF file or a hub id) as a bundle to the folder `output`, and return that folder.
+    """Write the checkpoint (a folder, a GGUF file or a hub id) as a bundle to the folder `output`, and return that.
 
     The folder appears whole or not at all. `group_size` is the weights per scale (32, 64 or 128), `exits` is `none`,
     `auto` or layer numbers like `4,8`. `drafter` is a smaller checkpoint that guesses for this one; it goes into the
     bundle too, by default in the same precision. `lora` is the folder of an adapter to merge, `ffn_width` narrows
     nested FFNs: one number, or one per layer apart by commas. `check` compares the bundle with transformers before it
-    is shown.
+    is shown. `via` lets optimum export a family that has no table here; its bundle has no exits, trees or exact mode.
     Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError, CheckFailed.
     """
     from skipstone.check import ExportCheck
-    from skipstone.exporters.export import write_bundle
 
     BundleWriter(Path(output), force=force)  # a taken place is refused before a checkpoint is fetched
     chosen = plan(
@@ -85,9 +86,9 @@ def export(
         drafter_precision=drafter_precision,
         lora=lora,
         ffn_width=ffn_width,
+        via=via,
     )
-    comparison = ExportCheck(chosen) if check else None
-    write_bundle(chosen, Path(output), force=force, check=comparison, on_progress=on_progress)
+    write(chosen, Path(output), force=force, check=ExportCheck(chosen) if check else None, on_progress=on_progress)
     return Path(output)
 
 
@@ -102,14 +103,23 @@ def plan(
     drafter_precision: Precision | None = None,
     lora: str | Path | None = None,
     ffn_width: str | None = None,
-) -> ExportPlan:
+    via: Literal["optimum"] | None = None,
+) -> ExportPlan | WrappedPlan:
     """Return what `export` would do, checked as far as the headers tell; no weight is read.
 
-    `remarks` of the plan say what is not ideal about the pair with the drafter. Raises: as `export` does.
+    `remarks` of the plan say what is not as asked for, or not ideal. Raises: as `export` does.
     """
     from skipstone.exporters.export import plan_export
 
     recipe, small = _recipe(precision, group_size), None
+    if via is not None:
+        from skipstone.exporters.via_optimum import plan_wrapped, refuse_options
+
+        given_exits = None if exits == "none" else exits
+        refuse_options(
+            exits=given_exits, drafter=drafter, drafter_precision=drafter_precision, lora=lora, ffn_width=ffn_width
+        )
+        return plan_wrapped(_source(checkpoint), recipe, revision=revision)
     if drafter is not None:
         small = plan_export(_source(drafter), _recipe(drafter_precision or precision, group_size))
     elif drafter_precision is not None:
@@ -123,6 +133,25 @@ def plan(
         lora=None if lora is None else Path(lora),
         ffn_width=ffn_width,
     )
+
+
+def write(
+    chosen: ExportPlan | WrappedPlan,
+    output: Path,
+    *,
+    force: bool = False,
+    command: str = "",
+    check: Callable[[Path], Mapping[str, object]] | None = None,
+    on_progress: Callable[[int], None] = lambda num_parameters: None,
+) -> None:
+    """Write what was planned to the folder `output`, whole or not at all; see `write_bundle`."""
+    from skipstone.exporters.export import ExportPlan, write_bundle
+    from skipstone.exporters.via_optimum import write_wrapped
+
+    if isinstance(chosen, ExportPlan):
+        write_bundle(chosen, output, force=force, command=command, check=check, on_progress=on_progress)
+    else:
+        write_wrapped(chosen, output, force=force, command=command, check=check)
 
 
 def _recipe(precision: Precision, group_size: int | None) -> Recipe:

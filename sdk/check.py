@@ -13,6 +13,7 @@ from skipstone.runtime.model import Model
 
 if TYPE_CHECKING:
     from skipstone.exporters.export import ExportPlan
+    from skipstone.exporters.via_optimum import WrappedPlan
 
 __all__ = ["ExportCheck"]
 
@@ -26,7 +27,7 @@ class ExportCheck:
     Raises: ConfigError at once when transformers is not installed.
     """
 
-    def __init__(self, plan: ExportPlan) -> None:
+    def __init__(self, plan: ExportPlan | WrappedPlan) -> None:
         require_transformers()
         self._plan = plan
         self.verdict = ""

@@ -60,7 +60,8 @@ class LanguageModel:
         if isinstance(prompts, str):
             return Generation.join(list(self.stream(prompts, context_length=context_length, **options)))
         chosen = generation_options(**options)
-        if chosen.decode not in ("auto", "plain") or chosen.exact:
+        takes_batches = self.runtime.manifest.graph == "skipstone"
+        if chosen.decode not in ("auto", "plain") or chosen.exact or not takes_batches:
             return [self.generate(prompt, context_length=context_length, **options) for prompt in prompts]
         encoded = [self.encode(prompt) for prompt in prompts]
         pieces: list[list[Piece]] = [[] for _ in encoded]

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError, UnsupportedModel
+from skipstone.exporters.export import ExportPlan
 
 if TYPE_CHECKING:
     from skipstone.exporters.architecture import Architecture
-    from skipstone.exporters.export import ExportPlan
+    from skipstone.exporters.via_optimum import WrappedPlan
 
 __all__ = ["TransformersReference", "require_transformers"]
 
@@ -37,7 +38,7 @@ class TransformersReference:
     Raises: ConfigError without torch and transformers; UnsupportedModel where transformers cannot load the model.
     """
 
-    def __init__(self, plan: ExportPlan) -> None:
+    def __init__(self, plan: ExportPlan | WrappedPlan) -> None:
         require_transformers()
         import torch
         import transformers
@@ -47,7 +48,7 @@ class TransformersReference:
         transformers.utils.logging.disable_progress_bar()
         self.version: str = transformers.__version__
         try:
-            self._model = (_from_folder if plan.is_as_shipped else _from_tensors)(plan, torch, transformers).eval()
+            self._model = _load(plan, torch, transformers).eval()
         except Exception as error:  # whatever transformers has against a checkpoint
             first_line = str(error).partition("\n")[0]
             raise UnsupportedModel(f"transformers cannot load {plan.checkpoint.source}: {first_line}") from error
@@ -59,7 +60,9 @@ class TransformersReference:
         return np.asarray(logits.numpy(), np.float32)
 
 
-def _from_folder(plan: ExportPlan, torch: Any, transformers: Any) -> Any:
+def _load(plan: ExportPlan | WrappedPlan, torch: Any, transformers: Any) -> Any:
+    if isinstance(plan, ExportPlan) and not plan.is_as_shipped:
+        return _from_tensors(plan, torch, transformers)
     return transformers.AutoModelForCausalLM.from_pretrained(plan.checkpoint.path, dtype=torch.float32)
 
 

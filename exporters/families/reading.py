@@ -67,7 +67,10 @@ def read_architecture(config: Config, names: Collection[str] = ()) -> Architectu
 def _family(config: Config) -> Family:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise UnsupportedModel(f"model_type {model_type!r} is not known; known are {', '.join(sorted(FAMILIES))}")
+        known = ", ".join(sorted(FAMILIES))
+        raise UnsupportedModel(
+            f"model_type {model_type!r} is not known; known are {known}; or let optimum export it: --via optimum"
+        )
     return FAMILIES[model_type]
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from skipstone.devices import CostCurve
 from skipstone.runtime.call import BoundCall
 from skipstone.runtime.model import Model
+from skipstone.runtime.workspace import Workspace
+from skipstone.runtime.wrapped_call import WrappedCall
 
 __all__ = ["MAX_ROWS", "measure_costs"]
 
@@ -37,8 +39,8 @@ def measure_costs(
     rows = tuple(count for count in ROWS if count <= capacity)
     last = min(capacity - rows[-1], MAX_CONTEXT)
     contexts = (*(context for context in CONTEXTS if context < last), last)
-    cache = model.new_cache(context_length=last + rows[-1])
-    calls = {count: BoundCall(model, cache, num_tokens=count, rows=range(count)) for count in rows}
+    workspace = Workspace(model, model.new_cache(context_length=last + rows[-1]))
+    calls = {count: workspace.call(count, range(count)) for count in rows}
     for count in rows:
         _time_ms(calls[count], count, contexts[0])
     times: dict[tuple[int, int], list[float]] = {(context, count): [] for context in contexts for count in rows}
@@ -53,7 +55,7 @@ def measure_costs(
     return CostCurve(rows=rows, contexts=contexts, ms=ms)
 
 
-def _time_ms(call: BoundCall, num_rows: int, context: int) -> float:
+def _time_ms(call: BoundCall | WrappedCall, num_rows: int, context: int) -> float:
     token_ids, lengths = np.zeros((1, num_rows), np.int64), np.array([context])
     start = time.perf_counter()
     call.run(token_ids, lengths)

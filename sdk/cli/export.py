@@ -7,13 +7,17 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import DownloadColumn
 
 from skipstone.cli.options import QuietOption
 from skipstone.cli.terminal import notes, progress_bar
+
+if TYPE_CHECKING:
+    from skipstone.exporters.export import ExportPlan
+    from skipstone.exporters.via_optimum import WrappedPlan
 
 NAME = "export"
 EXAMPLES = """\b
@@ -36,6 +40,10 @@ class GroupSize(StrEnum):
     small = "32"
     medium = "64"
     large = "128"
+
+
+class Via(StrEnum):
+    optimum = "optimum"
 
 
 def run(
@@ -77,6 +85,9 @@ def run(
             "--ffn-width", metavar="N|N,N,...", help="Channels to keep of each nested FFN (MatFormer, Gemma 3n)."
         ),
     ] = None,
+    via: Annotated[
+        Via | None, typer.Option("--via", help="Let optimum export a family that has no table here.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Compare with transformers first; needs it, and memory for the original.")
     ] = False,
@@ -87,9 +98,8 @@ def run(
 
     The folder appears whole or not at all.
     """
-    from skipstone.api import plan
+    from skipstone.api import plan, write
     from skipstone.check import ExportCheck
-    from skipstone.exporters.export import write_bundle
     from skipstone.runtime.bundle import Bundle, BundleWriter
 
     BundleWriter(output, force=force)  # a taken place is refused before a checkpoint is fetched
@@ -104,15 +114,15 @@ def run(
         drafter_precision=drafter_precision.value if drafter_precision else None,
         lora=lora,
         ffn_width=ffn_width,
+        via=via.value if via else None,
     )
     comparison = ExportCheck(chosen) if check else None
     console = notes(quiet=quiet)
     for remark in chosen.remarks:
         console.print(remark)
-    total = sum(model.checkpoint.tensors.num_bytes for model in chosen.models)
-    bytes_each = total / sum(model.num_parameters for model in chosen.models)
+    total, bytes_each = _work(chosen)
     with progress_bar("exporting", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
-        write_bundle(
+        write(
             chosen,
             output,
             force=force,
@@ -127,3 +137,13 @@ def run(
     if manifest.drafter:
         size += f" with a drafter of {manifest.drafter_bytes / 1e6:.1f} MB"
     console.print(f"{output}: {precision.value}, {size}, {time.perf_counter() - start:.1f} s")
+
+
+def _work(chosen: ExportPlan | WrappedPlan) -> tuple[float | None, float]:
+    """Return the bytes to read, None where we do not read them ourselves, and the bytes of a parameter."""
+    from skipstone.exporters.export import ExportPlan
+
+    if not isinstance(chosen, ExportPlan):
+        return None, 0.0
+    total = sum(model.checkpoint.tensors.num_bytes for model in chosen.models)
+    return total, total / sum(model.num_parameters for model in chosen.models)
