@@ -42,10 +42,16 @@ class Rotary:
         self.frequencies()  # a missing parameter is refused here, not in the middle of an export
 
     def frequencies(self) -> Floats:
-        """Return radians per position for each pair of channels, float64 [size / 2]."""
-        plain = self.base ** (-np.arange(0, self.size, 2, dtype=np.float64) / self.size)
+        """Return radians per position for each pair of channels [size / 2]; numbers of float32.
+
+        Models are trained and run with exponents, frequencies and angles rounded to float32: far out in a text that
+        moves the angles visibly, so we round as they do.
+        """
+        exponents = np.arange(0, self.size, 2, dtype=np.float32) / np.float32(self.size)
+        wavelengths = (self.base ** exponents.astype(np.float64)).astype(np.float32)
+        plain = (np.float32(1) / wavelengths).astype(np.float64)
         try:
-            return SCALINGS[self.scaling](plain, self)
+            return SCALINGS[self.scaling](plain, self).astype(np.float32).astype(np.float64)
         except KeyError as error:
             raise CheckpointError(f"rope type '{self.scaling}' needs {error.args[0]} in config.json") from error
 
@@ -67,7 +73,7 @@ class Rotary:
 
         With a `long` form, its rows follow those of this one: [2 * length, width].
         """
-        angles = np.outer(np.arange(length), self.frequencies())
+        angles = np.outer(np.arange(length, dtype=np.float32), self.frequencies().astype(np.float32)).astype(np.float64)
         shape = (length, width - angles.shape[1])
         cosines = np.concatenate([np.cos(angles) * self.magnitude, np.ones(shape)], axis=1).astype(np.float32)
         sines = np.concatenate([np.sin(angles) * self.magnitude, np.zeros(shape)], axis=1).astype(np.float32)

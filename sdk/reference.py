@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TransformersReference", "require_transformers"]
 
+NEEDED = ("torch", "transformers")
+
 
 def require_transformers() -> None:
     """Raise ConfigError unless torch and transformers are installed."""
-    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"--check compares with transformers, and {' and '.join(missing)} is not installed: "
@@ -40,10 +43,8 @@ class TransformersReference:
 
     def __init__(self, plan: ExportPlan | WrappedPlan) -> None:
         require_transformers()
-        import torch
-        import transformers
-
-        self._torch = torch
+        torch, transformers = (import_module(name) for name in NEEDED)
+        self._torch: Any = torch
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         self.version: str = transformers.__version__

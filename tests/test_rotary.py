@@ -168,9 +168,17 @@ def test_tables_do_not_turn_the_padding() -> None:
         assert np.all(after[:, 10:] == still)
 
 
-def test_far_positions_keep_their_angle() -> None:
-    cosines, _ = Rotary(base=10000.0, size=2).tables(131072, width=1)
-    assert cosines[131071, 0] == pytest.approx(np.cos(131071.0), abs=1e-6)  # float32 angles would be off by 0.004
+@pytest.mark.parametrize("theta", [1e4, 5e5, 1e6])
+def test_far_positions_have_the_angles_of_transformers(theta: float) -> None:
+    import torch
+
+    parameters = {"rope_type": "default", "rope_theta": theta}
+    positions = torch.tensor([[0, 1, 4095, 30000, 131071]])
+    wanted, _ = transformers_rotary(64, parameters)(torch.zeros(1), positions)
+    found, _ = read(parameters).tables(131072, width=32)
+    # Of 32 pairs one or two may have a frequency that torch rounds to the neighbour.
+    differences = np.abs(found[positions[0].numpy()] - wanted[0, :, :32].numpy()).max(axis=0)
+    assert (differences < 1e-6).sum() >= 30 and differences.max() < 0.02
 
 
 @pytest.mark.parametrize("missing", ["factor", "low_freq_factor", "original_max_position_embeddings"])

@@ -20,7 +20,7 @@ PROMPT = "class Stack:"
 def run(quiet: QuietOption = False) -> None:
     """Export the bundled model and run it, in seconds."""
     from skipstone.api import load, plan
-    from skipstone.exporters.export import write_bundle
+    from skipstone.api import write as write_bundle
 
     console = notes(quiet=quiet)
     with tempfile.TemporaryDirectory() as folder:

@@ -63,7 +63,10 @@ def print_columns(rows: Iterable[tuple[str, str]]) -> None:
 def progress_bar(
     title: str, *, total: float | None, count: ProgressColumn, quiet: bool
 ) -> Iterator[tuple[Progress, TaskID]]:
-    """Show a bar, a moving one without a `total`, with the `count` and the time left on standard error, gone when done; not in pipes or when quiet."""
+    """Show a bar with the `count` and the time left on standard error, gone when done; not in pipes or when quiet.
+
+    Without a `total` the bar moves and says only that something goes on.
+    """
     columns = (TextColumn(title), BarColumn(), count, TimeRemainingColumn())
     console = notes(quiet=quiet)
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
