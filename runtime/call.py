@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, S total length, R rows with logits, E hidden size, V 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from skipstone.runtime.draft import Draft
 if TYPE_CHECKING:
     from skipstone.runtime.model import Model
 
-__all__ = ["BoundCall", "TreeMask"]
+__all__ = ["WHOLE", "BoundCall", "Part", "TreeMask"]
 
 HIDDEN = -1e9  # of a score that softmax turns into exactly 0
 
@@ -29,6 +30,21 @@ Zeros = Callable[[str, int, int], NDArray[np.float32]]
 
 def _own_zeros(name: str, num_rows: int, width: int) -> NDArray[np.float32]:
     return np.zeros((num_rows, width), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which graphs a call runs: the stages from `first` up to, not including, `end`, then the head or not.
+
+    None as `end` is all stages.
+    """
+
+    first: int = 0
+    end: int | None = None
+    head: bool = True
+
+
+WHOLE = Part()
 
 
 class TreeMask:
@@ -51,13 +67,23 @@ class TreeMask:
 
 
 class BoundCall:
-    """A call of all stages on B x T tokens with logits for R of them, over one cache.
+    """A call of all stages, or of a part of them, on B x T tokens with logits for R of them, over one cache.
+
+    Between two parts of a model go hidden states: `hidden` [B, T, E] is what the first stage of a later part reads, and
+    what the last stage of an earlier one gave.
 
     Binding dozens of cache tensors costs more than a small model's whole step, so it is done here, once.
     """
 
     def __init__(
-        self, model: Model, cache: KVCache, *, num_tokens: int, rows: Sequence[int], zeros: Zeros = _own_zeros
+        self,
+        model: Model,
+        cache: KVCache,
+        *,
+        num_tokens: int,
+        rows: Sequence[int],
+        part: Part = WHOLE,
+        zeros: Zeros = _own_zeros,
     ) -> None:
         """`rows` are the numbers, over B * T, of the tokens whose logits are wanted.
 
@@ -83,9 +109,10 @@ class BoundCall:
         self._logits = zeros("logits", len(rows), d.vocab_size)
         self._values["logits"] = ort.OrtValue.ortvalue_from_numpy(self._logits)
         self._bias_address = self._no_bias.ctypes.data
-        self.bindings = [self._bind(session, cache) for session in model.sessions]
-        self._sessions = model.sessions
-        self._biased = [stage for stage, session in enumerate(model.sessions) if _takes(session, "attention_bias")]
+        self.hidden: NDArray[np.float32] = self._values["hidden"].numpy()
+        self._sessions = model.sessions_of(part)
+        self.bindings = [self._bind(session, cache) for session in self._sessions]
+        self._biased = [place for place, session in enumerate(self._sessions) if _takes(session, "attention_bias")]
 
     @cached_property
     def _tree_bias(self) -> NDArray[np.float32]:

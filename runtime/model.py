@@ -5,10 +5,13 @@ from __future__ import annotations
 import weakref
 from pathlib import Path
 
+import onnxruntime as ort
+
 from skipstone.devices import Device, open_device
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.cache import KVCache
+from skipstone.runtime.call import Part
 from skipstone.runtime.chat import ChatTemplate
 from skipstone.runtime.sequence import Sequence
 from skipstone.runtime.shared import SharedStores
@@ -29,6 +32,12 @@ class Model:
         self.chat_template = ChatTemplate.load(bundle.path)
         files = [stage.file for stage in self.manifest.stages] + ([self.manifest.head] if self.manifest.head else [])
         self.sessions = tuple(device.open_session(bundle.path / file) for file in files)
+
+    def sessions_of(self, part: Part) -> tuple[ort.InferenceSession, ...]:
+        """Return the sessions of a part, in the order in which they run."""
+        num_stages = len(self.manifest.stages)
+        head = self.sessions[num_stages:] if part.head else ()
+        return self.sessions[:num_stages][part.first : part.end] + head
 
     @classmethod
     def open(

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
-from skipstone.runtime.call import TreeMask
+from skipstone.runtime.call import WHOLE, BoundCall, Part, TreeMask
 from skipstone.runtime.draft import Draft
+from skipstone.runtime.early import EarlyRows
 from skipstone.runtime.workspace import Workspace
+from skipstone.runtime.wrapped_call import WrappedCall
 
 if TYPE_CHECKING:
     from skipstone.runtime.model import Model
@@ -34,12 +36,16 @@ class Sequence:
 
     Some models (LongRoPE) have other angles for all positions of a text once it is longer than `long_rope_from` tokens.
     At the call that crosses this length, in either direction, the whole text is fed again.
+
+    The first stages may run ahead: `peek` feeds them guesses, and the next `extend` feeds the other stages what the
+    first ones gave. So no stage sees a token twice, and each stage's cache has a length of its own.
     """
 
     def __init__(self, model: Model, workspace: Workspace, *, exact: bool = False) -> None:
         self._model, self._workspace, self.exact = model, workspace, exact
         self._cache = workspace.cache
         self._draft: Draft | None = None
+        self._early: EarlyRows | None = None
         self._is_long = False  # which angles the cached rows have
         self.token_ids: list[int] = []
         self.num_cached = 0
@@ -124,6 +130,27 @@ class Sequence:
         self.num_cached = min(self.num_cached, max(len(self.token_ids) - 1, 0))
         self._draft = None
 
+    def peek(self, token_ids: SequenceOf[int], *, num_stages: int) -> NDArray[np.float32]:
+        """Feed tokens to the first stages only, behind the cached ones and those that were peeked at before.
+
+        The first of all must be those that wait, as `extend` will feed them. Returns the exit's logits [V] for what
+        follows the last; valid until the next call. Raises: ConfigError for an exit that the model lacks.
+        """
+        if not 0 < num_stages < len(self._model.manifest.stages):
+            raise ConfigError(f"the model has no exit after {num_stages} of {len(self._model.manifest.stages)} stages")
+        if self._draft is not None:
+            self._leave_pending()
+        self._turn()
+        early = self._early
+        if early is None or (early.num_stages, early.start) != (num_stages, self.num_cached):
+            early = self._early = EarlyRows(num_stages, self.num_cached)
+        self._require_known(token_ids)
+        rows, part = range(len(token_ids) - 1, len(token_ids)), Part(0, num_stages)
+        call, logits = self._run(token_ids, rows, part, ahead=len(early.token_ids))
+        early.add(token_ids, call.hidden[0])
+        last: NDArray[np.float32] = logits[-1]
+        return last
+
     def extend(self, draft: Draft) -> NDArray[np.float32]:
         """Feed all tokens that are not cached and then the draft; return logits for what follows each of the last.
 
@@ -139,6 +166,12 @@ class Sequence:
         is_tree = not draft.is_chain
         waiting = [*self.token_ids[self.num_cached :], *draft.token_ids]
         num_logits = 1 + len(draft)
+        early, self._early = self._early, None
+        if early is not None and not is_tree and (num_seen := early.num_shared(self.num_cached, waiting)):
+            logits = self._catch_up(early, num_seen, waiting, num_logits)
+            self.num_cached += len(waiting) - len(draft)
+            self._draft = draft
+            return logits
         most = num_logits if is_tree else max(PREFILL_CHUNK, num_logits)
         while len(waiting) > most:
             size = min(PREFILL_CHUNK, len(waiting) - num_logits)
@@ -148,6 +181,17 @@ class Sequence:
         self.num_cached -= len(draft)
         self._draft = draft
         return logits
+
+    def _catch_up(
+        self, early: EarlyRows, num_seen: int, waiting: SequenceOf[int], num_logits: int
+    ) -> NDArray[np.float32]:
+        """Feed the first stages what they have not seen of the waiting tokens, then the others all of them."""
+        rows = early.rows[:num_seen]
+        if rest := waiting[num_seen:]:
+            call, _ = self._run(rest, range(0), Part(0, early.num_stages, head=False), ahead=num_seen)
+            rows = [*rows, *call.hidden[0, : len(rest)]]
+        asked = range(len(waiting) - num_logits, len(waiting))
+        return self._run(waiting, asked, Part(early.num_stages), hidden=rows)[1]
 
     def _turn(self) -> None:
         """Take the angles of the text's length; forget rows that have others."""
@@ -164,18 +208,37 @@ class Sequence:
     def _feed(
         self, token_ids: SequenceOf[int], *, num_logits: int, tree: TreeMask | None = None
     ) -> NDArray[np.float32]:
-        wanted = len(token_ids) - num_logits
-        fed, first = [*token_ids], wanted
-        if self.exact and len(fed) % 2:
-            fed.append(PADDING_ID)
-        if self.exact and (len(fed) - first) % 2 and first:
-            first -= 1
-        call = self._workspace.call(len(fed), range(first, len(fed) if self.exact else len(token_ids)))
-        lengths, starts = np.asarray([self.num_cached]), np.asarray([self.next_position])
-        logits = call.run(np.asarray([fed]), lengths, starts=starts, tree=tree)
-        logits = logits[wanted - first :][:num_logits]
+        _, logits = self._run(token_ids, range(len(token_ids) - num_logits, len(token_ids)), WHOLE, tree=tree)
         self.num_cached += len(token_ids)
         return logits
+
+    def _run(
+        self,
+        token_ids: SequenceOf[int],
+        asked: range,
+        part: Part,
+        *,
+        ahead: int = 0,
+        hidden: SequenceOf[NDArray[np.float32]] = (),
+        tree: TreeMask | None = None,
+    ) -> tuple[BoundCall | WrappedCall, NDArray[np.float32]]:
+        """Run a part on tokens that come `ahead` places behind the cached ones; return the call and its logits.
+
+        `asked` are the tokens, to the last, whose logits [len(asked), V] are wanted; none for a part without the head.
+        `hidden` are the rows that a later part reads.
+        """
+        fed, first = [*token_ids], asked.start
+        if self.exact and len(fed) % 2:
+            fed.append(PADDING_ID)
+        if self.exact and part.head and (len(fed) - first) % 2 and first:
+            first -= 1
+        rows = range(first, len(fed) if self.exact else len(token_ids)) if part.head else range(0)
+        call = self._workspace.call(len(fed), rows, part)
+        for place, row in enumerate(hidden):
+            call.hidden[0, place] = row
+        lengths, starts = np.asarray([self.num_cached + ahead]), np.asarray([self.next_position + ahead])
+        logits = call.run(np.asarray([fed]), lengths, starts=starts, tree=tree)
+        return call, logits[asked.start - first :][: len(asked)]
 
     def commit(self, accepted: SequenceOf[int]) -> list[int]:
         """Take over what was accepted after `extend`: a path of the draft, then at most one other token.
@@ -201,6 +264,7 @@ class Sequence:
         if not 0 <= length <= len(self.token_ids):
             raise ConfigError(f"cannot go back to {length} tokens, the text has {len(self.token_ids)}")
         del self.token_ids[length:]
+        self._early = None
         self._leave_pending()
 
     def fork(self) -> Sequence:

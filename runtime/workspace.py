@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.runtime.cache import KVCache
-from skipstone.runtime.call import BoundCall
+from skipstone.runtime.call import WHOLE, BoundCall, Part
 from skipstone.runtime.wrapped_call import WrappedCall
 
 if TYPE_CHECKING:
@@ -28,23 +28,23 @@ class Workspace:
     def __init__(self, model: Model, cache: KVCache) -> None:
         self.cache = cache
         self._model = model
-        self._calls: OrderedDict[tuple[int, range], BoundCall | WrappedCall] = OrderedDict()
+        self._calls: OrderedDict[tuple[int, range, Part], BoundCall | WrappedCall] = OrderedDict()
         self._buffers: dict[tuple[str, int], NDArray[np.float32]] = {}
 
-    def call(self, num_tokens: int, rows: range) -> BoundCall | WrappedCall:
+    def call(self, num_tokens: int, rows: range, part: Part = WHOLE) -> BoundCall | WrappedCall:
         """Return the call that feeds `num_tokens` and gives logits for these rows, bound when first asked for."""
-        key = (num_tokens, rows)
+        key = (num_tokens, rows, part)
         if key not in self._calls:
             if len(self._calls) == BOUND_CALLS:
                 self._calls.popitem(last=False)
-            self._calls[key] = self._open(num_tokens, rows)
+            self._calls[key] = self._open(num_tokens, rows, part)
         self._calls.move_to_end(key)
         return self._calls[key]
 
-    def _open(self, num_tokens: int, rows: range) -> BoundCall | WrappedCall:
+    def _open(self, num_tokens: int, rows: range, part: Part) -> BoundCall | WrappedCall:
         if self._model.manifest.graph == "optimum":
             return WrappedCall(self._model, self.cache, num_tokens=num_tokens, rows=rows)
-        return BoundCall(self._model, self.cache, num_tokens=num_tokens, rows=rows, zeros=self._zeros)
+        return BoundCall(self._model, self.cache, num_tokens=num_tokens, rows=rows, part=part, zeros=self._zeros)
 
     def _zeros(self, name: str, num_rows: int, width: int) -> NDArray[np.float32]:
         """Return zeros [num_rows, width] in memory that calls of like shape share: one runs at a time."""

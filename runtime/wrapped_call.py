@@ -34,6 +34,7 @@ class WrappedCall:
         (self._session,) = model.sessions
         self._num_tokens, self._rows = num_tokens, np.asarray(rows, np.int64)
         self._taken = {argument.name for argument in self._session.get_inputs()}
+        self.hidden = np.empty((1, num_tokens, 0), np.float32)  # of parts, which it does not have
         self._buffers: dict[str, NDArray[np.float32]] = {}
         for layer, (key, value) in enumerate(cache.layers):
             self._buffers |= {f"{layer}.key": key.numpy(), f"{layer}.value": value.numpy()}

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.draft import Draft
@@ -17,16 +22,37 @@ from skipstone.runtime.drafters.staged import open_staged_chain
 from skipstone.runtime.drafters.vocabulary import same_tokenizer
 from skipstone.runtime.model import Model
 
-__all__ = ["ModelDrafter", "open_model", "open_staged", "open_tree"]
+__all__ = ["DraftText", "ModelDrafter", "open_model", "open_staged", "open_tree"]
 
-Chain = Callable[[Follower, Picker, int], Iterator[Picks]]
-"""(text, picker, most) -> the guesses behind the text, one after the other; left early when enough."""
+Chain = Callable[[Picker, int], Iterator[Picks]]
+"""(picker, most) -> the guesses behind a text, one after the other; left early when enough."""
 
 
-def token_by_token(text: Follower, picker: Picker, most: int) -> Iterator[Picks]:
+class DraftText(Protocol):
+    """A text as a small model sees it: a `Follower`, or an exit of the large one."""
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """The text and what was taken behind it."""
+        ...
+
+    def follow(self, history: Sequence[int]) -> int:
+        """Take over the text; return how many guesses fit behind it."""
+        ...
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return logits [1, V] for what follows the last token."""
+        ...
+
+    def take(self, token_id: int) -> None:
+        """Put a token behind the last one."""
+        ...
+
+
+def token_by_token(text: DraftText, picker: Picker, most: int) -> Iterator[Picks]:
     """Yield guesses, one model call each."""
     for _ in range(most):
-        picks = picker.pick(text.logits()[0], text.sequence.token_ids, 1)
+        picks = picker.pick(text.logits()[0], text.token_ids, 1)
         yield picks
         text.take(picks.token_ids[0])
 
@@ -44,15 +70,16 @@ class ModelDrafter(Drafter):
 
     def __init__(
         self,
-        text: Follower,
+        text: DraftText,
         picker: Picker,
         *,
         name: str = "model",
-        chain: Chain = token_by_token,
+        chain: Chain | None = None,
         rule: Rule = "match",
     ) -> None:
         self.name = name
-        self._text, self._picker, self._chain, self._rule = text, picker, chain, rule
+        self._text, self._picker, self._rule = text, picker, rule
+        self._chain = chain or partial(token_by_token, text)
         self._calibration, self._stop = Calibration(), ConfidenceStop()
         self._last = Draft.empty()
 
@@ -66,7 +93,7 @@ class ModelDrafter(Drafter):
 
     def _worthy(self, most: int, min_chance: float) -> Iterator[Picks]:
         chance = 1.0
-        for picks in self._chain(self._text, self._picker, most):
+        for picks in self._chain(self._picker, most):
             confidence = picks.confidences[0]
             chance *= self._calibration.chance(confidence)
             if chance < min_chance:
@@ -135,7 +162,7 @@ def open_staged(context: DrafterContext) -> Drafter:
     """
     model = _drafter_of(context, "staged", own_tokenizer=False)
     text, picker = _follower(context, model), picker_for(context.sampler, context.rule)
-    chain = open_staged_chain(model, text, context.sampler)
+    chain = partial(open_staged_chain(model, text, context.sampler), text)
     return ModelDrafter(text, picker, name="staged", chain=chain, rule=context.rule)
 
 

@@ -52,6 +52,11 @@ class Follower:
         self._num_shared = len(history)
         return room
 
+    @property
+    def token_ids(self) -> SequenceOf[int]:
+        """The text and what was taken behind it."""
+        return self.sequence.token_ids
+
     def logits(self, draft: Draft = NOTHING) -> NDArray[np.float32]:
         """Feed what is waiting and the draft; return logits [1 + N, V] of the target's V, valid until the next call."""
         logits = self.fit(self.sequence.extend(draft))

@@ -28,6 +28,7 @@ OUR_DRAFTERS = tuple(
         "model": "draft_model:open_model",
         "tree": "draft_model:open_tree",
         "staged": "draft_model:open_staged",
+        "self": "exits:open_self",
         "jacobi": "jacobi:open_jacobi",
         "lookahead": "lookahead:open_lookahead",
     }.items()

@@ -1,0 +1,175 @@
+"""Guess with the model's own first stages: an exit drafts, the other stages verify what the first ones already gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.draft import Draft
+from skipstone.runtime.drafters.draft_model import ModelDrafter
+from skipstone.runtime.drafters.drafter import Drafter, Round
+from skipstone.runtime.drafters.picks import picker_for
+from skipstone.runtime.drafters.registry import DrafterContext
+from skipstone.runtime.sequence import Sequence
+
+__all__ = ["ExitText", "SelfDrafter", "best_length", "open_self"]
+
+MEMORY: Final = 0.95
+LONGEST: Final = 8
+# Before rounds show it: what a row more adds to a call, as a share of a call of one row.
+ROW_SHARE: Final = 0.1
+# Every so manieth round drafts from another exit than the best, to see whether it has become better.
+TRY_EVERY: Final = 16
+
+
+class ExitText:
+    """The target's own text as an exit sees it: what a draft model's `Follower` is, without a second model.
+
+    `guess_ms` is the time of a call up to the exit, a mean over the last ones.
+    """
+
+    def __init__(self, sequence: Sequence, num_stages: int) -> None:
+        self._sequence, self._num_stages = sequence, num_stages
+        self.token_ids: list[int] = []
+        self.guess_ms = 0.0
+
+    def follow(self, history: SequenceOf[int]) -> int:
+        """Take over the text; return how many guesses fit behind it. Cost: a copy of the text."""
+        if self._sequence.num_waiting != 1 or self._sequence.is_stale:
+            return 0
+        self.token_ids = [*history]
+        return self._sequence.draft_room
+
+    def logits(self) -> NDArray[np.float32]:
+        """Feed the last token to the first stages; return the exit's logits [1, V], valid until the next call."""
+        start = perf_counter()
+        logits = self._sequence.peek(self.token_ids[-1:], num_stages=self._num_stages)
+        spent_ms = (perf_counter() - start) * 1e3
+        self.guess_ms += (spent_ms - self.guess_ms) * (1 - MEMORY if self.guess_ms else 1)
+        return logits[None]
+
+    def take(self, token_id: int) -> None:
+        """Put a token behind the last one, whose logits were asked for."""
+        self.token_ids.append(token_id)
+
+
+@dataclass(slots=True)
+class _Exit:
+    """One exit: its drafter, the share of the model's layers before it, and how often its guesses stand.
+
+    `matches` and `misses` are counts that fade, of guesses that were reached.
+    """
+
+    text: ExitText
+    drafter: ModelDrafter
+    share: float
+    matches: float = 0.0
+    misses: float = 0.0
+
+    @property
+    def chance(self) -> float:
+        """How often a guess stands, with one of each before any was seen."""
+        return (self.matches + 1) / (self.matches + self.misses + 2)
+
+    def learn(self, seen: Round) -> None:
+        num_accepted = len(seen.rows) - 1
+        self.matches = MEMORY * self.matches + num_accepted
+        self.misses = MEMORY * self.misses + (num_accepted < len(seen.draft))
+
+
+def best_length(chance: float, guess_ms: float, verify_ms: SequenceOf[float]) -> tuple[int, float]:
+    """Return the draft length with the most expected tokens per millisecond, and that rate.
+
+    `chance` is that of a guess to stand, `guess_ms` its price, `verify_ms[d]` the call that verifies d of them. The
+    expected tokens are g(0) = 1, g(d) = 1 + chance * g(d - 1).
+    Source: DEL (Zarch et al., 2025), its objective in milliseconds in place of layers.
+    """
+    expected, best, rate = 1.0, 0, 1.0 / verify_ms[0]
+    for length in range(1, len(verify_ms)):
+        expected = 1.0 + chance * expected
+        new = expected / (length * guess_ms + verify_ms[length])
+        if new > rate:
+            best, rate = length, new
+    return best, rate
+
+
+class SelfDrafter(Drafter):
+    """Drafts chains from the exit that promises the most tokens per millisecond, as long as that promises.
+
+    Each exit learns its chances by confidence, in deciles, and stops where it is unsure. What a guess and a call cost
+    is measured round by round. No exit is used where plain decoding promises more, but for a try now and then.
+    Sources: LayerSkip (Elhoushi et al., 2024), section 2 of its inference; DEL for the choice of exit and length.
+    """
+
+    name = "self"
+
+    def __init__(self, exits: SequenceOf[_Exit]) -> None:
+        self._exits = exits
+        self._used: _Exit | None = None
+        self._plain_ms = 0.0
+        self._row_share = ROW_SHARE
+        self._num_rounds = 0
+
+    def propose(self, history: SequenceOf[int], *, limit: int, min_chance: float = 0.0) -> Draft:
+        self._num_rounds += 1
+        self._used, length = self._choose()
+        if not length:
+            return Draft.empty()
+        return self._used.drafter.propose(history, limit=min(limit, length), min_chance=min_chance)
+
+    def _choose(self) -> tuple[_Exit, int]:
+        """Return the exit for this round and how many guesses it makes."""
+        untried = [one for one in self._exits if not one.text.guess_ms]
+        if untried:
+            return untried[0], 1
+        if self._num_rounds % TRY_EVERY == 0:
+            return self._exits[self._num_rounds // TRY_EVERY % len(self._exits)], 1
+        plans = [(best_length(one.chance, one.text.guess_ms, self._verify_ms(one)), one) for one in self._exits]
+        (length, _), chosen = max(plans, key=lambda plan: plan[0][1])
+        return chosen, length
+
+    def _verify_ms(self, used: _Exit) -> list[float]:
+        """Return what a call takes that verifies 0, 1, 2 ... guesses: with some, the first stages saw all but one."""
+        plain = self._plain_ms or used.text.guess_ms / used.share
+        late, tail = plain * (1 - used.share), plain * used.share
+        return [plain, *(tail + late * (1 + self._row_share * length) for length in range(1, LONGEST + 1))]
+
+    def prior(self, level: int) -> float:
+        return self._exits[0].drafter.prior(level)
+
+    def observe(self, seen: Round) -> None:
+        used = self._used
+        if not len(seen.draft):
+            if seen.model_ms and len(seen.rows) == 1:
+                self._plain_ms += (seen.model_ms - self._plain_ms) * (1 - MEMORY if self._plain_ms else 1)
+            return
+        if used is None or seen.draft.source != self.name:
+            return
+        used.learn(seen)
+        used.drafter.observe(seen)
+        if self._plain_ms:
+            length, plain = len(seen.draft), self._plain_ms
+            grown = (seen.model_ms / plain - used.share) / (1 - used.share) - 1
+            self._row_share += (max(grown / length, 0.0) - self._row_share) * (1 - MEMORY)
+
+
+def open_self(context: DrafterContext) -> Drafter:
+    """Return a drafter of chains for one text. Raises: ConfigError when the bundle has no exits."""
+    manifest = context.model.manifest
+    if not manifest.exits:
+        raise ConfigError(
+            "decoding method 'self' drafts from an exit, and the bundle has none; "
+            "make one with `skipstone export CHECKPOINT -o OUT --exits auto`"
+        )
+    exits = []
+    for num_stages, stage in enumerate(manifest.stages[:-1], start=1):
+        text, picker = ExitText(context.sequence, num_stages), picker_for(context.sampler, context.rule)
+        drafter = ModelDrafter(text, picker, name="self", rule=context.rule)
+        exits.append(_Exit(text, drafter, stage.end_layer / manifest.dimensions.num_layers))
+    return SelfDrafter(exits)

@@ -1,0 +1,41 @@
+"""What the first stages of a model have seen ahead of the others: tokens behind the text, and their hidden rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["EarlyRows"]
+
+
+@dataclass(slots=True)
+class EarlyRows:
+    """Tokens from place `start` of the text on that only the first `num_stages` stages have seen.
+
+    Invariant: the caches of these stages hold a row more for each of `token_ids`, and `rows` [E] is what the last of
+    the stages gave for each: what the next stage reads.
+    """
+
+    num_stages: int
+    start: int
+    token_ids: list[int] = field(default_factory=list)
+    rows: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def add(self, token_ids: Sequence[int], hidden: NDArray[np.float32]) -> None:
+        """Take over what the stages gave for more tokens, `hidden` [T, E] with T at least their number."""
+        self.token_ids.extend(token_ids)
+        self.rows.extend(hidden[: len(token_ids)].copy())
+
+    def num_shared(self, start: int, token_ids: Sequence[int]) -> int:
+        """Return how many of the first tokens from place `start` on were seen: they need the early stages no more."""
+        same = 0
+        if start != self.start:
+            return same
+        for own, other in zip(self.token_ids, token_ids, strict=False):
+            if own != other:
+                break
+            same += 1
+        return same
