@@ -23,7 +23,8 @@ class Step:
     """What one model call gave. `logits` [len(token_ids), V] are valid until the next step.
 
     The first `num_accepted` tokens were guessed by `drafter`. The times, in seconds, are those of drafting, which is
-    proposing and learning, of the model call, and of choosing and keeping tokens.
+    proposing and learning, of the model call, and of choosing and keeping tokens. `depth` is the number of layers that
+    made the tokens; None is all of them.
     """
 
     token_ids: list[int]
@@ -34,6 +35,7 @@ class Step:
     draft_s: float
     model_s: float
     accept_s: float
+    depth: int | None = None
 
 
 def decode(
@@ -71,7 +73,8 @@ def _round(sequence: Sequence, drafter: Guard, accept: Accept, budget: int, stop
     pending_id = sequence.token_ids[-1]
     rows = sequence.commit(accepted)
     kept = perf_counter()
-    drafter.observe(Round(draft, pending_id, accepted, rows, logits, model_ms=(called - drafted) * 1e3))
+    model_ms, num_peeked = (called - drafted) * 1e3, sequence.num_peeked
+    drafter.observe(Round(draft, pending_id, accepted, rows, logits, model_ms, num_peeked))
     return Step(
         accepted,
         logits[: len(accepted)] if draft.is_chain else logits[rows[: len(accepted)]],

@@ -39,3 +39,7 @@ class EarlyRows:
                 break
             same += 1
         return same
+
+    def behind(self, num_tokens: int) -> EarlyRows:
+        """Return what was seen behind the first `num_tokens`."""
+        return EarlyRows(self.num_stages, self.start + num_tokens, self.token_ids[num_tokens:], self.rows[num_tokens:])

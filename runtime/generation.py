@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.decode import Step, decode
+from skipstone.runtime.depth.policy import open_policy, require_agreement
 from skipstone.runtime.drafters import Drafter
+from skipstone.runtime.early_exit import decode_early
 from skipstone.runtime.model import Model
 from skipstone.runtime.planning.method import Method
 from skipstone.runtime.sampling import Sampler, SamplingOptions, logprob_of, top_logprobs
@@ -43,9 +46,12 @@ FinishReason = Literal["stop", "length"]
 class GenerationOptions:
     """What to make of a prompt, and how. `logprobs`: how many likely tokens to report at each position; None is off.
 
-    `decode` is `plain`, `auto` or drafters joined by commas. `verify` is the rule for their drafts: `match` gives the
-    text of plain decoding; `rejection` and `k-seq` give another text of the same law. `exact` gives the text of exact
-    plain decoding bit by bit, its logits too: kernels then see rows in pairs.
+    `decode` is `plain`, `auto`, drafters joined by commas, or `exit`. `verify` is the rule for their drafts: `match`
+    gives the text of plain decoding; `rejection` and `k-seq` give another text of the same law. `exact` gives the text
+    of exact plain decoding bit by bit, its logits too: kernels then see rows in pairs.
+
+    `exit` is approximate and asks for `min_agreement`, the share of tokens, 0.8 to 1, that must be the full model's
+    choice; 1 is plain decoding. `calibration` is a file for it in place of the one that `skipstone tune --exits` kept.
     """
 
     max_new_tokens: int = 128
@@ -55,9 +61,16 @@ class GenerationOptions:
     decode: str = "auto"
     verify: str = "match"
     exact: bool = False
+    min_agreement: float | None = None
+    calibration: str | Path | None = None
 
     def __post_init__(self) -> None:
-        Method.parse(self.decode, rule=self.verify)
+        if Method.parse(self.decode, rule=self.verify).is_approximate:
+            if self.min_agreement is None:
+                raise ConfigError("decode exit is approximate; say how close it must stay: min_agreement, such as 0.98")
+            require_agreement(self.min_agreement)
+        elif self.min_agreement is not None or self.calibration is not None:
+            raise ConfigError(f"min_agreement and calibration are for decode exit only, got decode {self.decode}")
         if self.exact and self.verify != "match":
             raise ConfigError(f"exact gives the bits of plain decoding, which {self.verify} does not; use match")
         if self.max_new_tokens < 1:
@@ -83,14 +96,15 @@ class TokenLogprobs:
 class Piece:
     """The tokens of one model call and the text that became final with them, which may be empty.
 
-    The first `num_guessed` tokens were guessed by `drafter`, the others are the model's own. The last piece, and only
-    it, says why the text ended and what it cost.
+    The first `num_guessed` tokens were guessed by `drafter`, the others are the model's own. `depth` is the number of
+    layers that made them; None is all. The last piece, and only it, says why the text ended and what it cost.
     """
 
     text: str
     token_ids: tuple[int, ...]
     drafter: str = "plain"
     num_guessed: int = 0
+    depth: int | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
@@ -122,9 +136,13 @@ class Generation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; `logprobs` only where they were asked for."""
+        """Return plain data; `logprobs` only where they were asked for, depths only of an approximate text."""
         data = asdict(self)
-        return data if self.logprobs else {key: value for key, value in data.items() if key != "logprobs"}
+        if not self.logprobs:
+            del data["logprobs"]
+        if self.stats.approximate is None:
+            del data["stats"]["approximate"], data["stats"]["depths"]
+        return data
 
 
 class TextBuilder:
@@ -177,8 +195,11 @@ def stream(
     sequence.require_room(options.max_new_tokens)
     prompt_tokens = len(sequence.token_ids)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)
+    method = Method.parse(options.decode, rule=options.verify)
+    if drafter is None and method.is_approximate:
+        return _stream_early(model, sequence, options, sampler)
     if drafter is None:
-        drafter = Method.parse(options.decode, rule=options.verify).open(model, sequence, sampler)
+        drafter = method.open(model, sequence, sampler)
     steps = decode(
         sequence,
         drafter=drafter,
@@ -189,10 +210,33 @@ def stream(
     return _pieces(model, sequence, options, steps)
 
 
-def _pieces(model: Model, sequence: Sequence, options: GenerationOptions, steps: Iterator[Step]) -> Iterator[Piece]:
+def _stream_early(model: Model, sequence: Sequence, options: GenerationOptions, sampler: Sampler) -> Iterator[Piece]:
+    """Yield the pieces of an approximate text, whose tokens may leave at an exit."""
+    assert options.min_agreement is not None, "the options have checked it"
+    file = None if options.calibration is None else Path(options.calibration)
+    policy, promise = open_policy(model, options.min_agreement, calibration=file)
+    steps = decode_early(
+        sequence,
+        policy=policy,
+        choose=sampler.choose,
+        max_new_tokens=options.max_new_tokens,
+        stop_ids=model.manifest.stop_ids,
+    )
+    return _pieces(model, sequence, options, steps, approximate=promise)
+
+
+def _pieces(
+    model: Model,
+    sequence: Sequence,
+    options: GenerationOptions,
+    steps: Iterator[Step],
+    *,
+    approximate: str | None = None,
+) -> Iterator[Piece]:
     """Yield what each step adds to the text, until it ends."""
     prompt_tokens = len(sequence.token_ids)
-    clock, builder = Clock(prompt_tokens - sequence.num_cached), TextBuilder(model, options, prompt=sequence.token_ids)
+    clock = Clock(prompt_tokens - sequence.num_cached, approximate)
+    builder = TextBuilder(model, options, prompt=sequence.token_ids)
     for step in steps:
         text, num_taken = builder.push(step.token_ids)
         if num_taken < len(step.token_ids):  # plain decoding would not have made what stands behind a stop string
@@ -200,6 +244,8 @@ def _pieces(model: Model, sequence: Sequence, options: GenerationOptions, steps:
         taken = step.token_ids[:num_taken]
         num_guessed = min(step.num_accepted, num_taken)
         clock.step(num_taken, parts=(step.draft_s, step.model_s, step.accept_s))
+        if step.depth is not None:
+            clock.depth(step.depth, num_taken)
         if step.num_drafted:
             clock.draft(step.drafter, drafted=step.num_drafted, accepted=num_guessed)
         ended = builder.finish_reason is not None
@@ -208,6 +254,7 @@ def _pieces(model: Model, sequence: Sequence, options: GenerationOptions, steps:
             token_ids=tuple(taken),
             drafter=step.drafter,
             num_guessed=num_guessed,
+            depth=step.depth,
             logprobs=token_logprobs(taken, step.logits, options.logprobs),
             finish_reason=builder.finish_reason,
             stats=clock.stats(prompt_tokens) if ended else None,

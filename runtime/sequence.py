@@ -49,6 +49,7 @@ class Sequence:
         self._is_long = False  # which angles the cached rows have
         self.token_ids: list[int] = []
         self.num_cached = 0
+        self.num_peeked = 0  # how many tokens of the last call the first stages had seen before
 
     @property
     def capacity(self) -> int:
@@ -134,22 +135,27 @@ class Sequence:
         """Feed tokens to the first stages only, behind the cached ones and those that were peeked at before.
 
         The first of all must be those that wait, as `extend` will feed them. Returns the exit's logits [V] for what
-        follows the last; valid until the next call. Raises: ConfigError for an exit that the model lacks.
+        follows the last; valid until the next call. Raises: CacheFull; ConfigError for no token, or one that is outside
+        the vocabulary, and for an exit that the model lacks.
         """
         if not 0 < num_stages < len(self._model.manifest.stages):
             raise ConfigError(f"the model has no exit after {num_stages} of {len(self._model.manifest.stages)} stages")
+        if not token_ids:
+            raise ConfigError("there is no token to peek at; give those that wait first")
+        self._require_known(token_ids)
         if self._draft is not None:
             self._leave_pending()
         self._turn()
         early = self._early
         if early is None or (early.num_stages, early.start) != (num_stages, self.num_cached):
             early = self._early = EarlyRows(num_stages, self.num_cached)
-        self._require_known(token_ids)
-        rows, part = range(len(token_ids) - 1, len(token_ids)), Part(0, num_stages)
-        call, logits = self._run(token_ids, rows, part, ahead=len(early.token_ids))
+        ahead = len(early.token_ids)
+        self.require_room(self.num_cached + ahead + len(token_ids) - len(self.token_ids))
+        last = range(len(token_ids) - 1, len(token_ids))
+        call, logits = self._run(token_ids, last, Part(0, num_stages), ahead=ahead)
         early.add(token_ids, call.hidden[0])
-        last: NDArray[np.float32] = logits[-1]
-        return last
+        row: NDArray[np.float32] = logits[-1]
+        return row
 
     def extend(self, draft: Draft) -> NDArray[np.float32]:
         """Feed all tokens that are not cached and then the draft; return logits for what follows each of the last.
@@ -166,39 +172,25 @@ class Sequence:
         is_tree = not draft.is_chain
         waiting = [*self.token_ids[self.num_cached :], *draft.token_ids]
         num_logits = 1 + len(draft)
-        early, self._early = self._early, None
-        if early is not None and not is_tree and (num_seen := early.num_shared(self.num_cached, waiting)):
-            logits = self._catch_up(early, num_seen, waiting, num_logits)
-            self.num_cached += len(waiting) - len(draft)
-            self._draft = draft
-            return logits
         most = num_logits if is_tree else max(PREFILL_CHUNK, num_logits)
         while len(waiting) > most:
             size = min(PREFILL_CHUNK, len(waiting) - num_logits)
             self._feed(waiting[:size], num_logits=1)
             waiting = waiting[size:]
         logits = self._feed(waiting, num_logits=num_logits, tree=TreeMask(draft) if is_tree else None)
+        self._early = None
         self.num_cached -= len(draft)
         self._draft = draft
         return logits
-
-    def _catch_up(
-        self, early: EarlyRows, num_seen: int, waiting: SequenceOf[int], num_logits: int
-    ) -> NDArray[np.float32]:
-        """Feed the first stages what they have not seen of the waiting tokens, then the others all of them."""
-        rows = early.rows[:num_seen]
-        if rest := waiting[num_seen:]:
-            call, _ = self._run(rest, range(0), Part(0, early.num_stages, head=False), ahead=num_seen)
-            rows = [*rows, *call.hidden[0, : len(rest)]]
-        asked = range(len(waiting) - num_logits, len(waiting))
-        return self._run(waiting, asked, Part(early.num_stages), hidden=rows)[1]
 
     def _turn(self) -> None:
         """Take the angles of the text's length; forget rows that have others."""
         border = self._model.manifest.long_rope_from
         if self.is_stale:
             self.num_cached = 0
-        self._is_long = border is not None and len(self.token_ids) > border
+        is_long = border is not None and len(self.token_ids) > border
+        if is_long != self._is_long:
+            self._is_long, self._early = is_long, None
 
     def mark_extended(self) -> None:
         """Note that a batched call has fed the pending token, as `extend` with an empty draft would."""
@@ -208,9 +200,27 @@ class Sequence:
     def _feed(
         self, token_ids: SequenceOf[int], *, num_logits: int, tree: TreeMask | None = None
     ) -> NDArray[np.float32]:
-        _, logits = self._run(token_ids, range(len(token_ids) - num_logits, len(token_ids)), WHOLE, tree=tree)
+        """Feed tokens behind the cached ones, those that were peeked at to the later stages only."""
+        early, self._early = self._early, None
+        self.num_peeked = early.num_shared(self.num_cached, token_ids) if early and tree is None else 0
+        if early and self.num_peeked:
+            logits = self._catch_up(early, token_ids, num_logits)
+        else:
+            _, logits = self._run(token_ids, range(len(token_ids) - num_logits, len(token_ids)), WHOLE, tree=tree)
         self.num_cached += len(token_ids)
         return logits
+
+    def _catch_up(self, early: EarlyRows, token_ids: SequenceOf[int], num_logits: int) -> NDArray[np.float32]:
+        """Feed the first stages what they have not seen of the tokens, then the others all of them."""
+        num_seen, num_tokens = self.num_peeked, len(token_ids)
+        rows = early.rows[:num_seen]
+        if rest := token_ids[num_seen:]:
+            call, _ = self._run(rest, range(0), Part(0, early.num_stages, head=False), ahead=num_seen)
+            rows = [*rows, *call.hidden[0, : len(rest)]]
+        else:
+            self._early = early.behind(num_tokens)
+        asked = range(num_tokens - num_logits, num_tokens)
+        return self._run(token_ids, asked, Part(early.num_stages), hidden=rows)[1]
 
     def _run(
         self,
@@ -234,8 +244,9 @@ class Sequence:
             first -= 1
         rows = range(first, len(fed) if self.exact else len(token_ids)) if part.head else range(0)
         call = self._workspace.call(len(fed), rows, part)
-        for place, row in enumerate(hidden):
-            call.hidden[0, place] = row
+        if hidden:
+            call.hidden[0, : len(hidden)] = hidden
+            call.hidden[0, len(hidden) :] = 0  # what memory holds by chance may be no number, and spoil the others
         lengths, starts = np.asarray([self.num_cached + ahead]), np.asarray([self.next_position + ahead])
         logits = call.run(np.asarray([fed]), lengths, starts=starts, tree=tree)
         return call, logits[asked.start - first :][: len(asked)]

@@ -25,6 +25,9 @@ class Stats:
 
     `draft_s`, `model_s`, `accept_s` and `other_s` are the parts of the time for decoding: guessing and learning, the
     model's calls, choosing and keeping tokens, and all else, such as making text of tokens.
+
+    `approximate` says what an approximate method promises, None of a lossless one; then `depths` has how many tokens
+    were made by so many layers.
     """
 
     prompt_tokens: int
@@ -40,6 +43,8 @@ class Stats:
     accept_s: float
     other_s: float
     peak_memory_bytes: int
+    approximate: str | None = None
+    depths: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -47,6 +52,7 @@ class Clock:
     """Times one generation: from its making to the first token, and from there on."""
 
     num_fed: int
+    approximate: str | None = None
     _start: float = field(default_factory=time.perf_counter)
     _first: float | None = None
     _calls: int = 0
@@ -54,6 +60,7 @@ class Clock:
     _first_tokens: int = 0
     _parts: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     _drafters: dict[str, DrafterStats] = field(default_factory=dict)
+    _depths: dict[int, int] = field(default_factory=dict)
 
     def step(self, num_tokens: int, *, parts: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
         """Count one model call that gave `num_tokens`; `parts` are its seconds of drafting, model and accepting."""
@@ -70,6 +77,10 @@ class Clock:
         stats.rounds += 1
         stats.drafted += drafted
         stats.accepted += accepted
+
+    def depth(self, num_layers: int, num_tokens: int) -> None:
+        """Count tokens that so many layers made."""
+        self._depths[num_layers] = self._depths.get(num_layers, 0) + num_tokens
 
     def stats(self, prompt_tokens: int) -> Stats:
         now, first = time.perf_counter(), self._first or time.perf_counter()
@@ -89,6 +100,8 @@ class Clock:
             accept_s=accept_s,
             other_s=now - first - sum(self._parts),
             peak_memory_bytes=peak_memory_bytes(),
+            approximate=self.approximate,
+            depths=dict(sorted(self._depths.items())),
         )
 
 

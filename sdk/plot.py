@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 
     from skipstone.comparison_result import Comparison
     from skipstone.devices import CostCurve
+    from skipstone.exit_evaluation import ExitQuality
 
-__all__ = ["plot_comparison", "plot_costs", "require_matplotlib", "require_plot"]
+__all__ = ["plot_comparison", "plot_costs", "plot_exits", "require_matplotlib", "require_plot"]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#666666")
@@ -103,6 +105,29 @@ def plot_costs(curve: CostCurve, *, title: str, path: Path) -> None:
     axes.set_xlabel("rows")
     axes.set_ylabel("ms for a call")
     axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    figure.suptitle(title, fontsize=11, color=INK)
+    _save(figure, path)
+
+
+def plot_exits(rows: Sequence[ExitQuality], *, title: str, path: Path) -> None:
+    """Draw the speed of approximate decoding over its agreement, a point for each setting.
+
+    Raises: ConfigError without matplotlib, OutputError when the file cannot be written.
+    """
+    figure, axes = _figure(width=7.0)
+    ordered = sorted(rows, key=lambda row: row.min_agreement)
+    quality = [100 * row.agreement for row in ordered]
+    axes.plot(quality, [row.times_plain for row in ordered], marker="o", color=COLOURS[0], label="measured", zorder=2)
+    expected = [row.expected_times_plain for row in ordered]
+    axes.plot(quality, expected, marker="x", color=COLOURS[1], linestyle="--", label="expected", zorder=2)
+    for row in ordered:
+        place = (100 * row.agreement, row.times_plain)
+        axes.annotate(f"{row.min_agreement:g}", place, (0, 7), textcoords="offset points", fontsize=8.5, color=INK)
+    axes.axhline(1.0, color=INK, linewidth=1.2, zorder=1)
+    axes.invert_xaxis()
+    axes.set_xlabel("% of tokens as the full model's (setting beside the point)")
+    axes.set_ylabel("tokens/s, times plain")
     axes.legend(frameon=False)
     figure.suptitle(title, fontsize=11, color=INK)
     _save(figure, path)

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from skipstone.runtime.decode import Step, decode
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters import Drafter
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler, SamplingOptions
+from skipstone.runtime.sequence import Sequence
 from skipstone.runtime.verification import match
 
 PROMPT = (1, 50, 60, 70)
@@ -45,6 +47,12 @@ def plain_text(model: Model, options: SamplingOptions, num_tokens: int, stop_ids
         if text[-1] in stop_ids:
             break
     return text
+
+
+def cached_rows(sequence: Sequence) -> list[NDArray[np.float32]]:
+    """Return keys and values [1, K, T, D] of the cached tokens, layer by layer."""
+    buffers = (buffer for layer in sequence._cache.layers for buffer in layer)
+    return [buffer.numpy()[:, :, : sequence.num_cached].copy() for buffer in buffers]
 
 
 def run(

@@ -27,7 +27,8 @@ from skipstone.runtime.sampling import Sampler, SamplingOptions
 from skipstone.runtime.sequence import PREFILL_CHUNK, Sequence
 from skipstone.runtime.verification import match
 
-METHODS = ("auto", *registered_drafters())
+# The bundle that everybody loads has no exits; test_identity.py has `self`.
+METHODS = ("auto", *(name for name in registered_drafters() if name != "self"))
 NUM_TOKENS = 24
 GREEDY = SamplingOptions()
 SAMPLED = SamplingOptions(temperature=0.8, seed=3)

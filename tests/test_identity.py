@@ -6,17 +6,25 @@ part from the plain one where the two likeliest tokens are nearly equal; exact m
 
 from __future__ import annotations
 
+import argparse
+import inspect
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import skipstone
 from skipstone.devices import CostCurve
 from skipstone.language_model import LanguageModel
+from skipstone.runtime.decode import decode
 from skipstone.runtime.drafters import registered_drafters
 from skipstone.runtime.generation import Generation
 from skipstone.runtime.model import Model
+from skipstone.runtime.planning.method import Method
+from skipstone.runtime.sampling import Sampler, SamplingOptions
+from skipstone.runtime.verification import match
 
 METHODS = ("auto", "suffix,recycle,model", *registered_drafters())
 PROMPTS = (
@@ -34,22 +42,27 @@ MOST_TEXTS = 0.25  # may differ in int4
 FREE_ROWS = CostCurve(rows=(1, 16), contexts=(64,), ms=((1.0, 1.0),))
 
 
-def with_free_rows(model: LanguageModel) -> LanguageModel:
-    model.runtime.shared.get("cost curve", lambda: FREE_ROWS)
-    return model
+def with_exits(folder: Any, precision: Any) -> LanguageModel:
+    """Export pebble with its drafter and exits, and open it with free rows."""
+    path = folder / f"pebble-{precision}"
+    model = Model.open(skipstone.export("pebble", path, precision=precision, drafter="pebble-mini", exits="auto"))
+    model.shared.get("cost curve", lambda: FREE_ROWS)
+    return LanguageModel(model)
 
 
 @pytest.fixture(scope="module")
 def fp32(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    path = tmp_path_factory.mktemp("fp32") / "pebble"
-    return with_free_rows(
-        LanguageModel(Model.open(skipstone.export("pebble", path, precision="fp32", drafter="pebble-mini")))
-    )
+    return with_exits(tmp_path_factory.mktemp("bundle"), "fp32")
 
 
 @pytest.fixture(scope="module")
-def int4() -> LanguageModel:
-    return with_free_rows(skipstone.load("pebble"))
+def int4(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return with_exits(tmp_path_factory.mktemp("bundle"), "int4")
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return with_exits(tmp_path_factory.mktemp("bundle"), "int8")
 
 
 def texts_of(model: LanguageModel, method: str, **options: Any) -> list[Generation]:
@@ -96,3 +109,60 @@ def test_in_int4_a_text_parts_from_the_plain_one_only_where_two_tokens_are_nearl
             (_, best), (_, second) = wanted.logprobs[at].top
             assert best - second < NEAR, (method, wanted.text, at)
     assert num_different <= MOST_TEXTS * len(METHODS) * len(PROMPTS)
+
+
+# Guesses of the model's own first stages, bit by bit
+
+GREEDY, SAMPLED = SamplingOptions(), SamplingOptions(temperature=0.8, seed=5)
+
+
+def decoded(
+    model: Model, prompt: list[int], method: str, sampling: SamplingOptions, *, exact: bool, num_tokens: int
+) -> tuple[list[int], NDArray[np.float32], int]:
+    """Return the tokens, the logits [tokens, V] that chose them, and how many of the tokens were guessed."""
+    sequence = model.new_sequence(exact=exact)
+    sequence.append(prompt)
+    sampler = Sampler.from_options(sampling, stop_ids=(), num_prompt_tokens=len(prompt))
+    drafter = Method.parse(method).open(model, sequence, sampler)
+    accept = match(sampler, sequence.token_ids)
+    logits, num_guessed = list[NDArray[np.float32]](), 0
+    for step in decode(sequence, drafter=drafter, accept=accept, max_new_tokens=num_tokens, stop_ids=()):
+        logits.append(step.logits[: len(step.token_ids)].copy())
+        num_guessed += step.num_accepted
+    return sequence.token_ids, np.concatenate(logits), num_guessed
+
+
+def check_self(model: LanguageModel, sampling: SamplingOptions, *, exact: bool, count: int, num_tokens: int) -> None:
+    """Compare texts of `self` with plain ones, for prompts from all over a file; exact ones with their logits."""
+    runtime, num_guessed = model.runtime, 0
+    code = runtime.tokenizer.encode(inspect.getsource(argparse)[:20000])
+    for number, start in enumerate(np.linspace(0, len(code) - 41, count).astype(int).tolist()):
+        prompt = code[start : start + 1 + 7 * number % 40]
+        wanted = decoded(runtime, prompt, "plain", sampling, exact=exact, num_tokens=num_tokens)
+        found = decoded(runtime, prompt, "self", sampling, exact=exact, num_tokens=num_tokens)
+        assert found[0] == wanted[0], prompt
+        assert not exact or np.array_equal(found[1].view(np.uint32), wanted[1].view(np.uint32)), prompt
+        num_guessed += found[2]
+    assert num_guessed > count
+
+
+EXACT = {"fp32": False, "int4": True, "int8": True}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("precision", EXACT)
+def test_an_exit_that_drafts_leaves_the_text_and_in_exact_mode_every_bit(
+    request: pytest.FixtureRequest, precision: str, sampling: SamplingOptions
+) -> None:
+    check_self(request.getfixturevalue(precision), sampling, exact=EXACT[precision], count=6, num_tokens=32)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("precision", EXACT)
+def test_an_exit_that_drafts_leaves_a_hundred_texts_and_in_exact_mode_every_bit(
+    request: pytest.FixtureRequest, precision: str, sampling: SamplingOptions
+) -> None:
+    check_self(request.getfixturevalue(precision), sampling, exact=EXACT[precision], count=100, num_tokens=128)

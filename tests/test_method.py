@@ -79,6 +79,7 @@ def test_every_registered_drafter_is_a_method() -> None:
         ("plain,plain", "must be given once each"),
         ("plain,ngram", "plain and auto stand alone; join drafters only"),
         ("suffix,auto", "plain and auto stand alone"),
+        ("exit,suffix", "exit stands alone; join drafters only"),
     ],
 )
 def test_names_that_cannot_be_meant_are_refused(text: str, message: str) -> None:
@@ -86,6 +87,15 @@ def test_names_that_cannot_be_meant_are_refused(text: str, message: str) -> None
         Method.parse(text)
     with pytest.raises(ConfigError, match=message):
         GenerationOptions(decode=text)
+
+
+def test_exit_is_no_drafter_and_goes_with_match_only(model: Model) -> None:
+    assert Method.parse("exit").is_approximate and not Method.parse("auto").is_approximate
+    assert "exit" not in registered_drafters()
+    with pytest.raises(ConfigError, match="exit has no drafts that rejection could verify"):
+        Method.parse("exit", rule="rejection")
+    with pytest.raises(ConfigError, match="exit drafts nothing and may change the text; it is for generate and eval"):
+        opened(model, "exit")
 
 
 def test_no_name_at_all_is_refused() -> None:

@@ -5,6 +5,7 @@ Time is simulated: drafters and model calls move a clock by their prices. Every 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -41,7 +42,7 @@ class Text:
     """What a guard needs of a sequence: tokens that grow without end and without a model."""
 
     token_ids: list[int] = field(default_factory=lambda: [0])
-    room: int = 10**9
+    draft_room: int = 10**9
 
     def require_feedable(self, draft: Draft) -> None:
         assert all(token_id in (0, 1) for token_id in draft.token_ids)
@@ -596,6 +597,137 @@ def test_an_exact_text_is_drafted_up_to_whole_pairs() -> None:
     run = simulation(lambda clock: [Scripted(clock, always, length=9)], exact=True, row_ms=0.2)
     assert run.run(1000) < 0.5
     assert {(1 + len(draft)) % 2 for draft in run.drafts[10:-5]} == {0}
+
+
+# Guesses of the first stages
+
+
+@dataclass
+class Peeking(Scripted):
+    """Guesses with the first stages of the model, which are `share` of it: the call after it runs them for one row."""
+
+    share: float = 0.25
+    peeks: bool = True
+    num_peeked: int = 0
+
+    def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
+        draft = super().propose(history, limit=limit)
+        self.num_peeked = len(draft)
+        return draft
+
+    def spared_ms(self, rows: int, costs: Sequence[float]) -> float:
+        """What a call of so many rows takes less after the guesses."""
+        left = rows - min(self.num_peeked, rows)
+        return self.share * (costs[rows] - costs[left])
+
+
+@dataclass
+class StagedSimulation(Simulation):
+    """Calls after guesses of the first stages are shorter."""
+
+    def run(self, num_tokens: int) -> float:
+        start_ms, end = self.clock.now_ms, len(self.text.token_ids) + num_tokens
+        costs = self.real.costs(0, max_rows=MAX_ROWS + 1)
+        (peeking,) = (guard._drafter for guard, _ in self.planner._sources if guard.peeks)
+        assert isinstance(peeking, Peeking)
+        while (left := end - len(self.text.token_ids)) > 0:
+            peeking.num_peeked = 0
+            draft = self.planner.propose(self.text.token_ids, limit=left - 1) if left > 1 else Draft.empty()
+            rows = 1 + len(draft)
+            num_peeked = min(peeking.num_peeked, rows)
+            call_ms = costs[rows] - peeking.spared_ms(rows, costs)
+            self.clock.now_ms += call_ms + LOOP_MS
+            path = draft.path([0] * left)
+            accepted = [0] * min(len(path), left)
+            self.text.token_ids += accepted
+            self.planner.observe(Round(draft, 0, accepted, path, NO_LOGITS, call_ms, num_peeked))
+            self.drafts.append(draft)
+        return (self.clock.now_ms - start_ms) / (num_tokens * (costs[1] + LOOP_MS))
+
+
+def with_peeking(is_right: IsRight, *others: Scripted, row_ms: float = 0.1, **options: Any) -> StagedSimulation:
+    clock = Clock()
+    peeking = Peeking(clock, is_right, name="self", **{"guess_ms": 0.25, "chance": 0.5, **options})
+    for other in others:
+        other.clock = clock
+    run = simulation(lambda _: [*others, peeking], row_ms=row_ms, clock=clock, knowledge=Knowledge())
+    return StagedSimulation(run.planner, run.text, clock, run.curve, run.real)
+
+
+def factors_of(run: Simulation) -> list[float]:
+    costs = run.curve.costs(0, max_rows=MAX_ROWS)
+    return [
+        after / cost for after, cost in zip(run.planner._knowledge.times.correct(costs)[1:], costs[1:], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+@pytest.mark.parametrize("row_ms", [0.05, 0.3])
+def test_guesses_of_the_first_stages_are_used_where_they_pay(share: float, row_ms: float) -> None:
+    run = with_peeking(always, row_ms=row_ms, share=share, guess_ms=share, length=8)
+    run.run(1000)
+    assert run.run(2000) < 0.9
+    assert run.num_drafted > 500
+
+
+@pytest.mark.parametrize("row_ms", [0.05, 0.3])
+def test_guesses_of_the_first_stages_cost_nothing_where_they_do_not_pay(row_ms: float) -> None:
+    run = with_peeking(never, row_ms=row_ms)
+    assert run.run(1000) < 1.03
+    drafted = run.num_drafted
+    assert run.run(4000) < 1.01
+    assert run.num_drafted - drafted <= 4
+
+
+def test_calls_that_were_partly_done_do_not_make_rows_look_cheap() -> None:
+    run = with_peeking(always, length=6, share=0.5, guess_ms=0.3)
+    run.run(2000)
+    assert run.num_drafted > 500
+    assert factors_of(run) == pytest.approx([1.0] * MAX_ROWS)
+
+
+@pytest.mark.parametrize("is_right", [always, never], ids=["right", "wrong"])
+def test_the_price_of_guesses_is_what_they_take_less_what_they_spare(is_right: IsRight) -> None:
+    """Three guesses of 0.25: verified they spare a quarter of three rows of four, dropped a quarter of a plain call."""
+    run = with_peeking(is_right, length=3, row_ms=0.1)
+    run.run(3000)
+    record = run.planner._sources[0][1]
+    spared_ms = 0.25 * 0.3 if is_right is always else 0.25
+    assert record.price_ms == pytest.approx(0.75 - spared_ms, rel=0.05)
+    assert record.guess_ms == pytest.approx((0.75 - spared_ms) / 3, rel=0.05)
+
+
+def test_guesses_of_the_first_stages_rest_while_a_cheap_drafter_knows_the_text() -> None:
+    @dataclass
+    class Silent(Scripted):
+        """Guesses nothing where it does not know."""
+
+        def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
+            known = self.is_right(len(history))
+            return super().propose(history, limit=limit) if known else Draft.empty()
+
+    cheap = Silent(Clock(), lambda position: position % 200 < 100, name="cheap", price_ms=0.01, length=8)
+    run = with_peeking(always, cheap, length=4, guess_ms=0.3, share=0.3)
+    run.run(2000)
+    assert run.run(4000) < 0.5
+    sources = Counter(draft.source for draft in run.drafts[-400:] if len(draft))
+    assert min(sources["cheap"], sources["self"]) > 50
+
+
+@given(
+    blocks,
+    st.sampled_from([0.0, 0.05, 0.3]),
+    st.sampled_from([(0.25, 1), (0.25, 4), (0.5, 1), (0.5, 2), (0.75, 1)]),
+)
+@settings(deadline=None, max_examples=60)
+def test_whatever_the_first_stages_guess_the_time_is_that_of_plain_decoding_and_three_percent(
+    pattern: list[tuple[bool, int]], row_ms: float, guesses: tuple[float, int]
+) -> None:
+    known, (share, length) = [right for right, size in pattern for _ in range(size)], guesses
+    run = with_peeking(
+        lambda at: known[at % len(known)], row_ms=row_ms, share=share, guess_ms=share * 1.05, length=length
+    )
+    assert run.run(600) < 1.03
 
 
 # Failures

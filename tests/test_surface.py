@@ -31,14 +31,16 @@ PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-re
 COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --drafter --drafter-precision --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
-    f"--verify --exact --samples --suffix-memory --stats --show-drafts --json --quiet {SAMPLING} {PENALTIES}",
+    f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
+    f"--min-agreement --calibration --json --quiet {SAMPLING} {PENALTIES}",
     "chat": "--system --max-new-tokens --decode --suffix-memory --device --threads --temperature --top-p --seed "
     "--quiet",
     "inspect": "--verify --json --quiet",
     "devices": "--json",
-    "tune": "--seconds --plot --device --threads --json --quiet",
+    "tune": "--seconds --plot --exits --text --device --threads --json --quiet",
     "bench": "--prompt-tokens --new-tokens --runs --suite --decode --plot --replay --device --threads --output --quiet",
-    "eval": "--text --reference --max-tokens --device --threads --json --quiet",
+    "eval": "--text --reference --max-tokens --decode --min-agreement --calibration --plot --device --threads "
+    "--json --quiet",
     "demo": "--quiet",
 }
 

@@ -19,7 +19,8 @@ class Round:
     """What one model call showed. `logits` [1 + N, V] follow the rows of the draft and are valid during `observe` only.
 
     `token_ids` were emitted; `rows` are those of the tokens that stay in the cache: row 0 and the accepted guesses.
-    `pending_id` was fed in row 0. `model_ms` is the time of the call.
+    `pending_id` was fed in row 0. `model_ms` is the time of the call, which is shorter where the first stages of the
+    model had seen `num_peeked` of its rows before.
     """
 
     draft: Draft
@@ -28,17 +29,20 @@ class Round:
     rows: list[int]
     logits: NDArray[np.float32]
     model_ms: float = 0.0
+    num_peeked: int = 0
 
 
 class Drafter(Protocol):
     """Guesses what comes next, from the text alone or with means of its own; made for one text.
 
     The text is the same whatever it guesses. `name` stands in reports. `reading_share` is what reading a token of the
-    text costs before the first guess, as a share of a plain step. Who inherits from this needs `propose` only.
+    text costs before the first guess, as a share of a plain step. `peeks`: whether its guesses run the first stages of
+    the target, so that the call after them is shorter. Who inherits from this needs `propose` only.
     """
 
     name: str
     reading_share: float = 0.0
+    peeks: bool = False
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         """Return at most `limit` guesses for the tokens after `history`, whose last token is the pending one.

@@ -28,10 +28,19 @@ ROW_SHARE: Final = 0.1
 TRY_EVERY: Final = 16
 
 
+def usual_ms(before: float, spent_ms: float) -> float:
+    """Return what something usually takes, given what was so far believed, 0 for nothing, and one more time.
+
+    A shorter time is believed at once: the first call of a shape takes longer, and what others on the machine take is
+    not its own. Longer ones count little by little.
+    """
+    return spent_ms if not before or spent_ms < before else before + (spent_ms - before) * (1 - MEMORY)
+
+
 class ExitText:
     """The target's own text as an exit sees it: what a draft model's `Follower` is, without a second model.
 
-    `guess_ms` is the time of a call up to the exit, a mean over the last ones.
+    `guess_ms` is the usual time of a call up to the exit, 0 before the first.
     """
 
     def __init__(self, sequence: Sequence, num_stages: int) -> None:
@@ -50,8 +59,7 @@ class ExitText:
         """Feed the last token to the first stages; return the exit's logits [1, V], valid until the next call."""
         start = perf_counter()
         logits = self._sequence.peek(self.token_ids[-1:], num_stages=self._num_stages)
-        spent_ms = (perf_counter() - start) * 1e3
-        self.guess_ms += (spent_ms - self.guess_ms) * (1 - MEMORY if self.guess_ms else 1)
+        self.guess_ms = usual_ms(self.guess_ms, (perf_counter() - start) * 1e3)
         return logits[None]
 
     def take(self, token_id: int) -> None:
@@ -77,10 +85,12 @@ class _Exit:
         """How often a guess stands, with one of each before any was seen."""
         return (self.matches + 1) / (self.matches + self.misses + 2)
 
-    def learn(self, seen: Round) -> None:
-        num_accepted = len(seen.rows) - 1
-        self.matches = MEMORY * self.matches + num_accepted
-        self.misses = MEMORY * self.misses + (num_accepted < len(seen.draft))
+    def learn(self, draft: Draft, token_ids: SequenceOf[int]) -> None:
+        """Score the guesses of one round that were reached, fed or not, against the tokens that came."""
+        same = [guess == token_id for guess, token_id in zip(draft.token_ids, token_ids, strict=False)]
+        num_right = same.index(False) if False in same else len(same)
+        self.matches = MEMORY * self.matches + num_right
+        self.misses = MEMORY * self.misses + (num_right < len(same))
 
 
 def best_length(chance: float, guess_ms: float, verify_ms: SequenceOf[float]) -> tuple[int, float]:
@@ -103,40 +113,50 @@ class SelfDrafter(Drafter):
     """Drafts chains from the exit that promises the most tokens per millisecond, as long as that promises.
 
     Each exit learns its chances by confidence, in deciles, and stops where it is unsure. What a guess and a call cost
-    is measured round by round. No exit is used where plain decoding promises more, but for a try now and then.
+    is measured round by round; the first rounds try each exit once, and then plain decoding. No exit is used where
+    that promises more, but for a try now and then.
+    Where it is not `timed`, layers take the place of milliseconds: under rules that draw by chance the text hangs on
+    what is drafted, and shall not hang on how busy the machine is.
     Sources: LayerSkip (Elhoushi et al., 2024), section 2 of its inference; DEL for the choice of exit and length.
     """
 
     name = "self"
+    peeks = True
 
-    def __init__(self, exits: SequenceOf[_Exit]) -> None:
-        self._exits = exits
-        self._used: _Exit | None = None
-        self._plain_ms = 0.0
+    def __init__(self, exits: SequenceOf[_Exit], *, timed: bool = True) -> None:
+        self._exits, self._timed = exits, timed
+        self._used: _Exit | None = None  # in this round
+        self._last = Draft.empty()
+        self._plain_ms = 0.0 if timed else 1.0
         self._row_share = ROW_SHARE
         self._num_rounds = 0
 
     def propose(self, history: SequenceOf[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         self._num_rounds += 1
         self._used, length = self._choose()
-        if not length:
-            return Draft.empty()
-        return self._used.drafter.propose(history, limit=min(limit, length), min_chance=min_chance)
+        limit = min(limit, length)
+        self._last = self._used.drafter.propose(history, limit=limit, min_chance=min_chance) if limit else Draft.empty()
+        return self._last
 
     def _choose(self) -> tuple[_Exit, int]:
         """Return the exit for this round and how many guesses it makes."""
         untried = [one for one in self._exits if not one.text.guess_ms]
         if untried:
             return untried[0], 1
+        if not self._plain_ms:
+            return self._exits[0], 0
         if self._num_rounds % TRY_EVERY == 0:
             return self._exits[self._num_rounds // TRY_EVERY % len(self._exits)], 1
-        plans = [(best_length(one.chance, one.text.guess_ms, self._verify_ms(one)), one) for one in self._exits]
+        plans = [(best_length(one.chance, self._guess_ms(one), self._verify_ms(one)), one) for one in self._exits]
         (length, _), chosen = max(plans, key=lambda plan: plan[0][1])
         return chosen, length
 
+    def _guess_ms(self, used: _Exit) -> float:
+        return used.text.guess_ms if self._timed else used.share
+
     def _verify_ms(self, used: _Exit) -> list[float]:
         """Return what a call takes that verifies 0, 1, 2 ... guesses: with some, the first stages saw all but one."""
-        plain = self._plain_ms or used.text.guess_ms / used.share
+        plain = self._plain_ms
         late, tail = plain * (1 - used.share), plain * used.share
         return [plain, *(tail + late * (1 + self._row_share * length) for length in range(1, LONGEST + 1))]
 
@@ -144,19 +164,28 @@ class SelfDrafter(Drafter):
         return self._exits[0].drafter.prior(level)
 
     def observe(self, seen: Round) -> None:
-        used = self._used
-        if not len(seen.draft):
-            if seen.model_ms and len(seen.rows) == 1:
-                self._plain_ms += (seen.model_ms - self._plain_ms) * (1 - MEMORY if self._plain_ms else 1)
+        used, self._used = self._used, None
+        if used is None:  # of the prompt, or of others' drafts
             return
-        if used is None or seen.draft.source != self.name:
-            return
-        used.learn(seen)
+        if len(self._last):
+            used.learn(self._last, seen.token_ids)
         used.drafter.observe(seen)
-        if self._plain_ms:
-            length, plain = len(seen.draft), self._plain_ms
-            grown = (seen.model_ms / plain - used.share) / (1 - used.share) - 1
-            self._row_share += (max(grown / length, 0.0) - self._row_share) * (1 - MEMORY)
+        if self._timed:
+            self._learn_times(seen, used.share)
+
+    def _learn_times(self, seen: Round, share: float) -> None:
+        """Learn what a plain call takes, or what a row adds to the stages behind the exit.
+
+        Those before it had seen all rows but the last, or with a draft that was cut all.
+        """
+        length = len(seen.draft)
+        if not length or not seen.num_peeked or not self._plain_ms:
+            if not length and not seen.num_peeked:
+                self._plain_ms = usual_ms(self._plain_ms, seen.model_ms)
+            return
+        tail = share if seen.num_peeked <= length else 0.0
+        grown = (seen.model_ms / self._plain_ms - tail) / (1 - share) - 1
+        self._row_share += (min(max(grown / length, 0.0), 1.0) - self._row_share) * (1 - MEMORY)
 
 
 def open_self(context: DrafterContext) -> Drafter:
@@ -168,8 +197,10 @@ def open_self(context: DrafterContext) -> Drafter:
             "make one with `skipstone export CHECKPOINT -o OUT --exits auto`"
         )
     exits = []
-    for num_stages, stage in enumerate(manifest.stages[:-1], start=1):
+    for num_stages, stage in enumerate(manifest.stages, start=1):
+        if stage.end_layer not in manifest.exits:
+            continue
         text, picker = ExitText(context.sequence, num_stages), picker_for(context.sampler, context.rule)
         drafter = ModelDrafter(text, picker, name="self", rule=context.rule)
         exits.append(_Exit(text, drafter, stage.end_layer / manifest.dimensions.num_layers))
-    return SelfDrafter(exits)
+    return SelfDrafter(exits, timed=context.rule == "match")

@@ -28,6 +28,11 @@ class Guard:
         """What reading a token of the text costs the drafter, as a share of a plain step."""
         return getattr(self._drafter, "reading_share", 0.0)  # of another package, which may not inherit
 
+    @property
+    def peeks(self) -> bool:
+        """Whether the drafter's guesses run the first stages of the target."""
+        return getattr(self._drafter, "peeks", False)  # as above
+
     def prior(self, level: int) -> float:
         """Return the drafter's chance for a level that was never tried."""
         return self._drafter.prior(level)

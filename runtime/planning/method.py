@@ -18,14 +18,17 @@ from skipstone.runtime.verification import RULES
 
 __all__ = ["Method"]
 
+# Those that are no drafters.
+ALONE = ("plain", "auto", "exit")
 # Those that guess from the text alone.
 TEXT_DRAFTERS = ("ngram", "suffix")
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How to decode: `plain`, `auto`, or drafters by name in order of price; and the rule that verifies.
+    """How to decode: `plain`, `auto`, drafters by name in order of price, or `exit`; and the rule that verifies.
 
+    `exit` drafts nothing and gives another text than plain decoding; see `runtime/early_exit.py`.
     Raises: ConfigError for an unknown name or rule, and for a rule that does not go with the method.
     """
 
@@ -37,30 +40,42 @@ class Method:
         if self.rule not in RULES:
             raise ConfigError(f"verify {self.rule!r} is not known; known are {', '.join(RULES)}")
         for name in self.names:
-            if name not in known and name not in ("plain", "auto"):
-                raise ConfigError(f"decoding method {name!r} is not known; known are plain, auto, {', '.join(known)}")
+            if name not in known and name not in ALONE:
+                raise ConfigError(
+                    f"decoding method {name!r} is not known; known are plain, auto, {', '.join(known)}, exit"
+                )
         if len(self.names) != len(set(self.names)) or not self.names:
             raise ConfigError(f"decoding methods must be given once each, got {','.join(self.names) or 'none'}")
-        if len(self.names) > 1 and {"plain", "auto"} & set(self.names):
-            raise ConfigError("plain and auto stand alone; join drafters only, such as ngram,model")
+        if len(self.names) > 1 and set(ALONE) & set(self.names):
+            alone = "exit stands" if "exit" in self.names else "plain and auto stand"
+            raise ConfigError(f"{alone} alone; join drafters only, such as ngram,model")
+        if self.rule != "match" and self.is_approximate:
+            raise ConfigError(f"exit has no drafts that {self.rule} could verify; leave verify at match")
         if self.rule != "match" and self.names == ("auto",):
             raise ConfigError(
                 f"auto chooses by what was drafted, which would bend the law that {self.rule} keeps; "
                 "name the drafter, such as model"
             )
 
+    @property
+    def is_approximate(self) -> bool:
+        """Whether tokens may differ from the full model's choice."""
+        return self.names == ("exit",)
+
     @classmethod
     def parse(cls, text: str, *, rule: str = "match") -> Method:
-        """Return the method called `plain`, `auto`, or drafters joined by commas."""
+        """Return the method called `plain`, `auto` or `exit`, or drafters joined by commas."""
         return cls(tuple(name.strip() for name in text.split(",")), rule)
 
     def open(self, model: Model, sequence: Sequence, sampler: Sampler, *, text_only: bool = False) -> Drafter:
         """Return the drafter for one text; `text_only`: one that never looks at logits.
 
-        Raises: ConfigError when one of the drafters cannot run on this model, or looks at logits and must not.
+        Raises: ConfigError for `exit`, and when a drafter cannot run on this model, or looks at logits and must not.
         """
         if self.names == ("plain",):
             return PlainDrafter()
+        if self.is_approximate:
+            raise ConfigError("exit drafts nothing and may change the text; it is for generate and eval only")
         is_auto = self.names == ("auto",)
         context = DrafterContext(
             model=model,
@@ -87,4 +102,10 @@ class Method:
 
 def planned_names(model: Model) -> tuple[str, ...]:
     """Return the drafters that `auto` weighs, in order of price."""
-    return ("ngram", "suffix", "recycle", *(("model",) if model.manifest.drafter else ()))
+    manifest = model.manifest
+    return (
+        *TEXT_DRAFTERS,
+        "recycle",
+        *(("model",) if manifest.drafter else ()),
+        *(("self",) if manifest.exits else ()),
+    )

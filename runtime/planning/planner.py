@@ -110,15 +110,16 @@ class Planner(Drafter):
         if not self._costs:
             return  # the prompt was fed, and nobody was asked
         rows, num_tokens = 1 + len(seen.draft), len(seen.token_ids)
-        if seen.model_ms:
+        if seen.model_ms and not seen.num_peeked:
             self._knowledge.times.update(rows, measured_ms=seen.model_ms, expected_ms=self._expected[rows])
+        spared_ms = self._costs[rows] - seen.model_ms if seen.num_peeked else 0.0
         round_ms = self._costs[rows] + LOOP_MS
         for proposal in self._proposals:
             record = proposal.record
             record.learn(proposal.draft, seen.token_ids)
             start = self._clock()
             proposal.guard.observe(seen)
-            spent_ms = proposal.spent_ms + (self._clock() - start) * 1e3
+            spent_ms = proposal.spent_ms + (self._clock() - start) * 1e3 - proposal.guard.peeks * spared_ms
             spent_ms = record.usual(spent_ms, num_guesses=len(proposal.draft), plain_ms=self._costs[1])
             is_first = proposal.guard not in self._begun
             record.settle(spent_ms, self._merit_ms(proposal), num_guesses=len(proposal.draft), is_first=is_first)

@@ -1,9 +1,10 @@
-"""What the terminal shows of drafting: guessed tokens in the colour of their drafter, and the figures."""
+"""What the terminal shows of tokens: guessed ones in the colour of their drafter, early ones in that of their depth."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from skipstone.errors import ConfigError
@@ -13,30 +14,29 @@ if TYPE_CHECKING:
     from skipstone.runtime.model import Model
     from skipstone.runtime.stats import Stats
 
-__all__ = ["DraftPainter", "speed_line", "stats_table"]
+__all__ = ["DepthPainter", "DraftPainter", "speed_line", "stats_table"]
 
 COLOURS = (32, 36, 33, 35, 34, 31)  # of ANSI: green, cyan, yellow, magenta, blue, red
 
 
-class DraftPainter:
-    """Colours the tokens of a text by the drafter that guessed them; the model's own stay as they are."""
+class _Painter:
+    """Colours the tokens of a text by their makers; those without a name stay as they are."""
 
-    def __init__(self, model: Model, *, last_id: int) -> None:
+    def __init__(self, model: Model, *, last_id: int, option: str) -> None:
         """`last_id` is the prompt's last token. Raises: ConfigError where no colours can be shown."""
         from skipstone.runtime.text_stream import TextStream
 
         shown = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
         if not shown or "NO_COLOR" in os.environ:
-            raise ConfigError("--show-drafts needs a terminal with colours; --stats gives the figures without")
+            raise ConfigError(f"{option} needs a terminal with colours; --stats gives the figures without")
         self._stream = TextStream(model.tokenizer, after=last_id)
         self._waiting: list[tuple[str, str | None]] = []
-        self._drafters: list[str] = []
+        self._makers: list[str] = []
 
-    def paint(self, piece: Piece) -> str:
-        """Return the text of a piece with its colours."""
-        for index, token_id in enumerate(piece.token_ids):
-            guessed = piece.drafter if index < piece.num_guessed else None
-            self._waiting.append((self._stream.push(token_id), guessed))
+    def _paint(self, piece: Piece, makers: Iterable[str | None]) -> str:
+        """Return the text of a piece in the colours of `makers`, one for each of its tokens."""
+        for token_id, maker in zip(piece.token_ids, makers, strict=True):
+            self._waiting.append((self._stream.push(token_id), maker))
         if piece.finish_reason is not None:
             self._waiting.append((self._stream.flush(), None))
         return self._take(len(piece.text))
@@ -45,24 +45,56 @@ class DraftPainter:
         """Return the next `length` characters; what a stop string may still swallow waits."""
         painted = []
         while self._waiting and length:
-            text, drafter = self._waiting.pop(0)
+            text, maker = self._waiting.pop(0)
             if len(text) > length:
-                self._waiting.insert(0, (text[length:], drafter))
-            painted.append(self._coloured(text[:length], drafter))
+                self._waiting.insert(0, (text[length:], maker))
+            painted.append(self._coloured(text[:length], maker))
             length -= min(length, len(text))
         return "".join(painted)
 
-    def _coloured(self, text: str, drafter: str | None) -> str:
-        if drafter is None or not text:
+    def _coloured(self, text: str, maker: str | None) -> str:
+        if maker is None or not text:
             return text
-        if drafter not in self._drafters:
-            self._drafters.append(drafter)
-        colour = COLOURS[self._drafters.index(drafter) % len(COLOURS)]
+        if maker not in self._makers:
+            self._makers.append(maker)
+        colour = COLOURS[self._makers.index(maker) % len(COLOURS)]
         return f"\033[{colour}m{text}\033[0m"
+
+    def _seen(self, nobody: str) -> str:
+        return ", ".join(self._coloured(name, name) for name in self._makers) or nobody
+
+
+class DraftPainter(_Painter):
+    """Colours the tokens of a text by the drafter that guessed them; the model's own stay as they are."""
+
+    def __init__(self, model: Model, *, last_id: int) -> None:
+        super().__init__(model, last_id=last_id, option="--show-drafts")
+
+    def paint(self, piece: Piece) -> str:
+        """Return the text of a piece with its colours."""
+        count = len(piece.token_ids)
+        return self._paint(piece, [piece.drafter if index < piece.num_guessed else None for index in range(count)])
 
     def legend(self) -> str:
         """Return the drafters that were seen, each in its colour."""
-        return "guessed by " + (", ".join(self._coloured(name, name) for name in self._drafters) or "nobody")
+        return f"guessed by {self._seen('nobody')}"
+
+
+class DepthPainter(_Painter):
+    """Colours the tokens that left early by the number of layers that made them."""
+
+    def __init__(self, model: Model, *, last_id: int) -> None:
+        super().__init__(model, last_id=last_id, option="--show-depth")
+        self._num_layers = model.manifest.dimensions.num_layers
+
+    def paint(self, piece: Piece) -> str:
+        """Return the text of a piece with its colours."""
+        early = piece.depth is not None and piece.depth < self._num_layers
+        return self._paint(piece, [f"{piece.depth} layers" if early else None] * len(piece.token_ids))
+
+    def legend(self) -> str:
+        """Return the depths that were seen, each in its colour."""
+        return f"made by {self._seen('no exit')}, the rest by all {self._num_layers}"
 
 
 def speed_line(stats: Stats) -> str:
@@ -74,8 +106,10 @@ def speed_line(stats: Stats) -> str:
 
 
 def stats_table(stats: Stats) -> str:
-    """Return tokens per call, what each drafter guessed, and the milliseconds of each part."""
+    """Return tokens per call, what each drafter guessed or each depth made, and the milliseconds of each part."""
     lines = [f"{stats.model_calls} model calls, {stats.tokens_per_call:.2f} tokens each"]
+    for depth, count in stats.depths.items():
+        lines.append(f"{f'{depth} layers':9} {count:5} tokens made ({count / stats.new_tokens:.0%})")
     for name, drafter in stats.drafters.items():
         share = drafter.accepted / drafter.drafted
         lines.append(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipstone.cli.drafts import DraftPainter, speed_line, stats_table
+from skipstone.cli.drafts import DepthPainter, DraftPainter, speed_line, stats_table
 from skipstone.cli.options import (
     BundleArgument,
+    CalibrationOption,
     DecodeOption,
     DeviceOption,
     JsonOption,
@@ -36,7 +37,8 @@ EXAMPLES = """\b
 Examples:
   skipstone generate pebble -p "def fibonacci(n):"
   skipstone generate pebble --temperature 0.7 --seed 1 --json < prompt.txt
-  skipstone generate pebble -p "class Stack:" --decode suffix,recycle --stats"""
+  skipstone generate pebble -p "class Stack:" --decode suffix,recycle --stats
+  skipstone generate my-bundle -p "x = " --decode exit --min-agreement 0.98"""
 
 
 class RuleName(StrEnum):
@@ -63,6 +65,11 @@ def run(
     exact: Annotated[
         bool, typer.Option("--exact", help="The same bits with every drafter: feed rows in pairs, draft chains.")
     ] = False,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(metavar="A", help="With --decode exit: share of tokens to be as the full model's, such as 0.98."),
+    ] = None,
+    calibration: CalibrationOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     context: Annotated[
@@ -105,13 +112,18 @@ def run(
         bool, typer.Option("--stats", help="Show what each drafter guessed and where the time went.")
     ] = False,
     show_drafts: Annotated[bool, typer.Option("--show-drafts", help="Colour guessed tokens by their drafter.")] = False,
+    show_depth: Annotated[
+        bool, typer.Option("--show-depth", help="Colour tokens that left at an exit by its depth.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Continue a prompt.
 
     The text goes to standard output as it comes, its speed to standard error. --decode takes auto, plain, or drafters:
-    ngram, suffix, recycle, jacobi, lookahead; model, tree and staged where the bundle has a drafter.
+    ngram, suffix, recycle, jacobi, lookahead; model, tree and staged where the bundle has a drafter; self where it has
+    exits. They all give plain decoding's text. exit is approximate: exits that are sure make tokens on their own, as
+    far as --min-agreement allows; `skipstone tune --exits` calibrates it once.
     """
     from skipstone.api import load
     from skipstone.errors import ConfigError
@@ -122,6 +134,10 @@ def run(
         raise ConfigError("--logprobs is shown with --json only; add --json")
     if (show_drafts or stats) and (as_json or samples > 1):
         raise ConfigError("--stats and --show-drafts are for one text on the terminal; --json holds all figures")
+    if show_depth and (as_json or samples > 1 or show_drafts):
+        raise ConfigError("--show-depth is for one text on the terminal, without --show-drafts")
+    if show_depth and decode != "exit":
+        raise ConfigError(f"--show-depth colours what exits made, and --decode {decode} uses none; take --decode exit")
     options = {
         "max_new_tokens": max_new_tokens,
         "min_new_tokens": min_new_tokens,
@@ -141,6 +157,8 @@ def run(
         "decode": decode,
         "verify": verify.value,
         "exact": exact,
+        "min_agreement": min_agreement,
+        "calibration": calibration,
     }
     require_suffix(decode, suffix_memory)
     generation_options(**options)  # a wrong value is refused before the model is loaded
@@ -154,16 +172,20 @@ def run(
     if as_json:
         print_json(Generation.join(list(pieces)).to_json())
         return
-    painter = DraftPainter(model.runtime, last_id=model.encode(text)[-1]) if show_drafts else None
+    painter: DraftPainter | DepthPainter | None = None
+    if show_drafts or show_depth:
+        painter = (DepthPainter if show_depth else DraftPainter)(model.runtime, last_id=model.encode(text)[-1])
     made = _print(pieces, painter)
     console.print(speed_line(made))
+    if made.approximate is not None:
+        console.print(f"approximate: {made.approximate}")
     if painter is not None:
         console.print(painter.legend())
     if stats:
         console.print(stats_table(made))
 
 
-def _print(pieces: Iterator[Piece], painter: DraftPainter | None) -> Stats:
+def _print(pieces: Iterator[Piece], painter: DraftPainter | DepthPainter | None) -> Stats:
     """Write the text as it comes and return what it cost."""
     stats = None
     for piece in pieces:
@@ -180,4 +202,6 @@ def _samples(made: Iterator[Generation], as_json: bool, console: Console, *, see
         return
     for number, generation in enumerate(made):
         console.print(f"seed {seed + number}: {speed_line(generation.stats)}")
+        if generation.stats.approximate is not None:
+            console.print(f"approximate: {generation.stats.approximate}")
         write(generation.text + "\n")

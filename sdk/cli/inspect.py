@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import DownloadColumn
@@ -12,6 +12,9 @@ from rich.progress import DownloadColumn
 from skipstone.cli.options import BundleArgument, JsonOption, QuietOption
 from skipstone.cli.terminal import print_columns, print_json, progress_bar
 from skipstone.runtime.bundle import Bundle
+
+if TYPE_CHECKING:
+    from skipstone.runtime.depth import Calibration
 
 NAME = "inspect"
 EXAMPLES = """\b
@@ -21,6 +24,7 @@ Examples:
 
 # Beside weights and cache: the Python process, onnxruntime and a call's own buffers, as measured in docs/benchmarks.md.
 PROCESS_BYTES = 80_000_000
+SHOWN_AGREEMENT = 0.98
 
 
 def run(
@@ -35,21 +39,24 @@ def run(
     """
     from skipstone.api import resolve
     from skipstone.parts import part_sizes
+    from skipstone.pebble import cache_folder
+    from skipstone.runtime.depth.calibration_file import find_calibration
 
     opened = Bundle.open(resolve(bundle))
     if verify:
         total = opened.manifest.total_bytes
         with progress_bar("verifying", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
             opened.verify(lambda num_bytes: progress.advance(task, num_bytes))
-    facts = summary(opened, part_sizes(opened)) | ({"verified": True} if verify else {})
+    calibration = find_calibration(opened.manifest, cache_folder() / "profiles")
+    facts = summary(opened, part_sizes(opened), calibration) | ({"verified": True} if verify else {})
     if as_json:
         print_json({**facts, "manifest": asdict(opened.manifest)})
     else:
         print_columns((_label(name), _readable(name, value)) for name, value in facts.items())
 
 
-def summary(bundle: Bundle, parts: Mapping[str, int]) -> dict[str, Any]:
-    """Return the figures that people ask for; sizes in bytes."""
+def summary(bundle: Bundle, parts: Mapping[str, int], calibration: Calibration | None) -> dict[str, Any]:
+    """Return the figures that people ask for; sizes in bytes. Exits have a calibration where one is kept here."""
     manifest, drafter = bundle.manifest, bundle.open_drafter()
     d, weights = manifest.dimensions, manifest.files.get("weights.bin")
     weights_bytes = weights.size if weights else 0
@@ -67,6 +74,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int]) -> dict[str, Any]:
         "checked": _checked(manifest.check),
         "stages": [f"{stage.file}: layers {stage.first_layer} to {stage.end_layer - 1}" for stage in manifest.stages],
         "exits": list(manifest.exits),
+        **({"calibrated": _calibrated(calibration)} if manifest.exits else {}),
         "drafter": _drafter_line(bundle, drafter) if drafter else "none",
         "weights_bytes": weights_bytes,
         "parts_bytes": dict(parts),
@@ -78,6 +86,19 @@ def summary(bundle: Bundle, parts: Mapping[str, int]) -> dict[str, Any]:
         "made_by": f"skipstone {manifest.provenance.tool_version}",
         "command": manifest.provenance.command or "none, exported from Python",
     }
+
+
+def _calibrated(calibration: Calibration | None) -> list[str]:
+    """Return what is known of each exit: how often it agrees, and how many tokens may leave there."""
+    if calibration is None:
+        return ["no; `skipstone tune BUNDLE --exits --text FILE` does it"]
+    lines = []
+    for one in calibration.exits:
+        level = one.level(SHOWN_AGREEMENT)
+        leave = "no token leaves" if level is None else f"{level.share:.0%} of tokens leave"
+        alone = f"after {one.num_layers} layers: alone as the full model on {100 * one.agreement:.1f} % of tokens"
+        lines.append(f"{alone}, {leave} at {SHOWN_AGREEMENT:.0%} agreement")
+    return [*lines, f"on {calibration.num_tokens} tokens, sure to {1 - calibration.error_rate:.0%}"]
 
 
 def _precision(recipe: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ from skipstone.errors import ConfigError
 
 __all__ = [
     "BundleArgument",
+    "CalibrationOption",
     "DecodeOption",
     "DeviceOption",
     "JsonOption",
@@ -20,6 +21,7 @@ __all__ = [
     "TemperatureOption",
     "ThreadsOption",
     "TopPOption",
+    "read_text",
     "require_suffix",
 ]
 
@@ -39,6 +41,10 @@ TopPOption = Annotated[
 DecodeOption = Annotated[
     str, typer.Option("--decode", metavar="METHOD", help="auto, plain, or drafters in order of price: ngram,model.")
 ]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option("--calibration", metavar="FILE", help="Use this calibration of exits, not the kept one."),
+]
 SuffixMemoryOption = Annotated[
     Path | None,
     typer.Option("--suffix-memory", metavar="FILE", help="Remember texts for the suffix drafter in this file."),
@@ -49,6 +55,19 @@ def require_suffix(decode: str, suffix_memory: Path | None) -> None:
     """Raise ConfigError for a memory that the decoding method would not use."""
     if suffix_memory is not None and not {"auto", "suffix"} & set(decode.split(",")):
         raise ConfigError(f"--suffix-memory is for the suffix drafter, which --decode {decode} leaves out; add suffix")
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file. Raises: ConfigError when it cannot be read, is no UTF-8 or is empty."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    if not text:
+        raise ConfigError(f"{path} is empty; give a text of some thousand words")
+    return text
 
 
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same text.")]

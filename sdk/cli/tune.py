@@ -1,41 +1,67 @@
-"""skipstone tune: what a model call costs here, the ground of every plan."""
+"""skipstone tune: what a model call costs here, the ground of every plan; and how far exits may be believed."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import TaskProgressColumn
+from rich.progress import MofNCompleteColumn, TaskProgressColumn
 
-from skipstone.cli.options import BundleArgument, DeviceOption, JsonOption, QuietOption, ThreadsOption
+from skipstone.cli.options import BundleArgument, DeviceOption, JsonOption, QuietOption, ThreadsOption, read_text
 from skipstone.cli.terminal import notes, print_json, progress_bar, write
 
 if TYPE_CHECKING:
     from skipstone.devices import CostCurve
+    from skipstone.runtime.depth import Calibration
+    from skipstone.runtime.model import Model
 
 NAME = "tune"
 EXAMPLES = """\b
 Examples:
   skipstone tune pebble
-  skipstone tune my-bundle --seconds 10 --plot costs.png"""
+  skipstone tune my-bundle --seconds 10 --plot costs.png
+  skipstone tune my-bundle --exits --text notes.txt --text more.txt"""
+SECONDS = 3.0
 
 
 def run(
     bundle: BundleArgument,
-    seconds: Annotated[float, typer.Option(metavar="S", min=0.1, help="Time to measure.")] = 3.0,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", min=0.1, help=f"Time to measure; default: {SECONDS:.0f}.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw the curve to this file.")] = None,
+    exits: Annotated[
+        bool, typer.Option("--exits", help="Calibrate the exits on texts instead, for --decode exit.")
+    ] = False,
+    text: Annotated[
+        list[Path] | None, typer.Option("--text", metavar="FILE", help="With --exits: UTF-8 text; repeatable.")
+    ] = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure the cost curve of a bundle here.
+    """Measure the cost curve of a bundle here, or calibrate its exits.
 
     Milliseconds of a call for so many rows and cached tokens. `--decode auto` plans with it: this replaces the quick
     measurement of the first use. Measure again when the machine was busy.
+
+    With --exits: from which confidence each exit may make a token on its own, for shares of tokens that are to be as
+    the full model's. The text should be like that to be made, 10,000 tokens or more; default: the prompts of `bench`.
     """
     from skipstone.api import load
+    from skipstone.errors import ConfigError
+
+    if exits and (seconds is not None or plot is not None):
+        raise ConfigError("--seconds and --plot are for the cost curve; leave them out with --exits")
+    if text and not exits:
+        raise ConfigError("--text is for calibrating exits; add --exits")
+    if exits:
+        texts = [read_text(path) for path in text or ()]
+        _calibrate(load(bundle, device=device, threads=threads).runtime, texts, bundle, as_json=as_json, quiet=quiet)
+        return
     from skipstone.runtime.planning import measure_costs, profile_path, save_curve
 
     if plot is not None:
@@ -46,7 +72,7 @@ def run(
     with progress_bar("measuring", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
         curve = measure_costs(
             model,
-            budget_s=seconds,
+            budget_s=SECONDS if seconds is None else seconds,
             min_sweeps=3,
             max_sweeps=10**6,
             on_progress=lambda share: progress.update(task, completed=share),
@@ -64,6 +90,41 @@ def run(
     notes(quiet=quiet).print(failed if kept is None else f"kept in {kept}")
 
 
+def _calibrate(model: Model, texts: list[str], bundle: str, *, as_json: bool, quiet: bool) -> None:
+    from skipstone.pebble import cache_folder
+    from skipstone.runtime.depth import calibrate, calibration_path, save_calibration
+    from skipstone.runtime.depth.pairs import text_windows
+    from skipstone.suite import Suite
+
+    if not texts:
+        texts = [prompt.text for category in Suite.named("code").categories for prompt in category.prompts]
+    total = sum(map(len, text_windows(model, texts)))
+    with progress_bar("calibrating", total=total, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
+        found = calibrate(model, texts, on_progress=lambda count: progress.advance(task, count))
+    path = calibration_path(model.manifest, model.profiles or cache_folder() / "profiles")
+    kept = save_calibration(found, path)
+    if as_json:
+        print_json({"bundle": bundle, **asdict(found)})
+    else:
+        write(_exits_table(found))
+    failed = f"{path} cannot be written, so the calibration is not kept; SKIPSTONE_CACHE sets the folder"
+    notes(quiet=quiet).print(f"kept in {path}" if kept else failed)
+
+
+def _exits_table(found: Calibration) -> str:
+    """Return, by agreement, the share of tokens that may leave at each exit and the confidence it takes."""
+    head = ["agreement", *(f"after {one.num_layers} layers" for one in found.exits)]
+    rows = [["exit alone", *(f"{100 * one.agreement:.1f} % agree" for one in found.exits)]]
+    for levels in zip(*(one.levels for one in found.exits), strict=True):
+        cells = [
+            "never" if level.threshold is None else f"{level.share:.0%} leave, {level.metric} > {level.threshold:.3f}"
+            for level in levels
+        ]
+        rows.append([f"{100 * levels[0].agreement:.1f} %", *cells])
+    sure = f"each holds with a chance of {1 - found.error_rate:.0%} on texts like this one"
+    return f"approximate decoding, calibrated on {found.num_tokens} tokens; {sure}\n" + _aligned([head, *rows])
+
+
 def _table(curve: CostCurve) -> str:
     """Return milliseconds by rows and context, and beside them how often each guess must be right to pay."""
     head = ["rows", *(f"ms at {context}" for context in curve.contexts), "x one row", "pays from"]
@@ -73,6 +134,10 @@ def _table(curve: CostCurve) -> str:
         factor = times[0] / curve.ms[0][0]
         pays = f"{(factor - 1) / (rows - 1):.0%}" if rows > 1 else ""
         lines.append([str(rows), *(f"{ms:.3g}" for ms in times), f"{factor:.2f}", pays])
-    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-    aligned = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in (head, *lines))
+    return _aligned([head, *lines])
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
     return "".join("  ".join(line).rstrip() + "\n" for line in aligned)

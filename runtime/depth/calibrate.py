@@ -1,0 +1,142 @@
+"""From what an exit said on a text to the confidence from which it may be believed, with a stated guarantee.
+
+An exit at threshold t makes every token whose confidence is above t. Its risk is the share of all tokens that it makes
+and the full model would have chosen otherwise; the agreement is 1 minus that. The risk only grows as t falls, so
+thresholds are tested from the strictest on until one fails: Learn-then-Test (Angelopoulos et al., 2021) with
+fixed-sequence testing. With probability 1 - error_rate over texts of the same kind, a threshold keeps its agreement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.errors import ConfigError
+
+__all__ = [
+    "AGREEMENTS",
+    "ERROR_RATE",
+    "Calibration",
+    "ExitLevels",
+    "Level",
+    "exit_levels",
+    "lowest_threshold",
+    "risk_p_value",
+]
+
+AGREEMENTS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
+ERROR_RATE = 0.05
+# Thresholds that are tested: those that let so many shares of the text's tokens leave.
+NUM_THRESHOLDS = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """From which confidence an exit keeps an agreement: `threshold` of a measure, and the `share` that leaves above it.
+
+    None as `threshold` is never: no threshold keeps the agreement, as far as the text could show.
+    """
+
+    agreement: float
+    metric: str
+    threshold: float | None
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitLevels:
+    """The exit after `num_layers` layers: how often it agrees when it makes every token, and its levels."""
+
+    num_layers: int
+    agreement: float
+    levels: tuple[Level, ...]
+
+    def level(self, min_agreement: float) -> Level | None:
+        """Return the loosest level that keeps `min_agreement`; None where none does."""
+        fit = [one for one in self.levels if one.agreement >= min_agreement - 1e-9 and one.threshold is not None]
+        return min(fit, key=lambda one: one.agreement, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What is known of the exits of one bundle, told by its weights' sha256 and its recipe."""
+
+    weights: str
+    recipe: Mapping[str, object]
+    num_tokens: int
+    error_rate: float
+    exits: tuple[ExitLevels, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.error_rate < 1:
+            raise ConfigError(f"error_rate must lie between 0 and 1, got {self.error_rate}")
+
+
+def exit_levels(
+    num_layers: int,
+    confidences: Mapping[str, NDArray[np.float64]],
+    agrees: NDArray[np.bool_],
+    *,
+    error_rate: float,
+) -> ExitLevels:
+    """Return the levels of one exit, each with the measure that lets the most tokens leave.
+
+    `confidences` [N] by measure and `agrees` [N] are of the same tokens. The measures share `error_rate`, since the
+    best is chosen after the fact.
+    """
+    levels = []
+    for agreement in AGREEMENTS:
+        tested = {
+            metric: lowest_threshold(values, agrees, min_agreement=agreement, error_rate=error_rate / len(confidences))
+            for metric, values in confidences.items()
+        }
+        shares = {
+            metric: 0.0 if threshold is None else float((confidences[metric] > threshold).mean())
+            for metric, threshold in tested.items()
+        }
+        metric = max(shares, key=shares.__getitem__)
+        levels.append(Level(agreement=agreement, metric=metric, threshold=tested[metric], share=shares[metric]))
+    return ExitLevels(num_layers=num_layers, agreement=float(agrees.mean()), levels=tuple(levels))
+
+
+def lowest_threshold(
+    confidence: NDArray[np.float64], agrees: NDArray[np.bool_], *, min_agreement: float, error_rate: float
+) -> float | None:
+    """Return the lowest threshold that keeps `min_agreement`, tested at `error_rate`; None where the first fails."""
+    order = np.argsort(-confidence, kind="stable")
+    ranked, wrong = confidence[order], np.concatenate([[0], np.cumsum(~agrees[order])])
+    found: float | None = None
+    for step in range(1, NUM_THRESHOLDS):
+        threshold = float(ranked[len(ranked) * step // NUM_THRESHOLDS])
+        num_above = int(np.searchsorted(-ranked, -threshold, side="left"))
+        if risk_p_value(int(wrong[num_above]), len(ranked), 1.0 - min_agreement) > error_rate:
+            break
+        if num_above:
+            found = threshold
+    return found
+
+
+def risk_p_value(num_wrong: int, count: int, max_risk: float) -> float:
+    """Return the Hoeffding-Bentkus p-value of a true risk above `max_risk`, after `num_wrong` of `count` tokens.
+
+    Source: Bates et al., 2021, section 3.1.
+    """
+    if max_risk <= 0 or num_wrong >= count * max_risk:
+        return 1.0
+    rate = num_wrong / count
+    divergence = (1 - rate) * math.log((1 - rate) / (1 - max_risk))
+    if rate:
+        divergence += rate * math.log(rate / max_risk)
+    return min(1.0, math.exp(-count * divergence), math.e * _binomial_tail(num_wrong, count, max_risk))
+
+
+def _binomial_tail(most: int, count: int, chance: float) -> float:
+    """Return the probability of at most `most` hits in `count` tries."""
+    hits = np.arange(1, most + 1)
+    steps = np.log((count - hits + 1) / hits) + math.log(chance) - math.log1p(-chance)
+    logs = count * math.log1p(-chance) + np.concatenate([[0.0], np.cumsum(steps)])
+    return float(np.exp(logs).sum())

@@ -1,0 +1,62 @@
+"""How sure an exit is of its next token, read from its logits.
+
+Source: CALM (Schuster et al., 2022). Each takes logits [N, V] and gives [N] between 0 and 1, higher where surer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.errors import ConfigError
+
+__all__ = ["CONFIDENCES", "Confidence", "confidence_named", "entropy", "gap", "top"]
+
+LOWEST = np.float32(-1e4)  # of which exp is 0
+
+Confidence = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+
+
+def gap(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return by how much the likeliest token is more probable than the second; 1 where there is only one token."""
+    weights = _weights(_shifted(logits))
+    totals = weights.sum(axis=1, dtype=np.float64)
+    weights[np.arange(len(weights)), weights.argmax(axis=1)] = 0
+    return np.asarray((1.0 - weights.max(axis=1)) / totals)
+
+
+def top(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probability of the likeliest token."""
+    return np.asarray(1.0 / _weights(_shifted(logits)).sum(axis=1, dtype=np.float64))
+
+
+def entropy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return 1 minus the entropy as a share of the largest one that V tokens can have."""
+    shifted = _shifted(logits)
+    weights = _weights(shifted)
+    totals = weights.sum(axis=1, dtype=np.float64)
+    nats = np.log(totals) - (weights * shifted).sum(axis=1, dtype=np.float64) / totals
+    return np.asarray(np.clip(1.0 - nats / np.log(max(weights.shape[1], 2)), 0.0, 1.0))
+
+
+def _shifted(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return logits of which the largest of each row is 0, and none is so low that 0 times it is no number."""
+    return np.asarray(np.maximum(logits - logits.max(axis=1, keepdims=True), LOWEST))
+
+
+def _weights(shifted: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probabilities of each row times what makes the largest 1."""
+    return np.asarray(np.exp(shifted))
+
+
+CONFIDENCES: Mapping[str, Confidence] = MappingProxyType({"gap": gap, "top": top, "entropy": entropy})
+
+
+def confidence_named(name: str) -> Confidence:
+    """Return the measure called `name`. Raises: ConfigError for an unknown one."""
+    if name not in CONFIDENCES:
+        raise ConfigError(f"confidence {name!r} is not known; known are {', '.join(CONFIDENCES)}")
+    return CONFIDENCES[name]

@@ -1,0 +1,145 @@
+"""What exits cost here: the call up to each, and the later one that catches up; measured once, then kept in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from skipstone.runtime.depth.confidence import gap
+from skipstone.runtime.depth.pairs import exit_stages
+from skipstone.runtime.draft import Draft
+from skipstone.runtime.model import Model
+from skipstone.runtime.planning.profile import profile_path
+from skipstone.runtime.sequence import Sequence
+
+__all__ = ["MOST_BEHIND", "ExitTimes", "exit_times", "tokens_per_ms"]
+
+# So many tokens may wait for the later stages: past that, a row more costs as much as in a call of its own.
+MOST_BEHIND = 16
+ROWS = (1, 4, MOST_BEHIND + 1)
+ROUNDS = 5
+TOKEN_ID = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExitTimes:
+    """Milliseconds: of a full call for one token; by exit, of the call up to it, and of what follows for ROWS rows."""
+
+    full_ms: float
+    exit_ms: Mapping[int, float]
+    late_ms: Mapping[int, SequenceOf[float]]
+
+    def rate(self, num_layers: int, share: float) -> float:
+        """Return the expected tokens per millisecond of an exit at which this `share` of tokens leaves."""
+        rows = np.arange(1, MOST_BEHIND + 2)
+        return tokens_per_ms(share, self.exit_ms[num_layers], np.interp(rows, ROWS, self.late_ms[num_layers]).tolist())
+
+
+def tokens_per_ms(share: float, exit_ms: float, late_ms: SequenceOf[float]) -> float:
+    """Return the expected tokens per millisecond when each token leaves with the chance `share`.
+
+    `late_ms[n]` is the call that catches up after n tokens have left; the last of them comes whether or not a token
+    would leave. A round ends with such a call: n tokens leave before it with the chance share**n * (1 - share), as many
+    as may with the rest.
+    """
+    expected_tokens = expected_ms = 0.0
+    most = len(late_ms) - 1
+    for num_left, late in enumerate(late_ms):
+        chance = share**num_left * (1.0 if num_left == most else 1.0 - share)
+        expected_tokens += chance * (num_left + 1)
+        expected_ms += chance * ((num_left + 1) * exit_ms + late)
+    return expected_tokens / expected_ms
+
+
+def exit_times(model: Model) -> ExitTimes:
+    """Return what the exits of this model cost here; measured when no file knows it: some 700 calls."""
+    return model.shared.get("exit times", lambda: _load(model) or _measured(model))
+
+
+def _path(model: Model) -> Path | None:
+    costs = profile_path(model)
+    return None if costs is None else costs.with_name(costs.name.replace("costs-", "exit-times-"))
+
+
+def _load(model: Model) -> ExitTimes | None:
+    path = _path(model)
+    if path is None:
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        exit_ms = {int(key): float(value) for key, value in data["exit_ms"].items()}
+        late_ms = {int(key): [*map(float, values)] for key, values in data["late_ms"].items()}
+        return ExitTimes(float(data["full_ms"]), exit_ms, late_ms)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # missing or damaged, so measured
+
+
+def _measured(model: Model) -> ExitTimes:
+    times, path = _measure(model), _path(model)
+    if path is not None:
+        partial = path.with_suffix(f".partial-{os.getpid()}")
+        with contextlib.suppress(OSError):  # where it cannot be kept it is measured again
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(asdict(times)) + "\n", encoding="utf-8")
+            partial.replace(path)
+    return times
+
+
+def _measure(model: Model) -> ExitTimes:
+    """Time the calls of decoding themselves, the first round of each shape left out.
+
+    The least of each counts, since other programs only make a call slower.
+    """
+    sequence = model.new_sequence(context_length=min(model.manifest.context_length, 4 * MOST_BEHIND))
+    full: list[float] = []
+    exit_ms: dict[int, float] = {}
+    late_ms: dict[int, list[float]] = {}
+    for num_layers, num_stages in exit_stages(model).items():
+        peeks: list[float] = []
+        late_ms[num_layers] = []
+        for rows in ROWS:
+            late = []
+            for turn in range(1 + ROUNDS):
+                full.append(_restart(sequence))
+                spent, caught_up = _round(sequence, num_stages, rows)
+                if turn:
+                    peeks += spent
+                    late.append(caught_up)
+            late_ms[num_layers].append(min(late))
+        exit_ms[num_layers] = min(peeks)
+    return ExitTimes(min(full), exit_ms, late_ms)
+
+
+def _restart(sequence: Sequence) -> float:
+    """Make the text two cached tokens and a pending one; return the milliseconds of the last one's full call."""
+    sequence.rollback(0)
+    sequence.append([TOKEN_ID])
+    sequence.extend(Draft.empty())
+    sequence.append([TOKEN_ID])
+    start = perf_counter()
+    sequence.extend(Draft.empty())
+    spent = perf_counter() - start
+    sequence.append([TOKEN_ID])
+    return spent * 1e3
+
+
+def _round(sequence: Sequence, num_stages: int, rows: int) -> tuple[list[float], float]:
+    """Let tokens leave at an exit until `rows` wait, then catch up; return the milliseconds of each call."""
+    spent = []
+    for row in range(rows):
+        start = perf_counter()
+        gap(sequence.peek([TOKEN_ID], num_stages=num_stages)[None])
+        spent.append((perf_counter() - start) * 1e3)
+        if row < rows - 1:
+            sequence.append([TOKEN_ID])
+    start = perf_counter()
+    sequence.extend(Draft.empty())
+    return spent, (perf_counter() - start) * 1e3

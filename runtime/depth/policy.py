@@ -1,0 +1,149 @@
+"""Which exit makes the tokens of a text, and which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.depth.calibrate import AGREEMENTS, Calibration
+from skipstone.runtime.depth.calibration_file import COMMAND, find_calibration, read_calibration
+from skipstone.runtime.depth.confidence import confidence_named
+from skipstone.runtime.depth.exit_times import ExitTimes, exit_times
+from skipstone.runtime.depth.pairs import exit_stages
+from skipstone.runtime.model import Model
+
+__all__ = ["MIN_GAIN", "Exit", "ExitPolicy", "exits_for", "open_policy", "require_agreement", "require_calibration"]
+
+# An exit is used where it promises so much more than plain decoding, as the planner has it.
+MIN_GAIN = 1.03
+# The calibration's share counts like so many tokens of the text, and a token half as much after some 90 more.
+PRIOR_TOKENS = 32
+MEMORY = 1 - 1 / 128
+# After so many tokens of plain decoding the best exit makes a few again, to see whether it pays by now.
+TRY_AGAIN = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """An exit as one setting uses it: tokens leave where the measure `metric` is above `threshold`.
+
+    `share` is how many did so in calibration.
+    """
+
+    num_layers: int
+    num_stages: int
+    metric: str
+    threshold: float
+    share: float
+
+    def are_sure(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which rows [N] of the exit's logits [N, V] are believed."""
+        return np.asarray(confidence_named(self.metric)(logits) > self.threshold)
+
+
+class ExitPolicy:
+    """Chooses, for one text, the exit that promises the most tokens per millisecond, or none where none pays.
+
+    How many tokens leave is learned as the text goes on. The times are fixed, so the same files give the same text.
+    """
+
+    def __init__(
+        self, exits: SequenceOf[Exit], times: ExitTimes | None, *, num_layers: int, min_gain: float = MIN_GAIN
+    ) -> None:
+        """`times` None: the first exit, if any, is always used. `num_layers` is the full depth."""
+        self._exits, self._times, self.num_layers, self._min_gain = exits, times, num_layers, min_gain
+        self._sure = {one.num_layers: one.share * PRIOR_TOKENS for one in exits}
+        self._seen = {one.num_layers: float(PRIOR_TOKENS) for one in exits}
+        self._num_plain = 0
+
+    def choose(self) -> Exit | None:
+        """Return the exit for the tokens up to the next call of all stages; None is a plain call."""
+        if not self._exits:
+            return None
+        if self._times is None:
+            return self._exits[0]
+        best = max(self._exits, key=self.rate)
+        if self.rate(best) * self._times.full_ms >= self._min_gain:
+            return best
+        self._num_plain += 1
+        return best if self._num_plain % TRY_AGAIN == 0 else None
+
+    def rate(self, one: Exit) -> float:
+        """Return the tokens per millisecond that an exit promises, by what left so far."""
+        if self._times is None:
+            return 0.0
+        return self._times.rate(one.num_layers, self._sure[one.num_layers] / self._seen[one.num_layers])
+
+    def is_sure(self, one: Exit, logits: NDArray[np.float32]) -> bool:
+        """Return whether the exit's logits [V] for the next token are believed; learn how often they are."""
+        sure, key = bool(one.are_sure(logits[None])[0]), one.num_layers
+        self._sure[key] = MEMORY * self._sure[key] + sure
+        self._seen[key] = MEMORY * self._seen[key] + 1
+        return sure
+
+
+def exits_for(model: Model, calibration: Calibration, min_agreement: float) -> list[Exit]:
+    """Return the exits at which tokens may leave when `min_agreement` of all are to be the full model's choice."""
+    stages, found = exit_stages(model), []
+    for one in calibration.exits:
+        level = one.level(min_agreement)
+        if one.num_layers in stages and level is not None and level.threshold is not None:
+            found.append(
+                Exit(
+                    num_layers=one.num_layers,
+                    num_stages=stages[one.num_layers],
+                    metric=level.metric,
+                    threshold=level.threshold,
+                    share=level.share,
+                )
+            )
+    return found
+
+
+def require_agreement(min_agreement: float) -> None:
+    """Raise ConfigError for an agreement that no calibration knows."""
+    if not AGREEMENTS[0] <= min_agreement <= 1:
+        raise ConfigError(f"min_agreement must lie between {AGREEMENTS[0]} and 1, got {min_agreement}")
+
+
+def require_calibration(model: Model, file: Path | None) -> Calibration:
+    """Return the calibration of a model: that in `file`, or the kept one. Raises: ConfigError when there is none."""
+    exit_stages(model)
+    key = "exit calibration" if file is None else f"exit calibration {file}"
+    found = model.shared.get(key, lambda: _calibration(model, file))
+    assert isinstance(found, Calibration)
+    return found
+
+
+def _calibration(model: Model, file: Path | None) -> Calibration:
+    if file is not None:
+        return read_calibration(file, model.manifest)
+    found = find_calibration(model.manifest, model.profiles)
+    if found is None:
+        raise ConfigError(f"the exits of this bundle are not calibrated; run {COMMAND} once")
+    return found
+
+
+def open_policy(
+    model: Model, min_agreement: float, *, calibration: Path | None = None, min_gain: float = MIN_GAIN
+) -> tuple[ExitPolicy, str]:
+    """Return the policy for one text, and what it promises in words.
+
+    Raises: ConfigError when the bundle has no exits, or they are not calibrated while tokens may differ.
+    """
+    require_agreement(min_agreement)
+    exit_stages(model)
+    num_layers = model.manifest.dimensions.num_layers
+    if min_agreement == 1:
+        return ExitPolicy([], None, num_layers=num_layers), "all tokens as the full model's: no exit is used"
+    known = require_calibration(model, calibration)
+    exits = exits_for(model, known, min_agreement)
+    promise = f"{100 * min_agreement:.1f} % of tokens as the full model's, calibrated on {known.num_tokens} tokens"
+    if not exits:
+        return ExitPolicy([], None, num_layers=num_layers), f"{promise}; no exit keeps that, so none is used"
+    return ExitPolicy(exits, exit_times(model), num_layers=num_layers, min_gain=min_gain), promise

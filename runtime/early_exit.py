@@ -1,0 +1,76 @@
+"""The loop that lets a token leave at an exit where that is sure of it. Approximate: such a token is final.
+
+Sources: FREE (Bae et al., 2023) for late stages that catch up with exact caches; CALM (Schuster et al., 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from collections.abc import Sequence as SequenceOf
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.runtime.decode import Step
+from skipstone.runtime.depth.exit_times import MOST_BEHIND
+from skipstone.runtime.depth.policy import Exit, ExitPolicy
+from skipstone.runtime.draft import Draft
+from skipstone.runtime.sequence import Sequence
+
+__all__ = ["Choose", "decode_early"]
+
+Choose = Callable[[NDArray[np.float32], SequenceOf[int]], int]
+"""(logits [V], tokens so far) -> the next token, as `Sampler.choose`."""
+
+
+def decode_early(
+    sequence: Sequence, *, policy: ExitPolicy, choose: Choose, max_new_tokens: int, stop_ids: Collection[int]
+) -> Iterator[Step]:
+    """Yield one token a step, until a stop token or `max_new_tokens`; each step says which depth made it.
+
+    Where the exit is sure, the later stages fall behind, by at most 16 tokens. Otherwise one call of theirs catches up,
+    so that their caches hold what a fresh prefill of the emitted tokens gives, and the full model's token is taken.
+    Invariant: as in `decode`; the tokens behind wait in the sequence, also after the last step.
+    Raises: CacheFull when prompt and answer do not fit.
+    """
+    sequence.require_room(max_new_tokens)
+    chosen: Exit | None = None
+    for _ in range(max_new_tokens):
+        if sequence.num_waiting == 1:  # tokens that fell behind at one exit go on from there
+            chosen = policy.choose() if sequence.num_cached else None
+        step = _step(sequence, policy, chosen, choose)
+        yield step
+        if step.token_ids[0] in stop_ids:
+            return
+
+
+def _step(sequence: Sequence, policy: ExitPolicy, chosen: Exit | None, choose: Choose) -> Step:
+    """Ask the exit, then the full model if need be."""
+    start = perf_counter()
+    if chosen is not None and sequence.num_waiting <= MOST_BEHIND and not sequence.is_stale:
+        logits = sequence.peek(sequence.token_ids[-1:], num_stages=chosen.num_stages)
+        if policy.is_sure(chosen, logits):
+            called = perf_counter()
+            token_id = choose(logits, sequence.token_ids)
+            sequence.append([token_id])
+            return _made(token_id, logits, chosen.num_layers, model_s=called - start, accept_s=perf_counter() - called)
+    logits = sequence.extend(Draft.empty())[0]
+    called = perf_counter()
+    token_id = choose(logits, sequence.token_ids)
+    sequence.commit([token_id])
+    return _made(token_id, logits, policy.num_layers, model_s=called - start, accept_s=perf_counter() - called)
+
+
+def _made(token_id: int, logits: NDArray[np.float32], depth: int, *, model_s: float, accept_s: float) -> Step:
+    return Step(
+        [token_id],
+        logits[None],
+        num_drafted=0,
+        num_accepted=0,
+        drafter="plain",
+        draft_s=0.0,
+        model_s=model_s,
+        accept_s=accept_s,
+        depth=depth,
+    )

@@ -1,0 +1,50 @@
+"""How sure logits are: between 0 and 1, and what the definitions give."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.depth.confidence import CONFIDENCES, confidence_named, entropy, gap, top
+
+LAW = np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.25, 0.5, 0.25]])
+LOGITS = np.log(LAW).astype(np.float32) + np.float32(7)
+
+
+def test_gap_top_and_entropy_are_those_of_the_probabilities() -> None:
+    np.testing.assert_allclose(gap(LOGITS), [0.2, 0.4, 0.25], atol=1e-6)
+    np.testing.assert_allclose(top(LOGITS), [0.5, 0.6, 0.5], atol=1e-6)
+    bits = -(LAW * np.log2(LAW)).sum(axis=1)
+    np.testing.assert_allclose(entropy(LOGITS), 1 - bits / np.log2(3), atol=1e-6)
+
+
+@given(st.lists(st.lists(st.floats(-80, 80, width=32), min_size=4, max_size=4), min_size=1, max_size=3))
+def test_every_measure_lies_between_0_and_1_for_any_logits(rows: list[list[float]]) -> None:
+    for measure in CONFIDENCES.values():
+        found = measure(np.array(rows, np.float32))
+        assert found.shape == (len(rows),)
+        assert ((found >= -1e-6) & (found <= 1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("name", CONFIDENCES)
+def test_a_certain_row_is_surer_than_a_flat_one(name: str) -> None:
+    flat, certain = np.zeros((1, 9), np.float32), np.full((1, 9), -100, np.float32)
+    certain[0, 3] = 100
+    measure = confidence_named(name)
+    assert measure(certain)[0] == pytest.approx(1)
+    assert measure(flat)[0] < 0.2
+
+
+def test_banned_tokens_and_a_vocabulary_of_one_are_no_trouble() -> None:
+    banned = np.array([[1.0, -np.inf, 1.0]], np.float32)
+    assert [float(measure(banned)[0]) for measure in (gap, top)] == pytest.approx([0, 0.5])
+    assert entropy(banned)[0] == pytest.approx(1 - np.log(2) / np.log(3))
+    assert [float(measure(np.zeros((1, 1), np.float32))[0]) for measure in CONFIDENCES.values()] == [1, 1, 1]
+
+
+def test_an_unknown_measure_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="confidence 'mood' is not known; known are gap, top, entropy"):
+        confidence_named("mood")
