@@ -41,7 +41,7 @@ class Text:
     """What a guard needs of a sequence: tokens that grow without end and without a model."""
 
     token_ids: list[int] = field(default_factory=lambda: [0])
-    room: int = 10**9
+    draft_room: int = 10**9
 
     def require_feedable(self, draft: Draft) -> None:
         assert all(token_id in (0, 1) for token_id in draft.token_ids)

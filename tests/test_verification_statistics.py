@@ -53,7 +53,7 @@ MakeDrafter = Callable[[int], Drafter]
 class TableSequence:
     """What `decode` needs of a sequence."""
 
-    num_waiting, num_cached, room = 1, 1, 1000
+    num_waiting, num_cached, draft_room = 1, 1, 1000
 
     def __init__(self) -> None:
         self.token_ids = list(PROMPT)
