@@ -82,7 +82,7 @@ def test_the_figures_go_into_the_manifest_and_into_inspect(
 
     done = cli("export", tiny_checkpoint, "-o", tmp_path / "out", "--precision", "fp32", "--exits", exits, "--check")
     assert (done.code, done.out) == (0, "")
-    line = r"check: 48 tokens and 64 greedy ones, fed in 6 ways: logits within \S+ of transformers \(bound 1e-04\)\n"
+    line = r"check: 48 tokens and 64 greedy ones, fed in 6 ways: logits within \S+ of transformers \(bound 5e-04\)\n"
     assert re.search(line, done.err)
     bundle = Bundle.open(tmp_path / "out")
     bundle.verify()
