@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from skipstone.errors import CheckpointError, UnsupportedModel
-from skipstone.exporters.tensors import StoredTensors, blaming, safetensors_in
-from skipstone.exporters.tokenizer_settings import read_json
+from skipstone.exporters.files import blaming, optional_json
+from skipstone.exporters.safetensors_file import safetensors_in
+from skipstone.exporters.tensors import StoredTensors
 from skipstone.exporters.torch_bin import torch_tensors_in
 
 __all__ = ["ADVICE", "Adapter"]
@@ -66,7 +67,7 @@ class Adapter:
 
         Raises: CheckpointError when it is none, or damaged; UnsupportedModel for what cannot be merged, by name.
         """
-        settings = read_json(folder / _SETTINGS)
+        settings = optional_json(folder / _SETTINGS)
         if not settings:
             raise CheckpointError(f"{folder} has no {_SETTINGS}: pass the folder of a PEFT adapter")
         _check_settings(settings)

@@ -15,15 +15,34 @@ import onnx_ir as ir
 
 from skipstone.exporters.altup import AltUp
 from skipstone.exporters.architecture import Architecture
-from skipstone.exporters.blocks import Blocks, Residual, StepInputs
+from skipstone.exporters.attention import Attention, StepInputs
+from skipstone.exporters.blocks import Blocks, Residual
 from skipstone.exporters.graph import GraphPen
-from skipstone.exporters.model_weights import ModelWeights, kernel_head_size
+from skipstone.exporters.heads import kernel_head_size
+from skipstone.exporters.model_weights import ModelWeights
 from skipstone.quant import Recipe, scale, stack
 
 __all__ = ["AltUpBlocks"]
 
 LEAST_SQUARE = 1e-5  # a vector whose mean square is smaller is not made as large as another
 HALF = 2.0**-0.5  # of each of two vectors: their sum is then as large as one
+
+
+class SharingAttention(Attention):
+    """Attention whose later layers read the caches of earlier ones, and whose values are normed."""
+
+    def _parts(self, qkv: ir.Value, layer: int) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Norm values too. Where another layer owns the cache there are queries only: keys and values have no rows."""
+        pen, d = self._pen, self._architecture.dimensions
+        size = kernel_head_size(d.head_size)
+        if self._architecture.cache_owner(layer) != layer:
+            borders = {"start": [0, 0], "end": [0, d.num_kv_heads * size], "axis": [1, 2]}
+            ends = (pen.constant(f"no_rows_{key}", np.array(at)) for key, at in borders.items())
+            no_rows = pen.op("Slice", qkv, *ends)  # [B, 0, K * D]
+            return self._norm_rows(qkv, "q_norm", layer), no_rows, no_rows
+        query, key, value = super()._parts(qkv, layer)
+        gain = pen.constant("value_gain", np.full(size, (d.head_size / size) ** 0.5, np.float32))
+        return query, key, self._norm_heads(value, gain)
 
 
 class AltUpBlocks(Blocks):
@@ -35,6 +54,7 @@ class AltUpBlocks(Blocks):
 
     def __init__(self, pen: GraphPen, architecture: Architecture, weights: ModelWeights, recipe: Recipe) -> None:
         super().__init__(pen, architecture, weights, recipe)
+        self._attention = SharingAttention(pen, architecture, weights, self._linear)
         assert architecture.altup is not None, "other architectures have one stream"
         self._altup: AltUp = architecture.altup
         self._inputs: Sequence[ir.Value] = ()  # one per layer, [B, T, P]
@@ -90,7 +110,7 @@ class AltUpBlocks(Blocks):
     def _resized(self, x: ir.Value, *, like: ir.Value) -> ir.Value:
         """Return vectors [..., E] of the same directions, as large as those of `like`."""
         pen = self._pen
-        square = pen.op("Max", self._mean_square(x), self._number("least_square", LEAST_SQUARE))
+        square = pen.op("Max", self._mean_square(x), self._pen.number("least_square", LEAST_SQUARE))
         return pen.op("Mul", x, pen.op("Sqrt", pen.op("Div", self._mean_square(like), square)))
 
     def layer(self, residual: Residual, layer: int, step: StepInputs) -> Residual:
@@ -99,9 +119,9 @@ class AltUpBlocks(Blocks):
         predicted = self._predict(residual.stream, layer)
         active = self._active(predicted)
         normed, _ = self._enter(Residual(active), "attention_norm", layer)
-        update = self._leave(self.attention(normed, layer, step), "attention_out_norm", layer)
+        update = self._leave(self._attention(normed, layer, step), "attention_out_norm", layer)
         together = pen.op("Sum", active, update, normed, self._laurel(normed, layer))
-        halved = pen.op("Mul", together, self._number("half", HALF))
+        halved = pen.op("Mul", together, self._pen.number("half", HALF))
         normed, _ = self._enter(Residual(halved), "ffn_norm", layer)
         computed = pen.op("Add", halved, self._leave(self.feed_forward(normed, layer), "ffn_out_norm", layer))
         return Residual(self._add_input(self._correct(predicted, active, computed, layer), layer))
@@ -118,7 +138,7 @@ class AltUpBlocks(Blocks):
         """Add to each stream a part of what the layer gave beyond the prediction `active`."""
         pen = self._pen
         part = self._small(self._routed(computed, layer), "correction", layer)
-        part = pen.op("Unsqueeze", pen.op("Add", part, self._number("one", 1.0)), self._axis(3))
+        part = pen.op("Unsqueeze", pen.op("Add", part, self._pen.number("one", 1.0)), self._axis(3))
         surprise = pen.op("Unsqueeze", pen.op("Sub", computed, active), self._axis(2))
         return pen.op("Add", predicted, pen.op("Mul", part, surprise))
 
@@ -158,21 +178,8 @@ class AltUpBlocks(Blocks):
             return super()._gate(x, layer)
         centred = pen.op("Sub", x, pen.op("ReduceMean", x, self._axis(-1), keepdims=1))
         deviation = pen.op("Sqrt", self._mean_square(centred))
-        quantile = self._number(f"quantile_{sparsity}", NormalDist().inv_cdf(sparsity))
+        quantile = self._pen.number(f"quantile_{sparsity}", NormalDist().inv_cdf(sparsity))
         return self._activate(pen.op("Relu", pen.op("Sub", centred, pen.op("Mul", deviation, quantile))))
-
-    def _parts(self, qkv: ir.Value, layer: int) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Norm values too. Where another layer owns the cache there are queries only: keys and values have no rows."""
-        pen, d = self._pen, self._architecture.dimensions
-        size = kernel_head_size(d.head_size)
-        if self._architecture.cache_owner(layer) != layer:
-            borders = {"start": [0, 0], "end": [0, d.num_kv_heads * size], "axis": [1, 2]}
-            ends = (pen.constant(f"no_rows_{key}", np.array(at)) for key, at in borders.items())
-            no_rows = pen.op("Slice", qkv, *ends)  # [B, 0, K * D]
-            return self._norm_rows(qkv, "q_norm", layer), no_rows, no_rows
-        query, key, value = super()._parts(qkv, layer)
-        gain = pen.constant("value_gain", np.full(size, (d.head_size / size) ** 0.5, np.float32))
-        return query, key, self._norm_heads(value, gain)
 
     # Shapes and numbers
 

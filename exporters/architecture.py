@@ -12,7 +12,7 @@ from skipstone.exporters.experts import Experts
 from skipstone.exporters.rotary import Rotary
 from skipstone.runtime.manifest import Dimensions
 
-__all__ = ["ACTIVATIONS", "HEAD_NORMS", "NORMS", "Architecture"]
+__all__ = ["ACTIVATIONS", "Architecture"]
 
 # The names of config.json for one function each.
 ACTIVATIONS: Final[Mapping[str, str]] = {
@@ -82,6 +82,10 @@ class Architecture:
     def has(self, name: str) -> bool:
         """Whether the model has a tensor that we call `name`."""
         return name in self.names
+
+    def is_transposed(self, name: str) -> bool:
+        """Whether the checkpoint holds a matrix the other way round, inputs first."""
+        return self.transposed and name not in ("embedding", "positions", "head")
 
     def is_mixture(self, layer: int) -> bool:
         """Whether the FFN of a layer is a mixture of experts."""
@@ -160,7 +164,7 @@ class Architecture:
     ) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the checkpoint's name and shape of each tensor, and of its bias."""
         for name, shape in shapes.items():
-            stored = shape[::-1] if self.transposed and name not in ("embedding", "positions", "head") else shape
+            stored = shape[::-1] if self.is_transposed(name) else shape
             for place in self._places(name):
                 yield self.names[name].format(layer=layer, **place), stored
             if name in self.biases:

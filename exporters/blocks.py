@@ -1,13 +1,12 @@
-"""The parts of a decoder as ONNX nodes: embedding, attention, FFN, head.
+"""The parts of a decoder as ONNX nodes: embedding, layers of attention and FFN, head.
 
-Shapes: B batch, T tokens, W tokens blended in one position, E hidden size, H heads, K kv heads, D head size,
-C cache capacity, S total length (cached and new tokens), R rows that logits are wanted for, V vocabulary.
+Shapes: B batch, T tokens, W tokens blended in one position, E hidden size, R rows that logits are wanted for,
+V vocabulary.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,15 +15,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skipstone.exporters.architecture import Architecture
+from skipstone.exporters.attention import Attention, StepInputs
 from skipstone.exporters.experts import mixture
 from skipstone.exporters.graph import MICROSOFT, GraphPen
 from skipstone.exporters.linear import Linear
-from skipstone.exporters.model_weights import ModelWeights, kernel_head_size
+from skipstone.exporters.model_weights import ModelWeights
 from skipstone.quant import Recipe
 
-__all__ = ["FLOAT", "Blocks", "Residual", "StepInputs"]
+__all__ = ["Blocks", "Residual"]
 
-FLOAT = ir.DataType.FLOAT
 # Operator and attributes of each activation, outside of com.microsoft where there is no other.
 ACTIVATION_NODES: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "silu": ("QuickGelu", {"domain": MICROSOFT, "alpha": 1.0}),
@@ -33,18 +32,6 @@ ACTIVATION_NODES: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "gelu_tanh": ("Gelu", {"approximate": "tanh"}),
     "relu": ("Relu", {}),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepInputs:
-    """What every attention node of a call reads beside its rows and its cache; `turns` has cosines and sines by layer,
-    None where positions are not turned."""
-
-    last_positions: ir.Value  # int32 [B], S - 1
-    total_length: ir.Value  # int32 scalar, S
-    position_ids: ir.Value  # int64 [B, T]
-    attention_bias: ir.Value  # float32 [1, 1, T, S]
-    turns: Mapping[int, tuple[ir.Value, ir.Value] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +48,7 @@ class Blocks:
     def __init__(self, pen: GraphPen, architecture: Architecture, weights: ModelWeights, recipe: Recipe) -> None:
         self._pen, self._architecture, self._weights, self._recipe = pen, architecture, weights, recipe
         self._linear = Linear(pen, recipe)
-        self._caches: dict[int, Sequence[ir.Value]] = {}  # by layer, for those that share them
+        self._attention = Attention(pen, architecture, weights, self._linear)
 
     def embed(self, token_ids: ir.Value, blend: ir.Value, position_ids: ir.Value) -> Residual:
         """[B, T, W] ids and their weights to the weighted sum of W embeddings [B, T, E], learned positions added."""
@@ -77,14 +64,14 @@ class Blocks:
         """Return `factor` times the sum of W rows with their weights: [B, T, W, N] and [B, T, W] to [B, T, N]."""
         pen, axis = self._pen, self._pen.constant("blend_axis", np.array([2], np.int64))
         if factor != 1:
-            blend = pen.op("Mul", blend, self._number(name, factor))
+            blend = pen.op("Mul", blend, pen.number(name, factor))
         return pen.op("Squeeze", pen.op("MatMul", pen.op("Unsqueeze", blend, axis), rows), axis)
 
     def layer(self, residual: Residual, layer: int, step: StepInputs) -> Residual:
         """Attention, then the FFN, each with the norms that the architecture has; or both on the same input."""
         a = self._architecture
         normed, residual = self._enter(residual, "attention_norm", layer)
-        update = self._leave(self.attention(normed, layer, step), "attention_out_norm", layer)
+        update = self._leave(self._attention(normed, layer, step), "attention_out_norm", layer)
         if a.parallel:
             if a.has("ffn_norm"):
                 normed, _ = self._enter(Residual(residual.stream), "ffn_norm", layer)
@@ -137,88 +124,6 @@ class Blocks:
             return residual.stream
         return self._pen.op("Add", residual.stream, residual.update)
 
-    def attention(self, x: ir.Value, layer: int, step: StepInputs) -> ir.Value:
-        """[B, T, E] to [B, T, E] update; reads and writes the layer's cache."""
-        w, has_parts = self._weights, self._architecture.head_norm != "none" or self._architecture.qkv_clip is not None
-        qkv = self._linear(x, f"layers.{layer}.qkv", lambda: w.qkv(layer), w.qkv_bias(layer))
-        parts = self._parts(qkv, layer) if has_parts else (qkv, None, None)
-        mixed = self._attend(parts, layer, step)
-        return self._linear(mixed, f"layers.{layer}.o", lambda: [w.output(layer)], w.scaled_bias("o", layer))
-
-    def _attend(self, parts: Sequence[ir.Value | None], layer: int, step: StepInputs) -> ir.Value:
-        """Queries, keys and values, or all in the first of them, to the mixed values [B, T, H * D].
-
-        A layer without a cache reads its owner's, the new rows too: the owner had its turn before, in the same call.
-        """
-        d, pen, owner = self._architecture.dimensions, self._pen, self._architecture.cache_owner(layer)
-        if owner != layer:
-            return self._mix(parts, self._caches[owner], layer, step, count=1)[0]
-        cache_shape = ("B", d.num_kv_heads, "C", kernel_head_size(d.head_size))
-        past = [pen.input(f"past_{kind}_{layer}", FLOAT, cache_shape) for kind in ("key", "value")]
-        mixed, *self._caches[layer] = self._mix(parts, past, layer, step, count=3)
-        for kind, present in zip(("key", "value"), self._caches[layer], strict=True):
-            pen.output(present, f"present_{kind}_{layer}", FLOAT, cache_shape)
-        return mixed
-
-    def _mix(
-        self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: int, step: StepInputs, *, count: int
-    ) -> Sequence[ir.Value]:
-        """Return what attention mixes and, when `count` is 3, the keys and values with the new ones in their place."""
-        a, d, turns = self._architecture, self._architecture.dimensions, step.turns[layer]
-        return self._pen.op_outputs(
-            "GroupQueryAttention",
-            *(*parts, *past, step.last_positions, step.total_length),
-            *(turns or (None, None)),
-            step.position_ids if turns else None,
-            step.attention_bias,
-            count=count,
-            domain=MICROSOFT,
-            num_heads=d.num_heads,
-            kv_num_heads=d.num_kv_heads,
-            do_rotary=int(turns is not None),
-            scale=a.attention_scales[layer],
-            softcap=a.attention_cap or 0.0,
-            local_window_size=a.windows[layer] or -1,
-        )
-
-    def _parts(self, qkv: ir.Value, layer: int) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Split the fused projection; norm queries and keys, then clip all three, where the architecture does."""
-        a, d, pen = self._architecture, self._architecture.dimensions, self._pen
-        size = kernel_head_size(d.head_size)
-        widths = np.array([d.num_heads * size, d.num_kv_heads * size, d.num_kv_heads * size], np.int64)
-        query, key, value = pen.op_outputs("Split", qkv, pen.constant("qkv_widths", widths), count=3, axis=-1)
-        if a.head_norm != "none":
-            query, key = self._norm_rows(query, "q_norm", layer), self._norm_rows(key, "k_norm", layer)
-        if a.qkv_clip is None:
-            return query, key, value
-        ends = [self._number(f"qkv_{end}", limit) for end, limit in (("lowest", -a.qkv_clip), ("highest", a.qkv_clip))]
-        query, key, value = (pen.op("Clip", part, *ends) for part in (query, key, value))
-        return query, key, value
-
-    def _norm_rows(self, x: ir.Value, name: str, layer: int) -> ir.Value:
-        """Norm the queries or the keys of a layer, [B, T, heads * D]."""
-        make = functools.partial(self._weights.head_gain, name, layer)
-        return self._norm_heads(x, self._pen.weight(f"layers.{layer}.{name}", make))
-
-    def _norm_heads(self, x: ir.Value, gain: ir.Value) -> ir.Value:
-        """Norm each head of [B, T, heads * D], or all of them together.
-
-        The zeros of a padded head shrink its mean of squares; gain and epsilon make up for it.
-        """
-        a, pen = self._architecture, self._pen
-        real, size = a.dimensions.head_size, kernel_head_size(a.dimensions.head_size)
-        epsilon = a.norm_epsilon * real / size
-        if a.head_norm == "joint":
-            return pen.op("SimplifiedLayerNormalization", x, gain, epsilon=epsilon, axis=-1)
-        heads = pen.op("Reshape", x, pen.constant(f"split_heads_{size}", np.array([0, 0, -1, size], np.int64)))
-        if a.head_norm == "shared":
-            normed = pen.op("SimplifiedLayerNormalization", heads, gain, epsilon=epsilon, axis=-1)
-        else:
-            ones = pen.constant("head_ones", np.ones(size, np.float32))
-            plain = pen.op("SimplifiedLayerNormalization", heads, ones, epsilon=epsilon, axis=-1)
-            normed = pen.op("Mul", plain, gain)
-        return pen.op("Reshape", normed, pen.constant("join_heads", np.array([0, 0, -1], np.int64)))
-
     def feed_forward(self, x: ir.Value, layer: int) -> ir.Value:
         """[B, T, E] to [B, T, E] update: down(act(gate(x)) * up(x)), down(act(up(x))), or a mixture of such."""
         a, pen, w = self._architecture, self._pen, self._weights
@@ -267,12 +172,9 @@ class Blocks:
         logits = self._linear(normed, "head", lambda: [self._weights.head()], shared=a.tied_embedding)
         if a.logit_cap is None:
             return logits
-        return pen.op("Mul", pen.op("Tanh", logits), self._number("logit_cap", a.logit_cap))
+        return pen.op("Mul", pen.op("Tanh", logits), pen.number("logit_cap", a.logit_cap))
 
     @property
     def _embedding_name(self) -> str:
         """Tied, embedding and head are one tensor under one name."""
         return "head" if self._architecture.tied_embedding else "embedding"
-
-    def _number(self, name: str, value: float) -> ir.Value:
-        return self._pen.constant(name, np.array(value, np.float32))

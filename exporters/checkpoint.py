@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,10 @@ from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError, ConfigError
 from skipstone.exporters import hub, tokenizer_files
+from skipstone.exporters.files import blaming, read_json, reading
 from skipstone.exporters.packed import unpacked
-from skipstone.exporters.tensors import (
-    StoredTensor,
-    StoredTensors,
-    blaming,
-    reading,
-    refuse_lfs_pointer,
-    safetensors_in,
-)
+from skipstone.exporters.safetensors_file import safetensors_in
+from skipstone.exporters.tensors import StoredTensor, StoredTensors
 from skipstone.exporters.torch_bin import torch_tensors_in
 from skipstone.quant import QuantizedMatrix
 
@@ -67,6 +61,11 @@ class TensorSource(Protocol):
         """
         ...
 
+    @property
+    def num_rounded(self) -> int:
+        """How many tensors lie in blocks that cannot be carried over: they are read as numbers, and rounded again."""
+        ...
+
     def is_quantized(self, name: str) -> bool:
         """Whether the tensor is stored as block-wise integers that can be carried over; `read` gives its numbers."""
         ...
@@ -104,22 +103,25 @@ class Checkpoint:
         folder = _folder(source, revision)
         present = _listing(folder)
         if "config.json" not in present:
-            raise CheckpointError(f"{folder} has no config.json: pass the folder of a Hugging Face checkpoint")
+            hint = next((f"the file {folder / name}" for name in sorted(present) if name.endswith(".gguf")), None)
+            raise CheckpointError(
+                f"{folder} has no config.json: pass {hint or 'the folder of a Hugging Face checkpoint'}"
+            )
         generation_config = folder / "generation_config.json"
-        config = _read_json(folder / "config.json")
+        config = read_json(folder / "config.json")
         tensors = _open_weights(folder)
         return cls(
             path=folder,
             source=str(source),
             config=config,
-            generation_config=_read_json(generation_config) if generation_config.name in present else {},
+            generation_config=read_json(generation_config) if generation_config.name in present else {},
             texts=_read_texts(folder, present),
             tensors=tensors if config.get("quantization_config") is None else unpacked(config, tensors),
         )
 
 
 def _open_gguf(path: Path, revision: str | None) -> Checkpoint:
-    from skipstone.exporters.gguf_settings import open_gguf  # it imports us
+    from skipstone.exporters.gguf_checkpoint import open_gguf  # it imports us
 
     if revision is not None:
         raise ConfigError(f"revision {revision!r} does not apply to the local file {path}: leave it out")
@@ -157,21 +159,8 @@ def _read_texts(folder: Path, present: Collection[str]) -> dict[str, bytes]:
         with reading(tool_template) as file:
             texts["chat_template_tool_use.jinja"] = file.readall()
     if "tokenizer.json" not in texts:
-        texts["tokenizer.json"] = tokenizer_files.build(folder, _read_json(folder / "config.json"))
+        texts["tokenizer.json"] = tokenizer_files.build(folder, read_json(folder / "config.json"))
     return texts
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    refuse_lfs_pointer(path)
-    with reading(path) as file:
-        text = file.readall()
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 def _open_weights(folder: Path) -> StoredTensors:
@@ -187,7 +176,7 @@ def _open_weights(folder: Path) -> StoredTensors:
 
 def _shards(index: Path, tensors_in: Callable[[Path], dict[str, StoredTensor]]) -> dict[str, StoredTensor]:
     """The tensors that the index lists, each from the file that the index gives for it."""
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError(f"{index}: expected a weight_map from tensor names to file names")
     # Asking the folder, not the path, also refuses names that lead out of it.

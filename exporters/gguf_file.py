@@ -1,7 +1,7 @@
-"""GGUF files: the settings in front, and the tensors behind them as a checkpoint has them.
+"""The header of a GGUF file: the settings in front, and where each tensor lies.
 
-The package gguf turns blocks into numbers. Its reader is not used: it makes an object of every number and text of the
-header, which takes 13 seconds and 740 MB for a vocabulary of 150,000 tokens, and it maps the weights into memory.
+The reader of the package gguf is not used: it makes an object of every number and text of the header, which takes 13
+seconds and 740 MB for a vocabulary of 150,000 tokens, and it maps the weights into memory.
 """
 
 from __future__ import annotations
@@ -10,26 +10,21 @@ import io
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from skipstone.errors import CheckpointError, ConfigError, UnsupportedModel
-from skipstone.exporters.tensors import StoredTensors, check_shape, reading, refuse_lfs_pointer
-from skipstone.quant import QuantizedMatrix, pack
+from skipstone.errors import CheckpointError, ConfigError
+from skipstone.exporters.files import reading, refuse_lfs_pointer
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
-__all__ = ["GgufFile", "GgufTensor", "GgufTensors", "Settings", "StoredBlocks"]
-
-Bytes: TypeAlias = NDArray[np.uint8]
-Rows: TypeAlias = "slice | NDArray[np.int64]"
+__all__ = ["GgufFile", "StoredBlocks"]
 
 _VERSIONS: Final = (2, 3)
 _NUMBERS: Final[Mapping[int, str]] = {
@@ -38,17 +33,6 @@ _NUMBERS: Final[Mapping[int, str]] = {
 }
 _TEXT, _LIST = 8, 9
 _ALIGNMENT: Final = 32
-_PIECE_BYTES: Final = 1 << 20
-# Bits of the integers that MatMulNBits can take as they are: blocks of 32 with one float16 scale and no offset.
-_CARRIED: Final[Mapping[str, int]] = {"Q4_0": 4, "Q8_0": 8}
-_BLOCK: Final = 32
-# Settings that say nothing about the mathematics.
-_IDLE: Final = frozenset({"vocab_size", "rope.scaling.finetuned", "tensor_data_layout"})
-_WANTED: Final[Mapping[type, str]] = {
-    **{int: "a whole number", float: "a finite number"},
-    **{bool: "true or false", str: "a text"},
-}
-T = TypeVar("T", int, float, bool, str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,200 +164,3 @@ def _kind(path: Path, name: str, number: int) -> tuple[GGMLQuantizationType, tup
         raise CheckpointError(
             f"{path}: tensor {name!r} is of kind {number}, which the package gguf does not know: update the package"
         ) from error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class GgufTensor:
-    """A tensor of the checkpoint inside a file, undoing what a converter did to it.
-
-    `part` picks one of those that are stacked along the first axis. Row i in the file is row order[i] of ours. `added`
-    is what was added to each number. A `transposed` matrix is stored [N, K] and ours is [K, N].
-    """
-
-    blocks: StoredBlocks
-    part: int | None = None
-    order: NDArray[np.int64] | None = None
-    added: float = 0.0
-    transposed: bool = False
-
-    @property
-    def dtype(self) -> str:
-        """What `fill` gives, whatever the file holds."""
-        return "F32"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._stored_shape[::-1] if self.transposed else self._stored_shape
-
-    @property
-    def num_bytes(self) -> int:
-        return self.blocks.num_bytes if self.part is None else self.blocks.num_bytes // self.blocks.shape[0]
-
-    @property
-    def bits(self) -> int | None:
-        """Bits of the integers that can be carried over; None where there are none."""
-        plain = len(self.shape) == 2 and not self.transposed and not self.added
-        return _CARRIED.get(self.blocks.kind.name) if plain else None
-
-    @property
-    def _stored_shape(self) -> tuple[int, ...]:
-        return self.blocks.shape if self.part is None else self.blocks.shape[1:]
-
-    def fill(self, out: NDArray[np.generic]) -> None:
-        """Write the numbers into `out`, float32 and of our shape. Raises: CheckpointError for unknown blocks."""
-        from gguf.quants import dequantize
-
-        target = out.T if self.transposed else out
-        for rows, stored in self._pieces():
-            try:
-                numbers = dequantize(stored, self.blocks.kind)
-            except NotImplementedError as error:
-                raise CheckpointError(
-                    f"{self.blocks.path}: the package gguf cannot turn {self.blocks.kind.name} into numbers: "
-                    "take a file with another quantization"
-                ) from error
-            target[rows] = numbers.reshape(-1, *self._stored_shape[1:]) - np.float32(self.added)
-
-    def integers(self) -> QuantizedMatrix:
-        """The matrix [N, K] with its integers as they are. Only where there are `bits`."""
-        bits, (num_rows, columns) = self.bits, self.shape
-        assert bits is not None
-        num_blocks, block_bytes = columns // _BLOCK, _BLOCK * bits // 8
-        data = np.empty((num_rows, num_blocks, block_bytes), np.uint8)
-        scales = np.empty((num_rows, num_blocks), np.float32)
-        for rows, stored in self._pieces():
-            blocks = stored.reshape(-1, num_blocks, 2 + block_bytes)
-            scales[rows] = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0]
-            data[rows] = _unsigned(blocks[..., 2:], bits)
-        return QuantizedMatrix(
-            data=data, scales=scales, zero_points=None, bits=bits, block_size=_BLOCK, shape=(num_rows, columns)
-        )
-
-    def _pieces(self) -> Iterator[tuple[Rows, Bytes]]:
-        """Yield the bytes of some stored rows, and which of our rows they are, until all were there."""
-        num_rows, row_bytes = self._stored_shape[0], self.num_bytes // self._stored_shape[0]
-        step = max(1, _PIECE_BYTES // row_bytes) if len(self._stored_shape) > 1 else num_rows
-        with reading(self.blocks.path) as file:
-            file.seek(self.blocks.offset + (self.part or 0) * self.num_bytes)
-            for start in range(0, num_rows, step):
-                rows = slice(start, min(start + step, num_rows))
-                stored = np.frombuffer(file.read((rows.stop - start) * row_bytes), np.uint8)
-                if stored.size != (rows.stop - start) * row_bytes:
-                    raise CheckpointError(f"{self.blocks.path}: the file became shorter while it was read")
-                yield rows if self.order is None else self.order[rows], stored
-
-
-def _unsigned(stored: Bytes, bits: int) -> Bytes:
-    """The integers of blocks [..., bytes], as MatMulNBits has them: no sign, neighbours side by side."""
-    if bits == 8:
-        return stored ^ np.uint8(128)
-    # The low halves of the 16 bytes are the first 16 integers of a block.
-    return pack(np.concatenate([stored & np.uint8(15), stored >> np.uint8(4)], axis=-1), bits)
-
-
-class GgufTensors(StoredTensors):
-    """A TensorSource: the tensors of a GGUF file by the names of Hugging Face."""
-
-    def __init__(self, tensors: Mapping[str, GgufTensor]) -> None:
-        super().__init__(tensors)
-        self._gguf = dict(tensors)
-
-    def is_quantized(self, name: str) -> bool:
-        """Whether the tensor is a matrix in Q4_0 or Q8_0; the other kinds of blocks are read as numbers."""
-        return name in self._gguf and self._gguf[name].bits is not None
-
-    def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
-        """The integers of one matrix [N, K]. Raises: as `read` does. Cost: the matrix and a megabyte."""
-        if not self.is_quantized(name):
-            return super().read_quantized(name, shape)
-        check_shape(name, self.shape(name), shape)
-        matrix = self._gguf[name].integers()
-        if not np.isfinite(matrix.scales).all():
-            raise CheckpointError(f"tensor {name!r} has NaN or infinite scales: the file is damaged, fetch it again")
-        return matrix
-
-
-class Settings:
-    """The settings of a file that stand under its architecture's name; remembers which were asked for."""
-
-    def __init__(self, file: GgufFile) -> None:
-        self.file = file
-        self._asked = set(_IDLE)
-        if file.metadata.get("split.count", 1) not in (0, 1):
-            raise UnsupportedModel(f"{file.path}: one part of several: join them with llama-gguf-split --merge")
-        architecture = file.metadata.get("general.architecture")
-        if not isinstance(architecture, str):
-            raise CheckpointError(f"{file.path}: lacks general.architecture: convert the checkpoint again")
-        self.architecture = architecture
-
-    def raw(self, key: str) -> Any:
-        """The value of a key as it stands, None where it is missing."""
-        self._asked.add(key)
-        return self.file.metadata.get(f"{self.architecture}.{key}")
-
-    def shared(self, key: str) -> Any:
-        """The value of a key; where layers have one each, the one of all."""
-        value = self.raw(key)
-        if not isinstance(value, list):
-            return value
-        if len(set(value)) != 1:
-            what = f"{self.architecture}.{key} differs between layers, which is not supported"
-            raise UnsupportedModel(f"{self.file.path}: {what}")
-        return value[0]
-
-    def get(self, key: str, otherwise: T) -> T:
-        """The value of a key, of the type of `otherwise`."""
-        value = self.shared(key)
-        return otherwise if value is None else self._checked(key, value, type(otherwise))
-
-    def required(self, key: str, kind: type[T]) -> T:
-        """The value of a key that a file must have."""
-        value = self.shared(key)
-        if value is None:
-            raise CheckpointError(f"{self.file.path}: lacks {self.architecture}.{key}: convert the checkpoint again")
-        return self._checked(key, value, kind)
-
-    def size(self, key: str, otherwise: int | None = None) -> int:
-        """A number of things that must be there."""
-        value = self.required(key, int) if otherwise is None else self.get(key, otherwise)
-        if value < 1:
-            raise self._odd(key, value, "a positive whole number")
-        return value
-
-    def _checked(self, key: str, value: Any, kind: type[T]) -> T:
-        fits = type(value) is kind or (kind is float and type(value) is int)
-        if not fits or (kind is float and not math.isfinite(value)):
-            raise self._odd(key, value, _WANTED[kind])
-        return kind(value)
-
-    def _odd(self, key: str, value: object, wanted: str) -> CheckpointError:
-        what = f"{self.architecture}.{key} must be {wanted}, found {value!r}"
-        return CheckpointError(f"{self.file.path}: {what}: the file is damaged, fetch it again")
-
-    def require(self, key: str, wanted: tuple[object, ...]) -> None:
-        """Raise UnsupportedModel unless the key is missing or has one of the values."""
-        value = self.shared(key)
-        if value is not None and value not in wanted:
-            raise UnsupportedModel(f"{self.file.path}: {self.architecture}.{key} = {value!r} is not supported")
-
-    def has(self, tensor: str) -> bool:
-        """Whether the first layer has a tensor."""
-        return f"blk.0.{tensor}" in self.file.tensors
-
-    def numbers(self, tensor: str) -> list[float]:
-        """A small tensor as a list. Raises: CheckpointError when it is missing or damaged."""
-        blocks = self.file.tensors.get(tensor)
-        if blocks is None:
-            raise CheckpointError(f"{self.file.path}: has no tensor {tensor!r}: convert the checkpoint again")
-        numbers: list[float] = GgufTensors({tensor: GgufTensor(blocks=blocks)}).read(tensor, blocks.shape).tolist()
-        return numbers
-
-    def check_all_asked(self) -> None:
-        """Raise UnsupportedModel for a setting that nobody asked for: it could change the mathematics."""
-        start = f"{self.architecture}."
-        keys = {key.removeprefix(start) for key in self.file.metadata if key.startswith(start)}
-        if unknown := sorted(keys - self._asked):
-            raise UnsupportedModel(
-                f"{self.file.path}: {self.architecture}.{unknown[0]} is not supported: "
-                "export the checkpoint that the file was made from"
-            )

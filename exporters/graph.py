@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from skipstone.exporters.weights import StoredMatrix, WeightFile
 from skipstone.quant import Matrix, TensorRecipe
 
+__all__ = ["FLOAT", "MICROSOFT", "Attribute", "GraphPen"]
+
 Attribute = int | float | str | Sequence[int] | Sequence[str]
 
 OPSET = 21
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
+FLOAT = ir.DataType.FLOAT
 
 
 class GraphPen:
@@ -29,11 +32,13 @@ class GraphPen:
         self._initializers: dict[str, ir.Value] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        """Return a new input of the graph; sizes that differ from call to call have names."""
         value = _typed(name, dtype, shape)
         self._inputs.append(value)
         return value
 
     def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+        """Make a value an output of the graph, under this name."""
         value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
         self._outputs.append(value)
 
@@ -59,6 +64,10 @@ class GraphPen:
     def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         """Return a value for a small array that is stored inside the graph."""
         return self._initializers.get(name) or self._initializer(ir.tensor(array, name=name))
+
+    def number(self, name: str, value: float) -> ir.Value:
+        """Return a value for a float32 scalar that is stored inside the graph."""
+        return self.constant(name, np.array(value, np.float32))
 
     def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         assert tensor.name is not None
@@ -90,6 +99,7 @@ class GraphPen:
         return node.outputs
 
     def model(self) -> ir.Model:
+        """Return the graph with all that was written to it."""
         graph = ir.Graph(
             self._inputs,
             self._outputs,

@@ -20,6 +20,8 @@ class Linear:
 
     def __init__(self, pen: GraphPen, recipe: Recipe) -> None:
         self._pen, self._recipe = pen, recipe
+        # Integers that a checkpoint brings into an fp32 bundle are multiplied in float32; others round activations too.
+        self._accuracy_level = 1 if recipe.kl_bound == 0 else 4
 
     def __call__(
         self,
@@ -84,5 +86,5 @@ class Linear:
             N=matrix.rows,
             bits=matrix.bits,
             block_size=matrix.block_size,
-            accuracy_level=4,
+            accuracy_level=self._accuracy_level,
         )

@@ -110,6 +110,11 @@ class MergedTensors:
     def _whole(self, name: str) -> NDArray[np.float32]:
         return self._adapter.read(name, self._adapter.shape(name))
 
+    @property
+    def num_rounded(self) -> int:
+        """As in the base model."""
+        return self._source.num_rounded
+
     def is_quantized(self, name: str) -> bool:
         """Whether the tensor is stored as integers, which no adapter changes."""
         return self._source.is_quantized(name)
@@ -122,9 +127,11 @@ class MergedTensors:
 def _target(name: str, parts: Mapping[str, str], names: Collection[str], tied: tuple[str, str] | None) -> str:
     """The tensor of the model that the adapter calls `name`; a tied head need not be in the checkpoint.
 
-    The checkpoint may have been saved without the first word of its names, such as `transformer`.
+    The checkpoint may have been saved without the first word of its names, such as `transformer`; and of a multimodal
+    model, adapters and checkpoints of different years put `language_model` at different places.
     """
-    for candidate in (name, name.partition(".")[2]):
+    moved = name.replace("model.language_model.", "language_model.model.", 1)
+    for candidate in (name, name.partition(".")[2], moved):
         if candidate in names or (tied is not None and candidate == tied[1]):
             return candidate
     raise CheckpointError(

@@ -6,7 +6,6 @@ Heads are padded to a size that the kernel takes, and channels that turn togethe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -15,20 +14,19 @@ from numpy.typing import NDArray
 from skipstone.errors import UnsupportedModel
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.checkpoint import TensorSource
+from skipstone.exporters.heads import head_order, kernel_head_size, rows_of_heads
 from skipstone.quant import Matrix, scale, stack, take_rows
 
-__all__ = ["ModelWeights", "kernel_head_size"]
+__all__ = ["ModelWeights"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = NDArray[np.int64]
 
 
 class ModelWeights:
-    """Reads one tensor at a time; nothing stays in memory."""
+    """Reads one tensor at a time; nothing stays in memory. `on_read` gets the number of parameters of each."""
 
-    def __init__(
-        self, architecture: Architecture, tensors: TensorSource, on_read: Callable[[int], None] = lambda num_bytes: None
-    ) -> None:
+    def __init__(self, architecture: Architecture, tensors: TensorSource, on_read: Callable[[int], None]) -> None:
         self._architecture, self._tensors, self._on_read = architecture, tensors, on_read
         self._shapes = architecture.tensor_shapes()
 
@@ -37,20 +35,21 @@ class ModelWeights:
         theirs = self._architecture.names[name].format(layer=layer, **place)
         array = self._tensors.read(theirs, self._shapes[theirs])
         self._on_read(array.size)
-        return array.T if self._is_transposed(name, array.ndim) else array
+        return array.T if self._architecture.is_transposed(name) else array
 
     def matrix(self, name: str, layer: int = 0, **place: int) -> Matrix:
         """Return one matrix [N, K] as integers where the checkpoint holds such, else as numbers."""
-        theirs = self._architecture.names[name].format(layer=layer, **place)
-        if not self._tensors.is_quantized(theirs) or self._is_transposed(name, 2):
+        if not self.keeps_integers(name, layer, **place):
             return self.read(name, layer, **place)
+        theirs = self._architecture.names[name].format(layer=layer, **place)
         rows, columns = self._shapes[theirs]
         self._on_read(rows * columns)
         return self._tensors.read_quantized(theirs, (rows, columns))
 
-    def _is_transposed(self, name: str, num_dimensions: int) -> bool:
-        outer = name in ("embedding", "positions", "head")
-        return self._architecture.transposed and num_dimensions == 2 and not outer
+    def keeps_integers(self, name: str, layer: int = 0, **place: int) -> bool:
+        """Whether `matrix` gives the integers that the checkpoint holds."""
+        theirs = self._architecture.names[name].format(layer=layer, **place)
+        return self._tensors.is_quantized(theirs) and not self._architecture.is_transposed(name)
 
     def bias(self, name: str, layer: int = 0) -> Floats | None:
         """Return the bias of a tensor; None where it has none."""
@@ -67,9 +66,11 @@ class ModelWeights:
         return self.gain("final_norm") * factor, None if bias is None else bias * factor
 
     def embedding(self) -> Matrix:
+        """Return the embeddings of all tokens, [V, E]."""
         return self.matrix("embedding")
 
     def head(self) -> Matrix:
+        """Return the matrix from hidden states to logits, [V, E]; tied, it is the embedding."""
         return self.matrix("embedding" if self._architecture.tied_embedding else "head")
 
     def qkv(self, layer: int) -> list[Matrix]:
@@ -124,20 +125,17 @@ class ModelWeights:
         else:
             gain = self.gain(name, layer)
         order = self._turning_order(layer)
-        padded = _numbers(take_rows(gain, _rows_of_heads(_starts(len(gain), a.dimensions.head_size), order)))
+        padded = _numbers(take_rows(gain, rows_of_heads(np.arange(0, len(gain), a.dimensions.head_size), order)))
         padded = padded * np.float32((a.dimensions.head_size / len(order)) ** 0.5)
         return padded.reshape(-1, len(order)) if a.head_norm == "layer" else padded
 
     def output(self, layer: int) -> Matrix:
-        """Return the projection after attention, [E, H * D]."""
-        matrix, d = self.matrix("o", layer), self._architecture.dimensions
-        padded = kernel_head_size(d.head_size)
-        if padded > d.head_size and isinstance(matrix, np.ndarray):
-            heads = matrix.reshape(len(matrix), -1, d.head_size)
-            matrix = np.pad(heads, [(0, 0), (0, 0), (0, padded - d.head_size)]).reshape(len(matrix), -1)
-        elif padded > d.head_size and not isinstance(matrix, np.ndarray):
-            real = (np.arange(d.num_heads)[:, None] * padded + np.arange(d.head_size)).ravel()
-            matrix = replace(matrix, order=real if matrix.order is None else real[matrix.order])
+        """Return the projection after attention, [E, H * D]; only integers have heads that are not padded."""
+        matrix, size = self.matrix("o", layer), self._architecture.dimensions.head_size
+        padded = kernel_head_size(size)
+        if padded > size and isinstance(matrix, np.ndarray):
+            heads = matrix.reshape(len(matrix), -1, size)
+            matrix = np.pad(heads, [(0, 0), (0, 0), (0, padded - size)]).reshape(len(matrix), -1)
         return scale(matrix, self._architecture.residual_scale)
 
     def inner(self, layer: int) -> list[Matrix]:
@@ -150,6 +148,7 @@ class ModelWeights:
         return stack([take_rows(self.matrix(name, layer), rows) for name in names])
 
     def inner_bias(self, layer: int) -> Floats | None:
+        """Return the biases of what leads into the FFN [2 * I] or [I]; None where it has none."""
         width = self._architecture.ffn_widths[layer]
         parts = [bias for name in ("gate", "up") if (bias := self.bias(name, layer)) is not None]
         return np.concatenate([part[:width] for part in parts]) if parts else None
@@ -158,7 +157,7 @@ class ModelWeights:
         """Return what leads out of the FFN, [E, I]."""
         a, matrix = self._architecture, self.matrix("down", layer)
         if a.ffn_widths[layer] < a.stored_widths[layer]:
-            matrix = self.read("down", layer)[:, : a.ffn_widths[layer]]
+            matrix = _numbers(matrix)[:, : a.ffn_widths[layer]]
         return scale(matrix, a.residual_scale)
 
     def scaled_bias(self, name: str, layer: int) -> Floats | None:
@@ -180,13 +179,13 @@ class ModelWeights:
     def _turning_order(self, layer: int) -> Rows:
         """Return for each channel of a padded head of queries and keys the channel of the checkpoint's, or -1."""
         rotary = self._architecture.rotaries[layer]
-        return _head_order(self._architecture.dimensions.head_size, 0 if rotary is None else rotary.size)
+        return head_order(self._architecture.dimensions.head_size, 0 if rotary is None else rotary.size)
 
     def _qkv_rows(self, layer: int) -> tuple[Rows, Rows, Rows]:
         """Return which rows of the checkpoint's matrix, or matrices, are those of queries, keys and values."""
         a, d = self._architecture, self._architecture.dimensions
         turning, size = self._turning_order(layer), d.head_size
-        as_it_is = _head_order(size, 0)
+        as_it_is = head_order(size, 0)
         if not a.has("qkv"):
             starts: Sequence[Rows] = [
                 np.arange(count) * size for count in (d.num_heads, d.num_kv_heads, d.num_kv_heads)
@@ -200,36 +199,9 @@ class ModelWeights:
                 np.arange(d.num_heads + 2 * d.num_kv_heads) * size, [d.num_heads, d.num_heads + d.num_kv_heads]
             )
         query, key, value = starts
-        return _rows_of_heads(query, turning), _rows_of_heads(key, turning), _rows_of_heads(value, as_it_is)
-
-
-def kernel_head_size(head_size: int) -> int:
-    """Return the next head size that GroupQueryAttention takes with rotary inside: a multiple of 16."""
-    return -(-head_size // 16) * 16
-
-
-def _head_order(size: int, turning: int) -> Rows:
-    """Return for each channel of a padded head the channel [kernel_head_size(size)] to take, -1 for zeros.
-
-    Rotary turns channel i of the first half of a head with channel i of the second. So the `turning` channels go to
-    the start of both halves, and what does not turn, or is not there, fills the rest.
-    """
-    half, pairs = kernel_head_size(size) // 2, turning // 2
-    rest = np.arange(turning, size)
-    first, second = np.split(rest, [min(half - pairs, len(rest))])
-    halves = [np.concatenate([np.arange(pairs), first]), np.concatenate([np.arange(pairs, turning), second])]
-    return np.concatenate([np.pad(part, (0, half - len(part)), constant_values=-1) for part in halves])
-
-
-def _starts(num_rows: int, head_size: int) -> Rows:
-    return np.arange(0, num_rows, head_size)
-
-
-def _rows_of_heads(starts: Rows, order: Rows) -> Rows:
-    """Return the rows of heads that begin at `starts`, each in the order of channels `order`; -1 stays."""
-    return np.where(order < 0, -1, starts[:, None] + order).ravel()
+        return rows_of_heads(query, turning), rows_of_heads(key, turning), rows_of_heads(value, as_it_is)
 
 
 def _numbers(matrix: Matrix) -> Floats:
-    assert isinstance(matrix, np.ndarray), "a vector is never quantized"
+    assert isinstance(matrix, np.ndarray), "vectors, and matrices that are cut, are never quantized"
     return matrix

@@ -80,6 +80,11 @@ class PackedTensors:
             return np.ascontiguousarray(self._read_packed(name, shape).dequantize())
         return self._tensors.read(name, shape)
 
+    @property
+    def num_rounded(self) -> int:
+        """None: all packed matrices are carried over."""
+        return 0
+
     def is_quantized(self, name: str) -> bool:
         """Whether the tensor is a packed matrix."""
         return name in self._sizes

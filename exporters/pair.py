@@ -48,9 +48,9 @@ def _tokenizer_remarks(target: ExportPlan, drafter: ExportPlan, pair: str) -> li
         theirs, own = (tokenizers.Tokenizer.from_buffer(file) for file in files)
         if not _are_equal(theirs, own):
             return [_remark_on_text(theirs, own, pair)]
-    if set(drafter.stop_ids) == set(target.stop_ids):
+    if set(drafter.roles.stop_ids) == set(target.roles.stop_ids):
         return []
-    found = f"{_listed(drafter.stop_ids)} in the drafter and {_listed(target.stop_ids)} in the target"
+    found = f"{_listed(drafter.roles.stop_ids)} in the drafter and {_listed(target.roles.stop_ids)} in the target"
     return [f"the tokens that end a text differ, {found}: those of the target hold"]
 
 

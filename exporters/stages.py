@@ -11,12 +11,16 @@ import onnx_ir as ir
 from skipstone.errors import ConfigError
 from skipstone.exporters.altup_blocks import AltUpBlocks
 from skipstone.exporters.architecture import Architecture
-from skipstone.exporters.blocks import FLOAT, Blocks, Residual, StepInputs
-from skipstone.exporters.graph import GraphPen
-from skipstone.exporters.model_weights import ModelWeights, kernel_head_size
+from skipstone.exporters.attention import StepInputs
+from skipstone.exporters.blocks import Blocks, Residual
+from skipstone.exporters.graph import FLOAT, GraphPen
+from skipstone.exporters.heads import kernel_head_size
+from skipstone.exporters.model_weights import ModelWeights
 from skipstone.exporters.weights import WeightFile
 from skipstone.quant import Recipe
 from skipstone.runtime.manifest import StageEntry
+
+__all__ = ["build_head", "build_stage", "parse_exits", "plan_stages"]
 
 INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 

@@ -12,8 +12,8 @@ import tokenizers
 from tokenizers import AddedToken
 
 from skipstone.errors import CheckpointError, UnsupportedModel
+from skipstone.exporters.files import blaming, read_json, reading, refuse_lfs_pointer
 from skipstone.exporters.sentencepiece_model import Piece, PieceKind, SentencePieceModel
-from skipstone.exporters.tensors import blaming, reading, refuse_lfs_pointer
 from skipstone.exporters.tokenizer_kinds import (
     GPT2_SPLIT,
     QWEN2_SPLIT,
@@ -23,7 +23,7 @@ from skipstone.exporters.tokenizer_kinds import (
     unigram,
     with_special_tokens,
 )
-from skipstone.exporters.tokenizer_settings import TokenizerSettings, read_json
+from skipstone.exporters.tokenizer_settings import TokenizerSettings
 
 __all__ = ["build"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any, Final
 from tokenizers import AddedToken
 
 from skipstone.errors import CheckpointError
-from skipstone.exporters.tensors import blaming, reading
+from skipstone.exporters.files import optional_json
 
-__all__ = ["TokenizerSettings", "read_json"]
+__all__ = ["TokenizerSettings"]
 
 # in the order in which transformers gives ids to those that have none
 _NAMES: Final = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -37,14 +36,14 @@ class TokenizerSettings:
     @classmethod
     def read(cls, folder: Path) -> TokenizerSettings:
         """The settings in `folder`; files that are not there say nothing. Raises: CheckpointError for damaged files."""
-        config, path = read_json(folder / "tokenizer_config.json"), folder / "tokenizer_config.json"
-        named = _named(read_json(folder / "special_tokens_map.json"), folder / "special_tokens_map.json")
+        config, path = optional_json(folder / "tokenizer_config.json"), folder / "tokenizer_config.json"
+        named = _named(optional_json(folder / "special_tokens_map.json"), folder / "special_tokens_map.json")
         named |= _named(config, path)
         special = {token.content for token in named.values()}
         if "added_tokens_decoder" in config:
             placed = _decoder_tokens(config["added_tokens_decoder"], special, path)
         else:
-            placed = _listed_tokens(read_json(folder / "added_tokens.json"), named, folder / "added_tokens.json")
+            placed = _listed_tokens(optional_json(folder / "added_tokens.json"), named, folder / "added_tokens.json")
         tokenizer_class = config.get("tokenizer_class")
         return cls(
             tokenizer_class=tokenizer_class if isinstance(tokenizer_class, str) else None,
@@ -57,22 +56,6 @@ class TokenizerSettings:
         """The token of a purpose, such as `bos_token`; None where the files name none."""
         token = self.named.get(name)
         return None if token is None else token.content
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; empty when there is no such file. Raises: CheckpointError when it is damaged."""
-    with blaming(path):
-        if not path.exists():
-            return {}
-    with reading(path) as file:
-        text = file.readall()
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
 
 
 def _named(config: Mapping[str, Any], path: Path) -> dict[str, AddedToken]:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError
-from skipstone.exporters.tensors import StoredTensor, refuse_lfs_pointer
+from skipstone.exporters.files import refuse_lfs_pointer
+from skipstone.exporters.tensors import StoredTensor
 
 if TYPE_CHECKING:
     import torch

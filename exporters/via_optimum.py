@@ -14,14 +14,15 @@ import onnx_ir as ir
 
 from skipstone.errors import CheckpointError, ConfigError, UnsupportedModel
 from skipstone.exporters.checkpoint import Checkpoint
+from skipstone.exporters.finish import Check, finish
 from skipstone.exporters.optimum_process import require_optimum, run_optimum
 from skipstone.exporters.token_roles import TokenRoles
 from skipstone.exporters.weights import WeightFile
 from skipstone.exporters.wrapped_graph import WrappedGraph
 from skipstone.exporters.wrapped_weights import store_weights
 from skipstone.quant import Recipe
-from skipstone.runtime.bundle import BundleWriter, write_manifest
-from skipstone.runtime.manifest import MANIFEST_NAME, Dimensions, Manifest, Provenance, StageEntry
+from skipstone.runtime.bundle import BundleWriter
+from skipstone.runtime.manifest import Dimensions, Manifest, Provenance, StageEntry
 
 __all__ = ["WrappedPlan", "plan_wrapped", "refuse_options", "write_wrapped"]
 
@@ -76,7 +77,7 @@ def write_wrapped(
     *,
     force: bool = False,
     command: str = "",
-    check: Callable[[Path], Mapping[str, object]] | None = None,
+    check: Check | None = None,
 ) -> None:
     """Write the graph that optimum makes of a checkpoint as a bundle to `target`, whole or not at all.
 
@@ -86,12 +87,7 @@ def write_wrapped(
     """
     with BundleWriter(target, force=force) as writer:
         make_manifest = _write_files(plan, writer.path, command)
-        figures = None
-        if check is not None:
-            write_manifest(writer.path, lambda files: make_manifest(files=files))
-            figures = check(writer.path)
-            (writer.path / MANIFEST_NAME).unlink()
-        writer.finish(lambda files: make_manifest(files=files, check=figures))
+        finish(writer, lambda files, figures: make_manifest(files=files, check=figures), check)
 
 
 def _require_readable(config: Mapping[str, Any]) -> None:

@@ -74,8 +74,11 @@ def export(
     Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError, CheckFailed.
     """
     from skipstone.check import ExportCheck
+    from skipstone.reference import require_transformers
 
     BundleWriter(Path(output), force=force)  # a taken place is refused before a checkpoint is fetched
+    if check:
+        require_transformers()
     chosen = plan(
         checkpoint,
         precision=precision,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from skipstone.errors import CheckFailed
 from skipstone.parity import Parity, compare, sample_tokens
-from skipstone.reference import TransformersReference, require_transformers
+from skipstone.reference import TransformersReference, require_reference
 from skipstone.runtime.model import Model
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ KEPT_KL_BOUND: Final = 0.02
 class ExportCheck:
     """Compares the bundle of one plan, without its drafter; `verdict` says what was found, in one line.
 
-    Raises: ConfigError at once when transformers is not installed.
+    Raises: ConfigError at once when transformers is not installed, UnsupportedModel when it has no such model.
     """
 
     def __init__(self, plan: ExportPlan | WrappedPlan) -> None:
-        require_transformers()
+        require_reference(plan)
         self._plan = plan
         self.verdict = ""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from skipstone.exporters.architecture import Architecture
     from skipstone.exporters.via_optimum import WrappedPlan
 
-__all__ = ["TransformersReference", "require_transformers"]
+__all__ = ["TransformersReference", "require_reference", "require_transformers"]
 
 NEEDED = ("torch", "transformers")
 
@@ -31,6 +31,13 @@ def require_transformers() -> None:
             f"--check compares with transformers, and {' and '.join(missing)} is not installed: "
             "pip install torch transformers, or leave --check out"
         )
+
+
+def require_reference(plan: ExportPlan | WrappedPlan) -> None:
+    """Raise UnsupportedModel for a plan whose model transformers does not have, ConfigError without transformers."""
+    require_transformers()
+    if isinstance(plan, ExportPlan):
+        _settings(plan)
 
 
 class TransformersReference:
@@ -52,7 +59,9 @@ class TransformersReference:
             self._model = _load(plan, torch, transformers).eval()
         except Exception as error:  # whatever transformers has against a checkpoint
             first_line = str(error).partition("\n")[0]
-            raise UnsupportedModel(f"transformers cannot load {plan.checkpoint.source}: {first_line}") from error
+            raise UnsupportedModel(
+                f"transformers cannot load {plan.checkpoint.source}: {first_line}; leave --check out"
+            ) from error
 
     def __call__(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits [T, V] after each token."""
@@ -64,15 +73,14 @@ class TransformersReference:
 def _load(plan: ExportPlan | WrappedPlan, torch: Any, transformers: Any) -> Any:
     if isinstance(plan, ExportPlan) and not plan.is_as_shipped:
         return _from_tensors(plan, torch, transformers)
-    return transformers.AutoModelForCausalLM.from_pretrained(plan.checkpoint.path, dtype=torch.float32)
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        plan.checkpoint.path, dtype=torch.float32, trust_remote_code=False
+    )
 
 
 def _from_tensors(plan: ExportPlan, torch: Any, transformers: Any) -> Any:
-    config = {key: value for key, value in plan.checkpoint.config.items() if key != "quantization_config"}
     a, tensors = plan.architecture, plan.checkpoint.tensors
-    if a.ffn_widths != a.stored_widths:
-        config = _narrowed(config, a)
-    settings = transformers.AutoConfig.for_model(**config)
+    settings = transformers.AutoConfig.for_model(**_settings(plan))
     wanted = replace(a, stored_widths=a.ffn_widths).tensor_shapes()
     weights = {
         name: torch.from_numpy(np.ascontiguousarray(tensors.read(name, shape)[tuple(map(slice, wanted[name]))]))
@@ -80,6 +88,13 @@ def _from_tensors(plan: ExportPlan, torch: Any, transformers: Any) -> Any:
     }
     kind = type(transformers.AutoModelForCausalLM.from_config(settings))
     return kind.from_pretrained(None, config=settings, state_dict=weights, dtype=torch.float32)
+
+
+def _settings(plan: ExportPlan) -> dict[str, Any]:
+    """Return config.json of the model that the plan's weights make, as numbers."""
+    a = plan.architecture
+    config = {key: value for key, value in plan.checkpoint.config.items() if key != "quantization_config"}
+    return config if a.ffn_widths == a.stored_widths else _narrowed(config, a)
 
 
 def _narrowed(config: dict[str, Any], architecture: Architecture) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pytest
@@ -19,6 +19,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from skipstone.api import export
 from skipstone.runtime.call import BoundCall
 from skipstone.runtime.model import Model
+
+if TYPE_CHECKING:
+    from gguf_files import WriteGguf
 
 CORPUS = [
     "def add(first, second):\n    return first + second\n",
@@ -137,6 +140,14 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
             )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_gguf(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: MakeCheckpoint) -> WriteGguf:
+    """Write a GGUF file of one of the models in gguf_files.py, with other settings where wished."""
+    from gguf_files import converter
+
+    return converter(make_checkpoint, lambda: tmp_path_factory.mktemp("gguf"))
 
 
 @pytest.fixture(scope="session")

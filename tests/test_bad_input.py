@@ -102,8 +102,15 @@ CHECKPOINTS: dict[str, tuple[Damage, str]] = {
     "no folder": (shutil.rmtree, "no such folder: checkpoint"),
     "no config.json": (remove("config.json"), r"checkpoint has no config\.json"),
     "a config that is not JSON": (replace("config.json", "{"), r"config\.json: not valid JSON"),
-    "an unknown family": (set_json("config.json", model_type="gpt2"), "'gpt2' is not known; known are llama"),
-    "an unknown rope type": (set_json("config.json", rope_parameters={"rope_type": "yarn"}), "rope type 'yarn'"),
+    "an unknown family": (
+        set_json("config.json", model_type="gptj"),
+        "'gptj' is not known; known are falcon, .*; or let optimum export it: --via optimum",
+    ),
+    "another family": (set_json("config.json", model_type="gpt2"), r"lacks the tensor transformer\.wte\.weight"),
+    "an unknown rope type": (
+        set_json("config.json", rope_parameters={"rope_type": "proportional"}),
+        "rope type 'proportional' is not known; known are default, dynamic,",
+    ),
     "no weights": (remove("model.safetensors"), "has no weights: looked for model.safetensors"),
     "truncated weights": (cut("model.safetensors"), r"model\.safetensors: truncated: expected \d+ bytes, found \d+"),
     "a git-lfs pointer": (replace("model.safetensors", LFS_POINTER), "git-lfs pointer, not weights: run git lfs pull"),
@@ -120,15 +127,18 @@ CHECKPOINTS: dict[str, tuple[Damage, str]] = {
         r"'lm_head\.weight' holds 15964 NaN or infinite values",
     ),
     "no tokenizer": (remove("tokenizer.json"), r"checkpoint has no tokenizer\.json"),
-    "a tokenizer that is garbage": (replace("tokenizer.json", b"\x00\xff{"), r"tokenizer\.json is not a tokenizer"),
+    "a tokenizer that is garbage": (
+        replace("tokenizer.json", b"\x00\xff{"),
+        r"tokenizer\.json of checkpoint is not a tokenizer",
+    ),
 }
 BUNDLES: dict[str, tuple[Damage, str]] = {
     "no folder": (shutil.rmtree, "bundle is not a folder"),
     "no manifest": (remove("skipstone.json"), r"bundle is not a bundle: it has no skipstone\.json"),
     "a manifest that is garbage": (replace("skipstone.json", b"\xff"), r"bundle/skipstone\.json: "),
     "a manifest of a newer version": (
-        set_json("skipstone.json", format_version=3),
-        "format 3 is newer .* upgrade with",
+        set_json("skipstone.json", format_version=4),
+        "format 4 is newer .* upgrade with",
     ),
     "no weights": (remove("weights.bin"), r"weights\.bin is missing; copy or export the bundle again"),
     "truncated weights": (cut("weights.bin"), r"weights\.bin has \d+ bytes, \d+ wanted"),

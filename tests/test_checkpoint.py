@@ -24,7 +24,8 @@ from safetensors.numpy import save, save_file
 
 from skipstone.errors import CheckpointError, ConfigError
 from skipstone.exporters.checkpoint import Checkpoint
-from skipstone.exporters.tensors import StoredTensors, safetensors_in
+from skipstone.exporters.safetensors_file import safetensors_in
+from skipstone.exporters.tensors import StoredTensors
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1234\n"
 WEIGHTS: dict[str, NDArray[np.float32]] = {

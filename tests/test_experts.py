@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from skipstone.devices import open_device
 from skipstone.errors import CheckpointError, UnsupportedModel
-from skipstone.exporters.experts import Experts, expert_rule, mixture
+from skipstone.exporters.expert_store import expert_rule
+from skipstone.exporters.experts import Experts, mixture
 from skipstone.exporters.graph import GraphPen
 from skipstone.exporters.weights import WeightFile
 from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, quantize

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY, MakeBundle, MakeCheckpoint, random_model
-from family_cases import CASES, Case, Spelling
+from family_case import Case, Spelling
+from family_cases import CASES
 from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError, SkipstoneError, UnsupportedModel

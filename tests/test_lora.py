@@ -21,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.lora import merged
-from skipstone.exporters.tensors import StoredTensors, safetensors_in
+from skipstone.exporters.safetensors_file import safetensors_in
+from skipstone.exporters.tensors import StoredTensors
 from skipstone.quant import QuantizedMatrix
 
 Arrays = dict[str, NDArray[Any]]

@@ -23,7 +23,8 @@ from test_quant_onnxruntime import run_node, tensors_of
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.checkpoint import Checkpoint
 from skipstone.exporters.packed import PackedTensors, unpacked
-from skipstone.exporters.tensors import StoredTensors, safetensors_in
+from skipstone.exporters.safetensors_file import safetensors_in
+from skipstone.exporters.tensors import StoredTensors
 from skipstone.exporters.torch_bin import torch_tensors_in
 from skipstone.quant import quantize, unpack
 from skipstone.runtime.draft import Draft

@@ -1,7 +1,8 @@
 """The bundled models and the recipe that made them.
 
 The golden tokens change with the weights and the default recipe: print them anew with
-`skipstone generate pebble -p "def read_config(path):" -n 20 --json`.
+`skipstone generate pebble -p "for line in " -n 20 --json`. Of this prompt every choice is clear: no other token comes
+within a tenth of a nat, so rounding does not change it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from skipstone.runtime.draft import Draft
 from skipstone.runtime.model import Model
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "pebble"
-GOLDEN = [281, 422, 3451, 1668, 3731, 536, 407, 337, 1668, 3731, 536, 407, 337, 1668, 3731, 536, 877, 281, 355, 438]
+GOLDEN = [298, 70, 14, 381, 63, 499, 8, 264, 14, 499, 289, 262, 275, 14, 499, 278, 736, 262, 275, 14]
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_transformers_reads_the_checkpoint_and_agrees_with_its_bundle(name: str,
 
 
 def test_pebble_writes_the_golden_tokens() -> None:
-    result = skipstone.load("pebble").generate("def read_config(path):", max_new_tokens=20, decode="plain")
+    result = skipstone.load("pebble").generate("for line in ", max_new_tokens=20, decode="plain")
     assert list(result.token_ids) == GOLDEN
 
 

@@ -29,7 +29,8 @@ PUBLIC_NAMES = {
 SAMPLING = "--temperature --top-k --top-p --min-p --typical --top-h --seed"
 PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram"
 COMMANDS = {
-    "export": "--output --precision --group-size --exits --revision --drafter --drafter-precision --force --quiet",
+    "export": "--output --precision --group-size --exits --revision --drafter --drafter-precision --lora --ffn-width "
+    "--via --check --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
     f"--min-agreement --calibration --json --quiet {SAMPLING} {PENALTIES}",

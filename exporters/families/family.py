@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from skipstone.exporters.altup import AltUp
 from skipstone.exporters.experts import Experts
 
-__all__ = ["LLAMA_FFN", "LLAMA_NAMES", "NO_NAME", "Config", "Family", "chosen", "names_of", "stated"]
+__all__ = ["LLAMA_NAMES", "NO_NAME", "Config", "Family", "chosen", "names_of", "stated"]
 
 Config: TypeAlias = Mapping[str, Any]
 T = TypeVar("T")
@@ -28,7 +28,6 @@ def names_of(template: str, **tensors: str) -> dict[str, str]:
     }
 
 
-LLAMA_FFN: Final = {"gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
 LLAMA_NAMES: Final[Mapping[str, str]] = {
     **names_of("{prefix}{tensor}.{kind}", embedding="embed_tokens", final_norm="norm"),
     **names_of("{outer}{tensor}.{kind}", head="lm_head"),
@@ -40,7 +39,9 @@ LLAMA_NAMES: Final[Mapping[str, str]] = {
         k="self_attn.k_proj",
         v="self_attn.v_proj",
         o="self_attn.o_proj",
-        **LLAMA_FFN,
+        gate="mlp.gate_proj",
+        up="mlp.up_proj",
+        down="mlp.down_proj",
     ),
 }
 

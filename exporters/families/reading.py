@@ -23,16 +23,20 @@ def read_architecture(config: Config, names: Collection[str] = ()) -> Architectu
 
     Raises: UnsupportedModel for an unknown family or option, by name; CheckpointError for a missing or odd value.
     """
-    family = _family(config)
+    try:
+        return _read(_family(config), config, names)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"config.json has a value that cannot be: {type(error).__name__}: {error}") from error
+
+
+def _read(family: Family, config: Config, names: Collection[str]) -> Architecture:
     config = _complete(family, config)
     _refuse(family, config)
-    dimensions = _dimensions(family, config)
-    num_layers, layer_types = dimensions.num_layers, _layer_types(family, config)
-    windows = _windows(family, config, layer_types)
-    experts = family.experts(config) if family.experts else None
-    our_names = _names(family, config, names)
-    altup = family.altup({**config, "layer_types": layer_types}) if family.altup else None
-    widths = _widths(family, config)
+    if names and _positive(config, "num_hidden_layers") > len(names):
+        found = config["num_hidden_layers"]
+        raise CheckpointError(f"config.json: {found} layers, the checkpoint holds {len(names)} tensors in all")
+    dimensions, widths = _dimensions(family, config), _widths(family, config)
+    layer_types, our_names = _layer_types(family, config), _names(family, config, names)
     return Architecture(
         family=family.model_type,
         dimensions=dimensions,
@@ -40,7 +44,7 @@ def read_architecture(config: Config, names: Collection[str] = ()) -> Architectu
         names=our_names,
         biases=_biases(family, config, our_names),
         tied_embedding=bool(config.get("tie_word_embeddings", False)),
-        windows=windows,
+        windows=_windows(family, config, layer_types),
         rotaries=_rotaries(family, config, dimensions.head_size, layer_types),
         stored_widths=widths,
         ffn_widths=widths,
@@ -52,15 +56,15 @@ def read_architecture(config: Config, names: Collection[str] = ()) -> Architectu
         parallel=bool(chosen(family.parallel, config)),
         grouped=bool(chosen(family.grouped, config)),
         transposed=family.transposed,
-        attention_scales=tuple(_scale(family, config, layer, dimensions.head_size) for layer in range(num_layers)),
+        attention_scales=_attention_scales(family, config, dimensions),
         attention_cap=_number(chosen(family.attention_cap, config)),
         qkv_clip=_number(chosen(family.qkv_clip, config)),
         embedding_scale=float(chosen(family.embedding_scale, config)),
         residual_scale=float(chosen(family.residual_scale, config)),
         logit_scale=float(chosen(family.logit_scale, config)),
         logit_cap=_number(chosen(family.logit_cap, config)),
-        experts=_checked_experts(experts),
-        altup=altup,
+        experts=_experts(family, config, names),
+        altup=family.altup({**config, "layer_types": layer_types}) if family.altup else None,
     )
 
 
@@ -205,9 +209,16 @@ def _activation(family: Family, config: Config) -> str:
     return ACTIVATIONS[name]
 
 
-def _scale(family: Family, config: Config, layer: int, head_size: int) -> float:
-    return family.attention_scale(config, layer) if family.attention_scale else float(head_size**-0.5)
+def _attention_scales(family: Family, config: Config, dimensions: Dimensions) -> tuple[float, ...]:
+    layers = range(dimensions.num_layers)
+    if family.attention_scale is None:
+        return (float(dimensions.head_size**-0.5),) * len(layers)
+    return tuple(family.attention_scale(config, layer) for layer in layers)
 
 
-def _checked_experts(experts: Experts | None) -> Experts | None:
+def _experts(family: Family, config: Config, names: Collection[str]) -> Experts | None:
+    """Return the experts of a model that has any: all layers of a mixture may be dense."""
+    experts = family.experts(config) if family.experts else None
+    if experts is not None and names and experts.num_experts > len(names):
+        raise CheckpointError(f"config.json: {experts.num_experts} experts, the checkpoint holds {len(names)} tensors")
     return experts if experts is not None and any(experts.layers) else None

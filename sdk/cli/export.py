@@ -100,9 +100,12 @@ def run(
     """
     from skipstone.api import plan, write
     from skipstone.check import ExportCheck
+    from skipstone.reference import require_transformers
     from skipstone.runtime.bundle import Bundle, BundleWriter
 
     BundleWriter(output, force=force)  # a taken place is refused before a checkpoint is fetched
+    if check:
+        require_transformers()
     start = time.perf_counter()
     chosen = plan(
         checkpoint,

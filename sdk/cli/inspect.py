@@ -107,12 +107,14 @@ def _precision(recipe: Mapping[str, object]) -> str:
 
 
 def _checked(figures: Mapping[str, Any] | None) -> str:
-    """Return what the comparison at export found; see skipstone.parity."""
+    """Return what the comparison at export found."""
+    from skipstone.parity import Parity
+
     if figures is None:
         return "no, exported without --check"
-    ways = figures["ways"].values()
-    error, kl = (max(way[name] for way in ways) for name in ("max_logit_error", "kl"))
-    return f"logits within {error:.1e} of transformers {figures['transformers']}, KL {kl:.4f} nats per token"
+    parity = Parity.from_json(figures)
+    logits = f"logits within {parity.max_logit_error:.1e} of transformers {figures['transformers']}"
+    return f"{logits}, KL {parity.kl:.4f} nats per token"
 
 
 def _drafter_line(bundle: Bundle, drafter: Bundle) -> str:
