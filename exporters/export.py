@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from skipstone.errors import CheckpointError, UnsupportedModel
+from skipstone.errors import UnsupportedModel
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.checkpoint import Checkpoint
 from skipstone.exporters.experts import EXACT_BLOCKS

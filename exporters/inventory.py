@@ -57,10 +57,16 @@ def unused_tensors(checkpoint: Checkpoint, architecture: Architecture) -> tuple[
     """Return what else lies under the model's prefix and is left out, such as a head beside a tied embedding."""
     names = architecture.names
     prefix = names["embedding"].rpartition(".")[0].rpartition(".")[0]
-    known = {_NUMBERED.sub(".N.", theirs.format(layer=0, expert=0, head=0, stream=0)) for theirs in names.values()}
+    known = {
+        _NUMBERED.sub(".N.", theirs.format(layer=0, expert=0, head=0, stream=0))
+        for ours, theirs in names.items()
+        if ours != "head"
+    }
     left = sorted(checkpoint.tensors.names() - architecture.tensor_shapes().keys())
     return tuple(
         name
         for name in left
-        if name.startswith(prefix) and not _COMPUTED.search(name) and _NUMBERED.sub(".N.", name) not in known
+        if (name.startswith(prefix) or name == names["head"])
+        and not _COMPUTED.search(name)
+        and _NUMBERED.sub(".N.", name) not in known
     )

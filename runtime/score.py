@@ -24,7 +24,9 @@ def score(model: Model, token_ids: SequenceOf[int]) -> Iterator[tuple[NDArray[np
     sequence = model.new_sequence()
     sequence.require_room(len(token_ids))
     sequence.append(token_ids[:1])
-    for start in range(1, len(token_ids), ROWS):
-        targets = token_ids[start : start + ROWS]
+    start = 1
+    while start < len(token_ids):
+        targets = token_ids[start : start + min(ROWS, 1 + sequence.draft_room)]
         yield np.asarray(targets), sequence.extend(Draft.chain(targets[:-1], source="text"))
         sequence.commit(targets)
+        start += len(targets)

@@ -30,9 +30,11 @@ from skipstone.runtime.chat import ChatTemplate
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters import registered_drafters
 from skipstone.runtime.drafters.guard import Guard
+from skipstone.runtime.drafters.registry import DrafterContext, open_drafter
 from skipstone.runtime.generation import Generation, GenerationOptions, stream
 from skipstone.runtime.model import Model
-from skipstone.runtime.sampling import SamplingOptions
+from skipstone.runtime.sampling import Sampler, SamplingOptions
+from skipstone.runtime.score import score
 from skipstone.runtime.shared import SharedStores
 
 Logits = NDArray[np.float32]
@@ -137,15 +139,14 @@ class LongMachine(Machine):
         assert self.sequence.num_cached == before
 
 
-@pytest.mark.parametrize("exact", [False, True])
-@pytest.mark.parametrize("piece", [256, 5])
+@pytest.mark.parametrize(("exact", "piece"), [(False, 5), (True, 256)])
 def test_any_order_of_operations_around_the_border_gives_the_logits_of_a_fresh_sequence(
     model: Model, exact: bool, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", piece)
     run_state_machine_as_test(
         lambda: LongMachine(model, exact=exact),
-        settings=settings(max_examples=30, stateful_step_count=15, deadline=None),
+        settings=settings(max_examples=15, stateful_step_count=12, deadline=None),
     )
 
 
@@ -364,3 +365,26 @@ def test_a_chat_that_is_cut_back_before_the_border_answers_as_a_fresh_model_does
     token_ids = prompt_ids(model, conversation, "x")
     assert len(token_ids) < BORDER
     assert say(conversation, "x").token_ids == fresh_answer(model, token_ids, FREE).token_ids
+
+
+@pytest.mark.parametrize("length", [10, 14, 15, 16, 17])
+@pytest.mark.parametrize("name", ["model", "tree", "staged"])
+def test_a_small_model_guesses_up_to_its_own_border(
+    name: str, length: int, tiny_checkpoint: Path, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
+) -> None:
+    small = make_checkpoint("phi3", **PHI | {"num_hidden_layers": 1, "intermediate_size": 16})
+    model = Model.open(make_bundle(tiny_checkpoint, drafter=small))
+    sequence = model.new_sequence()
+    sequence.append(TEXT[:length])
+    context = DrafterContext(model=model, sampler=Sampler(greedy=True), sequence=sequence, shared=model.shared)
+    drafter = open_drafter(name, context)
+    for _ in range(2):
+        draft = drafter.propose(sequence.token_ids, limit=8, min_chance=1e-12)
+        assert len(draft) == min(8, BORDER - length if length <= BORDER else 8)
+
+
+def test_a_text_is_scored_across_the_border(phi: Model, checkpoint: Path, reference_logits: ReferenceLogits) -> None:
+    targets, found = zip(*((ids, logits.copy()) for ids, logits in score(phi, TEXT)), strict=True)
+    assert np.concatenate(targets).tolist() == TEXT[1:]
+    for end, logits in enumerate(np.concatenate(found), start=1):
+        assert_close(logits, reference_logits(checkpoint, tuple(TEXT[:end]))[-1])

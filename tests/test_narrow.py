@@ -71,7 +71,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "up alone, the other way round": ("gpt2", {"n_inner": STORED}),
     "up alone with biases": ("gpt_neox", {"hidden_size": 64}),
     "up alone": ("falcon", {"hidden_size": 64, "ffn_hidden_size": STORED}),
-    "norms behind": ("gemma2", {"query_pre_attn_scalar": 16}),
     "scaled": ("granite", {"residual_multiplier": 0.5}),
 }
 

@@ -32,8 +32,7 @@ class Follower:
     def follow(self, history: SequenceOf[int]) -> int:
         """Take over the text, which only grows; return how many guesses fit behind it, at least 0.
 
-        Where none fit, the text has outgrown the drafter's context, and nothing is taken over. Feeds nothing; cost:
-        O(new tokens).
+        A text that has outgrown the drafter's context is not taken over. Feeds nothing; cost: O(new tokens).
         """
         sequence = self.sequence
         room = sequence.capacity - len(history)
@@ -50,7 +49,7 @@ class Follower:
         sequence.rollback(same)
         sequence.append(history[same:])
         self._num_shared = len(history)
-        return room
+        return sequence.draft_room
 
     @property
     def token_ids(self) -> SequenceOf[int]:
