@@ -76,7 +76,7 @@ class ExpertStore:
             domain=MICROSOFT,
             expert_weight_bits=self.form.bits,
             block_size=self.form.block_size,
-            accuracy_level=4,
+            accuracy_level=0 if self.rule.bits == 32 else 4,  # integers in an fp32 bundle: rows stay in float32
             **_ATTRIBUTES,
         )
 

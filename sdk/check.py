@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportCheck"]
 
-# A checkpoint of integers is computed with rounded activations, whatever the recipe for the rest.
+# Kernels for 8 bits round activations at every accuracy level, so a bundle of integers is judged by its distributions.
 KEPT_KL_BOUND: Final = 0.02
 
 

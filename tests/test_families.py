@@ -6,6 +6,7 @@ import functools
 import json
 import shutil
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +19,14 @@ from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError, SkipstoneError, UnsupportedModel
 from skipstone.exporters.families import FAMILIES, read_architecture
+from skipstone.parity import Parity, compare
 from skipstone.quant import Recipe
-from skipstone.runtime.draft import Draft
 from skipstone.runtime.model import Model
-from skipstone.runtime.sequence import Sequence
 
 Logits = NDArray[np.float32]
 TokenIds = tuple[int, ...]
 # Longer than the windows of the cases by more than one call.
 TOKEN_IDS: TokenIds = tuple(np.random.default_rng(0).integers(3, 300, size=30).tolist())
-PROMPT, NUM_NEW_TOKENS = TOKEN_IDS[:10], 64
 TOLERANCE = 1e-4
 FIRST_OF_FAMILY = {case.model_type: name for name, case in reversed(CASES.items())}
 
@@ -38,31 +37,7 @@ class Subject:
 
     case: Case
     model: Model
-    reference: Callable[[TokenIds], Logits]
-
-    def wanted(self, token_ids: TokenIds) -> Logits:
-        """The logits after each token, of a text that ends there."""
-        logits, line = self.reference(token_ids), self.case.long_after
-        if line is None or len(token_ids) <= line:
-            return logits
-        return np.concatenate([self.reference(token_ids[:line]), logits[line:]])
-
-
-def assert_close(found: Logits, wanted: Logits) -> None:
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
-
-
-def feed(sequence: Sequence, token_ids: TokenIds) -> Logits:
-    """Feed the first token as given, the others as guesses that come true; return the logits after each."""
-    found = []
-    while token_ids:
-        sequence.append(token_ids[:1])
-        guesses = token_ids[1:][: sequence.draft_room]
-        found.append(sequence.extend(Draft.chain(guesses, source="test")).copy())
-        if guesses:
-            sequence.commit(guesses)
-        token_ids = token_ids[1 + len(guesses) :]
-    return np.concatenate(found)
+    reference: Callable[[SequenceOf[int]], Logits]
 
 
 @pytest.fixture(scope="session")
@@ -118,42 +93,34 @@ def subject(
     if case.spelling and not case.spelling.is_readable:
         readable = make_checkpoint(case.model_type, dtype=case.dtype, **case.config)
     model = Model.open(make_bundle(checkpoint, exits=exits))
-    return Subject(case, model, lambda token_ids: reference_logits(readable, token_ids))
+    return Subject(case, model, lambda token_ids: reference_logits(readable, tuple(token_ids)))
 
 
-def test_a_prompt_gives_the_logits_of_transformers_after_each_token(subject: Subject) -> None:
-    assert_close(feed(subject.model.new_sequence(), TOKEN_IDS), subject.wanted(TOKEN_IDS))
+@pytest.fixture(scope="session")
+def parity(subject: Subject) -> Parity:
+    """What `export --check` finds: the contract of every family."""
+    return compare(subject.model, subject.reference, TOKEN_IDS)
 
 
-def test_a_prompt_in_pieces_gives_the_logits_of_transformers(subject: Subject) -> None:
-    sequence, wanted = subject.model.new_sequence(), subject.wanted(TOKEN_IDS)
-    for start, stop in ((0, 11), (11, 13), (13, 30)):
-        sequence.append(TOKEN_IDS[start:stop])
-        assert_close(sequence.extend(Draft.empty())[0], wanted[stop - 1])
+WAYS = ("prompt", "in pieces", "row by row", "2 rows at once", "7 rows at once", "greedy text")
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 7])
-def test_rows_behind_a_cache_give_the_logits_of_transformers(subject: Subject, num_rows: int) -> None:
-    sequence = subject.model.new_sequence()
-    sequence.append(TOKEN_IDS[:3])
-    sequence.extend(Draft.empty())
-    pieces = [TOKEN_IDS[start : start + num_rows] for start in range(3, len(TOKEN_IDS), num_rows)]
-    assert_close(np.concatenate([feed(sequence, rows) for rows in pieces]), subject.wanted(TOKEN_IDS)[3:])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_logits_are_those_of_transformers_however_tokens_are_fed(parity: Parity, way: str) -> None:
+    assert parity.ways[way].max_logit_error < TOLERANCE
 
 
-def test_a_greedy_text_is_one_of_transformers(subject: Subject) -> None:
+def test_a_greedy_text_is_one_of_transformers(parity: Parity) -> None:
     """Where two tokens are nearly as likely, rounding may choose either: so the text is ours, the logits are theirs."""
-    sequence = subject.model.new_sequence()
-    sequence.append(PROMPT)
-    found = []
-    for _ in range(NUM_NEW_TOKENS):
-        found.append(sequence.extend(Draft.empty())[0].copy())
-        sequence.append([int(found[-1].argmax())])
-    text = tuple(sequence.token_ids)
-    wanted = subject.wanted(text[:-1])[len(PROMPT) - 1 :]
-    assert_close(np.array(found), wanted)
-    chosen = wanted[np.arange(NUM_NEW_TOKENS), text[len(PROMPT) :]]
-    assert (chosen >= wanted.max(axis=1) - 2 * TOLERANCE).all()
+    assert parity.num_greedy == 64 and parity.choice_gap <= 2 * TOLERANCE
+
+
+def test_what_was_compared_is_all_that_there_is(subject: Subject, parity: Parity) -> None:
+    """No way is left out, the text is longer than the windows, and positions change where the case says."""
+    assert set(parity.ways) == set(WAYS)
+    windows = [layer.window for layer in subject.model.manifest.cache if layer.window]
+    assert parity.past_window in (None, min(windows, default=0) < len(TOKEN_IDS))
+    assert subject.model.manifest.long_rope_from == subject.case.long_after
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -168,16 +135,9 @@ def test_a_quantized_family_stays_near_its_logits(
     """The weights are smaller than elsewhere: with large ones a rounded router often takes another expert."""
     case = CASES[FIRST_OF_FAMILY[family]]
     checkpoint = make_checkpoint(case.model_type, **case.config | {"initializer_range": 0.1})
-    sequence = Model.open(make_bundle(checkpoint, precision=precision)).new_sequence()
-    found = log_softmax(feed(sequence, TOKEN_IDS))
-    wanted = log_softmax(reference_logits(checkpoint, TOKEN_IDS))
-    divergence = (np.exp(wanted) * (wanted - found)).sum(axis=1).mean()
-    assert divergence < Recipe.named(precision).kl_bound
-
-
-def log_softmax(logits: Logits) -> Logits:
-    shifted: Logits = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    model = Model.open(make_bundle(checkpoint, precision=precision))
+    found = compare(model, lambda token_ids: reference_logits(checkpoint, tuple(token_ids)), TOKEN_IDS)
+    assert found.holds(Recipe.named(precision).kl_bound)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "auto" not in case.exits])

@@ -21,9 +21,12 @@ SKIPSTONE = Path(sys.executable).with_name("skipstone")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="*", metavar="FAMILY", help="model types such as gemma3_text; default: all")
+    known = [model_type for model_type, _ in FAMILIES.values()]
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(known)}; default: all")
     parser.add_argument("--markdown", type=Path, help="file whose table between the two marks is replaced")
     options = parser.parse_args()
+    if unknown := set(options.families) - set(known):
+        parser.error(f"unknown family {', '.join(sorted(unknown))}; known are {', '.join(known)}")
     rows = ["| family | `model_type` | fp32: largest error of a logit | int8: KL | int4: KL |", "|---|---|---|---|---|"]
     print("\n".join(rows))
     for name, (model_type, settings) in FAMILIES.items():
