@@ -287,7 +287,10 @@ def assert_kept(folder: Path, carried: Layer, rule: TensorRecipe) -> None:
         outside = stored(folder, "experts.down", index, range(hidden), form)
         np.testing.assert_array_equal(inside[:, :hidden], numbers(carried.gate_ups[index]))
         np.testing.assert_array_equal(outside[:, :inner], numbers(carried.downs[index]))
-    assert_close(found, carried.oracle(x, logits, block_size=form.block_size), INT8_TOLERANCE)
+    if rule.bits == 32 and form.bits == 4:  # in an fp32 bundle rows stay in float32, as far as the kernels can
+        assert_close(found, carried.oracle(x, logits), 1e-5)
+    else:
+        assert_close(found, carried.oracle(x, logits, block_size=form.block_size), INT8_TOLERANCE)
 
 
 @ONE_BY_ONE
