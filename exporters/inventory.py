@@ -37,20 +37,30 @@ def require_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
             )
     kinds = {_NUMBERED.sub(".N.", name) for name in wanted}
     for name in sorted(present - wanted.keys()):
-        if reason := _reason_to_refuse(name, wanted.keys(), kinds):
+        reason = _reason_to_refuse(name, wanted)
+        if not reason and _NUMBERED.sub(".N.", name) in kinds and _is_beyond(name, architecture):
+            reason = "a layer or an expert beyond those that config.json counts"
+        if reason:
             raise CheckpointError(f"{checkpoint.source} holds {name}, {reason}: check config.json")
 
 
-def _reason_to_refuse(name: str, wanted: Container[str], kinds: Container[str]) -> str:
+def _reason_to_refuse(name: str, wanted: Container[str]) -> str:
     if _COMPUTED.search(name):
         return ""
     if ".lora_" in name:
         return "a part of an adapter that is not merged"
     if name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in wanted:
         return "a bias that config.json does not ask for"
-    if _NUMBERED.search(name) and name not in wanted and _NUMBERED.sub(".N.", name) in kinds:
-        return "a layer or an expert beyond those that config.json counts"
     return ""
+
+
+def _is_beyond(name: str, architecture: Architecture) -> bool:
+    """Whether the layer or the expert in a name is not there; one that is may hold what it does not use."""
+    limits = [architecture.dimensions.num_layers]
+    if architecture.experts is not None:
+        limits.append(architecture.experts.num_experts)
+    numbers = map(int, _NUMBERED.findall(name))
+    return any(number >= limit for number, limit in zip(numbers, limits, strict=False))
 
 
 def unused_tensors(checkpoint: Checkpoint, architecture: Architecture) -> tuple[str, ...]:
