@@ -34,14 +34,15 @@ def _own_zeros(name: str, num_rows: int, width: int) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Which graphs a call runs: the stages from `first` up to, not including, `end`, then the head or not.
+    """Which graphs a call runs: `stages` by number, ascending, None for all, then the head or not.
 
-    None as `end` is all stages.
+    `exit` is the number of stages after which the head reads, for whose states the bundle may have an adapter; None is
+    all of them.
     """
 
-    first: int = 0
-    end: int | None = None
+    stages: range | tuple[int, ...] | None = None
     head: bool = True
+    exit: int | None = None
 
 
 WHOLE = Part()

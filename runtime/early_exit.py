@@ -49,7 +49,7 @@ def _step(sequence: Sequence, policy: ExitPolicy, chosen: Exit | None, choose: C
     """Ask the exit, then the full model if need be."""
     start = perf_counter()
     if chosen is not None and sequence.num_waiting <= MOST_BEHIND and not sequence.is_stale:
-        logits = sequence.peek(sequence.token_ids[-1:], num_stages=chosen.num_stages)
+        logits = sequence.peek(sequence.token_ids[sequence.num_cached :], num_stages=chosen.num_stages)
         if policy.is_sure(chosen, logits):
             called = perf_counter()
             token_id = choose(logits, sequence.token_ids)

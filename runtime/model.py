@@ -36,8 +36,9 @@ class Model:
     def sessions_of(self, part: Part) -> tuple[ort.InferenceSession, ...]:
         """Return the sessions of a part, in the order in which they run."""
         num_stages = len(self.manifest.stages)
+        chosen = range(num_stages) if part.stages is None else part.stages
         head = self.sessions[num_stages:] if part.head else ()
-        return self.sessions[:num_stages][part.first : part.end] + head
+        return tuple(self.sessions[number] for number in chosen) + head
 
     @classmethod
     def open(

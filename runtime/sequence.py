@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
@@ -131,31 +132,73 @@ class Sequence:
         self.num_cached = min(self.num_cached, max(len(self.token_ids) - 1, 0))
         self._draft = None
 
-    def peek(self, token_ids: SequenceOf[int], *, num_stages: int) -> NDArray[np.float32]:
-        """Feed tokens to the first stages only, behind the cached ones and those that were peeked at before.
+    def peek(self, token_ids: SequenceOf[int], *, num_stages: int, then: tuple[int, ...] = ()) -> NDArray[np.float32]:
+        """Show the first stages tokens behind the cached ones; only those they have not seen since are fed.
 
-        The first of all must be those that wait, as `extend` will feed them. Returns the exit's logits [V] for what
-        follows the last; valid until the next call. Raises: CacheFull; ConfigError for no token, or one that is outside
-        the vocabulary, and for an exit that the model lacks.
+        The first must be those that wait, as `extend` will feed them. With `then`, numbers of later stages, ascending,
+        these go on from what the first ones gave, and those between are left out.
+        Returns logits [V] for what follows the last token; valid until the next call. Raises: CacheFull; ConfigError
+        for no token, or one that is outside the vocabulary, and for an exit or stages that the model lacks.
         """
-        if not 0 < num_stages < len(self._model.manifest.stages):
-            raise ConfigError(f"the model has no exit after {num_stages} of {len(self._model.manifest.stages)} stages")
+        early, new = self._ahead(token_ids, num_stages, then)
+        ahead, last = len(early.token_ids), range(len(new) - 1, len(new))
+        part = Part(range(num_stages), head=not then, exit=num_stages)
+        call, logits = self._run(new, range(0) if then else last, part, ahead=ahead)
+        early.add(new, call.hidden[0])
+        if then:
+            _, logits = self._run(new, last, Part(then), ahead=ahead, hidden=early.rows[ahead:])
+        row: NDArray[np.float32] = logits[-1]
+        return row
+
+    def peek_hidden(self, token_ids: SequenceOf[int], *, num_stages: int) -> NDArray[np.float32]:
+        """Peek without the head; return hidden states [2, E] of the last token, before and after the last stage.
+
+        There must be a stage before the last, whose end is the first of the two. `peek_logits` goes on from here.
+        Raises: as `peek`.
+        """
+        if num_stages < 2:
+            raise ConfigError("no hidden states go into the first stage; peek at two stages or more")
+        early, new = self._ahead(token_ids, num_stages, ())
+        ahead, nothing = len(early.token_ids), range(0)
+        call, _ = self._run(new, nothing, Part(range(num_stages - 1), head=False), ahead=ahead)
+        before = [*call.hidden[0, : len(new)].copy()]
+        last_stage = Part(range(num_stages - 1, num_stages), head=False)
+        call, _ = self._run(new, nothing, last_stage, ahead=ahead, hidden=before)
+        early.add(new, call.hidden[0])
+        return np.stack([before[-1], early.rows[-1]])
+
+    def peek_logits(self) -> NDArray[np.float32]:
+        """Return the exit's logits [V] for what follows the last token that was peeked at; valid until the next call.
+
+        Raises: ConfigError when nothing was, since the last `extend`.
+        """
+        early = self._early
+        if early is None or not early.token_ids:
+            raise ConfigError("nothing was peeked at; call peek_hidden first")
+        part = Part((), exit=early.num_stages)
+        row: NDArray[np.float32] = self._run(early.token_ids[-1:], range(1), part, hidden=early.rows[-1:])[1][0]
+        return row
+
+    def _ahead(self, token_ids: SequenceOf[int], num_stages: int, then: tuple[int, ...]) -> tuple[EarlyRows, list[int]]:
+        """Return what the first stages have seen of these tokens, and the others: always the last one too."""
+        total = len(self._model.manifest.stages)
+        if not 0 < num_stages < total:
+            raise ConfigError(f"the model has no exit after {num_stages} of {total} stages")
+        if any(one >= other for one, other in itertools.pairwise((num_stages - 1, *then, total))):
+            raise ConfigError(f"later stages lie between {num_stages} and {total - 1}, ascending; got {then}")
         if not token_ids:
             raise ConfigError("there is no token to peek at; give those that wait first")
         self._require_known(token_ids)
         if self._draft is not None:
             self._leave_pending()
         self._turn()
+        self.require_room(self.num_cached + len(token_ids) - len(self.token_ids))
         early = self._early
-        if early is None or (early.num_stages, early.start) != (num_stages, self.num_cached):
+        if early is None or not early.serves(num_stages, self.num_cached, then):
             early = self._early = EarlyRows(num_stages, self.num_cached)
-        ahead = len(early.token_ids)
-        self.require_room(self.num_cached + ahead + len(token_ids) - len(self.token_ids))
-        last = range(len(token_ids) - 1, len(token_ids))
-        call, logits = self._run(token_ids, last, Part(0, num_stages), ahead=ahead)
-        early.add(token_ids, call.hidden[0])
-        row: NDArray[np.float32] = logits[-1]
-        return row
+        early.cut(min(early.num_shared(self.num_cached, token_ids), len(token_ids) - 1))
+        early.then = then
+        return early, [*token_ids[len(early.token_ids) :]]
 
     def extend(self, draft: Draft) -> NDArray[np.float32]:
         """Feed all tokens that are not cached and then the draft; return logits for what follows each of the last.
@@ -215,12 +258,13 @@ class Sequence:
         num_seen, num_tokens = self.num_peeked, len(token_ids)
         rows = early.rows[:num_seen]
         if rest := token_ids[num_seen:]:
-            call, _ = self._run(rest, range(0), Part(0, early.num_stages, head=False), ahead=num_seen)
+            call, _ = self._run(rest, range(0), Part(range(early.num_stages), head=False), ahead=num_seen)
             rows = [*rows, *call.hidden[0, : len(rest)]]
         else:
             self._early = early.behind(num_tokens)
         asked = range(num_tokens - num_logits, num_tokens)
-        return self._run(token_ids, asked, Part(early.num_stages), hidden=rows)[1]
+        late = range(early.num_stages, len(self._model.manifest.stages))
+        return self._run(token_ids, asked, Part(late), hidden=rows)[1]
 
     def _run(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,7 +59,7 @@ class Spares:
 
     def __init__(self) -> None:
         self._spare: Workspace | None = None
-        self._lock = Lock()
+        self._lock = RLock()  # a text may be collected, and give its workspace, while another takes one
 
     def take(self, capacity: int) -> Workspace | None:
         with self._lock:

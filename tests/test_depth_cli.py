@@ -331,9 +331,9 @@ def test_eval_judges_what_decoding_would_do(
     early, full = tiny_stages.new_sequence(), tiny_stages.new_sequence()
     leave, agree, nats = [], [], []
     early.append(text)
-    for token_id in text:
+    for end, token_id in enumerate(text, start=1):
         full.append([token_id])
-        used, wanted = (law(logits) for logits in (early.peek([token_id], num_stages=2), full.extend(Draft.empty())[0]))
+        used, wanted = law(early.peek(text[:end], num_stages=2)), law(full.extend(Draft.empty())[0])
         best = np.sort(used)[-2:]
         leave.append(best[1] - best[0] > 0.02)
         agree.append(not leave[-1] or used.argmax() == wanted.argmax())

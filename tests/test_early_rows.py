@@ -143,6 +143,7 @@ class Machine(RuleBasedStateMachine):
         self.draft: Draft | None = None
         self.peeked: list[int] = []
         self.peeked_stages = self.peeked_from = 0
+        self.peeked_then: tuple[int, ...] = ()
 
     @property
     def border(self) -> int:
@@ -175,31 +176,49 @@ class Machine(RuleBasedStateMachine):
         if was_long != self.is_long:
             self.peeked = []
 
-    @rule(num_stages=st.integers(1, 3), guesses=st.lists(tokens, max_size=4), pieces=st.integers(1, 3))
-    def peek(self, num_stages: int, guesses: list[int], pieces: int) -> None:
-        """Peek as a drafter does: first at what waits, then at guesses, in one piece or token by token."""
-        num_stages = min(num_stages, self.num_stages - 1)
+    @rule(
+        stages=st.tuples(st.integers(1, 3), st.sets(st.integers(2, 3))),
+        kept=st.integers(0, 9),
+        guesses=st.lists(tokens, max_size=4),
+        pieces=st.integers(1, 3),
+    )
+    def peek(self, stages: tuple[int, set[int]], kept: int, guesses: list[int], pieces: int) -> None:
+        """Peek as a drafter does: first at what waits, then at guesses, in one piece or token by token.
+
+        Some of what was peeked at before may be kept, and some later stages may follow the first ones.
+        """
+        num_stages, then = min(stages[0], self.num_stages - 1), stages[1]
+        then = tuple(sorted(stage for stage in then if num_stages <= stage < self.num_stages))
         if not self.text:
             return
         if self.draft is not None or self.sequence.is_stale:
             self.peeked = []
         start = 0 if self.sequence.is_stale else min(self.sequence.num_cached, len(self.text) - 1)
-        if (self.peeked_stages, self.peeked_from) != (num_stages, start):
-            self.peeked, self.peeked_stages, self.peeked_from = [], num_stages, start
-        token_ids = guesses if self.peeked else [*self.text[start:], *guesses]
+        waiting = self.text[start:]
+        is_known = self.peeked[: len(waiting)] == waiting and kept >= len(waiting)
+        known = self.peeked[:kept] if is_known else waiting
+        token_ids = [*known, *guesses]
         size, self.draft = -(-len(token_ids) // pieces) or 1, None
-        for piece in (token_ids[at : at + size] for at in range(0, len(token_ids), size)):
-            if start + len(self.peeked) + len(piece) > CAPACITY:
+        for end in (*range(size, len(token_ids), size), len(token_ids)):
+            piece = token_ids[:end]
+            if end < len(waiting):
+                continue
+            if start + len(piece) > CAPACITY:
                 with pytest.raises(CacheFull):
-                    self.sequence.peek(piece, num_stages=num_stages)
+                    self.sequence.peek(piece, num_stages=num_stages, then=then)
                 return
+            place = num_stages, start
+            if (self.peeked_stages, self.peeked_from) != place or not {*then} <= {*self.peeked_then}:
+                self.peeked, (self.peeked_stages, self.peeked_from) = [], place
+            new = len(piece) - min(self.num_shared(start, piece), len(piece) - 1)
             self.fed.rows.clear()
-            found = self.sequence.peek(piece, num_stages=num_stages)
-            rows = self.padded(len(piece))
-            assert self.fed.of_stages(self.model) == [rows] * num_stages + [0] * (self.num_stages - num_stages)
-            self.peeked += piece
+            found = self.sequence.peek(piece, num_stages=num_stages, then=then)
+            rows = self.padded(new)
+            ran = [*range(num_stages), *then]
+            assert self.fed.of_stages(self.model) == [rows * (stage in ran) for stage in range(self.num_stages)]
+            self.peeked, self.peeked_then = piece, then
             seen = [*self.text[:start], *self.peeked]
-            if (len(seen) > self.border) == self.is_long:  # else they have the angles of the text, not their own
+            if not then and (len(seen) > self.border) == self.is_long:  # else they have the text's angles, not theirs
                 self.compare(found, self.plain.exit_logits(seen, num_stages))
 
     @rule(draft=trees(max_size=5) | st.lists(tokens, max_size=5).map(chain), shared=st.integers(0, 5))
@@ -314,12 +333,44 @@ def test_a_text_that_has_outgrown_its_angles_forgets_what_was_peeked_at(make_mod
 def test_the_row_that_pads_a_call_never_holds_what_is_no_number(llama: Model) -> None:
     sequence = llama.new_sequence(exact=True)
     sequence.append([5, 6, 7])
-    sequence._workspace.call(4, range(2, 4), Part(1)).hidden[:] = np.nan
+    sequence._workspace.call(4, range(2, 4), Part(range(1, 4))).hidden[:] = np.nan
     sequence.peek([5, 6, 7], num_stages=1)
     found = sequence.extend(Draft.empty()).copy()
     assert np.isfinite(found).all()
     assert np.array_equal(found, Plain(llama, exact=True).logits([5, 6, 7], Draft.empty()))
     assert all(np.isfinite(buffer.numpy()[:, :, :4]).all() for layer in sequence._cache.layers for buffer in layer)
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["", "exact"])
+def test_stages_that_are_left_out_pass_the_hidden_states_on(llama: Model, exact: bool) -> None:
+    """All later stages give the full model's logits; some give what a text gives that only ever saw those."""
+    sequence, text = llama.new_sequence(exact=exact), [5, 6, 7, 300]
+    sequence.append(text)
+    whole = sequence.peek(text, num_stages=1, then=(1, 2, 3)).copy()
+    np.testing.assert_allclose(whole, Plain(llama, exact=exact).logits(text, Draft.empty())[0], rtol=0, atol=1e-5)
+    parted = [sequence.peek(text[:end], num_stages=2, then=(3,)).copy() for end in (2, 3, 4)]
+    again = llama.new_sequence(exact=exact)
+    again.append(text)
+    np.testing.assert_allclose(parted[-1], again.peek(text, num_stages=2, then=(3,)), rtol=0, atol=1e-5)
+    found = sequence.extend(chain([8])).copy()
+    np.testing.assert_allclose(found, Plain(llama, exact=exact).logits(text, chain([8])), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["", "exact"])
+def test_a_peek_in_two_steps_is_one_with_the_hidden_states_between(llama: Model, exact: bool) -> None:
+    sequence, other, text = llama.new_sequence(exact=exact), llama.new_sequence(exact=exact), [5, 6, 7, 300]
+    for one in (sequence, other):
+        one.append(text)
+    hidden = sequence.peek_hidden(text, num_stages=2)
+    assert sequence._early is not None and np.array_equal(hidden[1], sequence._early.rows[-1])
+    logits = sequence.peek_logits().copy()
+    assert np.array_equal(logits, other.peek(text, num_stages=2))
+    before = other.peek_hidden(text, num_stages=3)[0]
+    np.testing.assert_allclose(before, hidden[1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        sequence.extend(Draft.empty()), Plain(llama, exact=exact).logits(text, Draft.empty()), rtol=0, atol=1e-4
+    )
+    assert sequence.num_peeked == len(text)
 
 
 def test_what_cannot_be_peeked_at_is_refused_before_any_work(llama: Model, tiny: Model, fed: Fed) -> None:
@@ -329,6 +380,13 @@ def test_what_cannot_be_peeked_at_is_refused_before_any_work(llama: Model, tiny:
     for num_stages in (-1, 0, 4, 5):
         with pytest.raises(ConfigError, match=f"no exit after {num_stages} of 4 stages"):
             sequence.peek([5, 6, 7], num_stages=num_stages)
+    for then in ((0,), (2, 2), (3, 2), (4,)):
+        with pytest.raises(ConfigError, match="later stages lie between 1 and 3"):
+            sequence.peek([5, 6, 7], num_stages=1, then=then)
+    with pytest.raises(ConfigError, match="peek at two stages or more"):
+        sequence.peek_hidden([5, 6, 7], num_stages=1)
+    with pytest.raises(ConfigError, match="nothing was peeked at"):
+        sequence.peek_logits()
     with pytest.raises(ConfigError, match="no token to peek at"):
         sequence.peek([], num_stages=1)
     with pytest.raises(ConfigError, match="307 is outside the vocabulary"):
@@ -342,7 +400,7 @@ def test_what_cannot_be_peeked_at_is_refused_before_any_work(llama: Model, tiny:
     assert not fed.rows
     sequence.peek([5, 6, 7, 8, 9, 10], num_stages=1)
     with pytest.raises(CacheFull):
-        sequence.peek([11], num_stages=1)
+        sequence.peek([5, 6, 7, 8, 9, 10, 11], num_stages=1)
     sequence.extend(chain([8, 9, 10]))
     assert sequence.num_peeked == 6
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from typing import Any
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from skipstone.runtime import workspace as workspace_module
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.model import Model
 from skipstone.runtime.sequence import Sequence
+from skipstone.runtime.workspace import Spares, Workspace
 
 CAPACITY = 24
 token_lists = st.lists(st.integers(0, 306), max_size=7)
@@ -406,3 +409,21 @@ def test_a_fork_between_extend_and_commit_may_take_another_way(model: Model) -> 
     for each in (sequence, twin):
         each.check()
         assert_close(each.extend(Draft.empty()), fresh_logits(model, each.token_ids))
+
+
+def test_a_text_collected_while_another_takes_its_workspace_does_not_hang() -> None:
+    """The garbage collector may end a text at any moment, in the middle of `take` too."""
+    spares = Spares()
+
+    class Cache:
+        @property
+        def capacity(self) -> int:
+            spares.give(cast(Workspace, SimpleNamespace(cache=SimpleNamespace(capacity=9))))
+            return 8
+
+    spares.give(cast(Workspace, SimpleNamespace(cache=Cache())))
+    found: list[Workspace | None] = []
+    thread = Thread(target=lambda: found.append(spares.take(8)), daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert len(found) == 1 and found[0] is not None

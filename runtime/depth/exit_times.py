@@ -136,7 +136,7 @@ def _round(sequence: Sequence, num_stages: int, rows: int) -> tuple[list[float],
     spent = []
     for row in range(rows):
         start = perf_counter()
-        gap(sequence.peek([TOKEN_ID], num_stages=num_stages)[None])
+        gap(sequence.peek([TOKEN_ID] * (row + 1), num_stages=num_stages)[None])
         spent.append((perf_counter() - start) * 1e3)
         if row < rows - 1:
             sequence.append([TOKEN_ID])

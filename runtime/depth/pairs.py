@@ -64,7 +64,7 @@ def depth_logits(model: Model, token_ids: SequenceOf[int]) -> Iterator[Mapping[i
         found, hidden = {}, None
         first = 0
         for end, num_layers in sorted(stages.items()):
-            call = workspace.call(piece.shape[1], range(piece.shape[1]), Part(first, end))
+            call = workspace.call(piece.shape[1], range(piece.shape[1]), Part(range(first, end), exit=end))
             if hidden is not None:
                 call.hidden[:] = hidden
             found[num_layers] = call.run(piece, np.asarray([start])).copy()

@@ -58,7 +58,7 @@ class ExitText:
     def logits(self) -> NDArray[np.float32]:
         """Feed the last token to the first stages; return the exit's logits [1, V], valid until the next call."""
         start = perf_counter()
-        logits = self._sequence.peek(self.token_ids[-1:], num_stages=self._num_stages)
+        logits = self._sequence.peek(self.token_ids[self._sequence.num_cached :], num_stages=self._num_stages)
         self.guess_ms = usual_ms(self.guess_ms, (perf_counter() - start) * 1e3)
         return logits[None]
 
