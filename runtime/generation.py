@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
+from skipstone.runtime.approximate import APPROXIMATE, ApproximateContext, ApproximateMethod
 from skipstone.runtime.decode import Step, decode
-from skipstone.runtime.depth.policy import open_policy, require_agreement
 from skipstone.runtime.drafters import Drafter
-from skipstone.runtime.early_exit import decode_early
 from skipstone.runtime.model import Model
 from skipstone.runtime.planning.method import Method
 from skipstone.runtime.sampling import Sampler, SamplingOptions, logprob_of, top_logprobs
@@ -46,12 +45,13 @@ FinishReason = Literal["stop", "length"]
 class GenerationOptions:
     """What to make of a prompt, and how. `logprobs`: how many likely tokens to report at each position; None is off.
 
-    `decode` is `plain`, `auto`, drafters joined by commas, or `exit`. `verify` is the rule for their drafts: `match`
-    gives the text of plain decoding; `rejection` and `k-seq` give another text of the same law. `exact` gives the text
-    of exact plain decoding bit by bit, its logits too: kernels then see rows in pairs.
+    `decode` is `plain`, `auto`, drafters joined by commas, or an approximate method. `verify` is the rule for drafts:
+    `match` gives the text of plain decoding; `rejection` and `k-seq` give another text of the same law. `exact` gives
+    the text of exact plain decoding bit by bit, its logits too: kernels then see rows in pairs.
 
-    `exit` is approximate and asks for `min_agreement`, the share of tokens, 0.8 to 1, that must be the full model's
-    choice; 1 is plain decoding. `calibration` is a file for it in place of the one that `skipstone tune --exits` kept.
+    An approximate method, such as `exit`, wants `min_agreement`, the share of tokens, 0.8 to 1, that must be the full
+    model's choice, or `dial`, a setting in the method's own unit. 1 and the dial's plain end are plain decoding.
+    `calibration` is a file for it in place of the one that `skipstone tune` kept.
     """
 
     max_new_tokens: int = 128
@@ -62,15 +62,18 @@ class GenerationOptions:
     verify: str = "match"
     exact: bool = False
     min_agreement: float | None = None
+    dial: float | None = None
     calibration: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if Method.parse(self.decode, rule=self.verify).is_approximate:
-            if self.min_agreement is None:
-                raise ConfigError("decode exit is approximate; say how close it must stay: min_agreement, such as 0.98")
-            require_agreement(self.min_agreement)
-        elif self.min_agreement is not None or self.calibration is not None:
-            raise ConfigError(f"min_agreement and calibration are for decode exit only, got decode {self.decode}")
+        Method.parse(self.decode, rule=self.verify)
+        if self.approximate is not None:
+            self.approximate.require_setting(self.min_agreement, self.dial)
+        elif (self.min_agreement, self.dial, self.calibration) not in ((None, None, None), (None, 0.0, None)):
+            raise ConfigError(
+                f"min_agreement, dial and calibration are for approximate decoding only, got decode {self.decode}; "
+                f"approximate are {', '.join(APPROXIMATE)}"
+            )
         if self.exact and self.verify != "match":
             raise ConfigError(f"exact gives the bits of plain decoding, which {self.verify} does not; use match")
         if self.max_new_tokens < 1:
@@ -81,6 +84,14 @@ class GenerationOptions:
             )
         if self.logprobs is not None and self.logprobs < 0:
             raise ConfigError(f"logprobs must be at least 0, got {self.logprobs}")
+
+    @property
+    def approximate(self) -> ApproximateMethod | None:
+        """The approximate method that is asked for; None where the text is to be plain decoding's."""
+        method = APPROXIMATE.get(self.decode.strip())
+        if method is not None and method.drafts and self.min_agreement is None and self.dial in (None, method.plain):
+            return None
+        return method
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +207,8 @@ def stream(
     prompt_tokens = len(sequence.token_ids)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)
     method = Method.parse(options.decode, rule=options.verify)
-    if drafter is None and method.is_approximate:
-        return _stream_early(model, sequence, options, sampler)
+    if drafter is None and options.approximate is not None:
+        return _stream_approximate(model, sequence, options, sampler)
     if drafter is None:
         drafter = method.open(model, sequence, sampler)
     steps = decode(
@@ -210,19 +221,25 @@ def stream(
     return _pieces(model, sequence, options, steps)
 
 
-def _stream_early(model: Model, sequence: Sequence, options: GenerationOptions, sampler: Sampler) -> Iterator[Piece]:
-    """Yield the pieces of an approximate text, whose tokens may leave at an exit."""
-    assert options.min_agreement is not None, "the options have checked it"
-    file = None if options.calibration is None else Path(options.calibration)
-    policy, promise = open_policy(model, options.min_agreement, calibration=file)
-    steps = decode_early(
-        sequence,
-        policy=policy,
-        choose=sampler.choose,
-        max_new_tokens=options.max_new_tokens,
-        stop_ids=model.manifest.stop_ids,
+def _stream_approximate(
+    model: Model, sequence: Sequence, options: GenerationOptions, sampler: Sampler
+) -> Iterator[Piece]:
+    """Yield the pieces of an approximate text."""
+    method, file = options.approximate, None if options.calibration is None else Path(options.calibration)
+    assert method is not None, "the caller has looked"
+    setting, promise = method.setting(model, options.min_agreement, options.dial, calibration=file)
+    opened = method.open(
+        ApproximateContext(
+            model=model,
+            sequence=sequence,
+            sampler=sampler,
+            setting=setting,
+            max_new_tokens=options.max_new_tokens,
+            stop_ids=model.manifest.stop_ids,
+            calibration=file,
+        )
     )
-    return _pieces(model, sequence, options, steps, approximate=promise)
+    return _pieces(model, sequence, options, opened.steps, approximate=promise or opened.promise)
 
 
 def _pieces(

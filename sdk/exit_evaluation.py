@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.evaluation import log_softmax
+from skipstone.runtime.approximate.early_exit import decode_early
 from skipstone.runtime.decode import Step
 from skipstone.runtime.depth.exit_times import exit_times
 from skipstone.runtime.depth.pairs import depth_logits, text_windows
 from skipstone.runtime.depth.policy import Exit, ExitPolicy, open_policy
-from skipstone.runtime.early_exit import decode_early
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull
+from skipstone.runtime.approximate.early_exit import decode_early
 from skipstone.runtime.decode import Step, decode
 from skipstone.runtime.depth.exit_times import MOST_BEHIND
 from skipstone.runtime.depth.pairs import depth_logits, exit_stages
 from skipstone.runtime.depth.policy import Exit, ExitPolicy
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters import PlainDrafter
-from skipstone.runtime.early_exit import decode_early
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import SamplingOptions
 from skipstone.runtime.sequence import Sequence

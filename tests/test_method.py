@@ -77,8 +77,8 @@ def test_every_registered_drafter_is_a_method() -> None:
         ("Suffix", "decoding method 'Suffix' is not known"),
         ("ngram,suffix,ngram", "must be given once each, got ngram,suffix,ngram"),
         ("plain,plain", "must be given once each"),
-        ("plain,ngram", "plain and auto stand alone; join drafters only"),
-        ("suffix,auto", "plain and auto stand alone"),
+        ("plain,ngram", "plain stands alone; join drafters only"),
+        ("suffix,auto", "auto stands alone"),
         ("exit,suffix", "exit stands alone; join drafters only"),
     ],
 )

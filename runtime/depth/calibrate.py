@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
+from skipstone.runtime.approximate.agreement import AGREEMENTS
 
 __all__ = [
-    "AGREEMENTS",
     "ERROR_RATE",
     "Calibration",
     "ExitLevels",
@@ -28,7 +28,6 @@ __all__ = [
     "risk_p_value",
 ]
 
-AGREEMENTS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
 ERROR_RATE = 0.05
 # Thresholds that are tested: those that let so many shares of the text's tokens leave.
 NUM_THRESHOLDS = 128

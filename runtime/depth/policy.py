@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.depth.calibrate import AGREEMENTS, Calibration
+from skipstone.runtime.approximate.agreement import require_agreement
+from skipstone.runtime.depth.calibrate import Calibration
 from skipstone.runtime.depth.calibration_file import COMMAND, find_calibration, read_calibration
 from skipstone.runtime.depth.confidence import confidence_named
 from skipstone.runtime.depth.exit_times import ExitTimes, exit_times
 from skipstone.runtime.depth.pairs import exit_stages
 from skipstone.runtime.model import Model
 
-__all__ = ["MIN_GAIN", "Exit", "ExitPolicy", "exits_for", "open_policy", "require_agreement", "require_calibration"]
+__all__ = ["MIN_GAIN", "Exit", "ExitPolicy", "exits_for", "open_policy", "require_calibration"]
 
 # An exit is used where it promises so much more than plain decoding, as the planner has it.
 MIN_GAIN = 1.03
@@ -103,12 +104,6 @@ def exits_for(model: Model, calibration: Calibration, min_agreement: float) -> l
                 )
             )
     return found
-
-
-def require_agreement(min_agreement: float) -> None:
-    """Raise ConfigError for an agreement that no calibration knows."""
-    if not AGREEMENTS[0] <= min_agreement <= 1:
-        raise ConfigError(f"min_agreement must lie between {AGREEMENTS[0]} and 1, got {min_agreement}")
 
 
 def require_calibration(model: Model, file: Path | None) -> Calibration:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from skipstone.errors import ConfigError
+from skipstone.runtime.approximate.method import APPROXIMATE
 from skipstone.runtime.drafters import Drafter, DrafterContext, PlainDrafter, open_drafter, registered_drafters
 from skipstone.runtime.drafters.cascade import Cascade
 from skipstone.runtime.drafters.guard import Guard
@@ -19,16 +20,16 @@ from skipstone.runtime.verification import RULES
 __all__ = ["Method"]
 
 # Those that are no drafters.
-ALONE = ("plain", "auto", "exit")
+ALONE = ("plain", "auto", *(method.name for method in APPROXIMATE.values() if not method.drafts))
 # Those that guess from the text alone.
 TEXT_DRAFTERS = ("ngram", "suffix")
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How to decode: `plain`, `auto`, drafters by name in order of price, or `exit`; and the rule that verifies.
+    """How to decode: `plain`, `auto`, drafters by name in order of price, or approximately; and the rule that verifies.
 
-    `exit` drafts nothing and gives another text than plain decoding; see `runtime/early_exit.py`.
+    Approximate methods draft nothing and may give another text than plain decoding; see `runtime/approximate`.
     Raises: ConfigError for an unknown name or rule, and for a rule that does not go with the method.
     """
 
@@ -42,15 +43,15 @@ class Method:
         for name in self.names:
             if name not in known and name not in ALONE:
                 raise ConfigError(
-                    f"decoding method {name!r} is not known; known are plain, auto, {', '.join(known)}, exit"
+                    f"decoding method {name!r} is not known; known are {', '.join((*ALONE[:2], *known, *ALONE[2:]))}"
                 )
         if len(self.names) != len(set(self.names)) or not self.names:
             raise ConfigError(f"decoding methods must be given once each, got {','.join(self.names) or 'none'}")
-        if len(self.names) > 1 and set(ALONE) & set(self.names):
-            alone = "exit stands" if "exit" in self.names else "plain and auto stand"
-            raise ConfigError(f"{alone} alone; join drafters only, such as ngram,model")
+        alone = [name for name in self.names if name in ALONE]
+        if alone and len(self.names) > 1:
+            raise ConfigError(f"{alone[0]} stands alone; join drafters only, such as ngram,model")
         if self.rule != "match" and self.is_approximate:
-            raise ConfigError(f"exit has no drafts that {self.rule} could verify; leave verify at match")
+            raise ConfigError(f"{self.names[0]} has no drafts that {self.rule} could verify; leave verify at match")
         if self.rule != "match" and self.names == ("auto",):
             raise ConfigError(
                 f"auto chooses by what was drafted, which would bend the law that {self.rule} keeps; "
@@ -60,22 +61,25 @@ class Method:
     @property
     def is_approximate(self) -> bool:
         """Whether tokens may differ from the full model's choice."""
-        return self.names == ("exit",)
+        return self.names[0] in ALONE[2:]
 
     @classmethod
     def parse(cls, text: str, *, rule: str = "match") -> Method:
-        """Return the method called `plain`, `auto` or `exit`, or drafters joined by commas."""
+        """Return the method called `plain`, `auto` or as an approximate one, or drafters joined by commas."""
         return cls(tuple(name.strip() for name in text.split(",")), rule)
 
     def open(self, model: Model, sequence: Sequence, sampler: Sampler, *, text_only: bool = False) -> Drafter:
         """Return the drafter for one text; `text_only`: one that never looks at logits.
 
-        Raises: ConfigError for `exit`, and when a drafter cannot run on this model, or looks at logits and must not.
+        Raises: ConfigError for an approximate method, and when a drafter cannot run on this model, or looks at logits
+        and must not.
         """
         if self.names == ("plain",):
             return PlainDrafter()
         if self.is_approximate:
-            raise ConfigError("exit drafts nothing and may change the text; it is for generate and eval only")
+            raise ConfigError(
+                f"{self.names[0]} drafts nothing and may change the text; it is for generate and eval only"
+            )
         is_auto = self.names == ("auto",)
         context = DrafterContext(
             model=model,

@@ -12,16 +12,31 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.runtime.approximate.method import ApproximateContext, Opened
 from skipstone.runtime.decode import Step
 from skipstone.runtime.depth.exit_times import MOST_BEHIND
-from skipstone.runtime.depth.policy import Exit, ExitPolicy
+from skipstone.runtime.depth.policy import MIN_GAIN, Exit, ExitPolicy, open_policy
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.sequence import Sequence
 
-__all__ = ["Choose", "decode_early"]
+__all__ = ["Choose", "decode_early", "open_exit"]
 
 Choose = Callable[[NDArray[np.float32], SequenceOf[int]], int]
 """(logits [V], tokens so far) -> the next token, as `Sampler.choose`."""
+
+
+def open_exit(context: ApproximateContext) -> Opened:
+    """Open a text by calibrated exits; the dial is the agreement. Raises: ConfigError without exits or calibration."""
+    min_gain = 0.0 if context.forced else MIN_GAIN
+    policy, promise = open_policy(context.model, context.setting, calibration=context.calibration, min_gain=min_gain)
+    steps = decode_early(
+        context.sequence,
+        policy=policy,
+        choose=context.sampler.choose,
+        max_new_tokens=context.max_new_tokens,
+        stop_ids=context.stop_ids,
+    )
+    return Opened(steps=steps, promise=promise)
 
 
 def decode_early(

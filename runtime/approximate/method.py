@@ -1,0 +1,178 @@
+"""The approximate methods by name: what the dial of each turns, and who runs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.approximate.agreement import require_agreement
+
+if TYPE_CHECKING:
+    from skipstone.runtime.decode import Step
+    from skipstone.runtime.model import Model
+    from skipstone.runtime.sampling import Sampler
+    from skipstone.runtime.sequence import Sequence
+
+__all__ = ["APPROXIMATE", "ApproximateContext", "ApproximateMethod", "Opened"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApproximateContext:
+    """What an approximate method may use for one text; `setting` is that of its dial.
+
+    `calibration` is a file in place of the one that is kept for the model; `forced`: use the method where it does not
+    pay too, so that its quality is seen.
+    """
+
+    model: Model
+    sequence: Sequence
+    sampler: Sampler
+    setting: float
+    max_new_tokens: int
+    stop_ids: Collection[int]
+    calibration: Path | None = None
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The steps of one text, not yet begun, and what the method promises in words."""
+
+    steps: Iterator[Step]
+    promise: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApproximateMethod:
+    """One method. Its dial goes from `least` to `most`, and gives plain decoding's text at `plain`, one of the two.
+
+    `dial` says what it turns and in which unit; `settings` are five of it, the plain one first, each looser than the
+    one before. `where` is the module and function that opens a text. `drafts`: at its plain end it is a drafter of the
+    same name, which the verifying loop runs.
+    """
+
+    name: str
+    dial: str
+    least: float
+    most: float
+    plain: float
+    settings: tuple[float, ...]
+    where: str
+    drafts: bool = False
+
+    def require(self, setting: float) -> None:
+        """Raise ConfigError for a setting outside of the dial."""
+        if not self.least <= setting <= self.most:
+            most = "" if math.isinf(self.most) else f" and {self.most:g}"
+            how = f"at least {self.least:g}" if math.isinf(self.most) else f"between {self.least:g}{most}"
+            raise ConfigError(f"the dial of {self.name}, {self.dial}, must be {how}, got {setting:g}")
+
+    def require_setting(self, min_agreement: float | None, dial: float | None) -> None:
+        """Raise ConfigError unless one of the two says how far the text may differ."""
+        if min_agreement is None and dial is None:
+            raise ConfigError(
+                f"decode {self.name} is approximate; say how close it must stay: min_agreement, such as 0.98, "
+                f"or dial, {self.dial}, plain decoding at {self.plain:g}"
+            )
+        if min_agreement is not None and dial is not None:
+            raise ConfigError(f"min_agreement and dial both set the dial of {self.name}; give one of them")
+        if dial is not None:
+            self.require(dial)
+        elif min_agreement is not None:
+            require_agreement(min_agreement)
+
+    def setting(
+        self, model: Model, min_agreement: float | None, dial: float | None, *, calibration: Path | None = None
+    ) -> tuple[float, str]:
+        """Return the setting of the dial, and what it promises; "" is what the method says itself.
+
+        Raises: ConfigError when an agreement is asked for and no calibration knows what setting keeps it.
+        """
+        if dial is not None:
+            return dial, ""
+        assert min_agreement is not None, "require_setting has looked"
+        if self.name == "exit":  # its dial is the agreement
+            return min_agreement, ""
+        if min_agreement == 1:
+            return self.plain, "all tokens as the full model's"
+        from skipstone.runtime.approximate.calibration import calibrated_setting
+
+        return calibrated_setting(model, self, min_agreement, file=calibration)
+
+    def open(self, context: ApproximateContext) -> Opened:
+        """Return the text's steps. Raises: ConfigError where the model lacks what the method needs."""
+        self.require(context.setting)
+        module, function = self.where.split(":")
+        opened = getattr(import_module(f"skipstone.runtime.approximate.{module}"), function)(context)
+        assert isinstance(opened, Opened)
+        return opened
+
+
+APPROXIMATE: Mapping[str, ApproximateMethod] = MappingProxyType(
+    {
+        method.name: method
+        for method in (
+            ApproximateMethod(
+                name="exit",
+                dial="the share of tokens as the full model's",
+                least=0.8,
+                most=1.0,
+                plain=1.0,
+                settings=(1.0, 0.99, 0.98, 0.95, 0.9),
+                where="early_exit:open_exit",
+            ),
+            ApproximateMethod(
+                name="adaptive",
+                dial="the chance that a token which leaves is the full model's",
+                least=0.0,
+                most=1.0,
+                plain=1.0,
+                settings=(1.0, 0.95, 0.9, 0.8, 0.6),
+                where="adaptive:open_adaptive",
+            ),
+            ApproximateMethod(
+                name="skipdecode",
+                dial="the share of the layers that run at the end",
+                least=0.0,
+                most=1.0,
+                plain=1.0,
+                settings=(1.0, 0.9, 0.75, 0.5, 0.25),
+                where="skipdecode:open_skipdecode",
+            ),
+            ApproximateMethod(
+                name="switch",
+                dial="entropy in bits",
+                least=0.0,
+                most=math.inf,
+                plain=0.0,
+                settings=(0.0, 0.25, 0.5, 1.0, 2.0),
+                where="switch:open_switch",
+            ),
+            ApproximateMethod(
+                name="big-little",
+                dial="surprise in nats",
+                least=0.0,
+                most=math.inf,
+                plain=0.0,
+                settings=(0.0, 1.0, 2.0, 3.0, 5.0),
+                where="big_little:open_lenient",
+                drafts=True,
+            ),
+            ApproximateMethod(
+                name="cascade",
+                dial="the probability that the little model gives its least likely tokens",
+                least=0.0,
+                most=1.0,
+                plain=1.0,
+                settings=(1.0, 0.5, 0.2, 0.1, 0.05),
+                where="cascade:open_cascade",
+            ),
+        )
+    }
+)
