@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib.metadata import version
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "skipstone.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 GRAPHS = ("skipstone", "optimum")
 CACHE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "int8": 1}
 JSON_NAMES: Mapping[type, str] = {
@@ -132,7 +132,9 @@ class Manifest:
     who wrote the graphs: ours, or optimum, whose one graph has inputs of its own. A text of more than `long_rope_from`
     tokens takes the second half of the rotary tables for all its positions; None is no text. `exact` says whether rows
     fed in pairs give the same bits, however many they are. `check` has the figures of the export's
-    comparison with the original; None where it made none.
+    comparison with the original; None where it made none. `adapters` are the graphs that stand between an exit, by its
+    number of layers in digits, and the head. `draft_head` is the graph of a head over part of the vocabulary, which
+    drafters use; None is none.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 
@@ -155,6 +157,8 @@ class Manifest:
     long_rope_from: int | None = None
     exact: bool = True
     check: Mapping[str, object] | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    draft_head: str | None = None
 
     def __post_init__(self) -> None:
         found = self.format_version
@@ -195,6 +199,10 @@ class Manifest:
             _require(layers in inner_ends, f"exits: {layers} is not the end of a stage before the last ({inner_ends})")
         _require(len(set(self.exits)) == len(self.exits), f"exits: a number stands twice in {list(self.exits)}")
         _require(not self.exits or self.head is not None, "exits need a head, but the last stage ends in logits")
+        for layers in self.adapters:
+            _require(layers in map(str, self.exits), f"adapters: {layers!r} is not one of the exits {list(self.exits)}")
+        either = self.draft_head is None or self.head is not None
+        _require(either, "draft_head goes with a head, but the last stage ends in logits")
 
     def _check_ids(self) -> None:
         vocab_size, bos_ids = self.dimensions.vocab_size, () if self.bos_id is None else (self.bos_id,)
@@ -208,6 +216,7 @@ class Manifest:
             _check_file_name(name)
         _require(MANIFEST_NAME not in self.files, f"files: {MANIFEST_NAME} cannot hold its own hash")
         used = [stage.file for stage in self.stages] + ([] if self.head is None else [self.head])
+        used += [*self.adapters.values()] + ([] if self.draft_head is None else [self.draft_head])
         if self.drafter is not None:
             _check_file_name(self.drafter)
             used.append(f"{self.drafter}/{MANIFEST_NAME}")
@@ -272,6 +281,7 @@ def _format_of(data: object) -> int:
 ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
     2: {"drafter": None},
     3: {"graph": "skipstone", "long_rope_from": None, "exact": True, "check": None},
+    4: {"adapters": {}, "draft_head": None},
 }
 
 

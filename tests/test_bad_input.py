@@ -137,8 +137,8 @@ BUNDLES: dict[str, tuple[Damage, str]] = {
     "no manifest": (remove("skipstone.json"), r"bundle is not a bundle: it has no skipstone\.json"),
     "a manifest that is garbage": (replace("skipstone.json", b"\xff"), r"bundle/skipstone\.json: "),
     "a manifest of a newer version": (
-        set_json("skipstone.json", format_version=4),
-        "format 4 is newer .* upgrade with",
+        set_json("skipstone.json", format_version=5),
+        "format 5 is newer .* upgrade with",
     ),
     "no weights": (remove("weights.bin"), r"weights\.bin is missing; copy or export the bundle again"),
     "truncated weights": (cut("weights.bin"), r"weights\.bin has \d+ bytes, \d+ wanted"),

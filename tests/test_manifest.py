@@ -161,7 +161,8 @@ def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data:
     else:
         # Nothing was dropped or bent, but that a manifest of an older format became one of today's.
         added = {"drafter": None, "graph": "skipstone", "long_rope_from": None, "exact": True, "check": None}
-        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 3}
+        added |= {"adapters": {}, "draft_head": None}
+        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 4}
 
 
 @settings(deadline=None)
@@ -224,19 +225,23 @@ def test_a_field_that_stands_twice_is_refused() -> None:
 
 
 def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() -> None:
-    with pytest.raises(BundleError, match=r"bundle format 4 is newer than this skipstone \S+ reads \(3\): upgrade"):
-        Manifest.from_json('{"format_version": 4, "unheard": []}')
+    with pytest.raises(BundleError, match=r"bundle format 5 is newer than this skipstone \S+ reads \(4\): upgrade"):
+        Manifest.from_json('{"format_version": 5, "unheard": []}')
 
 
 @pytest.mark.parametrize(
     ("version", "unknown"),
-    [(1, ("drafter", "graph", "long_rope_from", "exact", "check")), (2, ("graph", "long_rope_from", "exact", "check"))],
+    [
+        (1, ("drafter", "graph", "long_rope_from", "exact", "check", "adapters", "draft_head")),
+        (2, ("graph", "long_rope_from", "exact", "check", "adapters", "draft_head")),
+        (3, ("adapters", "draft_head")),
+    ],
 )
 def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
     version: int, unknown: tuple[str, ...]
 ) -> None:
     data = json.loads(with_value(["format_version"], version))
-    with pytest.raises(BundleError, match=f"format_version must be 3, found {version}"):
+    with pytest.raises(BundleError, match=f"format_version must be 4, found {version}"):
         Manifest.from_json(json.dumps(data))
     for field in unknown:
         del data[field]
