@@ -163,16 +163,33 @@ class Blocks:
             down=lambda expert: w.expert_down(layer, expert),
         )
 
-    def head(self, hidden: ir.Value, rows: ir.Value) -> ir.Value:
-        """[B, T, E] before the final norm to logits [R, V] of the rows asked for, numbered over B * T."""
+    def head(self, hidden: ir.Value, rows: ir.Value, *, by_row: bool = False) -> ir.Value:
+        """[B, T, E] before the final norm to logits [R, V] of the rows asked for, numbered over B * T.
+
+        The matrix is stored `by_row` where another graph reads some of its rows.
+        """
+        asked, shared = self._asked(hidden, rows), by_row or self._architecture.tied_embedding
+        return self._capped(self._linear(asked, "head", lambda: [self._weights.head()], shared=shared))
+
+    def draft_head(
+        self, hidden: ir.Value, rows: ir.Value, extra_ids: ir.Value, num_first: int
+    ) -> tuple[ir.Value, ir.Value]:
+        """As `head`, for the `num_first` first tokens of the vocabulary, and for those of ids [P]: [R, P]."""
+        first, extra = self._linear.some_rows(
+            self._asked(hidden, rows), "head", self._weights.head, num_first, extra_ids
+        )
+        return self._capped(first), self._capped(extra)
+
+    def _asked(self, hidden: ir.Value, rows: ir.Value) -> ir.Value:
+        """Return the rows asked for after the final norm, [R, E]."""
         a, pen = self._architecture, self._pen
         flat = pen.op("Reshape", hidden, pen.constant("flat", np.array([-1, a.dimensions.hidden_size], np.int64)))
         asked = Residual(pen.op("Gather", flat, rows, axis=0))
-        normed, _ = self.norm(asked, "final_norm", *self._weights.final_norm())
-        logits = self._linear(normed, "head", lambda: [self._weights.head()], shared=a.tied_embedding)
-        if a.logit_cap is None:
-            return logits
-        return pen.op("Mul", pen.op("Tanh", logits), pen.number("logit_cap", a.logit_cap))
+        return self.norm(asked, "final_norm", *self._weights.final_norm())[0]
+
+    def _capped(self, logits: ir.Value) -> ir.Value:
+        pen, cap = self._pen, self._architecture.logit_cap
+        return logits if cap is None else pen.op("Mul", pen.op("Tanh", logits), pen.number("logit_cap", cap))
 
     @property
     def _embedding_name(self) -> str:

@@ -13,6 +13,8 @@ import onnx_ir as ir
 from skipstone.errors import UnsupportedModel
 from skipstone.exporters.architecture import Architecture
 from skipstone.exporters.checkpoint import Checkpoint
+from skipstone.exporters.draft_head import build_draft_head, parse_draft_head
+from skipstone.exporters.exit_adapters import ExitAdapters, adapters_for, build_exit
 from skipstone.exporters.experts import EXACT_BLOCKS
 from skipstone.exporters.families import read_architecture
 from skipstone.exporters.finish import Check, finish
@@ -22,7 +24,7 @@ from skipstone.exporters.lora import merged
 from skipstone.exporters.model_weights import ModelWeights
 from skipstone.exporters.narrow import narrowed
 from skipstone.exporters.pair import check_pair
-from skipstone.exporters.stages import build_head, build_stage, parse_exits, plan_stages
+from skipstone.exporters.stages import build_head, build_stage, parse_cuts, parse_exits, plan_stages
 from skipstone.exporters.tensors import StoredTensors
 from skipstone.exporters.token_roles import TokenRoles
 from skipstone.exporters.weights import WeightFile
@@ -34,19 +36,28 @@ __all__ = ["ExportPlan", "plan_export", "write_bundle"]
 
 WEIGHTS_FILE = "weights.bin"
 HEAD_FILE = "head.onnx"
+DRAFT_HEAD_FILE = "draft-head.onnx"
 DRAFTER_FOLDER = "drafter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportPlan:
-    """An export that is checked as far as the checkpoint's headers tell; `remarks` say what is not as asked for."""
+    """An export that is checked as far as the checkpoint's headers tell; `remarks` say what is not as asked for.
+
+    `exits` are the numbers of layers after which the head may run, without the full depth; stages may end elsewhere.
+    `draft_head` is how many of the first tokens the head for drafts knows; None is no such head. `exit_adapters` are
+    what was trained for the exits, those not exported with them.
+    """
 
     checkpoint: Checkpoint
     architecture: Architecture
     roles: TokenRoles
     recipe: Recipe
     stages: tuple[StageEntry, ...]
+    exits: tuple[int, ...] = ()
     drafter: ExportPlan | None = None
+    draft_head: int | None = None
+    exit_adapters: ExitAdapters | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -76,9 +87,15 @@ class ExportPlan:
         return not self.num_kept and rule.block_size <= EXACT_BLOCKS.get(rule.bits, 0)
 
     @property
-    def exits(self) -> tuple[int, ...]:
-        """The numbers of layers after which the head may run, without the full depth."""
-        return tuple(stage.end_layer for stage in self.stages[:-1])
+    def has_head(self) -> bool:
+        """Whether the head is a graph of its own, and not the end of the only stage."""
+        return not self.stages[-1].ends_in_logits
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """The files of the graphs between exits and the head, by the exit's number of layers in digits."""
+        known = {} if self.exit_adapters is None else self.exit_adapters.ranks
+        return {str(layers): f"exit-{layers:02}.onnx" for layers in self.exits if layers in known}
 
     @property
     def num_parameters(self) -> int:
@@ -91,15 +108,22 @@ def plan_export(
     recipe: Recipe,
     *,
     exits: str = "none",
+    cuts: str = "none",
     revision: str | None = None,
     drafter: ExportPlan | None = None,
     lora: Path | None = None,
     ffn_width: str | None = None,
+    draft_head: str | int | None = None,
+    exit_adapters: str | Path = "auto",
 ) -> ExportPlan:
     """Return the checked plan, no weight read; with `drafter`, the two become one bundle.
 
+    `exits` are layer numbers or a word, and so are `cuts`, after which stages end without one; see `stages.py`.
     `lora` is the folder of an adapter that is merged into the weights. `ffn_width` is the inner width of all FFNs, or
-    of each, apart by commas: the first channels of wider ones are taken.
+    of each, apart by commas: the first channels of wider ones are taken. `draft_head` is `auto` or how many tokens the
+    head for drafts knows.
+    `exit_adapters` is a file that `train-exits` made, `none`, or `auto`: the one in the checkpoint's folder, if any;
+    then one small matrix is read, to see whether it is for these weights.
     Raises: CheckpointError, UnsupportedModel, ConfigError.
     """
     checkpoint = Checkpoint.open(source, revision=revision)
@@ -112,23 +136,32 @@ def plan_export(
     if ffn_width is not None:
         architecture = narrowed(architecture, checkpoint.tensors, ffn_width)
     roles = TokenRoles.read(checkpoint, vocab_size=architecture.dimensions.vocab_size)
-    stages = _stages(architecture, exits)
-    plan = ExportPlan(checkpoint=checkpoint, architecture=architecture, roles=roles, recipe=recipe, stages=stages)
-    plan = replace(plan, remarks=_remarks(plan))
+    places, stages = _stages(architecture, exits, cuts)
+    plan = ExportPlan(
+        checkpoint=checkpoint, architecture=architecture, roles=roles, recipe=recipe, stages=stages, exits=places
+    )
+    if draft_head is not None:
+        vocab_size = architecture.dimensions.vocab_size
+        known = parse_draft_head(draft_head, vocab_size=vocab_size, num_stages=len(stages))
+        plan = replace(plan, draft_head=known)
+    adapters, said = adapters_for(checkpoint, architecture, plan.exits, exit_adapters)
+    plan = replace(plan, exit_adapters=adapters, remarks=(*_remarks(plan), *said))
     if drafter is None:
         return plan
     return replace(plan, drafter=drafter, remarks=(*plan.remarks, *check_pair(plan, drafter)))
 
 
-def _stages(architecture: Architecture, exits: str) -> tuple[StageEntry, ...]:
+def _stages(architecture: Architecture, exits: str, cuts: str) -> tuple[tuple[int, ...], tuple[StageEntry, ...]]:
+    """Return the exits and the stages."""
     num_layers = architecture.dimensions.num_layers
-    stages = plan_stages(num_layers, parse_exits(exits, num_layers))
+    places = parse_exits(exits, num_layers)
+    stages = plan_stages(num_layers, places, parse_cuts(cuts, num_layers))
     if len(stages) > 1 and architecture.altup is not None:
         raise UnsupportedModel(
             f"{architecture.family} has no exits: its streams and the inputs of its layers do not pass between stages; "
-            "leave out --exits"
+            "leave out --exits and --cuts"
         )
-    return stages
+    return places, stages
 
 
 def _remarks(plan: ExportPlan) -> tuple[str, ...]:
@@ -179,8 +212,15 @@ def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], N
     with WeightFile(folder / WEIGHTS_FILE) as file:
         for stage in plan.stages:
             ir.save(build_stage(stage, plan.architecture, weights, plan.recipe, file), folder / stage.file)
-        if plan.exits:
-            ir.save(build_head(plan.architecture, weights, plan.recipe, file), folder / HEAD_FILE)
+        if plan.has_head:
+            head = build_head(plan.architecture, weights, plan.recipe, file, by_row=plan.draft_head is not None)
+            ir.save(head, folder / HEAD_FILE)
+        for layers, name in plan.adapters.items():
+            assert plan.exit_adapters is not None
+            ir.save(build_exit(int(layers), plan.exit_adapters.read(int(layers)), file), folder / name)
+        if plan.draft_head is not None:
+            draft_head = build_draft_head(plan.architecture, weights, plan.recipe, file, plan.draft_head)
+            ir.save(draft_head, folder / DRAFT_HEAD_FILE)
 
 
 def _manifest(
@@ -193,7 +233,7 @@ def _manifest(
         dimensions=d,
         context_length=architecture.context_length,
         stages=plan.stages,
-        head=HEAD_FILE if plan.exits else None,
+        head=HEAD_FILE if plan.has_head else None,
         exits=plan.exits,
         cache=tuple(
             LayerCache(num_heads=d.num_kv_heads, head_size=head_size, dtype="float32", window=window)
@@ -209,4 +249,6 @@ def _manifest(
         exact=plan.is_exact,
         check=check,
         drafter=None if plan.drafter is None else DRAFTER_FOLDER,
+        adapters=plan.adapters,
+        draft_head=None if plan.draft_head is None else DRAFT_HEAD_FILE,
     )

@@ -61,6 +61,10 @@ class GraphPen:
         """Return a value for the same bytes as the weight `name` [N, ...], as [N, rest]."""
         return self.stored(self._weights.flat_rows(name))
 
+    def first_rows(self, matrix: StoredMatrix, num_rows: int) -> StoredMatrix:
+        """Return the first rows of a matrix of the weight file, by the same bytes; see `WeightFile.first_rows`."""
+        return self._weights.first_rows(matrix, num_rows)
+
     def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         """Return a value for a small array that is stored inside the graph."""
         return self._initializers.get(name) or self._initializer(ir.tensor(array, name=name))

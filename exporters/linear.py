@@ -44,6 +44,21 @@ class Linear:
         joined = pen.op("Concat", *(self._product(x, part, None) for part in parts), axis=-1)
         return joined if whole is None else pen.op("Add", joined, whole)
 
+    def some_rows(
+        self, x: ir.Value, name: str, make: Callable[[], Matrix], num_first: int, row_ids: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """[R, K] to [R, `num_first`] and [R, P]: multiply by the first rows of a matrix, and by those of ids [P].
+
+        The matrix brings no bytes of its own: it is stored by row already. The rows of the ids are multiplied in
+        float32, whatever the matrix is stored as.
+        """
+        pen = self._pen
+        (stored,) = pen.matrices(name, lambda: [make()], self._recipe.for_tensor(name))
+        first = self._product(x, pen.first_rows(stored, num_first), None)
+        if stored.order is not None:
+            x = pen.op("Gather", x, pen.stored(stored.order), axis=-1)
+        return first, pen.op("Gemm", x, self.rows(name, row_ids, make), transB=1)
+
     def rows(self, name: str, token_ids: ir.Value, make: Callable[[], Matrix]) -> ir.Value:
         """Ids [...] to the rows [..., K] of a matrix [N, K]."""
         pen = self._pen

@@ -20,7 +20,7 @@ from skipstone.exporters.weights import WeightFile
 from skipstone.quant import Recipe
 from skipstone.runtime.manifest import StageEntry
 
-__all__ = ["build_head", "build_stage", "parse_exits", "plan_stages"]
+__all__ = ["build_head", "build_stage", "parse_cuts", "parse_exits", "plan_stages"]
 
 INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 
@@ -31,27 +31,40 @@ def parse_exits(text: str, num_layers: int) -> tuple[int, ...]:
         return ()
     if text == "auto":
         return tuple(sorted({num_layers * quarter // 4 for quarter in (1, 2, 3)} - {0, num_layers}))
+    return _layer_numbers(text, num_layers, option="--exits", word="auto", place="an exit")
+
+
+def parse_cuts(text: str, num_layers: int) -> tuple[int, ...]:
+    """Return the numbers of layers after which stages end, exit or not: `none`, `each` or numbers like `3,5`."""
+    if text == "none":
+        return ()
+    if text == "each":
+        return tuple(range(1, num_layers))
+    return _layer_numbers(text, num_layers, option="--cuts", word="each", place="a cut")
+
+
+def _layer_numbers(text: str, num_layers: int, *, option: str, word: str, place: str) -> tuple[int, ...]:
     try:
-        exits = tuple(sorted({int(part) for part in text.split(",")}))
+        found = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError as error:
-        raise ConfigError(f"--exits takes none, auto or layer numbers like 4,8, not '{text}'") from error
+        raise ConfigError(f"{option} takes none, {word} or layer numbers like 4,8, not '{text}'") from error
     if num_layers == 1:
-        raise ConfigError(f"--exits {text}: this model has one layer, so there is no place for an exit")
-    if not 0 < exits[0] <= exits[-1] < num_layers:
-        raise ConfigError(f"--exits {text}: an exit lies between layer 1 and {num_layers - 1} of this model")
-    return exits
+        raise ConfigError(f"{option} {text}: this model has one layer, so there is no place for {place}")
+    if not 0 < found[0] <= found[-1] < num_layers:
+        raise ConfigError(f"{option} {text}: {place} lies between layer 1 and {num_layers - 1} of this model")
+    return found
 
 
-def plan_stages(num_layers: int, exits: Sequence[int]) -> tuple[StageEntry, ...]:
-    """Return the stages that end at each exit; without exits the only stage goes all the way to the logits."""
-    borders = [0, *exits, num_layers]
+def plan_stages(num_layers: int, exits: Sequence[int], cuts: Sequence[int] = ()) -> tuple[StageEntry, ...]:
+    """Return the stages that end at each exit and each cut; without any the only one goes all the way to the logits."""
+    borders = [0, *sorted({*exits, *cuts}), num_layers]
     return tuple(
         StageEntry(
             file=f"stage-{index:02}.onnx",
             first_layer=first,
             end_layer=end,
             embeds=index == 0,
-            ends_in_logits=not exits,
+            ends_in_logits=len(borders) == 2,
         )
         for index, (first, end) in enumerate(itertools.pairwise(borders))
     )
@@ -88,12 +101,17 @@ def build_stage(
     return pen.model()
 
 
-def build_head(architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile) -> ir.Model:
-    """Return the graph from the end of any stage to logits: hidden [B, T, E] and rows [R] in, logits [R, V] out."""
+def build_head(
+    architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile, *, by_row: bool = False
+) -> ir.Model:
+    """Return the graph from the end of any stage to logits: hidden [B, T, E] and rows [R] in, logits [R, V] out.
+
+    The matrix is stored `by_row` where a draft head reads it too.
+    """
     pen = GraphPen("head", file)
     d = architecture.dimensions
     hidden = pen.input("hidden", FLOAT, ("B", "T", d.hidden_size))
-    logits = Blocks(pen, architecture, weights, recipe).head(hidden, pen.input("rows", INT64, ("R",)))
+    logits = Blocks(pen, architecture, weights, recipe).head(hidden, pen.input("rows", INT64, ("R",)), by_row=by_row)
     pen.output(logits, "logits", FLOAT, ("R", d.vocab_size))
     return pen.model()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -97,6 +97,24 @@ class WeightFile:
         num_rows = stored.shape.numpy()[0]
         shape = (num_rows, stored.nbytes // num_rows)
         return self._reference(f"{name}.as_2d", stored.dtype, shape, stored.offset or 0, stored.nbytes)
+
+    def first_rows(self, matrix: StoredMatrix, num_rows: int) -> StoredMatrix:
+        """Return the first rows of a matrix, by the same bytes; nothing is written. It must not lie `transposed`."""
+        assert not matrix.transposed, "the first rows of a transposed matrix lie apart"
+
+        def cut(stored: ir.ExternalTensor) -> ir.ExternalTensor:
+            _, *rest = stored.shape.numpy()
+            num_bytes = stored.nbytes // matrix.rows * num_rows
+            name = f"{stored.name}.first_{num_rows}"
+            return self._reference(name, stored.dtype, (num_rows, *rest), stored.offset or 0, num_bytes)
+
+        return replace(
+            matrix,
+            rows=num_rows,
+            data=cut(matrix.data),
+            scales=None if matrix.scales is None else cut(matrix.scales),
+            zero_points=None if matrix.zero_points is None else cut(matrix.zero_points),
+        )
 
     def _write(self, name: str, array: NDArray[np.generic]) -> ir.ExternalTensor:
         self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, S total length, R rows with logits, E hidden size, V 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from skipstone.runtime.cache import KVCache
 from skipstone.runtime.draft import Draft
+from skipstone.runtime.draft_vocabulary import DraftVocabulary
 
 if TYPE_CHECKING:
     from skipstone.runtime.model import Model
@@ -37,12 +38,13 @@ class Part:
     """Which graphs a call runs: `stages` by number, ascending, None for all, then the head or not.
 
     `exit` is the number of stages after which the head reads, for whose states the bundle may have an adapter; None is
-    all of them.
+    all of them. A `pruned` head is the one for drafts, which knows a part of the vocabulary and takes one row.
     """
 
     stages: range | tuple[int, ...] | None = None
     head: bool = True
     exit: int | None = None
+    pruned: bool = False
 
 
 WHOLE = Part()
@@ -85,11 +87,14 @@ class BoundCall:
         rows: Sequence[int],
         part: Part = WHOLE,
         zeros: Zeros = _own_zeros,
+        vocabulary: DraftVocabulary | None = None,
     ) -> None:
         """`rows` are the numbers, over B * T, of the tokens whose logits are wanted.
 
-        `zeros` gives the large buffers, which calls that never run at the same time may share.
+        `zeros` gives the large buffers, which calls that never run at the same time may share. A pruned head gives
+        logits for a `vocabulary`.
         """
+        self._vocabulary = vocabulary
         self._shape = (cache.batch, num_tokens)
         self._offsets = np.arange(num_tokens)
         d = model.manifest.dimensions
@@ -111,26 +116,33 @@ class BoundCall:
         self._values["logits"] = ort.OrtValue.ortvalue_from_numpy(self._logits)
         self._bias_address = self._no_bias.ctypes.data
         self.hidden: NDArray[np.float32] = self._values["hidden"].numpy()
-        self._sessions = model.sessions_of(part)
-        self.bindings = [self._bind(session, cache) for session in self._sessions]
+        self._sessions, adapter = model.sessions_of(part), model.adapter_of(part)
+        if adapter is not None:
+            self._values["adapted"] = model.device.allocate((*self._shape, d.hidden_size), "float32")
+        self.bindings, given = [], "hidden"
+        for session in self._sessions:
+            # Later stages read `hidden`, so what an adapter gives, for the head alone, has a place of its own.
+            read, given = given, "adapted" if session is adapter else "hidden"
+            self.bindings.append(self._bind(session, cache, {"hidden": read, "hidden_out": given}))
         self._biased = [place for place, session in enumerate(self._sessions) if _takes(session, "attention_bias")]
 
     @cached_property
     def _tree_bias(self) -> NDArray[np.float32]:
         return self._zeros("tree bias", *self._no_bias.shape).reshape(-1)
 
-    def _bind(self, session: ort.InferenceSession, cache: KVCache) -> ort.IOBinding:
+    def _bind(self, session: ort.InferenceSession, cache: KVCache, states: Mapping[str, str]) -> ort.IOBinding:
+        """Bind what a graph takes and gives; `states` are the names here of its hidden states."""
         binding = session.io_binding()
         for argument in session.get_inputs():
             if argument.name.startswith("past_"):
                 binding.bind_ortvalue_input(argument.name, _cache_buffer(cache, argument.name))
-            elif argument.name != "attention_bias":
-                binding.bind_ortvalue_input(argument.name, self._values[argument.name])
+            elif argument.name not in ("attention_bias", "extra_ids"):
+                binding.bind_ortvalue_input(argument.name, self._values[states.get(argument.name, argument.name)])
         for result in session.get_outputs():
             if result.name.startswith("present_"):
                 binding.bind_ortvalue_output(result.name, _cache_buffer(cache, result.name))
-            else:
-                binding.bind_ortvalue_output(result.name, self._values[result.name.removesuffix("_out")])
+            elif result.name != "extra_logits":
+                binding.bind_ortvalue_output(result.name, self._values[states.get(result.name, result.name)])
         return binding
 
     def run(
@@ -163,9 +175,11 @@ class BoundCall:
                 self.bindings[stage].bind_input(
                     "attention_bias", "cpu", 0, np.float32, (1, 1, num_tokens, total), address
                 )
+        if self._vocabulary is not None:
+            self._vocabulary.bind(self.bindings[-1])
         for session, binding in zip(self._sessions, self.bindings, strict=True):
             session.run_with_iobinding(binding)
-        return self._logits
+        return self._logits if self._vocabulary is None else self._vocabulary.logits()
 
 
 def _takes(session: ort.InferenceSession, name: str) -> bool:

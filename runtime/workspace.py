@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cached_property
 from threading import RLock
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from skipstone.runtime.cache import KVCache
 from skipstone.runtime.call import WHOLE, BoundCall, Part
+from skipstone.runtime.draft_vocabulary import DraftVocabulary
 from skipstone.runtime.wrapped_call import WrappedCall
 
 if TYPE_CHECKING:
@@ -44,7 +46,22 @@ class Workspace:
     def _open(self, num_tokens: int, rows: range, part: Part) -> BoundCall | WrappedCall:
         if self._model.manifest.graph == "optimum":
             return WrappedCall(self._model, self.cache, num_tokens=num_tokens, rows=rows)
-        return BoundCall(self._model, self.cache, num_tokens=num_tokens, rows=rows, part=part, zeros=self._zeros)
+        vocabulary = self.draft_vocabulary if part.head and part.pruned else None
+        return BoundCall(
+            self._model,
+            self.cache,
+            num_tokens=num_tokens,
+            rows=rows,
+            part=part,
+            zeros=self._zeros,
+            vocabulary=vocabulary,
+        )
+
+    @cached_property
+    def draft_vocabulary(self) -> DraftVocabulary:
+        """The tokens that the model's draft head knows, which must be there; all pruned calls share it."""
+        (num_first,) = (out.shape[1] for out in self._model.draft_head.get_outputs() if out.name == "logits")
+        return DraftVocabulary(num_first=num_first, vocab_size=self._model.manifest.dimensions.vocab_size)
 
     def _zeros(self, name: str, num_rows: int, width: int) -> NDArray[np.float32]:
         """Return zeros [num_rows, width] in memory that calls of like shape share: one runs at a time."""

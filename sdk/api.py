@@ -27,14 +27,26 @@ Precision = Literal["int4", "int4-fast", "int8", "fp32"]
 
 
 def load(
-    bundle: str | Path, *, device: str = "cpu", threads: int | None = None, suffix_memory: str | Path | None = None
+    bundle: str | Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    suffix_memory: str | Path | None = None,
+    drafter: str | Path | None = None,
 ) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
 
     `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds
-    it in later processes; without one it remembers within this object. Raises: BundleError, DeviceError, OutputError.
+    it in later processes; without one it remembers within this object. `drafter` is a smaller bundle that guesses for
+    this one, in place of the drafter inside. Raises: BundleError, ConfigError, DeviceError, OutputError.
     """
-    model = Model.open(resolve(bundle), device=device, threads=threads, profiles=cache_folder() / "profiles")
+    model = Model.open(
+        resolve(bundle),
+        device=device,
+        threads=threads,
+        profiles=cache_folder() / "profiles",
+        drafter=None if drafter is None else resolve(drafter),
+    )
     if suffix_memory is not None:
         vocabulary = model.manifest.files["tokenizer.json"].sha256
         memory = SuffixMemory(file=Path(suffix_memory), vocabulary=vocabulary)
@@ -54,11 +66,14 @@ def export(
     precision: Precision = "int4",
     group_size: int | None = None,
     exits: str = "none",
+    cuts: str = "none",
     revision: str | None = None,
     drafter: str | Path | None = None,
     drafter_precision: Precision | None = None,
     lora: str | Path | None = None,
     ffn_width: str | None = None,
+    draft_head: str | int | None = None,
+    exit_adapters: str | Path = "auto",
     via: Literal["optimum"] | None = None,
     check: bool = False,
     force: bool = False,
@@ -67,10 +82,14 @@ def export(
     """Write the checkpoint (a folder, a GGUF file or a hub id) as a bundle to the folder `output`, and return that.
 
     The folder appears whole or not at all. `group_size` is the weights per scale (32, 64 or 128), `exits` is `none`,
-    `auto` or layer numbers like `4,8`. `drafter` is a smaller checkpoint that guesses for this one; it goes into the
+    `auto` or layer numbers like `4,8`; `cuts` is `none`, `each` or layer numbers, after which stages end too, so that
+    drafts can leave stages out. `drafter` is a smaller checkpoint that guesses for this one; it goes into the
     bundle too, by default in the same precision. `lora` is the folder of an adapter to merge, `ffn_width` narrows
-    nested FFNs: one number, or one per layer apart by commas. `check` compares the bundle with transformers before it
-    is shown. `via` lets optimum export a family that has no table here; its bundle has no exits, trees or exact mode.
+    nested FFNs: one number, or one per layer apart by commas. `draft_head` adds a head for drafts from the first
+    layers, which knows so many of the first tokens, `auto` for a quarter. `check` compares the bundle with transformers
+    before it is shown. `exit_adapters` is what was trained for the exits: a file, `none`, or `auto` for that in the
+    checkpoint's folder. `via` lets optimum export a family that has no table here; its bundle has no exits, trees or
+    exact mode.
     Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError, CheckFailed.
     """
     from skipstone.check import ExportCheck
@@ -84,11 +103,14 @@ def export(
         precision=precision,
         group_size=group_size,
         exits=exits,
+        cuts=cuts,
         revision=revision,
         drafter=drafter,
         drafter_precision=drafter_precision,
         lora=lora,
         ffn_width=ffn_width,
+        draft_head=draft_head,
+        exit_adapters=exit_adapters,
         via=via,
     )
     write(chosen, Path(output), force=force, check=ExportCheck(chosen) if check else None, on_progress=on_progress)
@@ -101,11 +123,14 @@ def plan(
     precision: Precision = "int4",
     group_size: int | None = None,
     exits: str = "none",
+    cuts: str = "none",
     revision: str | None = None,
     drafter: str | Path | None = None,
     drafter_precision: Precision | None = None,
     lora: str | Path | None = None,
     ffn_width: str | None = None,
+    draft_head: str | int | None = None,
+    exit_adapters: str | Path = "auto",
     via: Literal["optimum"] | None = None,
 ) -> ExportPlan | WrappedPlan:
     """Return what `export` would do, checked as far as the headers tell; no weight is read.
@@ -120,7 +145,14 @@ def plan(
 
         given_exits = None if exits == "none" else exits
         refuse_options(
-            exits=given_exits, drafter=drafter, drafter_precision=drafter_precision, lora=lora, ffn_width=ffn_width
+            exits=given_exits,
+            cuts=None if cuts == "none" else cuts,
+            drafter=drafter,
+            drafter_precision=drafter_precision,
+            lora=lora,
+            ffn_width=ffn_width,
+            draft_head=draft_head,
+            exit_adapters=None if exit_adapters == "auto" else exit_adapters,
         )
         return plan_wrapped(_source(checkpoint), recipe, revision=revision)
     if drafter is not None:
@@ -131,10 +163,13 @@ def plan(
         _source(checkpoint),
         recipe,
         exits=exits,
+        cuts=cuts,
         revision=revision,
         drafter=small,
         lora=None if lora is None else Path(lora),
         ffn_width=ffn_width,
+        draft_head=draft_head,
+        exit_adapters=exit_adapters,
     )
 
 

@@ -24,6 +24,7 @@ EXAMPLES = """\b
 Examples:
   skipstone export ./SmolLM2-135M -o smollm
   skipstone export Qwen/Qwen3-0.6B -o qwen --precision int8 --exits auto
+  skipstone export Qwen/Qwen3-4B -o cut --cuts each
   skipstone export Qwen/Qwen3-4B -o qwen --drafter Qwen/Qwen3-0.6B
   skipstone export model-Q4_0.gguf -o from-gguf
   skipstone export ./base -o tuned --lora ./adapter --check"""
@@ -64,6 +65,12 @@ def run(
     exits: Annotated[
         str, typer.Option("--exits", metavar="auto|none|4,8", help="Layers after which it may stop; auto: quarters.")
     ] = "none",
+    cuts: Annotated[
+        str,
+        typer.Option(
+            "--cuts", metavar="each|none|3,5", help="Layers after which stages end too, for --decode skip; each: all."
+        ),
+    ] = "none",
     revision: Annotated[
         str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of CHECKPOINT, a hub id.")
     ] = None,
@@ -85,6 +92,18 @@ def run(
             "--ffn-width", metavar="N|N,N,...", help="Channels to keep of each nested FFN (MatFormer, Gemma 3n)."
         ),
     ] = None,
+    draft_head: Annotated[
+        str | None,
+        typer.Option(
+            "--draft-head", metavar="auto|K", help="Head over the first K tokens, for drafts; auto: a quarter."
+        ),
+    ] = None,
+    exit_adapters: Annotated[
+        str,
+        typer.Option(
+            "--exit-adapters", metavar="auto|none|FILE", help="Adapters of exits; auto: those that lie in CHECKPOINT."
+        ),
+    ] = "auto",
     via: Annotated[
         Via | None, typer.Option("--via", help="Let optimum export a family that has no table here.")
     ] = None,
@@ -112,11 +131,14 @@ def run(
         precision=precision.value,
         group_size=int(group_size.value) if group_size else None,
         exits=exits,
+        cuts=cuts,
         revision=revision,
         drafter=drafter,
         drafter_precision=drafter_precision.value if drafter_precision else None,
         lora=lora,
         ffn_width=ffn_width,
+        draft_head=draft_head,
+        exit_adapters=exit_adapters,
         via=via.value if via else None,
     )
     comparison = ExportCheck(chosen) if check else None
