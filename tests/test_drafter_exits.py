@@ -18,12 +18,18 @@ import numpy as np
 import pytest
 from conftest import MakeBundle
 from decoding import OPTIONS, PROMPT, cached_rows, plain_text, sampler_for
+from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.decode import Step, decode
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters import Drafter, DrafterContext, Round
-from skipstone.runtime.drafters.exits import LONGEST, TRY_EVERY, SelfDrafter, _Exit, best_length, open_self, usual_ms
+from skipstone.runtime.drafters.confidence import Calibration
+from skipstone.runtime.drafters.confidence_stop import ConfidenceStop
+from skipstone.runtime.drafters.draft_model import ModelDrafter
+from skipstone.runtime.drafters.exits import LONGEST, TRY_EVERY, Exit, SelfDrafter, best_length, open_self, usual_ms
+from skipstone.runtime.drafters.midpoint import MidpointStop
+from skipstone.runtime.drafters.picks import Picks
 from skipstone.runtime.model import Model
 from skipstone.runtime.planning.method import planned_names
 from skipstone.runtime.sampling import SamplingOptions
@@ -95,13 +101,20 @@ def run(
     return sequence.token_ids, steps
 
 
+class Trust(Calibration):
+    """Believes that every guess stands; random weights are never sure of one."""
+
+    def chance(self, confidence: float) -> float:
+        return 1.0
+
+
 def trained(drafter: Drafter, *, num_stages: int = 2) -> SelfDrafter:
     """Return a drafter that trusts one of its exits fully, and knows all prices."""
     assert isinstance(drafter, SelfDrafter)
     drafter._plain_ms = 1.0
     for number, one in enumerate(drafter._exits, start=1):
         one.text.guess_ms = 0.05
-        one.drafter._stop.threshold = 0.0
+        one.drafter._stop, one.drafter._calibration = ConfidenceStop(threshold=0.0), Trust()
         one.matches, one.misses = (200.0, 0.0) if number == num_stages else (0.0, 200.0)
     return drafter
 
@@ -144,7 +157,7 @@ def test_an_exit_that_knows_the_model_drafts_long_chains_which_mostly_stand(
     drafter = open_self(context)
     assert isinstance(drafter, SelfDrafter)
     for one in drafter._exits:
-        one.drafter._stop.threshold = 0.0  # random weights are never sure
+        one.drafter._stop = ConfidenceStop(threshold=0.0)  # random weights are never sure
     _, steps = run(context, drafter, max_new_tokens=200)
     late_steps = steps[len(steps) // 2 : -1]
     of_second = [step for number, step in enumerate(late_steps) if step.num_drafted > 1]
@@ -221,14 +234,21 @@ def law_of_texts(model: Model, options: SamplingOptions, length: int) -> dict[tu
     return law
 
 
-def error_of_texts(model: Model, rule: str, change: Callable[[Drafter], Drafter], num_texts: int) -> float:
+def error_of_texts(
+    model: Model,
+    rule: str,
+    change: Callable[[Drafter], Drafter],
+    num_texts: int,
+    *,
+    opened: Callable[[DrafterContext], Drafter] = lambda context: trained(open_self(context)),
+) -> float:
     """Return how far texts of many seeds are from the model's law: chi-square as a quantile of the normal law."""
     length, counts = 3, Counter[tuple[int, ...]]()
     options = SamplingOptions(temperature=1.0, top_k=3)
     law = law_of_texts(model, options, length)
     for seed in range(num_texts):
         context = context_of(model, SamplingOptions(temperature=1.0, top_k=3, seed=seed), rule=rule)
-        text, _ = run(context, change(trained(open_self(context))), max_new_tokens=length + 3)
+        text, _ = run(context, change(opened(context)), max_new_tokens=length + 3)
         counts[tuple(text[len(PROMPT) :][:length])] += 1
     assert set(counts) <= set(law)
     expected = {path: chance * num_texts for path, chance in law.items()}
@@ -345,6 +365,59 @@ def test_rows_that_cost_much_shorten_the_draft() -> None:
     assert lengths[0] > 2 and lengths[-1] == 0
 
 
+# How far: the confidences say
+
+
+class Sure:
+    """A picker whose guesses have the confidences that it is told."""
+
+    def __init__(self, *confidences: float) -> None:
+        self.confidences = iter(confidences)
+
+    def start(self, position: int) -> None:
+        """Nothing changes from round to round."""
+
+    def pick(self, logits: NDArray[np.float32], history: SequenceOf[int], num: int) -> Picks:
+        return Picks([0], [next(self.confidences)])
+
+
+@dataclass
+class OneText:
+    token_ids: SequenceOf[int] = (0,)
+
+    def follow(self, history: SequenceOf[int]) -> int:
+        return 100
+
+    def logits(self) -> NDArray[np.float32]:
+        return NO_LOGITS[None]
+
+    def take(self, token_id: int) -> None:
+        """Whatever comes, the next guess is as it is told."""
+
+
+@pytest.mark.parametrize(
+    ("least_chance", "length"), [(0.0, 8), (0.4, 5), (0.5, 4), (0.65, 3), (0.8, 2), (0.9, 2), (0.97, 1), (1.0, 1)]
+)
+def test_a_chain_ends_behind_the_guess_after_which_one_more_is_not_worth_it(least_chance: float, length: int) -> None:
+    # Together the guesses stand with the chances .95, .7125, .64125, .487, .365 ...
+    drafter = ModelDrafter(OneText(), Sure(0.95, 0.75, 0.9, 0.76, 0.75, *[0.75] * 3), stop=MidpointStop())
+    drafter.least_chance = least_chance
+    assert len(drafter.propose([0], limit=20)) == length
+    drafter = ModelDrafter(OneText(), Sure(0.95, 0.75, 0.9, 0.76, 0.75, *[0.75] * 3), stop=MidpointStop())
+    drafter.least_chance = least_chance
+    asked = drafter.propose([0], limit=20, min_chance=0.6)
+    assert len(asked) == 3, "asked with a chance, that is what counts"
+
+
+def test_the_least_chance_is_the_time_of_one_more_guess_at_the_best_rate() -> None:
+    decoding = Decoding((0.25,), (always,))
+    decoding.run(3)
+    one, drafter = decoding.exits[0], decoding.drafter
+    drafter.propose(decoding.history, limit=LONGEST)
+    length, rate = best_length(one.chance, 4.0, [16.0, *(4 + 12 * (1 + drafter._row_share * n) for n in range(1, 9))])
+    assert length and one.drafter.least_chance == pytest.approx(rate * (4 + 12 * drafter._row_share))
+
+
 # What it learns, round by round
 
 
@@ -381,7 +454,7 @@ class Decoding:
     def __post_init__(self) -> None:
         self.texts = [FakeText(share * self.num_layers) for share in self.shares]
         exits: list[Any] = [
-            _Exit(text, FakeExit(text, is_right), share)  # type: ignore[arg-type]
+            Exit(text, FakeExit(text, is_right), share, share)  # type: ignore[arg-type]
             for text, is_right, share in zip(self.texts, self.rights, self.shares, strict=True)
         ]
         self.exits, self.drafter = exits, SelfDrafter(exits)
@@ -466,7 +539,7 @@ def test_an_exit_that_has_become_good_is_found_again_and_one_that_became_bad_is_
 
 
 def test_chances_fade() -> None:
-    one: Any = _Exit(FakeText(1.0), FakeExit(FakeText(1.0), always), 0.5)  # type: ignore[arg-type]
+    one: Any = Exit(FakeText(1.0), FakeExit(FakeText(1.0), always), 0.5, 0.5)  # type: ignore[arg-type]
     assert one.chance == 0.5
     draft = Draft.chain([0, 0, 1], source="self")
     trace = []

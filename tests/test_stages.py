@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from conftest import MakeBundle, MakeCheckpoint
@@ -13,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError
-from skipstone.exporters.stages import parse_exits, plan_stages
+from skipstone.exporters.stages import parse_cuts, parse_exits, plan_stages
 from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.draft import Draft
+from skipstone.runtime.model import Model
 
 ROTARY = ("rotary.0.cosines", "rotary.0.sines")
 
@@ -88,6 +91,32 @@ def test_a_model_of_one_layer_has_no_place_for_an_exit() -> None:
         parse_exits("1", 1)
 
 
+@pytest.mark.parametrize(("text", "wanted"), [("none", ()), ("each", (1, 2, 3)), ("3,1", (1, 3)), ("2", (2,))])
+def test_cuts_are_given_by_a_word_or_by_layer_numbers(text: str, wanted: tuple[int, ...]) -> None:
+    assert parse_cuts(text, 4) == wanted
+    assert parse_cuts("each", 1) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("auto", "--cuts takes none, each or layer numbers like 4,8, not 'auto'"),
+        ("4", "--cuts 4: a cut lies between layer 1 and 3 of this model"),
+        ("0,2", "--cuts 0,2: a cut lies between layer 1 and 3"),
+    ],
+)
+def test_cuts_that_cannot_be_are_refused_with_what_would_do(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_cuts(text, 4)
+
+
+@given(st.sets(st.integers(1, 11)), st.sets(st.integers(1, 11)))
+def test_stages_end_at_every_exit_and_every_cut_once(exits: set[int], cuts: set[int]) -> None:
+    stages = plan_stages(12, sorted(exits), sorted(cuts))
+    assert [stage.end_layer for stage in stages] == [*sorted(exits | cuts), 12]
+    assert {stage.ends_in_logits for stage in stages} == {not exits | cuts}
+
+
 @given(st.integers(2, 40).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(1, n - 1)))))
 def test_stages_cover_every_layer_once_and_end_at_every_exit(plan: tuple[int, set[int]]) -> None:
     num_layers, exits = plan
@@ -139,6 +168,25 @@ def test_stages_hand_hidden_states_on_and_the_head_makes_logits_of_them(
         assert outputs["hidden_out"] == ["B", "T", 52]
     assert shapes(head.input) == {"hidden": ["B", "T", 52], "rows": ["R"]}
     assert shapes(head.output) == {"logits": ["R", 307]}
+
+
+def test_a_cut_is_no_exit_and_changes_no_weight_and_no_token(tiny_checkpoint: Path, make_bundle: MakeBundle) -> None:
+    whole, cut = (Model.open(make_bundle(tiny_checkpoint, **options)) for options in ({}, {"cuts": "1,3"}))
+    both = Model.open(make_bundle(tiny_checkpoint, exits="2", cuts="each"))
+    assert [(len(one.manifest.stages), one.manifest.exits) for one in (whole, cut, both)] == [
+        (1, ()),
+        (3, ()),
+        (4, (2,)),
+    ]
+    assert len({one.manifest.files["weights.bin"].sha256 for one in (whole, cut, both)}) == 1
+    assert graph_files(cut.bundle.path)[-1] == "head.onnx"
+    logits = []
+    for model in (whole, cut, both):
+        sequence = model.new_sequence()
+        sequence.append([1, 50, 60, 70])
+        logits.append(sequence.extend(Draft.empty())[0].copy())
+    for found in logits[1:]:
+        np.testing.assert_allclose(found, logits[0], atol=1e-4)
 
 
 # Weights

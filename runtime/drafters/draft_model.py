@@ -22,7 +22,7 @@ from skipstone.runtime.drafters.staged import open_staged_chain
 from skipstone.runtime.drafters.vocabulary import same_tokenizer
 from skipstone.runtime.model import Model
 
-__all__ = ["DraftText", "ModelDrafter", "open_model", "open_staged", "open_tree"]
+__all__ = ["DraftText", "ModelDrafter", "Stop", "drafter_of", "follower_of", "open_model", "open_staged", "open_tree"]
 
 Chain = Callable[[Picker, int], Iterator[Picks]]
 """(picker, most) -> the guesses behind a text, one after the other; left early when enough."""
@@ -57,12 +57,31 @@ def token_by_token(text: DraftText, picker: Picker, most: int) -> Iterator[Picks
         text.take(picks.token_ids[0])
 
 
+class Stop(Protocol):
+    """Says where a chain ends: after a guess of which it is unsure, at the latest after `longest`."""
+
+    @property
+    def longest(self) -> int:
+        """The most guesses of a chain."""
+        ...
+
+    def is_unsure(self, confidence: float) -> bool:
+        """Return whether a guess of this confidence, 0..1, shall be the last; it is still proposed."""
+        ...
+
+    def update(self, *, num_accepted: int, num_drafted: int) -> None:
+        """Learn from one round with at least one guess."""
+        ...
+
+
 class ModelDrafter(Drafter):
     """Drafts a chain with a small model that has the target's tokens, until it is no longer sure enough.
 
     Asked with a `min_chance`, it stops before the guess at which the product of its chances, calibrated by what was
-    accepted, falls below that. Else it stops after the first guess it is unsure of, at the latest after eight. Levels
-    are deciles of confidence. All it learns it forgets with the text, so that a text can be made again.
+    accepted, falls below that. Else it stops after the first guess it is unsure of, as `stop` says. Levels are deciles
+    of confidence. Who knows prices sets `least_chance`: asked without a `min_chance`, it also stops after the guess up
+    to which the chain stands with less than that, since one more would not be worth it. All it learns it forgets with
+    the text, so that a text can be made again.
 
     Sources: speculative decoding (Leviathan et al., 2023); for the product rule SpecDec++ (Huang et al., 2024).
     Cost: one call of the small model a guess, and a few passes over V.
@@ -76,11 +95,13 @@ class ModelDrafter(Drafter):
         name: str = "model",
         chain: Chain | None = None,
         rule: Rule = "match",
+        stop: Stop | None = None,
     ) -> None:
-        self.name = name
+        self.name, self.least_chance = name, 0.0
         self._text, self._picker, self._rule = text, picker, rule
         self._chain = chain or partial(token_by_token, text)
-        self._calibration, self._stop = Calibration(), ConfidenceStop()
+        self._calibration = Calibration()
+        self._stop: Stop = stop or ConfidenceStop()
         self._last = Draft.empty()
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
@@ -99,7 +120,7 @@ class ModelDrafter(Drafter):
             if chance < min_chance:
                 return
             yield picks
-            if min_chance == 0 and self._stop.is_unsure(confidence):
+            if min_chance == 0 and (self._stop.is_unsure(confidence) or chance < self.least_chance):
                 return
 
     def _draft(self, chain: Sequence[Picks]) -> Draft:
@@ -126,10 +147,12 @@ class ModelDrafter(Drafter):
 
 def open_model(context: DrafterContext) -> Drafter:
     """Return a drafter of chains for one text. Raises: ConfigError when the bundle has no small model."""
-    model = _drafter_of(context, "model")
+    model = drafter_of(context, "model")
     drafter: Drafter
     if _same_tokenizer(context, model):
-        drafter = ModelDrafter(_follower(context, model), picker_for(context.sampler, context.rule), rule=context.rule)
+        drafter = ModelDrafter(
+            follower_of(context, model), picker_for(context.sampler, context.rule), rule=context.rule
+        )
     else:
         from skipstone.runtime.drafters.foreign import open_foreign
 
@@ -144,7 +167,7 @@ def open_tree(context: DrafterContext) -> Drafter:
 
     Raises: ConfigError where drafts may not branch, or the bundle has no small model with the target's tokenizer.
     """
-    text = _follower(context, _drafter_of(context, "tree", own_tokenizer=False))
+    text = follower_of(context, drafter_of(context, "tree", own_tokenizer=False))
     if not context.trees:
         raise ConfigError("this text takes chains only, which tree does not draft; use model")
     if not text.sequence.takes_trees:
@@ -160,19 +183,23 @@ def open_staged(context: DrafterContext) -> Drafter:
 
     Raises: ConfigError when the bundle has no small model with the target's tokenizer.
     """
-    model = _drafter_of(context, "staged", own_tokenizer=False)
-    text, picker = _follower(context, model), picker_for(context.sampler, context.rule)
+    model = drafter_of(context, "staged", own_tokenizer=False)
+    text, picker = follower_of(context, model), picker_for(context.sampler, context.rule)
     chain = partial(open_staged_chain(model, text, context.sampler), text)
     return ModelDrafter(text, picker, name="staged", chain=chain, rule=context.rule)
 
 
-def _drafter_of(context: DrafterContext, name: str, *, own_tokenizer: bool = True) -> Model:
-    """Return the small model; with `own_tokenizer` its tokenizer may be another than the target's."""
+def drafter_of(context: DrafterContext, name: str, *, own_tokenizer: bool = True) -> Model:
+    """Return the small model for method `name`; with `own_tokenizer` its tokenizer may be another than the target's.
+
+    Raises: ConfigError when there is none, or none that serves.
+    """
     model = context.model.drafter
     if model is None:
         raise ConfigError(
             f"decoding method {name!r} needs a small model, and the bundle has none; "
-            "make one with `skipstone export CHECKPOINT -o OUT --drafter SMALL_CHECKPOINT`"
+            "make one with `skipstone export CHECKPOINT -o OUT --drafter SMALL_CHECKPOINT`, or name a smaller bundle "
+            "with --drafter"
         )
     if not own_tokenizer and not _same_tokenizer(context, model):
         raise ConfigError(
@@ -188,6 +215,7 @@ def _same_tokenizer(context: DrafterContext, model: Model) -> bool:
     return context.shared.get("drafter has the target's tokenizer", lambda: same_tokenizer(target, model.tokenizer))
 
 
-def _follower(context: DrafterContext, model: Model) -> Follower:
+def follower_of(context: DrafterContext, model: Model) -> Follower:
+    """Return a text of the small model that follows the target's."""
     vocab_size = context.model.manifest.dimensions.vocab_size
     return Follower(model, capacity=context.sequence.capacity, vocab_size=vocab_size)

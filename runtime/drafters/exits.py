@@ -14,11 +14,12 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters.draft_model import ModelDrafter
 from skipstone.runtime.drafters.drafter import Drafter, Round
+from skipstone.runtime.drafters.midpoint import MidpointStop
 from skipstone.runtime.drafters.picks import picker_for
 from skipstone.runtime.drafters.registry import DrafterContext
 from skipstone.runtime.sequence import Sequence
 
-__all__ = ["ExitText", "SelfDrafter", "best_length", "open_self"]
+__all__ = ["Exit", "ExitText", "SelfDrafter", "best_length", "open_self"]
 
 MEMORY: Final = 0.95
 LONGEST: Final = 8
@@ -40,11 +41,12 @@ def usual_ms(before: float, spent_ms: float) -> float:
 class ExitText:
     """The target's own text as an exit sees it: what a draft model's `Follower` is, without a second model.
 
-    `guess_ms` is the usual time of a call up to the exit, 0 before the first.
+    It may be no exit: `then` are later stages that go on behind the first ones, those between left out. `guess_ms` is
+    the usual time of the calls of a guess, 0 before the first.
     """
 
-    def __init__(self, sequence: Sequence, num_stages: int) -> None:
-        self._sequence, self._num_stages = sequence, num_stages
+    def __init__(self, sequence: Sequence, num_stages: int, then: tuple[int, ...] = ()) -> None:
+        self._sequence, self._num_stages, self._then = sequence, num_stages, then
         self.token_ids: list[int] = []
         self.guess_ms = 0.0
 
@@ -56,9 +58,10 @@ class ExitText:
         return self._sequence.draft_room
 
     def logits(self) -> NDArray[np.float32]:
-        """Feed the last token to the first stages; return the exit's logits [1, V], valid until the next call."""
+        """Feed the last token to the stages; return the exit's logits [1, V], valid until the next call."""
         start = perf_counter()
-        logits = self._sequence.peek(self.token_ids[self._sequence.num_cached :], num_stages=self._num_stages)
+        waiting = self.token_ids[self._sequence.num_cached :]
+        logits = self._sequence.peek(waiting, num_stages=self._num_stages, then=self._then, drafting=True)
         self.guess_ms = usual_ms(self.guess_ms, (perf_counter() - start) * 1e3)
         return logits[None]
 
@@ -68,15 +71,17 @@ class ExitText:
 
 
 @dataclass(slots=True)
-class _Exit:
+class Exit:
     """One exit: its drafter, the share of the model's layers before it, and how often its guesses stand.
 
-    `matches` and `misses` are counts that fade, of guesses that were reached.
+    The call that verifies need not run those layers again; `guess_share` are the layers that a guess takes. `matches`
+    and `misses` are counts that fade, of guesses that were reached.
     """
 
     text: ExitText
     drafter: ModelDrafter
     share: float
+    guess_share: float
     matches: float = 0.0
     misses: float = 0.0
 
@@ -112,20 +117,21 @@ def best_length(chance: float, guess_ms: float, verify_ms: SequenceOf[float]) ->
 class SelfDrafter(Drafter):
     """Drafts chains from the exit that promises the most tokens per millisecond, as long as that promises.
 
-    Each exit learns its chances by confidence, in deciles, and stops where it is unsure. What a guess and a call cost
-    is measured round by round; the first rounds try each exit once, and then plain decoding. No exit is used where
-    that promises more, but for a try now and then.
+    Each exit learns its chances by confidence, in deciles, and stops where it is unsure, or where one more guess and
+    its row take longer than the tokens that they promise are worth at the round's rate. What a guess and a call cost is
+    measured round by round; the first rounds try each exit once, and then plain decoding. No exit is used where that
+    promises more, but for a try now and then.
     Where it is not `timed`, layers take the place of milliseconds: under rules that draw by chance the text hangs on
     what is drafted, and shall not hang on how busy the machine is.
-    Sources: LayerSkip (Elhoushi et al., 2024), section 2 of its inference; DEL for the choice of exit and length.
+    Sources: LayerSkip (Elhoushi et al., 2024), section 2 of its inference; DEL for the choice of exit and its midpoint
+    threshold; the stop by calibrated confidence stands in for EESD's (Liu et al., 2024), without its random draws.
     """
 
-    name = "self"
     peeks = True
 
-    def __init__(self, exits: SequenceOf[_Exit], *, timed: bool = True) -> None:
-        self._exits, self._timed = exits, timed
-        self._used: _Exit | None = None  # in this round
+    def __init__(self, exits: SequenceOf[Exit], *, name: str = "self", timed: bool = True) -> None:
+        self.name, self._exits, self._timed = name, exits, timed
+        self._used: Exit | None = None  # in this round
         self._last = Draft.empty()
         self._plain_ms = 0.0 if timed else 1.0
         self._row_share = ROW_SHARE
@@ -138,8 +144,8 @@ class SelfDrafter(Drafter):
         self._last = self._used.drafter.propose(history, limit=limit, min_chance=min_chance) if limit else Draft.empty()
         return self._last
 
-    def _choose(self) -> tuple[_Exit, int]:
-        """Return the exit for this round and how many guesses it makes."""
+    def _choose(self) -> tuple[Exit, int]:
+        """Return the exit for this round and how many guesses it makes at most."""
         untried = [one for one in self._exits if not one.text.guess_ms]
         if untried:
             return untried[0], 1
@@ -148,13 +154,16 @@ class SelfDrafter(Drafter):
         if self._num_rounds % TRY_EVERY == 0:
             return self._exits[self._num_rounds // TRY_EVERY % len(self._exits)], 1
         plans = [(best_length(one.chance, self._guess_ms(one), self._verify_ms(one)), one) for one in self._exits]
-        (length, _), chosen = max(plans, key=lambda plan: plan[0][1])
-        return chosen, length
+        (length, rate), chosen = max(plans, key=lambda plan: plan[0][1])
+        # The plan says whether to draft; how long is for the confidences to say, guess by guess.
+        verify = self._verify_ms(chosen)
+        chosen.drafter.least_chance = rate * (self._guess_ms(chosen) + verify[2] - verify[1])
+        return chosen, LONGEST if length else 0
 
-    def _guess_ms(self, used: _Exit) -> float:
-        return used.text.guess_ms if self._timed else used.share
+    def _guess_ms(self, used: Exit) -> float:
+        return used.text.guess_ms if self._timed else used.guess_share
 
-    def _verify_ms(self, used: _Exit) -> list[float]:
+    def _verify_ms(self, used: Exit) -> list[float]:
         """Return what a call takes that verifies 0, 1, 2 ... guesses: with some, the first stages saw all but one."""
         plain = self._plain_ms
         late, tail = plain * (1 - used.share), plain * used.share
@@ -179,7 +188,7 @@ class SelfDrafter(Drafter):
         Those before it had seen all rows but the last, or with a draft that was cut all.
         """
         length = len(seen.draft)
-        if not length or not seen.num_peeked or not self._plain_ms:
+        if not length or not seen.num_peeked or not self._plain_ms or seen.draft.source != self.name:
             if not length and not seen.num_peeked:
                 self._plain_ms = usual_ms(self._plain_ms, seen.model_ms)
             return
@@ -201,6 +210,7 @@ def open_self(context: DrafterContext) -> Drafter:
         if stage.end_layer not in manifest.exits:
             continue
         text, picker = ExitText(context.sequence, num_stages), picker_for(context.sampler, context.rule)
-        drafter = ModelDrafter(text, picker, name="self", rule=context.rule)
-        exits.append(_Exit(text, drafter, stage.end_layer / manifest.dimensions.num_layers))
+        drafter = ModelDrafter(text, picker, name="self", rule=context.rule, stop=MidpointStop())
+        share = stage.end_layer / manifest.dimensions.num_layers
+        exits.append(Exit(text, drafter, share, share))
     return SelfDrafter(exits, timed=context.rule == "match")
