@@ -36,8 +36,12 @@ class EarlyRows:
         del self.token_ids[length:], self.rows[length:]
 
     def serves(self, num_stages: int, start: int, then: tuple[int, ...]) -> bool:
-        """Return whether more tokens may follow through the same first stages and the later ones `then`."""
-        return (self.num_stages, self.start) == (num_stages, start) and {*then} <= {*self.then}
+        """Return whether more tokens may follow through `num_stages` first stages and the later ones `then`.
+
+        Rows of fewer stages may go on to `num_stages`, but none of those `then` gave.
+        """
+        same = self.num_stages == num_stages and {*then} <= {*self.then}
+        return self.start == start and (same or (self.num_stages < num_stages and not then))
 
     def num_shared(self, start: int, token_ids: Sequence[int]) -> int:
         """Return how many of the first tokens from place `start` on were seen: they need the early stages no more."""

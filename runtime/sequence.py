@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -132,23 +133,57 @@ class Sequence:
         self.num_cached = min(self.num_cached, max(len(self.token_ids) - 1, 0))
         self._draft = None
 
-    def peek(self, token_ids: SequenceOf[int], *, num_stages: int, then: tuple[int, ...] = ()) -> NDArray[np.float32]:
+    def peek(
+        self, token_ids: SequenceOf[int], *, num_stages: int, then: tuple[int, ...] = (), drafting: bool = False
+    ) -> NDArray[np.float32]:
         """Show the first stages tokens behind the cached ones; only those they have not seen since are fed.
 
-        The first must be those that wait, as `extend` will feed them. With `then`, numbers of later stages, ascending,
-        these go on from what the first ones gave, and those between are left out.
+        The first must be those that wait, as `extend` will feed them. What fewer stages have seen goes on to the others
+        from there. With `then`, numbers of later stages, ascending, these go on from what the first ones gave, and
+        those between are left out. `drafting`: the logits are for guesses only, and those of the draft head where the
+        bundle has one, -inf for tokens that it does not know.
         Returns logits [V] for what follows the last token; valid until the next call. Raises: CacheFull; ConfigError
         for no token, or one that is outside the vocabulary, and for an exit or stages that the model lacks.
         """
         early, new = self._ahead(token_ids, num_stages, then)
-        ahead, last = len(early.token_ids), range(len(new) - 1, len(new))
-        part = Part(range(num_stages), head=not then, exit=num_stages)
-        call, logits = self._run(new, range(0) if then else last, part, ahead=ahead)
-        early.add(new, call.hidden[0])
+        first, hidden = 0, list[NDArray[np.float32]]()
+        if early.num_stages < num_stages:
+            first, hidden, new = early.num_stages, self._seen(early, new), [*token_ids]
+            early = self._early = EarlyRows(num_stages, self.num_cached)
+        ahead = len(early.token_ids)
+        pruned = drafting and self._model.manifest.draft_head is not None
+        if pruned:
+            self._workspace.draft_vocabulary.follow(self.token_ids)
+        part = Part(range(first, num_stages), head=not then, exit=num_stages, pruned=pruned)
+        rows, logits = self._run_ahead(new, part, ahead=ahead, hidden=hidden)
+        early.add(new, rows)
         if then:
-            _, logits = self._run(new, last, Part(then), ahead=ahead, hidden=early.rows[ahead:])
+            last = range(len(new) - 1, len(new))
+            _, logits = self._run(new, last, Part(then, pruned=pruned), ahead=ahead, hidden=early.rows[ahead:])
         row: NDArray[np.float32] = logits[-1]
         return row
+
+    def _seen(self, early: EarlyRows, new: SequenceOf[int]) -> list[NDArray[np.float32]]:
+        """Show new tokens to the stages that saw the others; return the rows [E] of all."""
+        if not new:
+            return early.rows
+        part = Part(range(early.num_stages), head=False)
+        return [*early.rows, *self._run_ahead(new, part, ahead=len(early.token_ids))[0]]
+
+    def _run_ahead(
+        self, token_ids: SequenceOf[int], part: Part, *, ahead: int, hidden: SequenceOf[NDArray[np.float32]] = ()
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run a part as `_run` does, many tokens in pieces; return hidden states [T, E] and the last token's logits."""
+        rows = []
+        for start in range(0, len(token_ids), PREFILL_CHUNK):
+            piece = token_ids[start : start + PREFILL_CHUNK]
+            is_last = start + len(piece) == len(token_ids)
+            here = part if is_last else replace(part, head=False)
+            asked = range(len(piece) - 1, len(piece)) if here.head else range(0)
+            states = hidden[start : start + len(piece)]
+            call, logits = self._run(piece, asked, here, ahead=ahead + start, hidden=states)
+            rows.append(call.hidden[0, : len(piece)].copy())
+        return np.concatenate(rows), logits
 
     def peek_hidden(self, token_ids: SequenceOf[int], *, num_stages: int) -> NDArray[np.float32]:
         """Peek without the head; return hidden states [2, E] of the last token, before and after the last stage.
@@ -158,6 +193,8 @@ class Sequence:
         """
         if num_stages < 2:
             raise ConfigError("no hidden states go into the first stage; peek at two stages or more")
+        if self._early is not None and self._early.num_stages < num_stages:
+            self._early = None
         early, new = self._ahead(token_ids, num_stages, ())
         ahead, nothing = len(early.token_ids), range(0)
         call, _ = self._run(new, nothing, Part(range(num_stages - 1), head=False), ahead=ahead)
@@ -180,7 +217,10 @@ class Sequence:
         return row
 
     def _ahead(self, token_ids: SequenceOf[int], num_stages: int, then: tuple[int, ...]) -> tuple[EarlyRows, list[int]]:
-        """Return what the first stages have seen of these tokens, and the others: always the last one too."""
+        """Return what first stages have seen of these tokens, and the others.
+
+        The last is one of the others, unless more stages are asked for than those that have seen it.
+        """
         total = len(self._model.manifest.stages)
         if not 0 < num_stages < total:
             raise ConfigError(f"the model has no exit after {num_stages} of {total} stages")
@@ -196,7 +236,8 @@ class Sequence:
         early = self._early
         if early is None or not early.serves(num_stages, self.num_cached, then):
             early = self._early = EarlyRows(num_stages, self.num_cached)
-        early.cut(min(early.num_shared(self.num_cached, token_ids), len(token_ids) - 1))
+        most = len(token_ids) - (early.num_stages == num_stages)
+        early.cut(min(early.num_shared(self.num_cached, token_ids), most))
         early.then = then
         return early, [*token_ids[len(early.token_ids) :]]
 
@@ -284,9 +325,10 @@ class Sequence:
         fed, first = [*token_ids], asked.start
         if self.exact and len(fed) % 2:
             fed.append(PADDING_ID)
-        if self.exact and part.head and (len(fed) - first) % 2 and first:
+        in_pairs = self.exact and not part.pruned  # guesses may round as they like
+        if in_pairs and part.head and (len(fed) - first) % 2 and first:
             first -= 1
-        rows = range(first, len(fed) if self.exact else len(token_ids)) if part.head else range(0)
+        rows = range(first, len(fed) if in_pairs else len(token_ids)) if part.head else range(0)
         call = self._workspace.call(len(fed), rows, part)
         if hidden:
             call.hidden[0, : len(hidden)] = hidden
