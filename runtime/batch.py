@@ -17,6 +17,7 @@ from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler
 from skipstone.runtime.sequence import Sequence
 from skipstone.runtime.stats import Clock
+from skipstone.runtime.stop_decision import StopDecision
 from skipstone.runtime.workspace import Workspace
 
 __all__ = ["stream_batch"]
@@ -40,13 +41,15 @@ class _Row:
         """Choose the next token from `logits` [1, V] and return its piece."""
         token_id = self.sampler.choose(logits[0], self.sequence.token_ids)
         self.sequence.commit([token_id])
-        self.clock.step(1)
-        text, _ = self.builder.push([token_id])
-        ended = not self.is_open
+        text, num_taken = self.builder.take([token_id], logits)
+        if not num_taken:
+            self.sequence.rollback(len(self.sequence.token_ids) - 1)
+        self.clock.step(num_taken)
+        taken, ended = [token_id][:num_taken], not self.is_open
         return Piece(
             text=text,
-            token_ids=(token_id,),
-            logprobs=token_logprobs([token_id], logits, options.logprobs),
+            token_ids=tuple(taken),
+            logprobs=token_logprobs(taken, logits, options.logprobs),
             finish_reason=self.builder.finish_reason,
             stats=self.clock.stats(self.prompt_tokens) if ended else None,
         )
@@ -71,7 +74,7 @@ def stream_batch(
         for index, prompt in enumerate(prompts)
     ]
     for index, row in enumerate(rows):
-        row.clock = Clock(row.prompt_tokens)
+        row.clock = Clock(row.prompt_tokens, StopDecision(options.stop_below).promise)
         yield index, row.emit(row.sequence.extend(Draft.empty()), options)
     call = BoundCall(model, cache, num_tokens=1, rows=range(len(rows)))
     while waiting := [index for index, row in enumerate(rows) if row.is_open]:

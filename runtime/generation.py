@@ -24,6 +24,7 @@ from skipstone.runtime.sampling import Sampler, SamplingOptions, logprob_of, top
 from skipstone.runtime.sequence import Sequence
 from skipstone.runtime.stats import Clock, Stats
 from skipstone.runtime.stop import StopStrings
+from skipstone.runtime.stop_decision import StopDecision
 from skipstone.runtime.text_stream import TextStream
 from skipstone.runtime.verification import rule_named
 
@@ -37,8 +38,8 @@ __all__ = [
     "stream",
 ]
 
-FinishReason = Literal["stop", "length"]
-"""`stop`: a stop token or stop string; `length`: the limit of new tokens."""
+FinishReason = Literal["stop", "length", "unsure"]
+"""`stop`: a stop token or stop string; `length`: the limit of new tokens; `unsure`: the chance set by `stop_below`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,10 @@ class GenerationOptions:
     An approximate method, such as `exit`, wants `min_agreement`, the share of tokens, 0.8 to 1, that must be the full
     model's choice, or `dial`, a setting in the method's own unit. 1 and the dial's plain end are plain decoding.
     `calibration` is a file for it in place of the one that `skipstone tune` kept.
+
+    `stop_below` ends a text, with every method, before the first token at which the model's highest probabilities,
+    before any sampler, multiply to less: 0.2 keeps what has a chance of one in five to be the model's greedy choice as
+    a whole. It may be the first token, which leaves an empty text. Approximate; 0 is off.
     """
 
     max_new_tokens: int = 128
@@ -64,11 +69,17 @@ class GenerationOptions:
     min_agreement: float | None = None
     dial: float | None = None
     calibration: str | Path | None = None
+    stop_below: float = 0.0
 
     def __post_init__(self) -> None:
+        StopDecision(self.stop_below)
         Method.parse(self.decode, rule=self.verify)
         if self.approximate is not None:
             self.approximate.require_setting(self.min_agreement, self.dial)
+            if self.verify != "match":
+                raise ConfigError(
+                    f"{self.decode} decides itself which guesses stand, {self.verify} cannot; leave verify at match"
+                )
         elif (self.min_agreement, self.dial, self.calibration) not in ((None, None, None), (None, 0.0, None)):
             raise ConfigError(
                 f"min_agreement, dial and calibration are for approximate decoding only, got decode {self.decode}; "
@@ -164,7 +175,17 @@ class TextBuilder:
         self._text, self._stop = TextStream(model.tokenizer, after=after), StopStrings(options.stop)
         self._stop_ids = model.manifest.stop_ids
         self._left = options.max_new_tokens
+        self._decision = StopDecision(options.stop_below)
         self.finish_reason: FinishReason | None = None
+
+    def take(self, token_ids: SequenceOf[int], logits: NDArray[np.float32]) -> tuple[str, int]:
+        """Push the tokens that the model is sure enough of, by the logits [N, V] of each; end where it is not."""
+        num_sure = self._decision.push(logits[: len(token_ids)])
+        text, num_taken = self.push(token_ids[:num_sure])
+        if self.finish_reason is None and num_sure < len(token_ids):
+            self.finish_reason = "unsure"
+            text += self._end()
+        return text, num_taken
 
     def push(self, token_ids: SequenceOf[int]) -> tuple[str, int]:
         """Return the text that became final with these tokens, and how many of them belong to the generation.
@@ -252,16 +273,17 @@ def _pieces(
 ) -> Iterator[Piece]:
     """Yield what each step adds to the text, until it ends."""
     prompt_tokens = len(sequence.token_ids)
-    clock = Clock(prompt_tokens - sequence.num_cached, approximate)
+    promises = (approximate, StopDecision(options.stop_below).promise)
+    clock = Clock(prompt_tokens - sequence.num_cached, "; ".join(filter(None, promises)) or None)
     builder = TextBuilder(model, options, prompt=sequence.token_ids)
     for step in steps:
-        text, num_taken = builder.push(step.token_ids)
-        if num_taken < len(step.token_ids):  # plain decoding would not have made what stands behind a stop string
+        text, num_taken = builder.take(step.token_ids, step.logits)
+        if num_taken < len(step.token_ids):  # plain decoding would not have made what stands behind the end
             sequence.rollback(len(sequence.token_ids) - len(step.token_ids) + num_taken)
         taken = step.token_ids[:num_taken]
         num_guessed = min(step.num_accepted, num_taken)
         clock.step(num_taken, parts=(step.draft_s, step.model_s, step.accept_s))
-        if step.depth is not None:
+        if step.depth is not None and num_taken:
             clock.depth(step.depth, num_taken)
         if step.num_drafted:
             clock.draft(step.drafter, drafted=step.num_drafted, accepted=num_guessed)

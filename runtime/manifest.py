@@ -199,8 +199,8 @@ class Manifest:
             _require(layers in inner_ends, f"exits: {layers} is not the end of a stage before the last ({inner_ends})")
         _require(len(set(self.exits)) == len(self.exits), f"exits: a number stands twice in {list(self.exits)}")
         _require(not self.exits or self.head is not None, "exits need a head, but the last stage ends in logits")
-        for layers in self.adapters:
-            _require(layers in map(str, self.exits), f"adapters: {layers!r} is not one of the exits {list(self.exits)}")
+        for name in self.adapters:
+            _require(name in map(str, self.exits), f"adapters: {name!r} is not one of the exits {list(self.exits)}")
         either = self.draft_head is None or self.head is not None
         _require(either, "draft_head goes with a head, but the last stage ends in logits")
 

@@ -16,7 +16,7 @@ from skipstone.evaluation import log_softmax
 from skipstone.runtime.approximate.early_exit import decode_early
 from skipstone.runtime.decode import Step
 from skipstone.runtime.depth.exit_times import exit_times
-from skipstone.runtime.depth.pairs import depth_logits, text_windows
+from skipstone.runtime.depth.pairs import AtDepth, at_depths, text_windows
 from skipstone.runtime.depth.policy import Exit, ExitPolicy, open_policy
 from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import Sampler
@@ -72,10 +72,10 @@ def evaluate_exits(
     exits = [policy.choose() for policy in policies]
     judged = [_Judged() for _ in settings]
     for window in windows:
-        for logits in depth_logits(model, window):
-            full = log_softmax(logits[max(logits)])
+        for found in at_depths(model, window):
+            full = log_softmax(found[max(found)].logits)
             for one, tally in zip(exits, judged, strict=True):
-                tally.add(full, None if one is None else logits[one.num_layers], one)
+                tally.add(full, None if one is None else found[one.num_layers], one)
             on_progress(len(full))
     played = _play(model, prompts, settings, calibration)
     times = exit_times(model)
@@ -91,7 +91,7 @@ def evaluate_exits(
             times_plain=text.tokens_per_s / played[0].tokens_per_s,
             expected_times_plain=1.0
             if one is None
-            else times.rate(one.num_layers, tally.early / tally.count) * times.full_ms,
+            else times.rate(one.num_layers, tally.early / tally.count, reads_states=one.reads_states) * times.full_ms,
         )
         for setting, one, tally, text in zip(settings, exits, judged, played[1:], strict=True)
     ]
@@ -117,13 +117,13 @@ class _Judged:
     agreeing: int = 0
     nats: float = 0.0
 
-    def add(self, full: NDArray[np.float64], logits: NDArray[np.float32] | None, used: Exit | None) -> None:
-        """Count a piece: `full` are log-probabilities [T, V] of the full model, `logits` those of the exit."""
+    def add(self, full: NDArray[np.float64], at: AtDepth | None, used: Exit | None) -> None:
+        """Count a piece: `full` are log-probabilities [T, V] of the full model, `at` is what the exit makes of it."""
         self.count += len(full)
-        if used is None or logits is None:
+        if used is None or at is None:
             self.agreeing += len(full)
             return
-        left = used.are_sure(logits)
+        left, logits = used.are_sure(at.shown(used.metric)), at.logits
         self.early += int(left.sum())
         self.agreeing += int((~left | (logits.argmax(axis=1) == full.argmax(axis=1))).sum())
         if left.any():

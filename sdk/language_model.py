@@ -10,6 +10,7 @@ from typing import Any, overload
 from skipstone.conversation import Conversation
 from skipstone.errors import ConfigError
 from skipstone.runtime.batch import stream_batch
+from skipstone.runtime.choice import Choice, choose
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.generation import Generation, GenerationOptions, Piece, stream
 from skipstone.runtime.model import Model
@@ -94,6 +95,14 @@ class LanguageModel:
             sampling = replace(options.sampling, seed=(options.sampling.seed + number) % 2**64)
             pieces = list(stream(self.runtime, sequence.fork(), replace(options, sampling=sampling)))
             yield Generation.join(pieces)
+
+    def choose(self, prompt: str, answers: SequenceOf[str], *, dial: float = 1.0) -> Choice:
+        """Return which of some answers follows a prompt, and how likely each is among them.
+
+        `dial` 1 runs all layers. Below, the later layers are left out where the best answer leads by more than `dial`
+        in probability at an exit: approximate. Raises: ConfigError, CacheFull, both before any work.
+        """
+        return choose(self.runtime, prompt, answers, dial=dial)
 
     def chat(self, *, system: str | None = None, context_length: int | None = None) -> Conversation:
         """Return an empty conversation; its cache is kept between turns."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
 
     from skipstone.comparison_result import Comparison
     from skipstone.devices import CostCurve
-    from skipstone.exit_evaluation import ExitQuality
 
-__all__ = ["plot_comparison", "plot_costs", "plot_exits", "require_matplotlib", "require_plot"]
+__all__ = ["DialPoint", "plot_comparison", "plot_costs", "plot_dial", "require_matplotlib", "require_plot"]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#666666")
@@ -110,25 +110,37 @@ def plot_costs(curve: CostCurve, *, title: str, path: Path) -> None:
     _save(figure, path)
 
 
-def plot_exits(rows: Sequence[ExitQuality], *, title: str, path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class DialPoint:
+    """One setting of approximate decoding as a picture shows it; `expected` is the speed that was foretold, if any."""
+
+    setting: float
+    agreement: float
+    times_plain: float
+    expected: float | None = None
+
+
+def plot_dial(points: Sequence[DialPoint], *, title: str, path: Path) -> None:
     """Draw the speed of approximate decoding over its agreement, a point for each setting.
 
     Raises: ConfigError without matplotlib, OutputError when the file cannot be written.
     """
     figure, axes = _figure(width=7.0)
-    ordered = sorted(rows, key=lambda row: row.min_agreement)
-    quality = [100 * row.agreement for row in ordered]
-    axes.plot(quality, [row.times_plain for row in ordered], marker="o", color=COLOURS[0], label="measured", zorder=2)
-    expected = [row.expected_times_plain for row in ordered]
-    axes.plot(quality, expected, marker="x", color=COLOURS[1], linestyle="--", label="expected", zorder=2)
-    for row in ordered:
-        place = (100 * row.agreement, row.times_plain)
-        axes.annotate(f"{row.min_agreement:g}", place, (0, 7), textcoords="offset points", fontsize=8.5, color=INK)
+    ordered = sorted(points, key=lambda point: point.setting)
+    quality = [100 * point.agreement for point in ordered]
+    axes.plot(quality, [one.times_plain for one in ordered], marker="o", color=COLOURS[0], label="measured", zorder=2)
+    foretold = [(100 * one.agreement, one.expected) for one in ordered if one.expected is not None]
+    if foretold:
+        places, expected = zip(*foretold, strict=True)
+        axes.plot(places, expected, marker="x", color=COLOURS[1], linestyle="--", label="expected", zorder=2)
+        axes.legend(frameon=False)
+    for one in ordered:
+        place = (100 * one.agreement, one.times_plain)
+        axes.annotate(f"{one.setting:g}", place, (0, 7), textcoords="offset points", fontsize=8.5, color=INK)
     axes.axhline(1.0, color=INK, linewidth=1.2, zorder=1)
     axes.invert_xaxis()
     axes.set_xlabel("% of tokens as the full model's (setting beside the point)")
     axes.set_ylabel("tokens/s, times plain")
-    axes.legend(frameon=False)
     figure.suptitle(title, fontsize=11, color=INK)
     _save(figure, path)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from skipstone.runtime.decode import Step, decode
+from skipstone.runtime.depth.skip_set import SkipSet
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters import Drafter
 from skipstone.runtime.model import Model
@@ -47,6 +48,21 @@ def plain_text(model: Model, options: SamplingOptions, num_tokens: int, stop_ids
         if text[-1] in stop_ids:
             break
     return text
+
+
+def leave_out(model: Model, *layers: int) -> Model:
+    """Return the model, for which it is now known that drafts leave out these layers."""
+    known = SkipSet(
+        weights=model.manifest.files["weights.bin"].sha256,
+        num_tokens=2048,
+        layers=layers,
+        agreement=0.8,
+        guess_cost=0.5,
+        speed_up=1.1,
+        length=2,
+    )
+    assert model.shared.get("skip set", lambda: known) == known
+    return model
 
 
 def cached_rows(sequence: Sequence) -> list[NDArray[np.float32]]:

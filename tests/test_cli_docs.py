@@ -7,7 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("export", "generate", "chat", "inspect", "devices", "tune", "bench", "eval", "demo")
+COMMANDS = (
+    "export",
+    "generate",
+    "choose",
+    "chat",
+    "inspect",
+    "devices",
+    "train-exits",
+    "tune",
+    "bench",
+    "eval",
+    "demo",
+)
 DOCUMENT = Path(__file__).parent.parent / "docs" / "cli.md"
 
 

@@ -184,7 +184,10 @@ def test_tokens_have_the_colour_of_their_depth_and_those_of_all_layers_have_none
         (("--calibration", "x", "--decode", "plain"), "are for approximate decoding only, got decode plain"),
         ((*exit_method(), "--calibration", "missing.json"), "missing.json cannot be read: No such file"),
         ((*exit_method(), "--verify", "rejection"), "exit has no drafts that rejection could verify"),
-        (("--show-depth", "--decode", "self"), "--show-depth colours what exits made, and --decode self uses none"),
+        (
+            ("--show-depth", "--decode", "self"),
+            "--show-depth colours what part of the layers made; --decode self uses all",
+        ),
         (("--show-depth", "--json", *exit_method()), "--show-depth is for one text on the terminal"),
         (("--show-depth", "--show-drafts", *exit_method()), "--show-depth is for one text on the terminal"),
     ],
@@ -231,7 +234,7 @@ def test_tune_calibrates_and_keeps_what_generate_and_inspect_use(
     assert re.split(r" {2,}", head.strip()) == ["agreement", "after 1 layers", "after 2 layers", "after 3 layers"]
     assert re.fullmatch(r"exit alone( +[\d.]+ % agree){3}", alone)
     for line in levels:
-        assert re.fullmatch(r" *[\d.]+ %( +(never|\d+% leave, (gap|top|entropy) > [01]\.\d{3})){3}", line)
+        assert re.fullmatch(r" *[\d.]+ %( +(never|\d+% leave, (gap|top|entropy|saturation) > [01]\.\d{3})){3}", line)
     (file,) = profiles.iterdir()
     assert outcome.err == f"kept in {file}\n"
     told = json.loads(cli("tune", bundle, "--exits", "--text", text_file, "--json").out)
@@ -352,7 +355,7 @@ def law(logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--decode", "self"), "--decode takes exit here, got self"),
+        (("--decode", "self"), "--decode takes exit, adaptive, skipdecode, switch, big-little, cascade here, got self"),
         (("--min-agreement", "0.9"), "judge approximate decoding; add --decode exit"),
         (("--plot", "x.png"), "judge approximate decoding; add --decode exit"),
         (("--decode", "exit", "--reference", "x"), "leave --reference out"),

@@ -20,7 +20,7 @@ from skipstone.runtime.model import Model
 from skipstone.runtime.shared import SharedStores
 
 SURE, UNSURE = (np.array([value, 0, 0], np.float32) for value in (9, 0))
-TIMES = ExitTimes(10.0, {2: 5.0, 6: 8.0}, {2: (6.0, 7.0, 12.0), 6: (3.0, 3.5, 6.0)})
+TIMES = ExitTimes(10.0, {2: 5.0, 6: 8.0}, {2: (6.0, 7.0, 12.0), 6: (3.0, 3.5, 6.0)}, {6: (5.5, 3.0)})
 
 
 def exit_at(num_layers: int, share: float) -> Exit:
@@ -32,16 +32,16 @@ def policy(*shares: float, **options: float) -> ExitPolicy:
     return ExitPolicy(exits, TIMES, num_layers=8, **options)
 
 
-def simulated(share: float, exit_ms: float, late_ms: list[float], num_tokens: int = 200_000) -> float:
+def simulated(share: float, leave_ms: float, late_ms: list[float], stay_ms: float, num_tokens: int = 200_000) -> float:
     """The loop itself, played: tokens per millisecond."""
     draws = np.random.default_rng(0).random(num_tokens) < share
     spent, behind = 0.0, 0
     for leaves in draws:
-        spent += exit_ms
         if leaves and behind < len(late_ms) - 1:
+            spent += leave_ms
             behind += 1
         else:
-            spent += late_ms[behind]
+            spent += stay_ms + late_ms[behind]
             behind = 0
     return num_tokens / spent
 
@@ -49,12 +49,31 @@ def simulated(share: float, exit_ms: float, late_ms: list[float], num_tokens: in
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 0.97, 1.0])
 def test_expected_tokens_per_millisecond_are_those_of_the_loop_played(share: float) -> None:
     late_ms = [3.0 + 0.4 * row for row in range(MOST_BEHIND + 1)]
-    assert tokens_per_ms(share, 1.5, late_ms) == pytest.approx(simulated(share, 1.5, late_ms), rel=0.01)
+    assert tokens_per_ms(share, 1.5, late_ms) == pytest.approx(simulated(share, 1.5, late_ms, 1.5), rel=0.01)
+    found = tokens_per_ms(share, 1.5, late_ms, stay_ms=0.6)
+    assert found == pytest.approx(simulated(share, 1.5, late_ms, 0.6), rel=0.01)
 
 
 def test_without_a_token_that_leaves_a_round_is_the_exit_and_one_late_call() -> None:
     assert TIMES.rate(2, 0.0) == pytest.approx(1 / 11)
     assert TIMES.rate(6, 1.0) == pytest.approx(17 / (17 * 8.0 + 6.0))
+
+
+def test_an_exit_that_reads_hidden_states_pays_the_head_only_for_tokens_that_leave() -> None:
+    assert TIMES.rate(6, 0.0, reads_states=True) == pytest.approx(1 / (5.5 + 3.0))
+    assert TIMES.rate(6, 1.0, reads_states=True) == pytest.approx(17 / (16 * 8.5 + 5.5 + 6.0))
+    logits, states = exit_at(6, 0.3), replace(exit_at(6, 0.3), metric="saturation")
+    rates = [ExitPolicy([one], TIMES, num_layers=8).rate(one) for one in (logits, states)]
+    assert rates == [TIMES.rate(6, 0.3), TIMES.rate(6, 0.3, reads_states=True)]
+    assert rates[1] > rates[0]
+
+
+def test_an_exit_by_saturation_believes_hidden_states_that_hardly_turned() -> None:
+    one = replace(exit_at(6, 0.5), metric="saturation", threshold=0.9)
+    states = np.array([[[1, 0], [1, 0.1]], [[1, 0], [0, 1]]], np.float32)
+    assert one.are_sure(states).tolist() == [True, False]
+    chooser = ExitPolicy([one], TIMES, num_layers=8)
+    assert [chooser.is_sure(one, row) for row in states] == [True, False]
 
 
 def test_the_exit_that_promises_most_is_chosen() -> None:
@@ -107,12 +126,17 @@ def test_times_are_measured_once_and_then_read(
     measured = exit_times(own_model(tiny_stages, tmp_path))
     assert set(measured.exit_ms) == set(measured.late_ms) == {1, 2, 3}
     assert measured.full_ms > 0 and min(measured.exit_ms.values()) > 0
+    assert set(measured.states_ms) == {2, 3}, "nothing goes into the first stage but tokens"
+    assert all(min(parts) > 0 for parts in measured.states_ms.values())
     assert all(len(late) == len(ROWS) and min(late) > 0 for late in measured.late_ms.values())
     monkeypatch.setattr(times_module, "ROUNDS", 1)
     assert exit_times(own_model(tiny_stages, tmp_path)) == measured
     (file,) = tmp_path.iterdir()
-    file.write_text("{}")
-    assert exit_times(own_model(tiny_stages, tmp_path)) != measured
+    kept = json.loads(file.read_text())
+    del kept["states_ms"]
+    for damaged in ({}, kept):  # the second is a file of before, which knew no hidden states
+        file.write_text(json.dumps(damaged))
+        assert exit_times(own_model(tiny_stages, tmp_path)) != measured
     assert json.loads(file.read_text())["full_ms"] > 0
     assert exit_times(own_model(tiny_stages, None)).full_ms > 0
 
@@ -167,6 +191,40 @@ def test_a_file_given_is_used_in_place_of_the_kept_one(tiny_stages: Model, tmp_p
     file = calibration_path(tiny_stages.manifest, tmp_path)
     opened, _ = open_policy(own_model(tiny_stages, None), 0.9, calibration=file, min_gain=0.0)
     assert opened.choose() is not None
+
+
+def test_a_calibration_of_before_that_knows_no_saturation_is_still_read(tiny_stages: Model, tmp_path: Path) -> None:
+    model = calibrated(tiny_stages, tmp_path)
+    file = calibration_path(tiny_stages.manifest, tmp_path)
+    data = json.loads(file.read_text())
+    for one in data["exits"]:
+        del one["last_stage_from"]
+    file.write_text(json.dumps(data))
+    assert open_policy(model, 0.85, min_gain=0.0)[0].choose() is not None
+
+
+@pytest.mark.parametrize(("starts", "is_read"), [(1, True), (0, False), (None, False)])
+def test_saturation_is_believed_only_around_the_stage_it_was_measured_around(
+    tiny_stages: Model, tmp_path: Path, starts: int | None, is_read: bool
+) -> None:
+    level = Level(agreement=0.9, metric="saturation", threshold=0.1, share=0.9)
+    manifest, file = tiny_stages.manifest, tmp_path / "own.json"
+    known = Calibration(
+        weights=manifest.files["weights.bin"].sha256,
+        recipe=manifest.recipe,
+        num_tokens=4321,
+        error_rate=0.05,
+        exits=(ExitLevels(num_layers=2, agreement=0.7, levels=(level,), last_stage_from=starts),),
+    )
+    save_calibration(known, file)
+    if is_read:
+        chosen = open_policy(own_model(tiny_stages, None), 0.9, calibration=file, min_gain=0.0)[0].choose()
+        assert chosen is not None and chosen.reads_states
+    else:
+        with pytest.raises(
+            ConfigError, match=f"from layer {starts} to the exit after 2, the bundle has one from layer 1"
+        ):
+            open_policy(own_model(tiny_stages, None), 0.9, calibration=file)
 
 
 @pytest.mark.parametrize("agreement", [0.5, 1.01, -1.0, float("nan")])

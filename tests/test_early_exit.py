@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +18,11 @@ from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull
 from skipstone.runtime.approximate.early_exit import decode_early
+from skipstone.runtime.call import WHOLE, Part
 from skipstone.runtime.decode import Step, decode
+from skipstone.runtime.depth.confidence import confidence_named
 from skipstone.runtime.depth.exit_times import MOST_BEHIND
-from skipstone.runtime.depth.pairs import depth_logits, exit_stages
+from skipstone.runtime.depth.pairs import at_depths, depth_logits, exit_stages
 from skipstone.runtime.depth.policy import Exit, ExitPolicy
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters import PlainDrafter
@@ -26,6 +30,7 @@ from skipstone.runtime.model import Model
 from skipstone.runtime.sampling import SamplingOptions
 from skipstone.runtime.sequence import Sequence
 from skipstone.runtime.verification import match
+from skipstone.runtime.workspace import Workspace
 
 NEVER, ALWAYS, OFTEN = 2.0, -1.0, 0.02
 NUM_LAYERS = 4
@@ -56,10 +61,12 @@ class Scripted(ExitPolicy):
         return self._plan[self._asked % len(self._plan)]
 
 
-def exits_of(model: Model, threshold: float) -> list[Exit]:
+def exits_of(model: Model, threshold: float, metric: str = "gap") -> list[Exit]:
+    """Return the exits that the measure allows: saturation those after two stages or more."""
     return [
-        Exit(num_layers=num_layers, num_stages=num_stages, metric="gap", threshold=threshold, share=0.5)
+        Exit(num_layers=num_layers, num_stages=num_stages, metric=metric, threshold=threshold, share=0.5)
         for num_layers, num_stages in exit_stages(model).items()
+        if metric == "gap" or num_stages > 1
     ]
 
 
@@ -163,6 +170,77 @@ def test_an_exit_that_is_always_believed_writes_the_text_of_the_exit_alone(
         assert (step.depth, step.token_ids[0]) == (depth, choose(theirs, text))
         text += step.token_ids
     assert len(found) > 2 * MOST_BEHIND
+
+
+# Saturation, which asks no head
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_saturation_that_is_always_or_never_believed_writes_what_any_other_measure_does(
+    tiny_stages: Model, options: SamplingOptions, exact: bool
+) -> None:
+    for threshold in (NEVER, ALWAYS):
+        for one in exits_of(tiny_stages, threshold, "saturation"):
+            ours, theirs = (
+                run(opened(tiny_stages, exact=exact), ExitPolicy([used], None, num_layers=NUM_LAYERS), options=options)
+                for used in (one, replace(one, metric="gap"))
+            )
+            assert [(step.token_ids, step.depth) for step, _ in ours] == [
+                (step.token_ids, step.depth) for step, _ in theirs
+            ]
+            for (_, mine), (_, other) in zip(ours, theirs, strict=True):
+                np.testing.assert_allclose(mine, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@settings(max_examples=12, deadline=None)
+@given(plan=st.lists(st.booleans(), min_size=1, max_size=24))
+def test_the_caches_are_those_of_a_prefill_when_hidden_states_are_asked(
+    tiny_stages: Model, exact: bool, plan: list[bool]
+) -> None:
+    sequence = opened(tiny_stages, exact=exact)
+    policy = Scripted(exits_of(tiny_stages, NEVER, "saturation"), plan)
+    for _ in decode_early(sequence, policy=policy, choose=sampler_for(GREEDY).choose, max_new_tokens=30, stop_ids=()):
+        assert_caches_are_those_of_a_prefill(tiny_stages, sequence)
+
+
+def test_the_head_runs_once_for_every_token_by_saturation_and_twice_by_logits_that_are_not_believed(
+    tiny_stages: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = []
+    call = Workspace.call
+
+    def noting(workspace: Workspace, num_tokens: int, rows: range, part: Part = WHOLE) -> Any:
+        heads.append(part.head)
+        return call(workspace, num_tokens, rows, part)
+
+    monkeypatch.setattr(Workspace, "call", noting)
+    for metric, wanted in (("saturation", 30), ("gap", 30 + 20)):  # of 29 tokens behind the prompt 9 leave
+        heads.clear()
+        policy = Scripted(exits_of(tiny_stages, NEVER, metric)[-1:], [True, False, False])
+        steps = run(opened(tiny_stages), policy, num_tokens=30)
+        assert sum(heads) == wanted
+        assert sum(step.depth != NUM_LAYERS for step, _ in steps) == 9
+
+
+def test_the_threshold_parts_the_tokens_by_how_far_the_last_stage_turned_them(tiny_stages: Model) -> None:
+    """The slow twin: the whole text through the stages for every token."""
+    (text,) = at_depths(tiny_stages, [*PROMPT, *range(100, 140)])
+    threshold = float(np.median(confidence_named("saturation")(text[2].shown("saturation"))))
+    one = exits_of(tiny_stages, threshold, "saturation")[0]
+    steps = run(opened(tiny_stages), ExitPolicy([one], None, num_layers=NUM_LAYERS))
+    history, behind = list(PROMPT), MOST_BEHIND  # the prompt is not asked
+    for step, _ in steps:
+        (at,) = at_depths(tiny_stages, history)
+        sure = confidence_named("saturation")(at[2].shown("saturation"))[-1] > threshold
+        assert step.depth == (2 if sure and behind < MOST_BEHIND else NUM_LAYERS)
+        behind = behind + 1 if step.depth == 2 else 0
+        history += step.token_ids
+    assert {step.depth for step, _ in steps} == {2, NUM_LAYERS}
+
+
+# All measures
 
 
 def test_in_an_exact_text_the_tokens_of_the_full_model_have_the_bits_of_a_plain_text(model: Model) -> None:

@@ -207,16 +207,20 @@ class Machine(RuleBasedStateMachine):
                 with pytest.raises(CacheFull):
                     self.sequence.peek(piece, num_stages=num_stages, then=then)
                 return
-            place = num_stages, start
-            if (self.peeked_stages, self.peeked_from) != place or not {*then} <= {*self.peeked_then}:
-                self.peeked, (self.peeked_stages, self.peeked_from) = [], place
-            new = len(piece) - min(self.num_shared(start, piece), len(piece) - 1)
+            goes_on = bool(self.peeked) and self.peeked_stages < num_stages and not then
+            same = self.peeked_stages == num_stages and {*then} <= {*self.peeked_then}
+            if self.peeked_from != start or not (goes_on or same):
+                self.peeked, goes_on = [], False
+            num_seen, first = self.num_shared(start, piece), self.peeked_stages if goes_on else 0
             self.fed.rows.clear()
             found = self.sequence.peek(piece, num_stages=num_stages, then=then)
-            rows = self.padded(new)
+            new, rows = len(piece) - num_seen, self.padded(len(piece) - min(num_seen, len(piece) - 1))
+            if goes_on:  # the stages that are added see all tokens, the others those they have not seen
+                new, rows = self.padded(new), self.padded(len(piece))
             ran = [*range(num_stages), *then]
-            assert self.fed.of_stages(self.model) == [rows * (stage in ran) for stage in range(self.num_stages)]
-            self.peeked, self.peeked_then = piece, then
+            wanted = [new if stage < first else rows * (stage in ran) for stage in range(self.num_stages)]
+            assert self.fed.of_stages(self.model) == wanted
+            self.peeked, self.peeked_then, self.peeked_stages, self.peeked_from = piece, then, num_stages, start
             seen = [*self.text[:start], *self.peeked]
             if not then and (len(seen) > self.border) == self.is_long:  # else they have the text's angles, not theirs
                 self.compare(found, self.plain.exit_logits(seen, num_stages))
@@ -315,6 +319,36 @@ def test_a_long_text_is_fed_in_pieces_without_what_was_peeked_at(
     found = sequence.extend(chain([20])).copy()
     assert (fed.of_stages(llama), fed.most) == ([9, 9, 15, 15], 4)
     np.testing.assert_allclose(found, Plain(llama, exact=False).logits(text, chain([20])), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["", "exact"])
+def test_a_peek_at_more_stages_goes_on_from_what_fewer_have_seen(llama: Model, fed: Fed, exact: bool) -> None:
+    sequence, plain, text = llama.new_sequence(exact=exact), Plain(llama, exact=exact), [5, 6, 7, 300]
+    sequence.append(text)
+    fed.rows.clear()
+    shown = [(text[:2], 1, [2, 0, 0, 0]), (text[:2], 2, [0, 2, 0, 0]), (text, 3, [2, 2, 4, 0])]
+    for token_ids, num_stages, wanted in shown:
+        found = sequence.peek(token_ids, num_stages=num_stages).copy()
+        assert fed.of_stages(llama) == wanted
+        np.testing.assert_allclose(found, plain.exit_logits(token_ids, num_stages), rtol=0, atol=1e-5)
+        fed.rows.clear()
+    found = sequence.extend(Draft.empty()).copy()
+    assert fed.of_stages(llama) == [0, 0, 0, 4]
+    np.testing.assert_allclose(found, plain.logits(text, Draft.empty()), rtol=0, atol=1e-5)
+
+
+def test_a_long_text_is_peeked_at_in_pieces(llama: Model, fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, plain = [*range(5, 16)], Plain(llama, exact=False)
+    wanted = [plain.exit_logits(text, 1), plain.exit_logits(text, 3), plain.logits(text, Draft.empty())[0]]
+    monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 4)
+    sequence = llama.new_sequence()
+    sequence.append(text)
+    fed.rows.clear()
+    fed.most = 0
+    found = [sequence.peek(text, num_stages=1).copy(), sequence.peek(text, num_stages=3).copy()]
+    found.append(sequence.extend(Draft.empty())[0].copy())
+    assert (fed.of_stages(llama), fed.most) == ([11, 11, 11, 11], 4)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
 
 
 def test_a_text_that_has_outgrown_its_angles_forgets_what_was_peeked_at(make_model: Callable[[str], Model]) -> None:

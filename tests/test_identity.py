@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoding import leave_out
 from numpy.typing import NDArray
 
 import skipstone
@@ -43,11 +44,11 @@ FREE_ROWS = CostCurve(rows=(1, 16), contexts=(64,), ms=((1.0, 1.0),))
 
 
 def with_exits(folder: Any, precision: Any) -> LanguageModel:
-    """Export pebble with its drafter and exits, and open it with free rows."""
+    """Export pebble with its drafter and exits, and open it with free rows and layers to leave out of drafts."""
     path = folder / f"pebble-{precision}"
     model = Model.open(skipstone.export("pebble", path, precision=precision, drafter="pebble-mini", exits="auto"))
     model.shared.get("cost curve", lambda: FREE_ROWS)
-    return LanguageModel(model)
+    return LanguageModel(leave_out(model, 4, 5))
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +133,16 @@ def decoded(
     return sequence.token_ids, np.concatenate(logits), num_guessed
 
 
-def check_self(model: LanguageModel, sampling: SamplingOptions, *, exact: bool, count: int, num_tokens: int) -> None:
-    """Compare texts of `self` with plain ones, for prompts from all over a file; exact ones with their logits."""
+def check_stages(
+    model: LanguageModel, method: str, sampling: SamplingOptions, *, exact: bool, count: int, num_tokens: int
+) -> None:
+    """Compare texts of a method with plain ones, for prompts from all over a file; exact ones with their logits."""
     runtime, num_guessed = model.runtime, 0
     code = runtime.tokenizer.encode(inspect.getsource(argparse)[:20000])
     for number, start in enumerate(np.linspace(0, len(code) - 41, count).astype(int).tolist()):
         prompt = code[start : start + 1 + 7 * number % 40]
         wanted = decoded(runtime, prompt, "plain", sampling, exact=exact, num_tokens=num_tokens)
-        found = decoded(runtime, prompt, "self", sampling, exact=exact, num_tokens=num_tokens)
+        found = decoded(runtime, prompt, method, sampling, exact=exact, num_tokens=num_tokens)
         assert found[0] == wanted[0], prompt
         assert not exact or np.array_equal(found[1].view(np.uint32), wanted[1].view(np.uint32)), prompt
         num_guessed += found[2]
@@ -152,17 +155,21 @@ EXACT = {"fp32": False, "int4": True, "int8": True}
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("precision", EXACT)
-def test_an_exit_that_drafts_leaves_the_text_and_in_exact_mode_every_bit(
-    request: pytest.FixtureRequest, precision: str, sampling: SamplingOptions
+@pytest.mark.parametrize("method", ["self", "skip"])
+def test_stages_that_draft_leave_the_text_and_in_exact_mode_every_bit(
+    request: pytest.FixtureRequest, method: str, precision: str, sampling: SamplingOptions
 ) -> None:
-    check_self(request.getfixturevalue(precision), sampling, exact=EXACT[precision], count=6, num_tokens=32)
+    model = request.getfixturevalue(precision)
+    check_stages(model, method, sampling, exact=EXACT[precision], count=6, num_tokens=32)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("precision", EXACT)
-def test_an_exit_that_drafts_leaves_a_hundred_texts_and_in_exact_mode_every_bit(
-    request: pytest.FixtureRequest, precision: str, sampling: SamplingOptions
+@pytest.mark.parametrize("method", ["self", "skip"])
+def test_stages_that_draft_leave_a_hundred_texts_and_in_exact_mode_every_bit(
+    request: pytest.FixtureRequest, method: str, precision: str, sampling: SamplingOptions
 ) -> None:
-    check_self(request.getfixturevalue(precision), sampling, exact=EXACT[precision], count=100, num_tokens=128)
+    model = request.getfixturevalue(precision)
+    check_stages(model, method, sampling, exact=EXACT[precision], count=100, num_tokens=128)

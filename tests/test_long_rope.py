@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeBundle, MakeCheckpoint
-from decoding import GREEDY, OPTIONS, PROMPT, ScriptedDrafter, WildDrafter, plain_text, run, trees
+from decoding import GREEDY, OPTIONS, PROMPT, ScriptedDrafter, WildDrafter, leave_out, plain_text, run, trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
@@ -67,9 +67,9 @@ def checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
 
 @pytest.fixture(scope="session")
 def phi(checkpoint: Path, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> Model:
-    """A tiny Phi-3 that turns otherwise in texts of more than 16 tokens, and so does its drafter; two stages."""
+    """A tiny Phi-3 that turns otherwise in texts of more than 16 tokens, and so does its drafter; four stages."""
     small = make_checkpoint("phi3", **PHI | {"num_hidden_layers": 1, "intermediate_size": 16})
-    model = Model.open(make_bundle(checkpoint, exits="2", drafter=small))
+    model = Model.open(make_bundle(checkpoint, exits="2", cuts="each", drafter=small))
     assert model.manifest.long_rope_from == BORDER
     return model
 
@@ -91,7 +91,7 @@ def endless(phi: Model, with_stop_ids: WithStopIds) -> Model:
     fresh = copy.copy(with_stop_ids(phi, ()))
     fresh.shared = SharedStores()
     fresh.shared.get("cost curve", lambda: CURVE)
-    return fresh
+    return leave_out(fresh, 1)
 
 
 def test_the_border_matters(phi: Model) -> None:

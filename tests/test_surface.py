@@ -30,17 +30,20 @@ SAMPLING = "--temperature --top-k --top-p --min-p --typical --top-h --seed"
 PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram"
 COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --drafter --drafter-precision --lora --ffn-width "
-    "--via --check --force --quiet",
+    "--exit-adapters --cuts --draft-head --via --check --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
-    f"--min-agreement --calibration --json --quiet {SAMPLING} {PENALTIES}",
+    f"--stop-below --min-agreement --dial --calibration --drafter --json --quiet {SAMPLING} {PENALTIES}",
+    "choose": "--prompt --answer --dial --cases --device --threads --json --quiet",
     "chat": "--system --max-new-tokens --decode --suffix-memory --device --threads --temperature --top-p --seed "
     "--quiet",
     "inspect": "--verify --json --quiet",
     "devices": "--json",
-    "tune": "--seconds --plot --exits --text --device --threads --json --quiet",
+    "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
+    "--quiet",
+    "tune": "--seconds --plot --exits --own --skip --text --dial --max-tokens --drafter --device --threads --json --quiet",
     "bench": "--prompt-tokens --new-tokens --runs --suite --decode --plot --replay --device --threads --output --quiet",
-    "eval": "--text --reference --max-tokens --decode --min-agreement --calibration --plot --device --threads "
+    "eval": "--text --reference --max-tokens --decode --min-agreement --dial --drafter --calibration --plot --device --threads "
     "--json --quiet",
     "demo": "--quiet",
 }
@@ -73,7 +76,7 @@ def test_importing_a_part_does_not_import_the_rest(module: str, unwanted: str) -
 
 
 def test_help_lists_every_command() -> None:
-    assert section(help_of(), "Commands", r"(\w+)") == set(COMMANDS)
+    assert section(help_of(), "Commands", r"([\w-]+)") == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -64,8 +64,11 @@ def _step(sequence: Sequence, policy: ExitPolicy, chosen: Exit | None, choose: C
     """Ask the exit, then the full model if need be."""
     start = perf_counter()
     if chosen is not None and sequence.num_waiting <= MOST_BEHIND and not sequence.is_stale:
-        logits = sequence.peek(sequence.token_ids[sequence.num_cached :], num_stages=chosen.num_stages)
-        if policy.is_sure(chosen, logits):
+        waiting = sequence.token_ids[sequence.num_cached :]
+        peek = sequence.peek_hidden if chosen.reads_states else sequence.peek
+        shown = peek(waiting, num_stages=chosen.num_stages)
+        if policy.is_sure(chosen, shown):
+            logits = sequence.peek_logits() if chosen.reads_states else shown
             called = perf_counter()
             token_id = choose(logits, sequence.token_ids)
             sequence.append([token_id])

@@ -54,7 +54,7 @@ class ApproximateMethod:
 
     `dial` says what it turns and in which unit; `settings` are five of it, the plain one first, each looser than the
     one before. `where` is the module and function that opens a text. `drafts`: at its plain end it is a drafter of the
-    same name, which the verifying loop runs.
+    same name, which the verifying loop runs. `little`: a little model writes beside the full one.
     """
 
     name: str
@@ -65,6 +65,7 @@ class ApproximateMethod:
     settings: tuple[float, ...]
     where: str
     drafts: bool = False
+    little: bool = False
 
     def require(self, setting: float) -> None:
         """Raise ConfigError for a setting outside of the dial."""
@@ -129,11 +130,11 @@ APPROXIMATE: Mapping[str, ApproximateMethod] = MappingProxyType(
             ),
             ApproximateMethod(
                 name="adaptive",
-                dial="the chance that a token which leaves is the full model's",
+                dial="the least estimated chance that a token which leaves is the full model's",
                 least=0.0,
                 most=1.0,
                 plain=1.0,
-                settings=(1.0, 0.95, 0.9, 0.8, 0.6),
+                settings=(1.0, 0.99, 0.9, 0.7, 0.5),
                 where="adaptive:open_adaptive",
             ),
             ApproximateMethod(
@@ -151,8 +152,9 @@ APPROXIMATE: Mapping[str, ApproximateMethod] = MappingProxyType(
                 least=0.0,
                 most=math.inf,
                 plain=0.0,
-                settings=(0.0, 0.25, 0.5, 1.0, 2.0),
+                settings=(0.0, 0.5, 1.0, 2.0, 4.0),
                 where="switch:open_switch",
+                little=True,
             ),
             ApproximateMethod(
                 name="big-little",
@@ -163,6 +165,7 @@ APPROXIMATE: Mapping[str, ApproximateMethod] = MappingProxyType(
                 settings=(0.0, 1.0, 2.0, 3.0, 5.0),
                 where="big_little:open_lenient",
                 drafts=True,
+                little=True,
             ),
             ApproximateMethod(
                 name="cascade",
@@ -170,8 +173,9 @@ APPROXIMATE: Mapping[str, ApproximateMethod] = MappingProxyType(
                 least=0.0,
                 most=1.0,
                 plain=1.0,
-                settings=(1.0, 0.5, 0.2, 0.1, 0.05),
+                settings=(1.0, 0.3, 0.2, 0.15, 0.1),
                 where="cascade:open_cascade",
+                little=True,
             ),
         )
     }

@@ -48,11 +48,16 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitLevels:
-    """The exit after `num_layers` layers: how often it agrees when it makes every token, and its levels."""
+    """The exit after `num_layers` layers: how often it agrees when it makes every token, and its levels.
+
+    `last_stage_from` is the layer with which its last stage begins, and around which saturation is measured; None where
+    nobody noted it.
+    """
 
     num_layers: int
     agreement: float
     levels: tuple[Level, ...]
+    last_stage_from: int | None = None
 
     def level(self, min_agreement: float) -> Level | None:
         """Return the loosest level that keeps `min_agreement`; None where none does."""
@@ -81,6 +86,7 @@ def exit_levels(
     agrees: NDArray[np.bool_],
     *,
     error_rate: float,
+    last_stage_from: int | None = None,
 ) -> ExitLevels:
     """Return the levels of one exit, each with the measure that lets the most tokens leave.
 
@@ -99,7 +105,12 @@ def exit_levels(
         }
         metric = max(shares, key=shares.__getitem__)
         levels.append(Level(agreement=agreement, metric=metric, threshold=tested[metric], share=shares[metric]))
-    return ExitLevels(num_layers=num_layers, agreement=float(agrees.mean()), levels=tuple(levels))
+    return ExitLevels(
+        num_layers=num_layers,
+        agreement=float(agrees.mean()),
+        levels=tuple(levels),
+        last_stage_from=last_stage_from,
+    )
 
 
 def lowest_threshold(

@@ -15,6 +15,7 @@ from typing import Any
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.depth.calibrate import Calibration, ExitLevels, Level
+from skipstone.runtime.depth.confidence import SATURATION
 from skipstone.runtime.manifest import Manifest
 
 __all__ = ["calibration_path", "find_calibration", "read_calibration", "save_calibration"]
@@ -73,7 +74,20 @@ def read_calibration(path: Path, manifest: Manifest) -> Calibration:
     if not {one.num_layers for one in found.exits} & {*manifest.exits}:
         known = ", ".join(str(one.num_layers) for one in found.exits)
         raise ConfigError(f"{path} knows exits after {known} layers, the bundle has others; make one with {COMMAND}")
+    _require_same_cuts(found, manifest, path)
     return found
+
+
+def _require_same_cuts(found: Calibration, manifest: Manifest, path: Path) -> None:
+    """Raise ConfigError where the last stage before an exit, around which saturation is measured, is another."""
+    starts = {stage.end_layer: stage.first_layer for stage in manifest.stages if stage.end_layer in manifest.exits}
+    for one in found.exits:
+        start = starts.get(one.num_layers)
+        if start is not None and start != one.last_stage_from and SATURATION in {level.metric for level in one.levels}:
+            raise ConfigError(
+                f"{path} was made for a stage from layer {one.last_stage_from} to the exit after {one.num_layers}, "
+                f"the bundle has one from layer {start}; make one for this bundle with {COMMAND}"
+            )
 
 
 def _from_json(data: Any) -> Calibration:
@@ -89,6 +103,7 @@ def _from_json(data: Any) -> Calibration:
                 num_layers=int(one["num_layers"]),
                 agreement=float(one["agreement"]),
                 levels=tuple(_level(level) for level in one["levels"]),
+                last_stage_from=None if one.get("last_stage_from") is None else int(one["last_stage_from"]),
             )
             for one in data["exits"]
         ),

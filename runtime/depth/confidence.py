@@ -1,6 +1,7 @@
-"""How sure an exit is of its next token, read from its logits.
+"""How sure an exit is of its next token, read from its logits, or from the hidden states around its last stage.
 
-Source: CALM (Schuster et al., 2022). Each takes logits [N, V] and gives [N] between 0 and 1, higher where surer.
+Source: CALM (Schuster et al., 2022). Each gives [N] between 0 and 1, higher where surer. Those of logits [N, V] cost a
+head for every token that is asked; `saturation` costs none.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 
-__all__ = ["CONFIDENCES", "Confidence", "confidence_named", "entropy", "gap", "top"]
+__all__ = ["CONFIDENCES", "SATURATION", "Confidence", "confidence_named", "entropy", "gap", "saturation", "top"]
+
+SATURATION = "saturation"
 
 LOWEST = np.float32(-1e4)  # of which exp is 0
 
 Confidence = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+"""What an exit shows of N tokens -> how sure it is: logits [N, V], or for `saturation` hidden states [N, 2, E]."""
 
 
 def gap(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -42,6 +46,21 @@ def entropy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(np.clip(1.0 - nats / np.log(max(weights.shape[1], 2)), 0.0, 1.0))
 
 
+def saturation(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return (1 + cos) / 2 of the hidden states [N, E] before and after the last stage: 1 where it turned nothing.
+
+    States of zeros have no direction and give 1/2.
+    """
+    one, other = before.astype(np.float64), after.astype(np.float64)
+    lengths = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
+    cosines = (one * other).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
+    return np.asarray(np.clip((1.0 + cosines) / 2, 0.0, 1.0))
+
+
+def _saturation_of(states: NDArray[np.float32]) -> NDArray[np.float64]:
+    return saturation(states[:, 0], states[:, 1])
+
+
 def _shifted(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return logits of which the largest of each row is 0, and none is so low that 0 times it is no number."""
     return np.asarray(np.maximum(logits - logits.max(axis=1, keepdims=True), LOWEST))
@@ -53,10 +72,13 @@ def _weights(shifted: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 CONFIDENCES: Mapping[str, Confidence] = MappingProxyType({"gap": gap, "top": top, "entropy": entropy})
+"""The measures of logits, by name."""
 
 
 def confidence_named(name: str) -> Confidence:
     """Return the measure called `name`. Raises: ConfigError for an unknown one."""
+    if name == SATURATION:
+        return _saturation_of
     if name not in CONFIDENCES:
-        raise ConfigError(f"confidence {name!r} is not known; known are {', '.join(CONFIDENCES)}")
+        raise ConfigError(f"confidence {name!r} is not known; known are {', '.join((*CONFIDENCES, SATURATION))}")
     return CONFIDENCES[name]

@@ -1,10 +1,11 @@
-"""What every exit says about a text, beside what the full model says: each stage runs once."""
+"""What every exit makes of a text, beside what the full model makes of it: each stage runs once."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,23 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.call import Part
 from skipstone.runtime.depth.calibrate import ERROR_RATE, Calibration, exit_levels
-from skipstone.runtime.depth.confidence import CONFIDENCES
+from skipstone.runtime.depth.confidence import CONFIDENCES, SATURATION, confidence_named
 from skipstone.runtime.model import Model
+from skipstone.runtime.tokenizer import Tokenizer
 from skipstone.runtime.workspace import Workspace
 
-__all__ = ["LEAST_TOKENS", "calibrate", "depth_logits", "exit_stages", "text_windows"]
+__all__ = [
+    "LEAST_TOKENS",
+    "AtDepth",
+    "at_depths",
+    "calibrate",
+    "calibrate_windows",
+    "depth_hidden",
+    "depth_logits",
+    "exit_stages",
+    "text_windows",
+    "windows_of",
+]
 
 WINDOW = 512
 LEAST_WINDOW = 16
@@ -41,12 +54,43 @@ def exit_stages(model: Model) -> Mapping[int, int]:
 def text_windows(model: Model, texts: SequenceOf[str]) -> list[list[int]]:
     """Return the tokens of texts in windows of at most 512 that the model can see; short rests are left out."""
     manifest = model.manifest
-    size = min(WINDOW, manifest.context_length, manifest.long_rope_from or WINDOW)
+    return windows_of(model.tokenizer, texts, most=min(manifest.context_length, manifest.long_rope_from or WINDOW))
+
+
+def windows_of(tokenizer: Tokenizer, texts: SequenceOf[str], *, most: int) -> list[list[int]]:
+    """Return the tokens of texts in windows of at most 512 and `most`; short rests are left out."""
+    size = min(WINDOW, most)
     windows = []
     for text in texts:
-        token_ids = model.tokenizer.encode(text)
+        token_ids = tokenizer.encode(text)
         windows += [token_ids[start : start + size] for start in range(0, len(token_ids), size)]
     return [window for window in windows if len(window) >= min(LEAST_WINDOW, size)]
+
+
+@dataclass(frozen=True, slots=True)
+class AtDepth:
+    """What one depth makes of T tokens: `logits` [T, V] for what follows each, and `hidden` states [T, E].
+
+    `before` are the hidden states that go into the last stage; None where that is the first, which reads tokens.
+    Where an exit has an adapter, it stands between `hidden` and `logits`.
+    """
+
+    logits: NDArray[np.float32]
+    hidden: NDArray[np.float32]
+    before: NDArray[np.float32] | None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the measures that this depth allows."""
+        return tuple(CONFIDENCES) if self.before is None else (*CONFIDENCES, SATURATION)
+
+    def shown(self, metric: str) -> NDArray[np.float32]:
+        """Return what a measure reads: logits [T, V], or hidden states [T, 2, E] around the last stage."""
+        if metric != SATURATION:
+            return self.logits
+        if self.before is None:
+            raise ConfigError("saturation compares hidden states around a stage, and the first stage reads tokens")
+        return np.stack([self.before, self.hidden], axis=1)
 
 
 def depth_logits(model: Model, token_ids: SequenceOf[int]) -> Iterator[Mapping[int, NDArray[np.float32]]]:
@@ -54,21 +98,40 @@ def depth_logits(model: Model, token_ids: SequenceOf[int]) -> Iterator[Mapping[i
 
     The last of them are the full model's, the others the exits'.
     """
-    stages = {number: num_layers for num_layers, number in exit_stages(model).items()}
+    for found in at_depths(model, token_ids):
+        yield {num_layers: one.logits for num_layers, one in found.items()}
+
+
+def depth_hidden(model: Model, token_ids: SequenceOf[int]) -> Iterator[Mapping[int, NDArray[np.float32]]]:
+    """Yield hidden states [T, E] by number of layers, as `depth_logits` does: what the exits or their adapters read."""
+    for found in at_depths(model, token_ids, head=False):
+        yield {num_layers: one.hidden for num_layers, one in found.items()}
+
+
+def at_depths(model: Model, token_ids: SequenceOf[int], *, head: bool = True) -> Iterator[Mapping[int, AtDepth]]:
+    """Yield what each exit, and last the full model, makes of a text, by number of layers; pieces of T tokens cover it.
+
+    Without the `head` the logits are of no row.
+    """
+    depths = {number: num_layers for num_layers, number in exit_stages(model).items()}
     num_stages = len(model.manifest.stages)
-    stages[num_stages] = model.manifest.dimensions.num_layers
-    most = max(1, min(MOST_ROWS, MOST_LOGITS // model.manifest.dimensions.vocab_size))
+    depths[num_stages] = model.manifest.dimensions.num_layers
+    most = MOST_LOGITS // model.manifest.dimensions.vocab_size if head else MOST_ROWS
+    most = max(1, min(MOST_ROWS, most))
     workspace = Workspace(model, model.new_cache(context_length=len(token_ids)))
     for start in range(0, len(token_ids), most):
         piece = np.asarray([token_ids[start : start + most]])
-        found, hidden = {}, None
-        first = 0
-        for end, num_layers in sorted(stages.items()):
-            call = workspace.call(piece.shape[1], range(piece.shape[1]), Part(range(first, end), exit=end))
-            if hidden is not None:
-                call.hidden[:] = hidden
-            found[num_layers] = call.run(piece, np.asarray([start])).copy()
-            hidden, first = call.hidden.copy(), end
+        found, before = {}, None
+        for end in range(1, num_stages + 1):
+            asked = head and end in depths
+            rows = range(piece.shape[1] if asked else 0)
+            call = workspace.call(piece.shape[1], rows, Part(range(end - 1, end), head=asked, exit=end))
+            if before is not None:
+                call.hidden[0] = before
+            logits, hidden = call.run(piece, np.asarray([start])), call.hidden[0].copy()
+            if end in depths:
+                found[depths[end]] = AtDepth(logits.copy(), hidden, before)
+            before = hidden
         yield found
 
 
@@ -81,25 +144,46 @@ def calibrate(
 ) -> Calibration:
     """Return from which confidence each exit may be believed, judged by the full model's choices along `texts`.
 
-    All exits and measures together miss a level with a chance of at most `error_rate`. `on_progress` gets the tokens of
-    each piece. Raises: ConfigError when the bundle has no exits or the texts are too short.
+    As `calibrate_windows`. Raises: ConfigError when the bundle has no exits or the texts are too short.
     """
-    exits, windows = exit_stages(model), text_windows(model, texts)
-    num_tokens = sum(map(len, windows))
+    return calibrate_windows(model, text_windows(model, texts), error_rate=error_rate, on_progress=on_progress)
+
+
+def calibrate_windows(
+    model: Model,
+    windows: SequenceOf[SequenceOf[int]],
+    *,
+    num_given: int = 0,
+    error_rate: float = ERROR_RATE,
+    on_progress: Callable[[int], None] = lambda num_tokens: None,
+) -> Calibration:
+    """Return from which confidence each exit may be believed, judged along windows of tokens.
+
+    The first `num_given` tokens of each window are only read. All exits and measures together miss a level with a
+    chance of at most `error_rate`. `on_progress` gets the tokens of each piece. Raises: ConfigError when the bundle has
+    no exits or too few tokens are to be judged.
+    """
+    exits = exit_stages(model)
+    num_tokens = sum(max(len(window) - num_given, 0) for window in windows)
     if num_tokens < LEAST_TOKENS:
         raise ConfigError(
             f"the text has {num_tokens} tokens; a calibration wants at least {LEAST_TOKENS}, better 10,000 or more: "
             "give more or longer files"
         )
-    confidences: dict[tuple[int, str], list[NDArray[np.float64]]] = defaultdict(list)
+    confidences: dict[int, dict[str, list[NDArray[np.float64]]]] = defaultdict(lambda: defaultdict(list))
     agrees: dict[int, list[NDArray[np.bool_]]] = defaultdict(list)
     for window in windows:
-        for logits in depth_logits(model, window):
-            wanted = logits[max(logits)].argmax(axis=1)
+        num_read = 0
+        for found in at_depths(model, window):
+            wanted = found[max(found)].logits.argmax(axis=1)
+            # What follows the last given token is the first that is judged.
+            rows = slice(min(max(num_given - 1 - num_read, 0), len(wanted)), None)
             for num_layers in exits:
-                agrees[num_layers].append(logits[num_layers].argmax(axis=1) == wanted)
-                for metric, confidence in CONFIDENCES.items():
-                    confidences[num_layers, metric].append(confidence(logits[num_layers]))
+                at = found[num_layers]
+                agrees[num_layers].append((at.logits.argmax(axis=1) == wanted)[rows])
+                for metric in at.metrics:
+                    confidences[num_layers][metric].append(confidence_named(metric)(at.shown(metric))[rows])
+            num_read += len(wanted)
             on_progress(len(wanted))
     return Calibration(
         weights=model.manifest.files["weights.bin"].sha256,
@@ -109,10 +193,11 @@ def calibrate(
         exits=tuple(
             exit_levels(
                 num_layers,
-                {metric: np.concatenate(confidences[num_layers, metric]) for metric in CONFIDENCES},
+                {metric: np.concatenate(pieces) for metric, pieces in confidences[num_layers].items()},
                 np.concatenate(agrees[num_layers]),
                 error_rate=error_rate / len(exits),
+                last_stage_from=model.manifest.stages[num_stages - 1].first_layer,
             )
-            for num_layers in exits
+            for num_layers, num_stages in exits.items()
         ),
     )

@@ -13,7 +13,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.approximate.agreement import require_agreement
 from skipstone.runtime.depth.calibrate import Calibration
 from skipstone.runtime.depth.calibration_file import COMMAND, find_calibration, read_calibration
-from skipstone.runtime.depth.confidence import confidence_named
+from skipstone.runtime.depth.confidence import SATURATION, confidence_named
 from skipstone.runtime.depth.exit_times import ExitTimes, exit_times
 from skipstone.runtime.depth.pairs import exit_stages
 from skipstone.runtime.model import Model
@@ -42,9 +42,14 @@ class Exit:
     threshold: float
     share: float
 
-    def are_sure(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which rows [N] of the exit's logits [N, V] are believed."""
-        return np.asarray(confidence_named(self.metric)(logits) > self.threshold)
+    @property
+    def reads_states(self) -> bool:
+        """Whether it asks the hidden states around the exit's last stage, which need no head, and not the logits."""
+        return self.metric == SATURATION
+
+    def are_sure(self, shown: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which tokens [N] are believed, by what the exit shows: logits [N, V], or hidden states [N, 2, E]."""
+        return np.asarray(confidence_named(self.metric)(shown) > self.threshold)
 
 
 class ExitPolicy:
@@ -78,11 +83,12 @@ class ExitPolicy:
         """Return the tokens per millisecond that an exit promises, by what left so far."""
         if self._times is None:
             return 0.0
-        return self._times.rate(one.num_layers, self._sure[one.num_layers] / self._seen[one.num_layers])
+        share = self._sure[one.num_layers] / self._seen[one.num_layers]
+        return self._times.rate(one.num_layers, share, reads_states=one.reads_states)
 
-    def is_sure(self, one: Exit, logits: NDArray[np.float32]) -> bool:
-        """Return whether the exit's logits [V] for the next token are believed; learn how often they are."""
-        sure, key = bool(one.are_sure(logits[None])[0]), one.num_layers
+    def is_sure(self, one: Exit, shown: NDArray[np.float32]) -> bool:
+        """Return whether the exit's next token is believed, by its logits [V] or hidden states [2, E]; learn it."""
+        sure, key = bool(one.are_sure(shown[None])[0]), one.num_layers
         self._sure[key] = MEMORY * self._sure[key] + sure
         self._seen[key] = MEMORY * self._seen[key] + 1
         return sure

@@ -28,7 +28,10 @@ OUR_DRAFTERS = tuple(
         "model": "draft_model:open_model",
         "tree": "draft_model:open_tree",
         "staged": "draft_model:open_staged",
+        "big-little": "big_little:open_big_little",
         "self": "exits:open_self",
+        "skip": "skip:open_skip",
+        "free": "free:open_free",
         "jacobi": "jacobi:open_jacobi",
         "lookahead": "lookahead:open_lookahead",
     }.items()

@@ -9,6 +9,7 @@ from skipstone.runtime.approximate.method import APPROXIMATE
 from skipstone.runtime.drafters import Drafter, DrafterContext, PlainDrafter, open_drafter, registered_drafters
 from skipstone.runtime.drafters.cascade import Cascade
 from skipstone.runtime.drafters.guard import Guard
+from skipstone.runtime.drafters.skip import can_skip
 from skipstone.runtime.model import Model
 from skipstone.runtime.planning.knowledge import Knowledge
 from skipstone.runtime.planning.planner import Planner
@@ -106,10 +107,10 @@ class Method:
 
 def planned_names(model: Model) -> tuple[str, ...]:
     """Return the drafters that `auto` weighs, in order of price."""
-    manifest = model.manifest
     return (
         *TEXT_DRAFTERS,
         "recycle",
-        *(("model",) if manifest.drafter else ()),
-        *(("self",) if manifest.exits else ()),
+        *(("model",) if model.has_drafter else ()),
+        *(("self",) if model.manifest.exits else ()),
+        *(("skip",) if can_skip(model) else ()),
     )

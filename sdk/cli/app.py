@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from skipstone.cli import bench, chat, demo, devices, evaluate, export, generate, inspect, tune
+from skipstone.cli import bench, chat, choose, demo, devices, evaluate, export, generate, inspect, train_exits, tune
 from skipstone.errors import SkipstoneError
 
 __all__ = ["app", "main"]
@@ -45,7 +45,7 @@ def options(
     """Fast, lossless LLM decoding on the device in front of you: export a checkpoint, run the bundle."""
 
 
-for command in (export, generate, chat, inspect, devices, tune, bench, evaluate, demo):
+for command in (export, generate, choose, chat, inspect, devices, train_exits, tune, bench, evaluate, demo):
     app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
 
 

@@ -15,6 +15,8 @@ from skipstone.cli.options import (
     CalibrationOption,
     DecodeOption,
     DeviceOption,
+    DialOption,
+    DrafterOption,
     JsonOption,
     QuietOption,
     SeedOption,
@@ -22,6 +24,7 @@ from skipstone.cli.options import (
     TemperatureOption,
     ThreadsOption,
     TopPOption,
+    require_drafter,
     require_suffix,
 )
 from skipstone.cli.terminal import notes, print_json, write
@@ -39,6 +42,8 @@ Examples:
   skipstone generate pebble --temperature 0.7 --seed 1 --json < prompt.txt
   skipstone generate pebble -p "class Stack:" --decode suffix,recycle --stats
   skipstone generate my-bundle -p "x = " --decode exit --min-agreement 0.98"""
+
+SHALLOW = ("exit", "adaptive", "skipdecode", "switch", "cascade")
 
 
 class RuleName(StrEnum):
@@ -59,6 +64,7 @@ def run(
         int, typer.Option(metavar="N", min=0, help="Fewest tokens to make, before a stop token may come.")
     ] = 0,
     decode: DecodeOption = "auto",
+    drafter: DrafterOption = None,
     verify: Annotated[
         RuleName, typer.Option("--verify", help="Rule for drafts; only match keeps the text of a seed.")
     ] = RuleName.match,
@@ -67,8 +73,9 @@ def run(
     ] = False,
     min_agreement: Annotated[
         float | None,
-        typer.Option(metavar="A", help="With --decode exit: share of tokens to be as the full model's, such as 0.98."),
+        typer.Option(metavar="A", help="With an approximate --decode: share of tokens as the full model's, say 0.98."),
     ] = None,
+    dial: DialOption = None,
     calibration: CalibrationOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -103,6 +110,10 @@ def run(
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
     ] = None,
+    stop_below: Annotated[
+        float,
+        typer.Option(metavar="P", help="End where the chance of the whole text falls below P: approximate; 0 is off."),
+    ] = 0.0,
     logprobs: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="With --json: the N likeliest tokens at each position.")
     ] = None,
@@ -113,7 +124,7 @@ def run(
     ] = False,
     show_drafts: Annotated[bool, typer.Option("--show-drafts", help="Colour guessed tokens by their drafter.")] = False,
     show_depth: Annotated[
-        bool, typer.Option("--show-depth", help="Colour tokens that left at an exit by its depth.")
+        bool, typer.Option("--show-depth", help="Colour tokens by the layers that made them, where not all did.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -121,9 +132,12 @@ def run(
     """Continue a prompt.
 
     The text goes to standard output as it comes, its speed to standard error. --decode takes auto, plain, or drafters:
-    ngram, suffix, recycle, jacobi, lookahead; model, tree and staged where the bundle has a drafter; self where it has
-    exits. They all give plain decoding's text. exit is approximate: exits that are sure make tokens on their own, as
-    far as --min-agreement allows; `skipstone tune --exits` calibrates it once.
+    ngram, suffix, recycle, jacobi, lookahead; model, tree, staged and big-little where there is a small model; self,
+    free and skip where the bundle has exits or stages. They all give plain decoding's text.
+
+    exit, adaptive, skipdecode, switch and cascade are approximate, and so is big-little with a --dial: --min-agreement
+    says which share of tokens must be as the full model's, or --dial how far the method may go. `skipstone tune`
+    calibrates them once, `skipstone eval --decode` shows what they cost and bring.
     """
     from skipstone.api import load
     from skipstone.errors import ConfigError
@@ -136,8 +150,9 @@ def run(
         raise ConfigError("--stats and --show-drafts are for one text on the terminal; --json holds all figures")
     if show_depth and (as_json or samples > 1 or show_drafts):
         raise ConfigError("--show-depth is for one text on the terminal, without --show-drafts")
-    if show_depth and decode != "exit":
-        raise ConfigError(f"--show-depth colours what exits made, and --decode {decode} uses none; take --decode exit")
+    if show_depth and decode not in SHALLOW:
+        known = ", ".join(SHALLOW)
+        raise ConfigError(f"--show-depth colours what part of the layers made; --decode {decode} uses all, not {known}")
     options = {
         "max_new_tokens": max_new_tokens,
         "min_new_tokens": min_new_tokens,
@@ -153,17 +168,20 @@ def run(
         "no_repeat_ngram": no_repeat_ngram,
         "seed": seed,
         "stop": stop or (),
+        "stop_below": stop_below,
         "logprobs": logprobs,
         "decode": decode,
         "verify": verify.value,
         "exact": exact,
         "min_agreement": min_agreement,
+        "dial": dial,
         "calibration": calibration,
     }
     require_suffix(decode, suffix_memory)
+    require_drafter(decode, drafter)
     generation_options(**options)  # a wrong value is refused before the model is loaded
     text = sys.stdin.read() if prompt is None else prompt
-    model = load(bundle, device=device, threads=threads, suffix_memory=suffix_memory)
+    model = load(bundle, device=device, threads=threads, suffix_memory=suffix_memory, drafter=drafter)
     console = notes(quiet=quiet)
     if samples > 1:
         _samples(model.samples(text, samples, context_length=context, **options), as_json, console, seed=seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from rich.progress import DownloadColumn
 
 from skipstone.cli.options import BundleArgument, JsonOption, QuietOption
 from skipstone.cli.terminal import print_columns, print_json, progress_bar
+from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ def run(
             opened.verify(lambda num_bytes: progress.advance(task, num_bytes))
     calibration = find_calibration(opened.manifest, cache_folder() / "profiles")
     facts = summary(opened, part_sizes(opened), calibration) | ({"verified": True} if verify else {})
+    if dials := _calibrated_dials(opened, cache_folder() / "profiles"):
+        facts["calibrated_dials"] = dials
     if as_json:
         print_json({**facts, "manifest": asdict(opened.manifest)})
     else:
@@ -99,6 +103,24 @@ def _calibrated(calibration: Calibration | None) -> list[str]:
         alone = f"after {one.num_layers} layers: alone as the full model on {100 * one.agreement:.1f} % of tokens"
         lines.append(f"{alone}, {leave} at {SHOWN_AGREEMENT:.0%} agreement")
     return [*lines, f"on {calibration.num_tokens} tokens, sure to {1 - calibration.error_rate:.0%}"]
+
+
+def _calibrated_dials(bundle: Bundle, folder: Path) -> list[str]:
+    """Return how far each dial may be turned that is calibrated for the bundle here, with its own little model."""
+    from skipstone.runtime.approximate import APPROXIMATE
+    from skipstone.runtime.approximate.calibration import dial_path, made_for, read_dial
+
+    drafter, lines = bundle.open_drafter(), []
+    for method in APPROXIMATE.values():
+        here = made_for(bundle.manifest, drafter.manifest if drafter and method.little else None)
+        try:
+            known = read_dial(dial_path(here, method, folder), here, method)
+        except ConfigError:
+            continue
+        setting = known.loosest(SHOWN_AGREEMENT)
+        far = "plain decoding only" if setting is None else f"{setting:g} ({method.dial})"
+        lines.append(f"{method.name}: {far} at {SHOWN_AGREEMENT:.0%} agreement, on {known.num_tokens} tokens")
+    return lines
 
 
 def _precision(recipe: Mapping[str, object]) -> str:

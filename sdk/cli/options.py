@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,9 @@ __all__ = [
     "CalibrationOption",
     "DecodeOption",
     "DeviceOption",
+    "DialOption",
+    "DialsOption",
+    "DrafterOption",
     "JsonOption",
     "QuietOption",
     "SeedOption",
@@ -21,7 +25,9 @@ __all__ = [
     "TemperatureOption",
     "ThreadsOption",
     "TopPOption",
+    "dial_settings",
     "read_text",
+    "require_drafter",
     "require_suffix",
 ]
 
@@ -43,7 +49,21 @@ DecodeOption = Annotated[
 ]
 CalibrationOption = Annotated[
     Path | None,
-    typer.Option("--calibration", metavar="FILE", help="Use this calibration of exits, not the kept one."),
+    typer.Option("--calibration", metavar="FILE", help="With --min-agreement: use this calibration, not the kept one."),
+]
+DialOption = Annotated[
+    float | None,
+    typer.Option(
+        "--dial", metavar="X", help="With an approximate --decode: set its dial, in place of --min-agreement."
+    ),
+]
+DialsOption = Annotated[
+    list[str] | None,
+    typer.Option("--dial", metavar="X,...", help="With --decode: settings of its dial to judge; repeatable."),
+]
+DrafterOption = Annotated[
+    str | None,
+    typer.Option("--drafter", metavar="BUNDLE", help="A smaller bundle of the family as the small model."),
 ]
 SuffixMemoryOption = Annotated[
     Path | None,
@@ -51,10 +71,27 @@ SuffixMemoryOption = Annotated[
 ]
 
 
+def require_drafter(decode: str, drafter: str | None) -> None:
+    """Raise ConfigError for a small model that the decoding method would not use."""
+    from skipstone.runtime.approximate import APPROXIMATE
+
+    users = {"auto", "model", "tree", "staged", *(method.name for method in APPROXIMATE.values() if method.little)}
+    if drafter is not None and not users & {name.strip() for name in decode.split(",")}:
+        raise ConfigError(f"--drafter names a small model, which --decode {decode} does not use; add model")
+
+
 def require_suffix(decode: str, suffix_memory: Path | None) -> None:
     """Raise ConfigError for a memory that the decoding method would not use."""
     if suffix_memory is not None and not {"auto", "suffix"} & set(decode.split(",")):
         raise ConfigError(f"--suffix-memory is for the suffix drafter, which --decode {decode} leaves out; add suffix")
+
+
+def dial_settings(given: Sequence[str]) -> tuple[float, ...]:
+    """Return settings of a dial, each option one or several apart by commas. Raises: ConfigError for no number."""
+    try:
+        return tuple(float(one) for option in given for one in option.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--dial takes numbers, such as 0.5 or 0.5,1,2; got {','.join(given)}") from error
 
 
 def read_text(path: Path) -> str:

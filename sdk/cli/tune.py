@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import MofNCompleteColumn, TaskProgressColumn
 
-from skipstone.cli.options import BundleArgument, DeviceOption, JsonOption, QuietOption, ThreadsOption, read_text
+from skipstone.cli.options import (
+    BundleArgument,
+    DeviceOption,
+    DrafterOption,
+    JsonOption,
+    QuietOption,
+    ThreadsOption,
+    read_text,
+    require_drafter,
+)
 from skipstone.cli.terminal import notes, print_json, progress_bar, write
 
 if TYPE_CHECKING:
@@ -22,7 +31,9 @@ EXAMPLES = """\b
 Examples:
   skipstone tune pebble
   skipstone tune my-bundle --seconds 10 --plot costs.png
-  skipstone tune my-bundle --exits --text notes.txt --text more.txt"""
+  skipstone tune my-bundle --exits --text notes.txt --text more.txt
+  skipstone tune my-bundle --skip --text notes.txt
+  skipstone tune my-bundle --dial switch --text notes.txt"""
 SECONDS = 3.0
 
 
@@ -35,32 +46,75 @@ def run(
     exits: Annotated[
         bool, typer.Option("--exits", help="Calibrate the exits on texts instead, for --decode exit.")
     ] = False,
+    own: Annotated[
+        bool, typer.Option("--own", help="With --exits: judge what the model itself writes behind pieces of the texts.")
+    ] = False,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Search layers that drafts may leave out instead, for --decode skip.")
+    ] = False,
     text: Annotated[
-        list[Path] | None, typer.Option("--text", metavar="FILE", help="With --exits: UTF-8 text; repeatable.")
+        list[Path] | None,
+        typer.Option("--text", metavar="FILE", help="With --exits, --skip or --dial: UTF-8 text; repeatable."),
     ] = None,
+    dial: Annotated[
+        str | None,
+        typer.Option("--dial", metavar="METHOD", help="Calibrate the dial of switch, cascade, ... on texts instead."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="With --dial: tokens to write at each setting; default: 4096.")
+    ] = None,
+    drafter: DrafterOption = None,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure the cost curve of a bundle here, or calibrate its exits.
+    """Measure the cost curve of a bundle here, calibrate its exits or a dial, or search layers to skip.
 
     Milliseconds of a call for so many rows and cached tokens. `--decode auto` plans with it: this replaces the quick
     measurement of the first use. Measure again when the machine was busy.
 
     With --exits: from which confidence each exit may make a token on its own, for shares of tokens that are to be as
     the full model's. The text should be like that to be made, 10,000 tokens or more; default: the prompts of `bench`.
+    With --own the model first writes such text itself, behind pieces of the given one: of that it is surer than of what
+    people wrote, so more tokens may leave.
+
+    With --skip: which layers to leave out when drafting, so that guesses come cheap and still often stand: one more at
+    a time, along 2,048 tokens spread over the text, as long as drafts promise more.
+
+    With --dial: how far the dial of an approximate method may be turned for such shares. It writes on from prompts
+    spread over the text, and the full model judges that.
     """
     from skipstone.api import load
     from skipstone.errors import ConfigError
 
+    if dial is not None:
+        if exits or skip or seconds is not None or plot is not None:
+            raise ConfigError(
+                "--exits, --skip, --seconds and --plot measure something else; leave them out with --dial"
+            )
+        _calibrate_dial(bundle, dial, text, drafter, device, threads, max_tokens, as_json=as_json, quiet=quiet)
+        return
+    if drafter is not None or max_tokens is not None:
+        raise ConfigError("--drafter and --max-tokens are for calibrating a dial; add --dial METHOD")
+    if skip:
+        if exits or seconds is not None or plot is not None:
+            raise ConfigError("--exits, --seconds and --plot measure something else; leave them out with --skip")
+        from skipstone.cli.tune_skip import search
+
+        texts = [read_text(path) for path in text or ()] or _default_texts()
+        search(load(bundle, device=device, threads=threads).runtime, texts, bundle, as_json=as_json, quiet=quiet)
+        return
+    if own and not exits:
+        raise ConfigError("--own is for calibrating exits; add --exits")
     if exits and (seconds is not None or plot is not None):
         raise ConfigError("--seconds and --plot are for the cost curve; leave them out with --exits")
     if text and not exits:
-        raise ConfigError("--text is for calibrating exits; add --exits")
+        raise ConfigError("--text is for calibrating exits; add --exits, --skip or --dial METHOD")
     if exits:
         texts = [read_text(path) for path in text or ()]
-        _calibrate(load(bundle, device=device, threads=threads).runtime, texts, bundle, as_json=as_json, quiet=quiet)
+        model = load(bundle, device=device, threads=threads).runtime
+        _calibrate(model, texts, bundle, own=own, as_json=as_json, quiet=quiet)
         return
     from skipstone.runtime.planning import measure_costs, profile_path, save_curve
 
@@ -90,17 +144,57 @@ def run(
     notes(quiet=quiet).print(failed if kept is None else f"kept in {kept}")
 
 
-def _calibrate(model: Model, texts: list[str], bundle: str, *, as_json: bool, quiet: bool) -> None:
-    from skipstone.pebble import cache_folder
-    from skipstone.runtime.depth import calibrate, calibration_path, save_calibration
-    from skipstone.runtime.depth.pairs import text_windows
+def _calibrate_dial(
+    bundle: str,
+    dial: str,
+    text: list[Path] | None,
+    drafter: str | None,
+    device: str,
+    threads: int | None,
+    max_tokens: int | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from skipstone.api import load
+    from skipstone.cli.tune_dial import calibrate, dial_method
+
+    method = dial_method(dial)
+    require_drafter(dial, drafter)
+    texts = [read_text(path) for path in text or ()] or _default_texts()
+    model = load(bundle, device=device, threads=threads, drafter=drafter).runtime
+    calibrate(model, method, texts, bundle, max_tokens=max_tokens, as_json=as_json, quiet=quiet)
+
+
+def _default_texts() -> list[str]:
+    """Return the prompts of `bench`."""
     from skipstone.suite import Suite
 
-    if not texts:
-        texts = [prompt.text for category in Suite.named("code").categories for prompt in category.prompts]
-    total = sum(map(len, text_windows(model, texts)))
+    return [prompt.text for category in Suite.named("code").categories for prompt in category.prompts]
+
+
+def _calibrate(model: Model, texts: list[str], bundle: str, *, own: bool, as_json: bool, quiet: bool) -> None:
+    from skipstone.own_text import MOST_PROMPTS, NEW_TOKENS, PROMPT_TOKENS, own_windows
+    from skipstone.pebble import cache_folder
+    from skipstone.runtime.depth import calibration_path, save_calibration
+    from skipstone.runtime.depth.pairs import calibrate_windows, exit_stages, text_windows
+
+    exit_stages(model)  # without exits nothing is written
+    texts = texts or _default_texts()
+    if own:
+        total = MOST_PROMPTS * NEW_TOKENS
+        with progress_bar("writing", total=total, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
+            windows = own_windows(model, texts, on_progress=lambda count: progress.advance(task, count))
+    else:
+        windows = text_windows(model, texts)
+    total = sum(map(len, windows))
     with progress_bar("calibrating", total=total, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
-        found = calibrate(model, texts, on_progress=lambda count: progress.advance(task, count))
+        found = calibrate_windows(
+            model,
+            windows,
+            num_given=PROMPT_TOKENS if own else 0,
+            on_progress=lambda count: progress.advance(task, count),
+        )
     path = calibration_path(model.manifest, model.profiles or cache_folder() / "profiles")
     kept = save_calibration(found, path)
     if as_json:

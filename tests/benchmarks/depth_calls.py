@@ -8,6 +8,7 @@ find the same weights in the processor's caches. Overhead is what a call takes b
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from skipstone.runtime.model import Model
 from skipstone.runtime.sequence import Sequence
 
 CONTEXT, TOKEN_ID = 64, 11
-DRAFTS = (1, 2, 4, 8)
+DRAFTS = (1, 2, 4, 8, 16)
 
 
 class TimedSession:
@@ -43,18 +44,24 @@ class TimedSession:
 class CallTimes:
     """Medians in milliseconds; keys are (exit's layers) or (exit's layers, guesses); `stages[rows]` is one per session.
 
-    `plain[rows]` is a whole call.
+    `plain[rows]` is a whole call; `verify` one whose last guess the first stages have not seen, `late` one whose all
+    rows they have.
     """
 
     plain: dict[int, float] = field(default_factory=dict)
     stages: dict[int, list[float]] = field(default_factory=dict)
     peek: dict[int, float] = field(default_factory=dict)
     verify: dict[tuple[int, int], float] = field(default_factory=dict)
+    late: dict[tuple[int, int], float] = field(default_factory=dict)
     exits: dict[int, int] = field(default_factory=dict)
 
     def peek_sum(self, layers: int) -> float:
         """Return the stages up to an exit, and the head."""
         return sum(self.stages[1][: self.exits[layers]]) + self.stages[1][-1]
+
+    def late_sum(self, layers: int, guesses: int) -> float:
+        """Return the stages behind an exit for all rows."""
+        return sum(self.stages[1 + guesses][self.exits[layers] :])
 
     def verify_sum(self, layers: int, guesses: int) -> float:
         """Return what follows `guesses` peeks: the first stages for the last guess, the others for all rows."""
@@ -65,7 +72,7 @@ class CallTimes:
 def measure(model: Model, rounds: int) -> CallTimes:
     """Return the times of all calls, measured in turn."""
     model.sessions = tuple(TimedSession(session) for session in model.sessions)
-    sequence = model.new_sequence(context_length=CONTEXT + 32)
+    sequence = model.new_sequence(context_length=CONTEXT + 64)
     sequence.append([TOKEN_ID] * CONTEXT)
     sequence.extend(Draft.empty())
     sequence.commit([TOKEN_ID])
@@ -79,12 +86,12 @@ def measure(model: Model, rounds: int) -> CallTimes:
             for number, session in enumerate(model.sessions):
                 found["stage", 1 + guesses, number].append(session.ms)
         for layers, num_stages in exits.items():
-            for guesses in DRAFTS:
-                for ahead in range(1, 1 + guesses):
+            for guesses, kind in itertools.product((0, *DRAFTS), ("verify", "late")):
+                for ahead in range(1, 1 + guesses + (kind == "late")):
                     start = perf_counter()
                     sequence.peek([TOKEN_ID] * ahead, num_stages=num_stages)
                     found["peek", layers].append((perf_counter() - start) * 1e3)
-                found["verify", layers, guesses].append(timed_extend(sequence, guesses))
+                found[kind, layers, guesses].append(timed_extend(sequence, guesses))
     times = CallTimes(exits=dict(exits))
     for key, values in found.items():
         if key[0] == "plain":
@@ -94,7 +101,7 @@ def measure(model: Model, rounds: int) -> CallTimes:
         elif key[0] == "peek":
             times.peek[key[1]] = median(values)
         else:
-            times.verify[key[1], key[2]] = median(values)
+            getattr(times, key[0])[key[1], key[2]] = median(values)
     return times
 
 
@@ -116,7 +123,10 @@ def main() -> None:
     for layers, spent in times.peek.items():
         show(f"a guess from {layers} layers", spent, times.peek_sum(layers))
     for (layers, guesses), spent in times.verify.items():
-        show(f"verify {guesses} from {layers} layers", spent, times.verify_sum(layers, guesses))
+        if guesses:  # else it is a plain call
+            show(f"verify {guesses} from {layers} layers", spent, times.verify_sum(layers, guesses))
+    for (layers, guesses), spent in times.late.items():
+        show(f"catch up {1 + guesses} rows from {layers} layers", spent, times.late_sum(layers, guesses))
 
 
 def show(name: str, spent: float, stages: float) -> None:

@@ -1,0 +1,195 @@
+"""How far the dial of a method may be turned on this bundle: what was found on texts once, kept as a file.
+
+Settings are tested from the strictest on, until one fails: Learn-then-Test (Angelopoulos et al., 2021) with
+fixed-sequence testing, as for exits. With probability 1 - error_rate over texts of the same kind, the setting in use
+keeps its agreement. Tokens count as independent, which neighbours in a text are not quite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.approximate.method import ApproximateMethod
+from skipstone.runtime.depth.calibrate import risk_p_value
+from skipstone.runtime.manifest import Manifest
+from skipstone.runtime.model import Model
+
+__all__ = [
+    "DialCalibration",
+    "DialFinding",
+    "calibrated_setting",
+    "dial_path",
+    "made_for",
+    "made_here",
+    "read_dial",
+    "save_dial",
+]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DialFinding:
+    """One setting of a dial, and how many tokens written at it are not the full model's choice."""
+
+    setting: float
+    num_wrong: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialCalibration:
+    """What was found of one method on one bundle, or pair of them; `bundle` tells which, see `made_for`.
+
+    `tested` are settings from the strictest on, the plain end not among them; `num_tokens` were written at each.
+    """
+
+    method: str
+    bundle: Mapping[str, Any]
+    num_tokens: int
+    error_rate: float
+    tested: tuple[DialFinding, ...]
+
+    def loosest(self, min_agreement: float) -> float | None:
+        """Return the loosest setting that keeps `min_agreement`; None where none of the tested does."""
+        kept = [*takewhile(lambda one: self.keeps(one, min_agreement), self.tested)]
+        return kept[-1].setting if kept else None
+
+    def keeps(self, one: DialFinding, min_agreement: float) -> bool:
+        """Return whether the text shows that a setting keeps `min_agreement`, looked at alone."""
+        return risk_p_value(one.num_wrong, self.num_tokens, 1.0 - min_agreement) <= self.error_rate
+
+
+def calibrated_setting(
+    model: Model, method: ApproximateMethod, min_agreement: float, *, file: Path | None = None
+) -> tuple[float, str]:
+    """Return the loosest setting that keeps `min_agreement`, and the promise in words; the plain end where none does.
+
+    `file` replaces the calibration that is kept for the model. Raises: ConfigError when there is none for this bundle.
+    """
+    key = f"dial calibration of {method.name} {file or ''}"
+    known = model.shared.get(key, lambda: _calibration(model, method, file))
+    promise = f"{100 * min_agreement:.1f} % of tokens as the full model's, calibrated on {known.num_tokens} tokens"
+    setting = known.loosest(min_agreement)
+    if setting is None:
+        return method.plain, f"{promise}; no setting of {method.name} keeps that, so {method.plain:g} is used: plain"
+    return setting, f"{promise}; {method.name} at {setting:g} ({method.dial})"
+
+
+def _calibration(model: Model, method: ApproximateMethod, file: Path | None) -> DialCalibration:
+    here = made_here(model, method)
+    if file is not None:
+        return read_dial(file, here, method)
+    path = None if model.profiles is None else dial_path(here, method, model.profiles)
+    if path is None or not path.exists():
+        pair = " and little model" if method.little else ""
+        raise ConfigError(f"{method.name} is not calibrated for this bundle{pair}; run {_command(method)} once")
+    return read_dial(path, here, method)
+
+
+def made_here(model: Model, method: ApproximateMethod) -> dict[str, Any]:
+    """Return what a calibration of a method on this model is made for. Raises: as opening the little model does."""
+    little = model.drafter if method.little else None
+    return made_for(model.manifest, None if little is None else little.manifest)
+
+
+def made_for(manifest: Manifest, little: Manifest | None) -> dict[str, Any]:
+    """Return what tells bundles whose approximate texts may differ, as plain data; `little` is of those that use it.
+
+    Weights and what stands before exits by sha256, the recipe, where stages end and exits are, the little weights.
+    """
+    parts = {
+        "weights": manifest.files["weights.bin"].sha256,
+        "recipe": manifest.recipe,
+        "stages": [stage.end_layer for stage in manifest.stages],
+        "exits": manifest.exits,
+        "adapters": {depth: manifest.files[file].sha256 for depth, file in manifest.adapters.items()},
+        "little_weights": None if little is None else little.files["weights.bin"].sha256,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(parts))
+    return plain
+
+
+def dial_path(bundle: Mapping[str, Any], method: ApproximateMethod, folder: Path) -> Path:
+    """Return the file in `folder` for a method's calibration on a bundle, told by what `made_for` gives."""
+    key = hashlib.sha256(json.dumps(bundle, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"dial-{method.name}-{key}.json"
+
+
+def save_dial(calibration: DialCalibration, path: Path) -> bool:
+    """Write a calibration for later processes; return whether it could be written."""
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = {"format_version": FORMAT_VERSION, **asdict(calibration)}
+        partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return True
+    return False
+
+
+def read_dial(path: Path, bundle: Mapping[str, Any], method: ApproximateMethod) -> DialCalibration:
+    """Return the calibration in a file. Raises: ConfigError when it is none, or of another method or bundle."""
+    try:
+        found = _from_json(json.loads(path.read_text(encoding="utf-8")), method)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; calibrate with {_command(method)}") from error
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is no calibration of {method.name} of this version; make one with {_command(method)}"
+        ) from error
+    difference = _difference(found.bundle, bundle)
+    if difference is not None:
+        raise ConfigError(f"{path} was made for {difference}; make one for this bundle with {_command(method)}")
+    return found
+
+
+def _difference(made: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """Return in words what a calibration was made for, where that is not what the bundle is."""
+    if made["recipe"] != here["recipe"]:
+        was, now = made["recipe"].get("name"), here["recipe"].get("name")
+        return f"precision {was}, the bundle has {now}" if was != now else f"another recipe of precision {now}"
+    if made["weights"] != here["weights"]:
+        return f"weights {made['weights'][:12]}, the bundle has {here['weights'][:12]}"
+    if made["little_weights"] != here["little_weights"]:
+        return "another little model than the bundle has"
+    if made != here:
+        return f"stages that end after {made['stages']} layers and exits {made['exits']}, the bundle has others"
+    return None
+
+
+def _from_json(data: Any, method: ApproximateMethod) -> DialCalibration:
+    if (data["format_version"], data["method"]) != (FORMAT_VERSION, method.name):
+        raise ValueError(f"wanted version {FORMAT_VERSION} of {method.name}")
+    found = DialCalibration(
+        method=method.name,
+        bundle={
+            "weights": str(data["bundle"]["weights"]),
+            "recipe": dict(data["bundle"]["recipe"]),
+            "stages": list(data["bundle"]["stages"]),
+            "exits": list(data["bundle"]["exits"]),
+            "adapters": dict(data["bundle"]["adapters"]),
+            "little_weights": data["bundle"]["little_weights"],
+        },
+        num_tokens=int(data["num_tokens"]),
+        error_rate=float(data["error_rate"]),
+        tested=tuple(DialFinding(float(one["setting"]), int(one["num_wrong"])) for one in data["tested"]),
+    )
+    for one in found.tested:
+        method.require(one.setting)
+    counts = [one.num_wrong for one in found.tested]
+    if not 0 < found.error_rate < 1 or any(not 0 <= count <= found.num_tokens for count in [0, *counts]):
+        raise ValueError("an error rate lies between 0 and 1, and no more tokens are wrong than there are")
+    return found
+
+
+def _command(method: ApproximateMethod) -> str:
+    return f"`skipstone tune BUNDLE --dial {method.name} --text FILE`"

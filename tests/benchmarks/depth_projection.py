@@ -1,0 +1,200 @@
+"""What exits would bring on a larger model, if its exits agreed as often as those of a small trained one. A projection.
+
+python tests/benchmarks/depth_projection.py SMALL BIG --text FILE [--texts 40] [--rounds 40]
+
+Both bundles have exits at the same shares of their depth. SMALL writes greedy texts behind pieces of FILE and notes
+what each exit says along them; BIG is measured, call by call. Then `self` plans and drafts, as it does when it runs,
+on what the exits of SMALL said, while the clock is that of BIG; and tokens leave at an exit where it is as sure as on
+texts of the other half, so that 98 % of all tokens are the full model's. With SMALL as BIG too, the projection can be
+compared with what it really does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from depth_calls import CallTimes, measure
+from numpy.typing import NDArray
+
+from skipstone.language_model import LanguageModel
+from skipstone.runtime.depth.calibrate import lowest_threshold
+from skipstone.runtime.depth.confidence import gap
+from skipstone.runtime.depth.exit_times import MOST_BEHIND
+from skipstone.runtime.depth.pairs import depth_logits
+from skipstone.runtime.drafters.draft_model import ModelDrafter
+from skipstone.runtime.drafters.drafter import Round
+from skipstone.runtime.drafters.exits import Exit, SelfDrafter
+from skipstone.runtime.drafters.midpoint import MidpointStop
+from skipstone.runtime.drafters.picks import Likeliest
+from skipstone.runtime.model import Model
+from skipstone.runtime.sampling import Sampler
+
+PROMPT_TOKENS, NEW_TOKENS = 96, 128
+AGREEMENT = 0.98
+
+
+@dataclass
+class Recorded:
+    """One greedy text: its prompt, what follows, and logits [N, V] of each exit for the tokens that follow."""
+
+    prompt: list[int]
+    token_ids: list[int]
+    logits: dict[int, NDArray[np.float32]]
+
+
+def record(model: LanguageModel, text: str, count: int) -> list[Recorded]:
+    """Return what the exits say along greedy texts behind `count` pieces of a text."""
+    token_ids, found = model.encode(text), []
+    for start in np.linspace(0, len(token_ids) - PROMPT_TOKENS, count).astype(int):
+        prompt = token_ids[start : start + PROMPT_TOKENS]
+        new = list(model.generate(model.runtime.tokenizer.decode(prompt), max_new_tokens=NEW_TOKENS).token_ids)
+        prompt = model.encode(model.runtime.tokenizer.decode(prompt))
+        pieces = list(depth_logits(model.runtime, [*prompt, *new]))
+        rows = slice(len(prompt) - 1, -1)
+        logits = {depth: np.concatenate([piece[depth] for piece in pieces])[rows] for depth in pieces[0]}
+        full = logits.pop(max(logits)).argmax(axis=1)
+        found.append(Recorded(prompt, [int(token_id) for token_id in full], logits))
+    return found
+
+
+class RecordedExit:
+    """Stands for an exit: gives what the small model's said at a place, and takes as long as the large model's.
+
+    Behind a wrong guess it says what was said behind the right token: such guesses are lost in any case.
+    """
+
+    def __init__(self, text: Recorded, depth: int, guess_ms: float) -> None:
+        self._text, self._depth, self.guess_ms = text, depth, guess_ms
+        self.token_ids: list[int] = []
+        self.num_asked = 0
+
+    def follow(self, history: Sequence[int]) -> int:
+        self.token_ids, self.num_asked = [*history], 0
+        return len(self._text.prompt) + len(self._text.token_ids) - len(history)
+
+    def logits(self) -> NDArray[np.float32]:
+        self.num_asked += 1
+        return self._text.logits[self._depth][len(self.token_ids) - len(self._text.prompt)][None]
+
+    def take(self, token_id: int) -> None:
+        self.token_ids.append(token_id)
+
+
+class Clock:
+    """What the calls of the large model take; exits of the small one count by their share of the depth."""
+
+    def __init__(self, times: CallTimes, depths: Sequence[int]) -> None:
+        self._times = times
+        self.exits = dict(zip(sorted(depths), sorted(times.exits), strict=True))
+
+    def guess_ms(self, depth: int) -> float:
+        return self._times.peek[self.exits[depth]]
+
+    def verify_ms(self, depth: int | None, num_guesses: int, num_asked: int) -> float:
+        """Return the call that verifies: the first stages have seen what was asked, at most all of its rows."""
+        if depth is None or not num_asked:
+            return float(np.interp(1 + num_guesses, *zip(*self._times.plain.items(), strict=True)))
+        kind = self._times.late if num_asked > num_guesses else self._times.verify
+        known = {rows: spent for (layers, rows), spent in kind.items() if layers == self.exits[depth]}
+        return float(np.interp(num_guesses, *zip(*known.items(), strict=True)))
+
+
+def self_speed(texts: Sequence[Recorded], clock: Clock, num_layers: int) -> tuple[float, float, float, float]:
+    """Return, of all texts drafted by `self`: times plain, tokens a call, share accepted, tokens a call expected.
+
+    What is expected is DEL's: each guess stands with the chance that its exit has shown so far.
+    """
+    spent = plain = expected = 0.0
+    num_calls = num_drafted = num_accepted = 0
+    for text in texts:
+        exits, asked = {}, {}
+        for depth in clock.exits:
+            recorded = RecordedExit(text, depth, clock.guess_ms(depth))
+            asked[depth] = recorded
+            picker, share = Likeliest(Sampler(greedy=True)), depth / num_layers
+            drafter = ModelDrafter(recorded, picker, name="self", stop=MidpointStop())
+            exits[depth] = Exit(recorded, drafter, share, share)
+        drafter, history, place = SelfDrafter([*exits.values()]), [*text.prompt, text.token_ids[0]], 1
+        while place < len(text.token_ids):
+            for one in asked.values():
+                one.num_asked = 0
+            draft = drafter.propose(history, limit=len(text.token_ids) - place - 1)
+            used = next((depth for depth, one in asked.items() if one.num_asked), None)
+            expected += sum(exits[used].chance ** length for length in range(1 + len(draft))) if used else 1.0
+            num_asked = asked[used].num_asked if used else 0
+            right = 0
+            while right < len(draft) and draft.token_ids[right] == text.token_ids[place + right]:
+                right += 1
+            came = text.token_ids[place : place + right + 1]
+            call_ms = clock.verify_ms(used, len(draft), num_asked)
+            spent += call_ms + (num_asked * clock.guess_ms(used) if used else 0.0)
+            plain += len(came) * clock.verify_ms(None, 0, 0)
+            no_logits = np.zeros((0, 0), np.float32)
+            num_peeked = min(num_asked, 1 + len(draft))
+            drafter.observe(Round(draft, history[-1], came, [*range(right + 1)], no_logits, call_ms, num_peeked))
+            history += came
+            place += len(came)
+            num_calls, num_drafted, num_accepted = num_calls + 1, num_drafted + len(draft), num_accepted + right
+    num_tokens = num_calls + num_accepted
+    return plain / spent, num_tokens / num_calls, num_accepted / max(num_drafted, 1), expected / num_calls
+
+
+def exit_speeds(texts: Sequence[Recorded], clock: Clock) -> list[tuple[int, float, float, float]]:
+    """Return, by exit: its depth in the large model, the share that leaves, the agreement, and times plain.
+
+    The threshold is calibrated on every other text and used on the rest.
+    """
+    found = []
+    for depth in clock.exits:
+        known, new = texts[::2], texts[1::2]
+        threshold = lowest_threshold(*judged(known, depth), min_agreement=AGREEMENT, error_rate=0.05)
+        if threshold is None:
+            continue
+        confidence, agrees = judged(new, depth)
+        leaves, spent, waiting = confidence > threshold, 0.0, 0
+        for leave in leaves:
+            spent += clock.guess_ms(depth)
+            if leave and waiting < MOST_BEHIND:
+                waiting += 1
+            else:
+                spent, waiting = spent + clock.verify_ms(depth, waiting, waiting + 1), 0
+        plain = len(leaves) * clock.verify_ms(None, 0, 0)
+        found.append((clock.exits[depth], float(leaves.mean()), float((~leaves | agrees).mean()), plain / spent))
+    return found
+
+
+def judged(texts: Sequence[Recorded], depth: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the confidence [N] of an exit along texts, and whether it chose what came."""
+    logits = np.concatenate([text.logits[depth] for text in texts])
+    return gap(logits), logits.argmax(axis=1) == np.concatenate([text.token_ids for text in texts])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("small")
+    parser.add_argument("big")
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--texts", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=40)
+    options = parser.parse_args()
+    clock_times = measure(Model.open(options.big), options.rounds)
+    small = LanguageModel(Model.open(options.small))
+    texts = record(small, options.text.read_text(encoding="utf-8"), options.texts)
+    clock = Clock(clock_times, list(texts[0].logits))
+    num_tokens = sum(len(text.token_ids) for text in texts)
+    print(f"projection: the exits of {options.small} along {num_tokens} tokens, the clock of {options.big}")
+    for depth, layers in clock.exits.items():
+        _, agrees = judged(texts, depth)
+        print(f"exit after {layers} layers: alone as the full model on {agrees.mean():.1%} of tokens")
+    times, per_call, accepted, expected = self_speed(texts, clock, small.runtime.manifest.dimensions.num_layers)
+    print(f"self: {times:.2f} x plain, {per_call:.2f} tokens a call (expected {expected:.2f}), {accepted:.0%} accepted")
+    for layers, share, agreement, times in exit_speeds(texts, clock):
+        print(f"exit after {layers} layers: {share:.0%} leave, {agreement:.2%} agree, {times:.2f} x plain")
+
+
+if __name__ == "__main__":
+    main()
