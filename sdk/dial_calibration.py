@@ -7,6 +7,8 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
+
 from skipstone.dial_texts import NEW_TOKENS, judged_text, prompts_of
 from skipstone.errors import ConfigError
 from skipstone.runtime.approximate import ApproximateMethod
@@ -15,7 +17,7 @@ from skipstone.runtime.approximate.calibration import DialCalibration, DialFindi
 from skipstone.runtime.depth.calibrate import ERROR_RATE
 from skipstone.runtime.model import Model
 
-__all__ = ["LEAST_TOKENS", "MOST_TOKENS", "calibrate_dial", "settings_to_test"]
+__all__ = ["LEAST_TOKENS", "MOST_TOKENS", "calibrate_dial", "design_effect", "settings_to_test"]
 
 LEAST_TOKENS = 2000
 MOST_TOKENS = 4096
@@ -29,6 +31,16 @@ def settings_to_test(method: ApproximateMethod) -> tuple[float, ...]:
     means = {one: (one + other) / 2 for one, other in pairwise(method.settings)}
     finer = [setting for one in method.settings for setting in (one, means.get(one)) if setting is not None]
     return tuple(finer[1:])
+
+
+def design_effect(wrong: SequenceOf[int]) -> float:
+    """Return by how much the wrong tokens of texts vary more than if they came by chance; 1 where it cannot be told.
+
+    `wrong` is how many of 64 tokens, text by text. Source: Kish, 1965.
+    """
+    shares = np.asarray(wrong) / NEW_TOKENS
+    rate = float(shares.mean())
+    return float(shares.var(ddof=1)) / (rate * (1 - rate) / NEW_TOKENS) if 0 < rate < 1 else 1.0
 
 
 def calibrate_dial(
@@ -64,11 +76,11 @@ def calibrate_dial(
         method=method.name, bundle=made_here(model, method), num_tokens=num_tokens, error_rate=error_rate, tested=()
     )
     for number, setting in enumerate(settings):
-        num_wrong = 0
-        for index, prompt in enumerate(prompts, start=1):
-            num_wrong += int((~judged_text(model, method, setting, prompt).agrees).sum())
-            on_progress((number + index / len(prompts)) / len(settings))
-        known = replace(known, tested=(*known.tested, DialFinding(setting, num_wrong)))
+        wrong: list[int] = []  # by text
+        for prompt in prompts:
+            wrong.append(int((~judged_text(model, method, setting, prompt).agrees).sum()))
+            on_progress((number + len(wrong) / len(prompts)) / len(settings))
+        known = replace(known, tested=(*known.tested, DialFinding(setting, sum(wrong), design_effect(wrong))))
         if not known.keeps(known.tested[-1], AGREEMENTS[0]):
             break
     return known

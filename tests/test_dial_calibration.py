@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_dial_evaluation import words
 
 from skipstone.api import export
-from skipstone.dial_calibration import calibrate_dial, settings_to_test
+from skipstone.dial_calibration import calibrate_dial, design_effect, settings_to_test
 from skipstone.dial_evaluation import evaluate_dial
 from skipstone.dial_texts import judged_text, prompts_of
 from skipstone.errors import ConfigError
@@ -99,6 +99,29 @@ def test_a_setting_whose_agreement_is_too_low_is_seldom_let_through() -> None:
     assert 0 < passed < 0.05
     right = np.random.default_rng(0).binomial(NUM_TOKENS, 0.01, size=200)
     assert np.mean([calibration_of({}, int(count)).loosest(0.98) is not None for count in right]) > 0.9
+
+
+def test_wrong_tokens_that_come_together_count_as_fewer() -> None:
+    """As above, with all wrong tokens of a text in a row of 32; counted as independent they pass far too often."""
+    random, passed, naive = np.random.default_rng(0), list[bool](), list[bool]()
+    for _ in range(500):
+        wrong = (32 * random.binomial(1, 0.2, size=NUM_TOKENS // 64)).tolist()  # a tenth of all tokens
+        one = DialFinding(1.0, sum(wrong), design_effect(wrong))
+        known = replace(calibration_of({}), tested=(one,))
+        passed.append(known.keeps(one, 0.9))
+        naive.append(replace(known, tested=()).keeps(one, 0.9))
+    assert np.mean(passed) < 0.05 < 0.2 < np.mean(naive)
+
+
+def test_the_design_effect_is_one_by_chance_and_the_size_of_a_text_where_whole_texts_are_wrong() -> None:
+    chance = np.random.default_rng(0).binomial(64, 0.1, size=2000)
+    assert design_effect(chance.tolist()) == pytest.approx(1, abs=0.1)
+    assert design_effect([0, 64] * 1000) == pytest.approx(64, rel=0.01)
+    assert design_effect([0, 0]) == design_effect([64, 64]) == 1
+    known = calibration_of({}, 0, 100)
+    loose = replace(known, tested=(known.tested[0], DialFinding(2.0, 100, 8.0)))
+    assert (known.num_independent, loose.num_independent) == (4096, 512)
+    assert known.loosest(0.995) == 1 and loose.loosest(0.995) is None
 
 
 # Making one
@@ -226,6 +249,8 @@ def test_a_file_made_for_another_bundle_is_refused(
         {"tested": [{"setting": -1.0, "num_wrong": 0}]},
         {"tested": [{"setting": 1.0, "num_wrong": -1}]},
         {"tested": [{"setting": 1.0}]},
+        {"tested": [{"setting": 1.0, "num_wrong": 1}]},
+        {"tested": [{"setting": 1.0, "num_wrong": 1, "design_effect": -1.0}]},
         {"bundle": {}},
     ],
 )

@@ -20,6 +20,7 @@ import skipstone
 from skipstone.devices import CostCurve
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.decode import decode
+from skipstone.runtime.depth.exit_times import ExitTimes
 from skipstone.runtime.drafters import registered_drafters
 from skipstone.runtime.generation import Generation
 from skipstone.runtime.model import Model
@@ -39,8 +40,9 @@ PROMPTS = (
 NUM_TOKENS = 32
 NEAR = 0.25  # of the two largest logits; int4 moves a logit by some hundredths
 MOST_TEXTS = 0.25  # may differ in int4
-# Where rows are free auto drafts as much as it can, and nothing needs to be measured.
+# Where rows and exits are free they draft as much as they can, and nothing needs to be measured.
 FREE_ROWS = CostCurve(rows=(1, 16), contexts=(64,), ms=((1.0, 1.0),))
+CHEAP_EXITS = ExitTimes(1.0, {2: 0.1, 4: 0.1, 6: 0.1}, {2: [0.1] * 3, 4: [0.1] * 3, 6: [0.1] * 3})
 
 
 def with_exits(folder: Any, precision: Any) -> LanguageModel:
@@ -48,6 +50,7 @@ def with_exits(folder: Any, precision: Any) -> LanguageModel:
     path = folder / f"pebble-{precision}"
     model = Model.open(skipstone.export("pebble", path, precision=precision, drafter="pebble-mini", exits="auto"))
     model.shared.get("cost curve", lambda: FREE_ROWS)
+    model.shared.get("exit times", lambda: CHEAP_EXITS)
     return LanguageModel(leave_out(model, 4, 5))
 
 
@@ -112,7 +115,7 @@ def test_in_int4_a_text_parts_from_the_plain_one_only_where_two_tokens_are_nearl
     assert num_different <= MOST_TEXTS * len(METHODS) * len(PROMPTS)
 
 
-# Guesses of the model's own first stages, bit by bit
+# Guesses of the model's own layers, and of the small model until it is unsure, bit by bit
 
 GREEDY, SAMPLED = SamplingOptions(), SamplingOptions(temperature=0.8, seed=5)
 
@@ -133,43 +136,39 @@ def decoded(
     return sequence.token_ids, np.concatenate(logits), num_guessed
 
 
-def check_stages(
-    model: LanguageModel, method: str, sampling: SamplingOptions, *, exact: bool, count: int, num_tokens: int
-) -> None:
-    """Compare texts of a method with plain ones, for prompts from all over a file; exact ones with their logits."""
-    runtime, num_guessed = model.runtime, 0
+def check_bits(model: LanguageModel, sampling: SamplingOptions, *, exact: bool, count: int, num_tokens: int) -> None:
+    """Compare texts of each method with plain ones, for prompts from all over a file; exact ones with their logits."""
+    runtime, num_guessed = model.runtime, dict.fromkeys(BIT_BY_BIT, 0)
     code = runtime.tokenizer.encode(inspect.getsource(argparse)[:20000])
     for number, start in enumerate(np.linspace(0, len(code) - 41, count).astype(int).tolist()):
         prompt = code[start : start + 1 + 7 * number % 40]
         wanted = decoded(runtime, prompt, "plain", sampling, exact=exact, num_tokens=num_tokens)
-        found = decoded(runtime, prompt, method, sampling, exact=exact, num_tokens=num_tokens)
-        assert found[0] == wanted[0], prompt
-        assert not exact or np.array_equal(found[1].view(np.uint32), wanted[1].view(np.uint32)), prompt
-        num_guessed += found[2]
-    assert num_guessed > count
+        for method in BIT_BY_BIT:
+            found = decoded(runtime, prompt, method, sampling, exact=exact, num_tokens=num_tokens)
+            assert found[0] == wanted[0], (method, prompt)
+            assert not exact or np.array_equal(found[1].view(np.uint32), wanted[1].view(np.uint32)), (method, prompt)
+            num_guessed[method] += found[2]
+    assert min(num_guessed.values()) > count, num_guessed
 
 
+BIT_BY_BIT = ("self", "skip", "free", "big-little")
 EXACT = {"fp32": False, "int4": True, "int8": True}
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("precision", EXACT)
-@pytest.mark.parametrize("method", ["self", "skip"])
-def test_stages_that_draft_leave_the_text_and_in_exact_mode_every_bit(
-    request: pytest.FixtureRequest, method: str, precision: str, sampling: SamplingOptions
+def test_what_the_model_guesses_itself_leaves_the_text_and_in_exact_mode_every_bit(
+    request: pytest.FixtureRequest, precision: str, sampling: SamplingOptions
 ) -> None:
-    model = request.getfixturevalue(precision)
-    check_stages(model, method, sampling, exact=EXACT[precision], count=6, num_tokens=32)
+    check_bits(request.getfixturevalue(precision), sampling, exact=EXACT[precision], count=6, num_tokens=32)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(("sampling", "count"), [(GREEDY, 100), (SAMPLED, 10)], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("precision", EXACT)
-@pytest.mark.parametrize("method", ["self", "skip"])
-def test_stages_that_draft_leave_a_hundred_texts_and_in_exact_mode_every_bit(
-    request: pytest.FixtureRequest, method: str, precision: str, sampling: SamplingOptions
+def test_what_the_model_guesses_itself_leaves_a_hundred_texts_and_in_exact_mode_every_bit(
+    request: pytest.FixtureRequest, precision: str, sampling: SamplingOptions, count: int
 ) -> None:
-    model = request.getfixturevalue(precision)
-    check_stages(model, method, sampling, exact=EXACT[precision], count=100, num_tokens=128)
+    check_bits(request.getfixturevalue(precision), sampling, exact=EXACT[precision], count=count, num_tokens=128)

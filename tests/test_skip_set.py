@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -164,7 +165,7 @@ def test_layers_of_whole_stages_are_found_along_the_text(tiny_stages: Model) -> 
     found = find_skip_set(tiny_stages, [TEXT] * 3, on_progress=counts.append)
     assert found.weights == tiny_stages.manifest.files["weights.bin"].sha256
     assert counts[0] == 2 and {*found.layers} <= {1, 2} and found.layers
-    assert found.num_tokens >= 2000 and 0 <= found.agreement <= 1
+    assert found.num_tokens > 1800 and 0 <= found.agreement <= 1
     assert found.agreement == Reader(tiny_stages, spread(tiny_stages, 3)).agreements([found.layers])[0]
 
 
@@ -172,12 +173,12 @@ def spread(model: Model, count: int) -> list[list[int]]:
     return skip_set_module._spread(text_windows(model, [TEXT] * count))
 
 
-def test_a_long_text_is_read_in_windows_from_all_over_it(tiny_stages: Model) -> None:
-    windows = text_windows(tiny_stages, [TEXT] * 12)
-    chosen = spread(tiny_stages, 12)
-    assert len(chosen) == 2048 // 256 < len(windows)
-    places = [windows.index(window) for window in chosen]
-    assert chosen[0] == windows[0] and len(places) == len(chosen)
+@pytest.mark.parametrize(("num_windows", "wanted"), [(21, 21), (30, 21), (60, 21), (4000, 21)])
+def test_a_long_text_is_read_in_windows_from_all_over_it(num_windows: int, wanted: int) -> None:
+    chosen = skip_set_module._spread([[number] * 100 for number in range(num_windows)])
+    places = [window[0] for window in chosen]
+    assert len(places) == wanted and places[0] == 0
+    assert {later - place for place, later in pairwise(places)} <= {num_windows // 21, num_windows // 21 + 1}
 
 
 def test_a_short_text_and_a_bundle_of_two_stages_are_refused(

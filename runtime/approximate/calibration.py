@@ -2,7 +2,8 @@
 
 Settings are tested from the strictest on, until one fails: Learn-then-Test (Angelopoulos et al., 2021) with
 fixed-sequence testing, as for exits. With probability 1 - error_rate over texts of the same kind, the setting in use
-keeps its agreement. Tokens count as independent, which neighbours in a text are not quite.
+keeps its agreement. Wrong tokens come together, in some texts many and in most none, so fewer tokens are counted than
+were written: by the design effect of texts as clusters (Kish, 1965; Rao and Scott, 1992).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -39,10 +41,14 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class DialFinding:
-    """One setting of a dial, and how many tokens written at it are not the full model's choice."""
+    """One setting of a dial, and how many tokens written at it are not the full model's choice.
+
+    `design_effect` is by how much their share varies more from text to text than if they came by chance.
+    """
 
     setting: float
     num_wrong: int
+    design_effect: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +69,18 @@ class DialCalibration:
         kept = [*takewhile(lambda one: self.keeps(one, min_agreement), self.tested)]
         return kept[-1].setting if kept else None
 
+    @property
+    def num_independent(self) -> int:
+        """How many independent tokens would tell as much, by the largest design effect of all settings.
+
+        That of one setting is not known well where few tokens are wrong, and not at all where none is.
+        """
+        return int(self.num_tokens / max([1.0, *(one.design_effect for one in self.tested)]))
+
     def keeps(self, one: DialFinding, min_agreement: float) -> bool:
-        """Return whether the text shows that a setting keeps `min_agreement`, looked at alone."""
-        return risk_p_value(one.num_wrong, self.num_tokens, 1.0 - min_agreement) <= self.error_rate
+        """Return whether the texts show that a setting keeps `min_agreement`, looked at alone."""
+        num_wrong = math.ceil(one.num_wrong * self.num_independent / self.num_tokens)
+        return risk_p_value(num_wrong, self.num_independent, 1.0 - min_agreement) <= self.error_rate
 
 
 def calibrated_setting(
@@ -181,13 +196,18 @@ def _from_json(data: Any, method: ApproximateMethod) -> DialCalibration:
         },
         num_tokens=int(data["num_tokens"]),
         error_rate=float(data["error_rate"]),
-        tested=tuple(DialFinding(float(one["setting"]), int(one["num_wrong"])) for one in data["tested"]),
+        tested=tuple(
+            DialFinding(float(one["setting"]), int(one["num_wrong"]), float(one["design_effect"]))
+            for one in data["tested"]
+        ),
     )
     for one in found.tested:
         method.require(one.setting)
     counts = [one.num_wrong for one in found.tested]
     if not 0 < found.error_rate < 1 or any(not 0 <= count <= found.num_tokens for count in [0, *counts]):
         raise ValueError("an error rate lies between 0 and 1, and no more tokens are wrong than there are")
+    if not all(0 <= one.design_effect <= found.num_tokens for one in found.tested):
+        raise ValueError("texts cannot tell less than one token")
     return found
 
 

@@ -92,13 +92,13 @@ def find_skip_set(
 
 
 def _spread(windows: SequenceOf[list[int]]) -> list[list[int]]:
-    """Return windows from all over the texts, enough for MOST_TOKENS."""
+    """Return windows from all over the texts, of about MOST_TOKENS together."""
     num_tokens = sum(map(len, windows))
     if num_tokens < LEAST_TOKENS:
         raise ConfigError(
             f"the text has {num_tokens} tokens; the search wants at least {LEAST_TOKENS}: give more or longer files"
         )
-    wanted = min(len(windows), -(-MOST_TOKENS // max(map(len, windows))))
+    wanted = min(len(windows), -(-MOST_TOKENS * len(windows) // num_tokens))
     return [windows[number * len(windows) // wanted] for number in range(wanted)]
 
 

@@ -98,8 +98,8 @@ def run(
     if drafter is not None or max_tokens is not None:
         raise ConfigError("--drafter and --max-tokens are for calibrating a dial; add --dial METHOD")
     if skip:
-        if exits or seconds is not None or plot is not None:
-            raise ConfigError("--exits, --seconds and --plot measure something else; leave them out with --skip")
+        if exits or own or seconds is not None or plot is not None:
+            raise ConfigError("--exits, --own, --seconds and --plot are for something else; leave them out with --skip")
         from skipstone.cli.tune_skip import search
 
         texts = [read_text(path) for path in text or ()] or _default_texts()

@@ -73,11 +73,13 @@ def _record(found: DialCalibration, method: ApproximateMethod, bundle: str) -> d
         "bundle": bundle,
         "approximate": found.method,
         "num_tokens": found.num_tokens,
+        "num_independent": found.num_independent,
         "error_rate": found.error_rate,
         "settings": [
             {
                 "setting": one.setting,
                 "num_wrong": one.num_wrong,
+                "design_effect": one.design_effect,
                 "agreement": 1 - one.num_wrong / found.num_tokens,
                 "used_for": _used_for(found, one.setting, method),
             }
@@ -103,5 +105,6 @@ def _table(found: DialCalibration, method: ApproximateMethod) -> str:
     ]
     title = f"approximate decoding: {method.name}, dial: {method.dial}\n"
     sure = f"each min agreement holds with a chance of {1 - found.error_rate:.0%} on texts like this one"
-    count = f"calibrated on {found.num_tokens} tokens at each setting; {sure}\n"
+    worth = f"which tell as much as {found.num_independent} independent ones"
+    count = f"calibrated on {found.num_tokens} tokens at each setting, {worth}; {sure}\n"
     return title + count + markdown_table(["dial", "agreement", "used for min agreement"], rows)
