@@ -24,7 +24,8 @@ def own_windows(
     """Return windows of tokens: 64 of a text, and up to 192 that the model greedily writes behind them.
 
     At most 64 windows, spread evenly over the texts. `on_progress` gets the new tokens of each call. Stop tokens end
-    nothing: exits are asked behind them too. Raises: ConfigError for a text shorter than one piece, and for a context too short.
+    nothing: exits are asked behind them too.
+    Raises: ConfigError for a text shorter than one piece, and for a context too short.
     """
     sampler, windows = Sampler(greedy=True), []
     room = min(model.manifest.context_length, model.manifest.long_rope_from or model.manifest.context_length)
