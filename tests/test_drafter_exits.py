@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from skipstone.runtime.drafters import Drafter, DrafterContext, Round
 from skipstone.runtime.drafters.confidence import Calibration
 from skipstone.runtime.drafters.confidence_stop import ConfidenceStop
 from skipstone.runtime.drafters.draft_model import ModelDrafter
-from skipstone.runtime.drafters.exits import LONGEST, TRY_EVERY, Exit, SelfDrafter, best_length, open_self, usual_ms
+from skipstone.runtime.drafters.exits import LONGEST, Exit, SelfDrafter, best_length, open_self, usual_ms
 from skipstone.runtime.drafters.midpoint import MidpointStop
 from skipstone.runtime.drafters.picks import Picks
 from skipstone.runtime.model import Model
@@ -161,7 +163,7 @@ def test_an_exit_that_knows_the_model_drafts_long_chains_which_mostly_stand(
     _, steps = run(context, drafter, max_new_tokens=200)
     late_steps = steps[len(steps) // 2 : -1]
     of_second = [step for number, step in enumerate(late_steps) if step.num_drafted > 1]
-    assert of_second and max(step.num_drafted for step in of_second) >= (LONGEST if least == 1 else 2)
+    assert of_second and max(step.num_drafted for step in of_second) >= (4 if least == 1 else 2)
     share = sum(step.num_accepted for step in of_second) / sum(step.num_drafted for step in of_second)
     assert least <= share and (least == 1) == (share == 1), "with layers that add a little, some guesses fall"
 
@@ -413,6 +415,7 @@ def test_the_least_chance_is_the_time_of_one_more_guess_at_the_best_rate() -> No
     decoding = Decoding((0.25,), (always,))
     decoding.run(3)
     one, drafter = decoding.exits[0], decoding.drafter
+    drafter._random = SimpleNamespace(betavariate=lambda a, b: a / (a + b))  # the mean of what may be drawn
     drafter.propose(decoding.history, limit=LONGEST)
     length, rate = best_length(one.chance, 4.0, [16.0, *(4 + 12 * (1 + drafter._row_share * n) for n in range(1, 9))])
     assert length and one.drafter.least_chance == pytest.approx(rate * (4 + 12 * drafter._row_share))
@@ -511,8 +514,7 @@ def test_an_exit_that_is_never_right_is_left_and_tried_again_rarely() -> None:
     decoding = Decoding((0.25, 0.5), (never, never))
     decoding.run(400)
     drafted = [number for number, (_, length) in enumerate(decoding.plans, start=1) if length]
-    assert [number for number in drafted if number > 30] == [*range(32, 401, TRY_EVERY)]
-    assert {share for share, length in decoding.plans[100:] if length} == {0.25, 0.5}, "each gets its turn"
+    assert 0 < len([number for number in drafted if number > 100]) < 45
     assert decoding.pace < 1.05
 
 
@@ -522,7 +524,7 @@ def test_the_exit_with_the_best_ratio_of_right_guesses_to_price_is_used() -> Non
     decoding = Decoding((0.125, 0.25, 0.5), (lambda at: bool(rarely[at]), lambda at: bool(often[at]), always))
     decoding.run(400)
     counts = Counter(share for share, length in decoding.plans[50:] if length)
-    assert counts[0.25] > 0.8 * counts.total()
+    assert counts.most_common(1)[0][0] == 0.25
     assert decoding.pace < 0.75
 
 
@@ -535,7 +537,7 @@ def test_an_exit_that_has_become_good_is_found_again_and_one_that_became_bad_is_
         decoding.run(1)
     decoding.run(300)
     assert Counter(share for share, length in decoding.plans[-100:] if length > 1).most_common(1)[0][0] == 0.5
-    assert max(length for share, length in decoding.plans[-100:] if share == 0.25) == 1, "in tries only"
+    assert Counter(share for share, length in decoding.plans[-100:] if length)[0.25] < 15, "in tries only"
 
 
 def test_chances_fade() -> None:
@@ -544,20 +546,28 @@ def test_chances_fade() -> None:
     draft = Draft.chain([0, 0, 1], source="self")
     trace = []
     for token_ids in ([0, 0, 0], [0, 0, 1, 5], [9], [0]):
+        one.fade()
         one.learn(draft, token_ids)
         trace.append((one.matches, one.misses))
     assert trace == [
         (2.0, 1.0),
-        (pytest.approx(0.95 * 2 + 3), pytest.approx(0.95)),
-        (pytest.approx(4.9 * 0.95), pytest.approx(0.95**2 + 1)),
-        (pytest.approx(4.9 * 0.95**2 + 1), pytest.approx((0.95**2 + 1) * 0.95)),
+        (pytest.approx(0.99 * 2 + 3), pytest.approx(0.99)),
+        (pytest.approx(4.98 * 0.99), pytest.approx(0.99**2 + 1)),
+        (pytest.approx(4.98 * 0.99**2 + 1), pytest.approx((0.99**2 + 1) * 0.99)),
     ]
-    for _ in range(100):
+    for _ in range(200):
+        one.fade()
         one.learn(Draft.chain([1], source="self"), [0])
     assert one.chance < 0.08
-    for _ in range(100):
+    drawn = [one.draw_chance(Random(seed)) for seed in range(200)]
+    assert max(drawn) < 0.2 and len({*drawn}) > 100 and drawn[0] == one.draw_chance(Random(0))
+    for _ in range(200):
+        one.fade()
         one.learn(Draft.chain([0], source="self"), [0])
-    assert one.chance > 0.9
+    assert one.chance > 0.85
+    for _ in range(1000):
+        one.fade()
+    assert one.chance == pytest.approx(0.5, abs=0.01), "of what was long ago nothing is left"
 
 
 def test_the_call_of_the_prompt_is_not_taken_for_a_plain_one() -> None:
@@ -566,7 +576,7 @@ def test_the_call_of_the_prompt_is_not_taken_for_a_plain_one() -> None:
     decoding.drafter.observe(prompt)
     decoding.run(20)
     assert decoding.drafter._plain_ms == decoding.num_layers
-    assert decoding.plans[2:15] == [(0, 0)] * 13
+    assert sum(length for _, length in decoding.plans[2:]) < 10
 
 
 def test_a_call_after_a_draft_that_was_dropped_is_not_taken_for_a_plain_one() -> None:

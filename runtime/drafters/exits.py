@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from random import Random
 from time import perf_counter
 from typing import Final
 
@@ -21,12 +22,11 @@ from skipstone.runtime.sequence import Sequence
 
 __all__ = ["Exit", "ExitText", "SelfDrafter", "best_length", "open_self"]
 
-MEMORY: Final = 0.95
+MEMORY: Final = 0.95  # of times
+COUNTS_MEMORY: Final = 0.99
 LONGEST: Final = 8
 # Before rounds show it: what a row more adds to a call, as a share of a call of one row.
 ROW_SHARE: Final = 0.1
-# Every so manieth round drafts from another exit than the best, to see whether it has become better.
-TRY_EVERY: Final = 16
 
 
 def usual_ms(before: float, spent_ms: float) -> float:
@@ -90,12 +90,21 @@ class Exit:
         """How often a guess stands, with one of each before any was seen."""
         return (self.matches + 1) / (self.matches + self.misses + 2)
 
+    def draw_chance(self, random: Random) -> float:
+        """Return how often a guess may stand, drawn from what the counts leave open: at first, all."""
+        return random.betavariate(self.matches + 1, self.misses + 1)
+
     def learn(self, draft: Draft, token_ids: SequenceOf[int]) -> None:
         """Score the guesses of one round that were reached, fed or not, against the tokens that came."""
         same = [guess == token_id for guess, token_id in zip(draft.token_ids, token_ids, strict=False)]
         num_right = same.index(False) if False in same else len(same)
-        self.matches = MEMORY * self.matches + num_right
-        self.misses = MEMORY * self.misses + (num_right < len(same))
+        self.matches += num_right
+        self.misses += num_right < len(same)
+
+    def fade(self) -> None:
+        """Let what was seen count a little less, used or not: what was bad may have become good."""
+        self.matches *= COUNTS_MEMORY
+        self.misses *= COUNTS_MEMORY
 
 
 def best_length(chance: float, guess_ms: float, verify_ms: SequenceOf[float]) -> tuple[int, float]:
@@ -119,12 +128,13 @@ class SelfDrafter(Drafter):
 
     Each exit learns its chances by confidence, in deciles, and stops where it is unsure, or where one more guess and
     its row take longer than the tokens that they promise are worth at the round's rate. What a guess and a call cost is
-    measured round by round; the first rounds try each exit once, and then plain decoding. No exit is used where that
-    promises more, but for a try now and then.
+    measured round by round; the first rounds try each exit once, and then plain decoding. How often guesses stand is
+    drawn anew each round from what is known of it: so an exit that was seldom used is tried now and then, and none is
+    used where plain decoding promises more. The draws are the same for each text.
     Where it is not `timed`, layers take the place of milliseconds: under rules that draw by chance the text hangs on
     what is drafted, and shall not hang on how busy the machine is.
     Sources: LayerSkip (Elhoushi et al., 2024), section 2 of its inference; DEL for the choice of exit and its midpoint
-    threshold; the stop by calibrated confidence stands in for EESD's (Liu et al., 2024), without its random draws.
+    threshold; Thompson sampling as in EESD (Liu et al., 2024), of the exit; its stop by calibrated confidence.
     """
 
     peeks = True
@@ -135,10 +145,9 @@ class SelfDrafter(Drafter):
         self._last = Draft.empty()
         self._plain_ms = 0.0 if timed else 1.0
         self._row_share = ROW_SHARE
-        self._num_rounds = 0
+        self._random = Random(0)  # the same text drafts the same
 
     def propose(self, history: SequenceOf[int], *, limit: int, min_chance: float = 0.0) -> Draft:
-        self._num_rounds += 1
         self._used, length = self._choose()
         limit = min(limit, length)
         self._last = self._used.drafter.propose(history, limit=limit, min_chance=min_chance) if limit else Draft.empty()
@@ -151,14 +160,15 @@ class SelfDrafter(Drafter):
             return untried[0], 1
         if not self._plain_ms:
             return self._exits[0], 0
-        if self._num_rounds % TRY_EVERY == 0:
-            return self._exits[self._num_rounds // TRY_EVERY % len(self._exits)], 1
-        plans = [(best_length(one.chance, self._guess_ms(one), self._verify_ms(one)), one) for one in self._exits]
+        plans = [
+            (best_length(one.draw_chance(self._random), self._guess_ms(one), self._verify_ms(one)), one)
+            for one in self._exits
+        ]
         (length, rate), chosen = max(plans, key=lambda plan: plan[0][1])
         # The plan says whether to draft; how long is for the confidences to say, guess by guess.
         verify = self._verify_ms(chosen)
         chosen.drafter.least_chance = rate * (self._guess_ms(chosen) + verify[2] - verify[1])
-        return chosen, LONGEST if length else 0
+        return chosen, min(LONGEST, 1 + int(chosen.matches)) if length else 0  # one that has not shown much is tried
 
     def _guess_ms(self, used: Exit) -> float:
         return used.text.guess_ms if self._timed else used.guess_share
@@ -176,6 +186,8 @@ class SelfDrafter(Drafter):
         used, self._used = self._used, None
         if used is None:  # of the prompt, or of others' drafts
             return
+        for one in self._exits:
+            one.fade()
         if len(self._last):
             used.learn(self._last, seen.token_ids)
         used.drafter.observe(seen)
