@@ -44,8 +44,8 @@ COMMANDS = {
     "tune": "--seconds --plot --exits --own --skip --text --dial --max-tokens --drafter --device --threads --json "
     "--quiet",
     "bench": "--prompt-tokens --new-tokens --runs --suite --decode --plot --replay --device --threads --output --quiet",
-    "eval": "--text --reference --max-tokens --decode --min-agreement --dial --drafter --calibration --plot --device "
-    "--threads --json --quiet",
+    "eval": "--text --reference --max-tokens --decode --min-agreement --dial --drafter --stop-below --calibration "
+    "--plot --device --threads --json --quiet",
     "demo": "--quiet",
 }
 

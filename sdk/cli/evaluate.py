@@ -29,7 +29,8 @@ Examples:
   skipstone eval pebble --text notes.txt
   skipstone eval my-int4 --text held-out.txt --reference my-fp32 --json
   skipstone eval my-bundle --text held-out.txt --decode exit --plot dial.png
-  skipstone eval my-bundle --text held-out.txt --decode switch --dial 0.5,1,2"""
+  skipstone eval my-bundle --text held-out.txt --decode switch --dial 0.5,1,2
+  skipstone eval my-bundle --text held-out.txt --stop-below 0,0.05,0.1,0.2,0.4"""
 
 
 def run(
@@ -51,6 +52,10 @@ def run(
     ] = None,
     dial: DialsOption = None,
     drafter: DrafterOption = None,
+    stop_below: Annotated[
+        list[str] | None,
+        typer.Option("--stop-below", metavar="P,...", help="Judge completions that end below this chance; repeatable."),
+    ] = None,
     calibration: CalibrationOption = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="PNG", help="With --decode: draw speed over quality to this file.")
@@ -66,11 +71,25 @@ def run(
 
     With --decode: how close the tokens of an approximate method stay to the full model's, and what speed that brings,
     at several settings of its dial.
+
+    With --stop-below: 100 completions of pieces of the texts; how many are suppressed, how long the others are, and how
+    many of them are what the text goes on with.
     """
     from skipstone.api import load
     from skipstone.cli.evaluate_dial import Judging, require_nothing_to_judge
+    from skipstone.cli.evaluate_stop import judge_stops, stop_settings
+    from skipstone.errors import ConfigError
     from skipstone.evaluation import evaluate
 
+    if stop_below:
+        if decode or reference or max_tokens or min_agreement or dial or calibration or plot or drafter:
+            raise ConfigError("--stop-below judges completions of plain decoding; leave the other options out")
+        settings = stop_settings(stop_below)
+        texts = [read_text(path) for path in text]
+        judge_stops(
+            load(bundle, device=device, threads=threads).runtime, texts, settings, bundle, as_json=as_json, quiet=quiet
+        )
+        return
     judging = None
     if decode is None:
         require_nothing_to_judge(min_agreement, dial, calibration, plot)
