@@ -41,11 +41,10 @@ COMMANDS = {
     "devices": "--json",
     "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
     "--quiet",
-    "tune": "--seconds --plot --exits --own --skip --text --dial --max-tokens --drafter --device --threads --json "
-    "--quiet",
+    "tune": "--seconds --plot --exits --skip --text --dial --max-tokens --drafter --device --threads --json --quiet",
     "bench": "--prompt-tokens --new-tokens --runs --suite --decode --plot --replay --device --threads --output --quiet",
-    "eval": "--text --reference --max-tokens --decode --min-agreement --dial --drafter --stop-below --calibration "
-    "--plot --device --threads --json --quiet",
+    "eval": "--text --reference --max-tokens --decode --min-agreement --dial --own --drafter --stop-below "
+    "--calibration --plot --device --threads --json --quiet",
     "demo": "--quiet",
 }
 

@@ -23,7 +23,6 @@ __all__ = [
     "AtDepth",
     "at_depths",
     "calibrate",
-    "calibrate_windows",
     "depth_hidden",
     "depth_logits",
     "exit_stages",
@@ -144,27 +143,11 @@ def calibrate(
 ) -> Calibration:
     """Return from which confidence each exit may be believed, judged by the full model's choices along `texts`.
 
-    As `calibrate_windows`. Raises: ConfigError when the bundle has no exits or the texts are too short.
+    All exits and measures together miss a level with a chance of at most `error_rate`. `on_progress` gets the tokens of
+    each piece. Raises: ConfigError when the bundle has no exits or the texts are too short.
     """
-    return calibrate_windows(model, text_windows(model, texts), error_rate=error_rate, on_progress=on_progress)
-
-
-def calibrate_windows(
-    model: Model,
-    windows: SequenceOf[SequenceOf[int]],
-    *,
-    num_given: int = 0,
-    error_rate: float = ERROR_RATE,
-    on_progress: Callable[[int], None] = lambda num_tokens: None,
-) -> Calibration:
-    """Return from which confidence each exit may be believed, judged along windows of tokens.
-
-    The first `num_given` tokens of each window are only read. All exits and measures together miss a level with a
-    chance of at most `error_rate`. `on_progress` gets the tokens of each piece. Raises: ConfigError when the bundle has
-    no exits or too few tokens are to be judged.
-    """
-    exits = exit_stages(model)
-    num_tokens = sum(max(len(window) - num_given, 0) for window in windows)
+    exits, windows = exit_stages(model), text_windows(model, texts)
+    num_tokens = sum(map(len, windows))
     if num_tokens < LEAST_TOKENS:
         raise ConfigError(
             f"the text has {num_tokens} tokens; a calibration wants at least {LEAST_TOKENS}, better 10,000 or more: "
@@ -173,17 +156,13 @@ def calibrate_windows(
     confidences: dict[int, dict[str, list[NDArray[np.float64]]]] = defaultdict(lambda: defaultdict(list))
     agrees: dict[int, list[NDArray[np.bool_]]] = defaultdict(list)
     for window in windows:
-        num_read = 0
         for found in at_depths(model, window):
             wanted = found[max(found)].logits.argmax(axis=1)
-            # What follows the last given token is the first that is judged.
-            rows = slice(min(max(num_given - 1 - num_read, 0), len(wanted)), None)
             for num_layers in exits:
                 at = found[num_layers]
-                agrees[num_layers].append((at.logits.argmax(axis=1) == wanted)[rows])
+                agrees[num_layers].append(at.logits.argmax(axis=1) == wanted)
                 for metric in at.metrics:
-                    confidences[num_layers][metric].append(confidence_named(metric)(at.shown(metric))[rows])
-            num_read += len(wanted)
+                    confidences[num_layers][metric].append(confidence_named(metric)(at.shown(metric)))
             on_progress(len(wanted))
     return Calibration(
         weights=model.manifest.files["weights.bin"].sha256,

@@ -51,6 +51,9 @@ def run(
         typer.Option(metavar="A", help="With --decode: judge what keeps this share of tokens; repeatable."),
     ] = None,
     dial: DialsOption = None,
+    own: Annotated[
+        bool, typer.Option("--own", help="With --decode exit: judge what it writes, not the texts as they are.")
+    ] = False,
     drafter: DrafterOption = None,
     stop_below: Annotated[
         list[str] | None,
@@ -82,7 +85,7 @@ def run(
     from skipstone.evaluation import evaluate
 
     if stop_below:
-        if decode or reference or max_tokens or min_agreement or dial or calibration or plot or drafter:
+        if decode or reference or max_tokens or min_agreement or dial or own or calibration or plot or drafter:
             raise ConfigError("--stop-below judges completions of plain decoding; leave the other options out")
         settings = stop_settings(stop_below)
         texts = [read_text(path) for path in text]
@@ -92,7 +95,7 @@ def run(
         return
     judging = None
     if decode is None:
-        require_nothing_to_judge(min_agreement, dial, calibration, plot)
+        require_nothing_to_judge(min_agreement, dial, calibration, plot, own=own)
     else:
         judging = Judging.of(
             decode,
@@ -102,6 +105,7 @@ def run(
             calibration=calibration,
             max_tokens=max_tokens,
             plot=plot,
+            own=own,
         )
     require_drafter(decode or "plain", drafter)
     texts = [read_text(path) for path in text]

@@ -25,27 +25,40 @@ __all__ = ["Judging", "require_nothing_to_judge"]
 
 
 def require_nothing_to_judge(
-    min_agreement: Sequence[float] | None, dial: Sequence[str] | None, calibration: Path | None, plot: Path | None
+    min_agreement: Sequence[float] | None,
+    dial: Sequence[str] | None,
+    calibration: Path | None,
+    plot: Path | None,
+    *,
+    own: bool,
 ) -> None:
     """Raise ConfigError for options that only approximate decoding has."""
-    if min_agreement or dial or calibration or plot:
+    if min_agreement or dial or calibration or plot or own:
         raise ConfigError(
-            "--min-agreement, --dial, --calibration and --plot judge approximate decoding; add --decode exit, "
+            "--min-agreement, --dial, --own, --calibration and --plot judge approximate decoding; add --decode exit, "
             "or another approximate method"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judging:
-    """What to judge: a method at agreements, at settings of its dial, or by default at its own settings."""
+    """What to judge: a method at agreements, at settings of its dial, or by default at its own settings.
+
+    `exit` is judged along the given text, or as the others along what it writes: its `own`.
+    """
 
     method: ApproximateMethod
     min_agreement: tuple[float, ...]
     dial: tuple[float, ...]
     calibration: Path | None
     max_tokens: int | None
+    own: bool = False
 
     def __post_init__(self) -> None:
+        if self.own and (self.method.name != "exit" or self.calibration is not None):
+            raise ConfigError(
+                "--own is for --decode exit, with the calibration that is kept; others are judged on their own texts"
+            )
         if self.min_agreement and self.dial:
             raise ConfigError(f"--min-agreement and --dial both set the dial of {self.method.name}; give one of them")
         for agreement in self.min_agreement:
@@ -66,6 +79,7 @@ class Judging:
         calibration: Path | None,
         max_tokens: int | None,
         plot: Path | None,
+        own: bool,
     ) -> Judging:
         """Return what the options ask for. Raises: ConfigError where they do not go together."""
         from skipstone.plot import require_plot
@@ -85,6 +99,7 @@ class Judging:
             dial=dial_settings(dial or ()),
             calibration=calibration,
             max_tokens=max_tokens,
+            own=own,
         )
 
     def run(
@@ -93,7 +108,7 @@ class Judging:
         """Judge, print and draw."""
         from skipstone.plot import DialPoint, plot_dial
 
-        if self.method.name == "exit":
+        if self.method.name == "exit" and not self.own:
             exits = self._judge_exits(model, texts, quiet=quiet)
             self._show(_exit_table(exits), [asdict(row) for row in exits], bundle, as_json=as_json)
             points = [
@@ -147,7 +162,8 @@ class Judging:
         if as_json:
             print_json({"bundle": bundle, "approximate": self.method.name, "settings": records})
             return
-        unit = "" if self.method.name == "exit" else f", dial: {self.method.dial}"
+        judged_along = self.method.name == "exit" and not self.own
+        unit = "" if judged_along else f", dial: {self.method.dial}"
         write(f"approximate decoding: {self.method.name}{unit}\n{table}")
 
 

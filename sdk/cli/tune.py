@@ -46,9 +46,6 @@ def run(
     exits: Annotated[
         bool, typer.Option("--exits", help="Calibrate the exits on texts instead, for --decode exit.")
     ] = False,
-    own: Annotated[
-        bool, typer.Option("--own", help="With --exits: judge what the model itself writes behind pieces of the texts.")
-    ] = False,
     skip: Annotated[
         bool, typer.Option("--skip", help="Search layers that drafts may leave out instead, for --decode skip.")
     ] = False,
@@ -76,8 +73,6 @@ def run(
 
     With --exits: from which confidence each exit may make a token on its own, for shares of tokens that are to be as
     the full model's. The text should be like that to be made, 10,000 tokens or more; default: the prompts of `bench`.
-    With --own the model first writes such text itself, behind pieces of the given one: of that it is surer than of what
-    people wrote, so more tokens may leave.
 
     With --skip: which layers to leave out when drafting, so that guesses come cheap and still often stand: one more at
     a time, along 2,048 tokens spread over the text, as long as drafts promise more.
@@ -98,15 +93,13 @@ def run(
     if drafter is not None or max_tokens is not None:
         raise ConfigError("--drafter and --max-tokens are for calibrating a dial; add --dial METHOD")
     if skip:
-        if exits or own or seconds is not None or plot is not None:
-            raise ConfigError("--exits, --own, --seconds and --plot are for something else; leave them out with --skip")
+        if exits or seconds is not None or plot is not None:
+            raise ConfigError("--exits, --seconds and --plot are for something else; leave them out with --skip")
         from skipstone.cli.tune_skip import search
 
         texts = [read_text(path) for path in text or ()] or _default_texts()
         search(load(bundle, device=device, threads=threads).runtime, texts, bundle, as_json=as_json, quiet=quiet)
         return
-    if own and not exits:
-        raise ConfigError("--own is for calibrating exits; add --exits")
     if exits and (seconds is not None or plot is not None):
         raise ConfigError("--seconds and --plot are for the cost curve; leave them out with --exits")
     if text and not exits:
@@ -114,7 +107,7 @@ def run(
     if exits:
         texts = [read_text(path) for path in text or ()]
         model = load(bundle, device=device, threads=threads).runtime
-        _calibrate(model, texts, bundle, own=own, as_json=as_json, quiet=quiet)
+        _calibrate(model, texts, bundle, as_json=as_json, quiet=quiet)
         return
     from skipstone.runtime.planning import measure_costs, profile_path, save_curve
 
@@ -173,28 +166,15 @@ def _default_texts() -> list[str]:
     return [prompt.text for category in Suite.named("code").categories for prompt in category.prompts]
 
 
-def _calibrate(model: Model, texts: list[str], bundle: str, *, own: bool, as_json: bool, quiet: bool) -> None:
-    from skipstone.own_text import MOST_PROMPTS, NEW_TOKENS, PROMPT_TOKENS, own_windows
+def _calibrate(model: Model, texts: list[str], bundle: str, *, as_json: bool, quiet: bool) -> None:
     from skipstone.pebble import cache_folder
-    from skipstone.runtime.depth import calibration_path, save_calibration
-    from skipstone.runtime.depth.pairs import calibrate_windows, exit_stages, text_windows
+    from skipstone.runtime.depth import calibrate, calibration_path, save_calibration
+    from skipstone.runtime.depth.pairs import text_windows
 
-    exit_stages(model)  # without exits nothing is written
     texts = texts or _default_texts()
-    if own:
-        total = MOST_PROMPTS * NEW_TOKENS
-        with progress_bar("writing", total=total, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
-            windows = own_windows(model, texts, on_progress=lambda count: progress.advance(task, count))
-    else:
-        windows = text_windows(model, texts)
-    total = sum(map(len, windows))
+    total = sum(map(len, text_windows(model, texts)))
     with progress_bar("calibrating", total=total, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
-        found = calibrate_windows(
-            model,
-            windows,
-            num_given=PROMPT_TOKENS if own else 0,
-            on_progress=lambda count: progress.advance(task, count),
-        )
+        found = calibrate(model, texts, on_progress=lambda count: progress.advance(task, count))
     path = calibration_path(model.manifest, model.profiles or cache_folder() / "profiles")
     kept = save_calibration(found, path)
     if as_json:

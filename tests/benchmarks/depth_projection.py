@@ -1,12 +1,12 @@
 """What exits would bring on a larger model, if its exits agreed as often as those of a small trained one. A projection.
 
-python tests/benchmarks/depth_projection.py SMALL BIG --text FILE [--texts 40] [--rounds 40]
+python tests/benchmarks/depth_projection.py SMALL BIG --text FILE --calibrate OTHER [--texts 40] [--rounds 40]
 
 Both bundles have exits at the same shares of their depth. SMALL writes greedy texts behind pieces of FILE and notes
 what each exit says along them; BIG is measured, call by call. Then `self` plans and drafts, as it does when it runs,
-on what the exits of SMALL said, while the clock is that of BIG; and tokens leave at an exit where it is as sure as on
-texts of the other half, so that 98 % of all tokens are the full model's. With SMALL as BIG too, the projection can be
-compared with what it really does.
+on what the exits of SMALL said, while the clock is that of BIG. And SMALL writes with each of its exits, calibrated on
+OTHER, as loosely as 98 % of the tokens are still its own choice; the clock is again that of BIG. With SMALL as BIG too,
+the projection can be compared with what it really does.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from depth_calls import CallTimes, measure
 from numpy.typing import NDArray
 
 from skipstone.language_model import LanguageModel
-from skipstone.runtime.depth.calibrate import lowest_threshold
-from skipstone.runtime.depth.confidence import gap
+from skipstone.runtime.approximate.agreement import AGREEMENTS
+from skipstone.runtime.approximate.early_exit import decode_early
+from skipstone.runtime.depth.calibrate import Calibration
 from skipstone.runtime.depth.exit_times import MOST_BEHIND
-from skipstone.runtime.depth.pairs import depth_logits
+from skipstone.runtime.depth.pairs import calibrate, depth_logits
+from skipstone.runtime.depth.policy import Exit as UsedExit
+from skipstone.runtime.depth.policy import ExitPolicy, exits_for
 from skipstone.runtime.drafters.draft_model import ModelDrafter
 from skipstone.runtime.drafters.drafter import Round
 from skipstone.runtime.drafters.exits import Exit, SelfDrafter
@@ -143,34 +146,58 @@ def self_speed(texts: Sequence[Recorded], clock: Clock, num_layers: int) -> tupl
     return plain / spent, num_tokens / num_calls, num_accepted / max(num_drafted, 1), expected / num_calls
 
 
-def exit_speeds(texts: Sequence[Recorded], clock: Clock) -> list[tuple[int, float, float, float]]:
+def exit_speeds(
+    model: Model, texts: Sequence[Recorded], calibration: Calibration, clock: Clock
+) -> list[tuple[int, float, float, float]]:
     """Return, by exit: its depth in the large model, the share that leaves, the agreement, and times plain.
 
-    The threshold is calibrated on every other text and used on the rest.
+    The loosest level of the calibration at which what the small model then writes is its own choice on 98 % of tokens.
     """
     found = []
     for depth in clock.exits:
-        known, new = texts[::2], texts[1::2]
-        threshold = lowest_threshold(*judged(known, depth), min_agreement=AGREEMENT, error_rate=0.05)
-        if threshold is None:
-            continue
-        confidence, agrees = judged(new, depth)
-        leaves, spent, waiting = confidence > threshold, 0.0, 0
-        for leave in leaves:
-            spent += clock.guess_ms(depth)
-            if leave and waiting < MOST_BEHIND:
-                waiting += 1
-            else:
-                spent, waiting = spent + clock.verify_ms(depth, waiting, waiting + 1), 0
-        plain = len(leaves) * clock.verify_ms(None, 0, 0)
-        found.append((clock.exits[depth], float(leaves.mean()), float((~leaves | agrees).mean()), plain / spent))
+        best = None
+        for level in sorted(AGREEMENTS, reverse=True):
+            used = [one for one in exits_for(model, calibration, level) if one.num_layers == depth]
+            leaves, agrees = zip(*(written(model, text.prompt, used) for text in texts), strict=True)
+            agreement = float(np.concatenate(agrees).mean())
+            if agreement < AGREEMENT:
+                break
+            spent = sum(leaving_ms(clock, depth, one) for one in leaves)
+            plain = sum(map(len, leaves)) * clock.verify_ms(None, 0, 0)
+            best = clock.exits[depth], float(np.concatenate(leaves).mean()), agreement, plain / spent
+        if best is not None:
+            found.append(best)
     return found
 
 
-def judged(texts: Sequence[Recorded], depth: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the confidence [N] of an exit along texts, and whether it chose what came."""
-    logits = np.concatenate([text.logits[depth] for text in texts])
-    return gap(logits), logits.argmax(axis=1) == np.concatenate([text.token_ids for text in texts])
+def written(model: Model, prompt: list[int], used: list[UsedExit]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return, of each token that is written with an exit: whether it left there, and whether it is the full choice."""
+    sequence, num_layers = model.new_sequence(), model.manifest.dimensions.num_layers
+    sequence.append(prompt)
+    policy, choose = ExitPolicy(used, None, num_layers=num_layers), Sampler(greedy=True).choose
+    steps = decode_early(sequence, policy=policy, choose=choose, max_new_tokens=NEW_TOKENS, stop_ids=())
+    leaves = np.array([step.depth != num_layers for step in steps])
+    new = sequence.token_ids[len(prompt) :]
+    pieces = [piece[num_layers] for piece in depth_logits(model, sequence.token_ids)]
+    return leaves, np.concatenate(pieces)[len(prompt) - 1 : -1].argmax(axis=1) == new
+
+
+def leaving_ms(clock: Clock, depth: int, leaves: NDArray[np.bool_]) -> float:
+    """Return what one text takes on the large model: every token asks the exit, the others feed what waits."""
+    spent, waiting = 0.0, 0
+    for leave in leaves:
+        spent += clock.guess_ms(depth)
+        if leave and waiting < MOST_BEHIND:
+            waiting += 1
+        else:
+            spent, waiting = spent + clock.verify_ms(depth, waiting, waiting + 1), 0
+    return spent
+
+
+def judged(texts: Sequence[Recorded], depth: int) -> float:
+    """Return how often an exit chooses, along texts, what came."""
+    same = [text.logits[depth].argmax(axis=1) == text.token_ids for text in texts]
+    return float(np.concatenate(same).mean())
 
 
 def main() -> None:
@@ -178,6 +205,7 @@ def main() -> None:
     parser.add_argument("small")
     parser.add_argument("big")
     parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--calibrate", type=Path, required=True)
     parser.add_argument("--texts", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args()
@@ -188,11 +216,11 @@ def main() -> None:
     num_tokens = sum(len(text.token_ids) for text in texts)
     print(f"projection: the exits of {options.small} along {num_tokens} tokens, the clock of {options.big}")
     for depth, layers in clock.exits.items():
-        _, agrees = judged(texts, depth)
-        print(f"exit after {layers} layers: alone as the full model on {agrees.mean():.1%} of tokens")
+        print(f"exit after {layers} layers: alone as the full model on {judged(texts, depth):.1%} of tokens")
     times, per_call, accepted, expected = self_speed(texts, clock, small.runtime.manifest.dimensions.num_layers)
     print(f"self: {times:.2f} x plain, {per_call:.2f} tokens a call (expected {expected:.2f}), {accepted:.0%} accepted")
-    for layers, share, agreement, times in exit_speeds(texts, clock):
+    calibration = calibrate(small.runtime, [options.calibrate.read_text(encoding="utf-8")])
+    for layers, share, agreement, times in exit_speeds(small.runtime, texts, calibration, clock):
         print(f"exit after {layers} layers: {share:.0%} leave, {agreement:.2%} agree, {times:.2f} x plain")
 
 
