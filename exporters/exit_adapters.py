@@ -156,7 +156,8 @@ def adapters_for(
     """Return the adapters that an export with these exits takes, None for none, and what is to be said about them.
 
     `wanted` is a file, `none`, or `auto`: ADAPTERS_FILE in the checkpoint's folder, if it is there and there are exits.
-    Raises: CheckpointError when the file is not right or of another model; ConfigError for a file but no exits.
+    Raises: CheckpointError when the file is not right or of another model; ConfigError for a file but no exits, or when
+    a file that was named has an adapter for none of them.
     """
     path = checkpoint.path / ADAPTERS_FILE if wanted == "auto" else Path(wanted)
     if wanted == "none" or (wanted == "auto" and not (exits and path.is_file())):
@@ -168,6 +169,11 @@ def adapters_for(
         raise CheckpointError(
             f"{path} is for another model: hidden size {found.hidden_size}, exits after {_listed(found.ranks)} layers; "
             f"this one has hidden size {d.hidden_size} and {d.num_layers} layers; train them for it with {_COMMAND}"
+        )
+    if wanted != "auto" and not found.ranks.keys() & {*exits}:
+        raise ConfigError(
+            f"{path} has adapters for exits after {_listed(found.ranks)} layers, and the exits asked for are after "
+            f"{_listed(exits)}; add --exits {','.join(map(str, found.ranks))}, or leave --exit-adapters out"
         )
     return found, tuple(_remarks(found, exits, weights_identity(checkpoint, architecture)))
 

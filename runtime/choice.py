@@ -17,6 +17,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.depth.pairs import exit_stages
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.model import Model
+from skipstone.runtime.number import require_number
 from skipstone.runtime.sequence import Sequence
 
 __all__ = ["Branch", "Choice", "choose", "require_answers", "require_dial"]
@@ -142,6 +143,7 @@ def require_answers(answers: SequenceOf[str]) -> None:
 
 def require_dial(dial: float) -> None:
     """Raise ConfigError for a threshold that is no difference of probabilities."""
+    require_number("the dial of a choice", dial)
     if not 0 <= dial <= 1:
         raise ConfigError(f"the dial of a choice, the lead of the best answer, must be between 0 and 1, got {dial:g}")
 
@@ -159,7 +161,10 @@ def _encode(model: Model, prompt: str, answers: SequenceOf[str]) -> list[list[in
     if ends and not model.manifest.stop_ids:
         raise ConfigError(f"the answer {ends[0]!r} begins another, and the model has no stop token to end it with")
     if not _num_shared(texts):
-        raise ConfigError(f"no token of the prompt {prompt!r} stands before all answers; give a longer prompt")
+        raise ConfigError(
+            f"no token of the prompt {prompt!r} stands before all answers, as its end and an answer's beginning make "
+            "one token; put a space between them, or give a longer prompt"
+        )
     return texts
 
 

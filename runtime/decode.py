@@ -24,7 +24,7 @@ class Step:
 
     The first `num_accepted` tokens were guessed by `drafter`. The times, in seconds, are those of drafting, which is
     proposing and learning, of the model call, and of choosing and keeping tokens. `depth` is the number of layers that
-    made the tokens; None is all of them.
+    made the tokens; None is all of them. `waited_s` is how long the tokens lay, once made, before they were given out.
     """
 
     token_ids: list[int]
@@ -36,6 +36,7 @@ class Step:
     model_s: float
     accept_s: float
     depth: int | None = None
+    waited_s: float = 0.0
 
 
 def decode(

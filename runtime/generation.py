@@ -19,6 +19,7 @@ from skipstone.runtime.approximate import APPROXIMATE, ApproximateContext, Appro
 from skipstone.runtime.decode import Step, decode
 from skipstone.runtime.drafters import Drafter
 from skipstone.runtime.model import Model
+from skipstone.runtime.number import require_number
 from skipstone.runtime.planning.method import Method
 from skipstone.runtime.sampling import Sampler, SamplingOptions, logprob_of, top_logprobs
 from skipstone.runtime.sequence import Sequence
@@ -52,7 +53,7 @@ class GenerationOptions:
 
     An approximate method, such as `exit`, wants `min_agreement`, the share of tokens, 0.8 to 1, that must be the full
     model's choice, or `dial`, a setting in the method's own unit. 1 and the dial's plain end are plain decoding.
-    `calibration` is a file for it in place of the one that `skipstone tune` kept.
+    `calibration` is a file for it in place of the one that `skipstone tune` kept; of dials only `exit`'s reads one.
 
     `stop_below` ends a text, with every method, before the first token at which the model's highest probabilities,
     before any sampler, multiply to less: 0.2 keeps what has a chance of one in five to be the model's greedy choice as
@@ -72,10 +73,13 @@ class GenerationOptions:
     stop_below: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("min_agreement", "dial", "stop_below"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name))
         StopDecision(self.stop_below)
         Method.parse(self.decode, rule=self.verify)
         if self.approximate is not None:
-            self.approximate.require_setting(self.min_agreement, self.dial)
+            self.approximate.require_setting(self.min_agreement, self.dial, self.calibration)
             if self.verify != "match":
                 raise ConfigError(
                     f"{self.decode} decides itself which guesses stand, {self.verify} cannot; leave verify at match"
@@ -223,7 +227,10 @@ def stream(
     work.
     """
     if options.exact and not sequence.exact:
-        raise ConfigError("the options ask for exact, the sequence is not; make it with new_sequence(exact=True)")
+        raise ConfigError(
+            "the options ask for exact, the sequence is not; make it with new_sequence(exact=True), "
+            "a conversation with chat(exact=True)"
+        )
     sequence.require_room(options.max_new_tokens)
     prompt_tokens = len(sequence.token_ids)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)
@@ -258,9 +265,11 @@ def _stream_approximate(
             max_new_tokens=options.max_new_tokens,
             stop_ids=model.manifest.stop_ids,
             calibration=file,
+            text=TextBuilder(model, options, prompt=sequence.token_ids),
         )
     )
-    return _pieces(model, sequence, options, opened.steps, approximate=promise or opened.promise)
+    said = "; ".join(filter(None, (promise or opened.promise, opened.note)))
+    return _pieces(model, sequence, options, opened.steps, approximate=said)
 
 
 def _pieces(
@@ -282,7 +291,7 @@ def _pieces(
             sequence.rollback(len(sequence.token_ids) - len(step.token_ids) + num_taken)
         taken = step.token_ids[:num_taken]
         num_guessed = min(step.num_accepted, num_taken)
-        clock.step(num_taken, parts=(step.draft_s, step.model_s, step.accept_s))
+        clock.step(num_taken, parts=(step.draft_s, step.model_s, step.accept_s), waited_s=step.waited_s)
         if step.depth is not None and num_taken:
             clock.depth(step.depth, num_taken)
         if step.num_drafted:

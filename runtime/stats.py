@@ -21,7 +21,9 @@ class DrafterStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What a generation cost. Prefill ends, and decoding starts, with the first token.
+    """What a generation cost. Prefill ends, and decoding starts, when the first token is made.
+
+    `ttft_s` is the time until it is given out, which is later where a method first decides who writes the text.
 
     `draft_s`, `model_s`, `accept_s` and `other_s` are the parts of the time for decoding: guessing and learning, the
     model's calls, choosing and keeping tokens, and all else, such as making text of tokens.
@@ -49,12 +51,16 @@ class Stats:
 
 @dataclass(slots=True)
 class Clock:
-    """Times one generation: from its making to the first token, and from there on."""
+    """Times one generation: from its making to the first token, and from there on.
+
+    `_first` is when the first token was given out, `_waited_s` how long it lay before.
+    """
 
     num_fed: int
     approximate: str | None = None
     _start: float = field(default_factory=time.perf_counter)
     _first: float | None = None
+    _waited_s: float = 0.0
     _calls: int = 0
     _tokens: int = 0
     _first_tokens: int = 0
@@ -62,10 +68,15 @@ class Clock:
     _drafters: dict[str, DrafterStats] = field(default_factory=dict)
     _depths: dict[int, int] = field(default_factory=dict)
 
-    def step(self, num_tokens: int, *, parts: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
-        """Count one model call that gave `num_tokens`; `parts` are its seconds of drafting, model and accepting."""
+    def step(
+        self, num_tokens: int, *, parts: tuple[float, float, float] = (0.0, 0.0, 0.0), waited_s: float = 0.0
+    ) -> None:
+        """Count one model call that gave `num_tokens`; `parts` are its seconds of drafting, model and accepting.
+
+        `waited_s` is how long the tokens lay before they were given out.
+        """
         if self._first is None:
-            self._first, self._first_tokens = time.perf_counter(), num_tokens
+            self._first, self._first_tokens, self._waited_s = time.perf_counter(), num_tokens, waited_s
         else:
             self._parts = [total + part for total, part in zip(self._parts, parts, strict=True)]
         self._calls += 1
@@ -84,13 +95,14 @@ class Clock:
 
     def stats(self, prompt_tokens: int) -> Stats:
         now, first = time.perf_counter(), self._first or time.perf_counter()
+        made = first - self._waited_s
         num_decoded = self._tokens - self._first_tokens
         draft_s, model_s, accept_s = self._parts
         return Stats(
             prompt_tokens=prompt_tokens,
             new_tokens=self._tokens,
-            prefill_tokens_per_s=self.num_fed / (first - self._start),
-            decode_tokens_per_s=num_decoded / (now - first) if num_decoded else 0.0,
+            prefill_tokens_per_s=self.num_fed / (made - self._start),
+            decode_tokens_per_s=num_decoded / (now - made) if num_decoded else 0.0,
             ttft_s=first - self._start,
             model_calls=self._calls,
             tokens_per_call=self._tokens / self._calls,
@@ -98,7 +110,7 @@ class Clock:
             draft_s=draft_s,
             model_s=model_s,
             accept_s=accept_s,
-            other_s=now - first - sum(self._parts),
+            other_s=now - made - sum(self._parts),
             peak_memory_bytes=peak_memory_bytes(),
             approximate=self.approximate,
             depths=dict(sorted(self._depths.items())),

@@ -97,27 +97,25 @@ def evaluate_choices(
 ) -> list[ChoiceQuality]:
     """Return quality and time of early choices at each dial; `on_progress` gets the cases judged.
 
-    Every case is decided by all layers first, which is not timed, then at the dials in turn, each case beginning with
-    another one, since the first of a length binds calls. Raises: ConfigError, CacheFull with the number of the case.
+    Every case is decided by all layers and at each dial first, which is not timed, since the first choice of a length
+    binds calls; then at the dials again, by the clock. Raises: ConfigError, CacheFull with the number of the case.
     """
     if not cases or not dials:
         raise ConfigError("there is nothing to judge; give at least one case and one dial")
     for dial in dials:
         require_dial(dial)
     tallies = [_Tally() for _ in dials]
-    turns = [*zip(dials, tallies, strict=True)]
-    for number, case in enumerate(cases):
-        first = number % len(turns)
+    for number, case in enumerate(cases, start=1):
         try:
-            full = choose(model, case.prompt, case.answers)
-            for dial, tally in (*turns[first:], *turns[:first]):
+            full, *_ = (choose(model, case.prompt, case.answers, dial=dial) for dial in (1.0, *dials))
+            for dial, tally in zip(dials, tallies, strict=True):
                 start = perf_counter()
                 found = choose(model, case.prompt, case.answers, dial=dial)
                 tally.add(found, full, case.right, seconds=perf_counter() - start)
         except SkipstoneError as error:
-            raise type(error)(f"case {number + 1}: {error}") from error
+            raise type(error)(f"case {number}: {error}") from error
         on_progress(1)
-    return [tally.quality(dial) for dial, tally in turns]
+    return [tally.quality(dial) for dial, tally in zip(dials, tallies, strict=True)]
 
 
 @dataclass(slots=True)

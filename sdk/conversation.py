@@ -20,9 +20,16 @@ class Conversation:
     A model without a chat template, as one that was never taught to chat, is fed the bare text of all turns.
     """
 
-    def __init__(self, model: Model, *, system: str | None = None, context_length: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        system: str | None = None,
+        context_length: int | None = None,
+        exact: bool = False,
+    ) -> None:
         self._model = model
-        self._sequence = model.new_sequence(context_length=context_length)
+        self._sequence = model.new_sequence(context_length=context_length, exact=exact)
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
 
     def reply(self, text: str, options: GenerationOptions) -> Iterator[Piece]:
@@ -34,12 +41,12 @@ class Conversation:
             raise ConfigError("the message is empty; give at least one character")
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
         self._take_over(self._encode(messages), options.max_new_tokens)
-        return self._answer(messages, options)
+        return self._answer(messages, stream(self._model, self._sequence, options))
 
-    def _answer(self, messages: list[Message], options: GenerationOptions) -> Iterator[Piece]:
+    def _answer(self, messages: list[Message], pieces: Iterator[Piece]) -> Iterator[Piece]:
         shown: list[str] = []
         try:
-            for piece in stream(self._model, self._sequence, options):
+            for piece in pieces:
                 shown.append(piece.text)
                 yield piece
         finally:

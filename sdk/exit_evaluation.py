@@ -33,13 +33,14 @@ MOST_PROMPTS = 8
 class ExitQuality:
     """One setting of approximate decoding. None as `exit_layers` is that no exit keeps the agreement: plain decoding.
 
-    Along the given text: `agreement` is the share of tokens that are the full model's choice, `kl` is KL(full || used)
-    in nats per token, `early` the share of tokens that leave. Of greedy texts of 64 tokens: `exact_match` is the share
-    that are plain decoding's; `times_plain` is their speed over its, `expected_times_plain` what the share that leaves
-    and the measured calls promise.
+    Along `num_tokens` of the given text: `agreement` is the share that are the full model's choice, `kl` is
+    KL(full || used) in nats per token, `early` the share that leaves. Of greedy texts of 64 tokens: `exact_match` is
+    the share that are plain decoding's; `times_plain` is their speed over its, `expected_times_plain` what the share
+    that leaves and the measured calls promise.
     """
 
     min_agreement: float
+    num_tokens: int
     exit_layers: int | None
     early: float
     agreement: float
@@ -82,6 +83,7 @@ def evaluate_exits(
     return [
         ExitQuality(
             min_agreement=setting,
+            num_tokens=tally.count,
             exit_layers=None if one is None else one.num_layers,
             early=tally.early / tally.count,
             agreement=tally.agreeing / tally.count,

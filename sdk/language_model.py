@@ -104,9 +104,11 @@ class LanguageModel:
         """
         return choose(self.runtime, prompt, answers, dial=dial)
 
-    def chat(self, *, system: str | None = None, context_length: int | None = None) -> Conversation:
-        """Return an empty conversation; its cache is kept between turns."""
-        return Conversation(self.runtime, system=system, context_length=context_length)
+    def chat(
+        self, *, system: str | None = None, context_length: int | None = None, exact: bool = False
+    ) -> Conversation:
+        """Return an empty conversation; its cache is kept between turns. `exact` is that of all its answers."""
+        return Conversation(self.runtime, system=system, context_length=context_length, exact=exact)
 
     def encode(self, prompt: str) -> list[int]:
         """Return the token ids of a prompt. Raises: ConfigError when it is empty."""

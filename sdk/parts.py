@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from skipstone.runtime.bundle import Bundle
 
-__all__ = ["part_sizes"]
+__all__ = ["draft_head_tokens", "part_sizes"]
 
 _PART_OF = {
     "embedding": "embedding",
@@ -22,6 +22,7 @@ _PART_OF = {
     "experts": "experts",
     "altup": "streams",
     "per_layer_embedding": "per-layer embedding",
+    "exits": "exit adapters",
 }
 
 
@@ -30,7 +31,8 @@ def part_sizes(bundle: Bundle) -> dict[str, int]:
     if bundle.manifest.graph == "optimum":  # its tensors have names of their own
         return {"all weights": bundle.manifest.files["weights.bin"].size}
     manifest, tensors = bundle.manifest, dict[int, tuple[str, int]]()
-    for file in [*(stage.file for stage in manifest.stages), *([manifest.head] if manifest.head else [])]:
+    files = [*(stage.file for stage in manifest.stages), *([manifest.head] if manifest.head else [])]
+    for file in [*files, *manifest.adapters.values()]:  # a draft head has no bytes but the head's
         for value in ir.load(bundle.path / file).graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor) and value.name:
                 tensors[value.const_value.offset or 0] = (value.name, value.const_value.nbytes)
@@ -39,6 +41,17 @@ def part_sizes(bundle: Bundle) -> dict[str, int]:
         part = _part(name)
         sizes[part] = sizes.get(part, 0) + num_bytes
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+def draft_head_tokens(bundle: Bundle) -> int | None:
+    """Return how many of the first tokens of the vocabulary the draft head knows; None where there is none."""
+    if (file := bundle.manifest.draft_head) is None:
+        return None
+    (shape,) = (out.shape for out in ir.load(bundle.path / file).graph.outputs if out.name == "logits")
+    assert shape is not None, "the export wrote [R, V]"
+    num_first = shape[1]
+    assert isinstance(num_first, int), "the export wrote a number"
+    return num_first
 
 
 def _part(name: str) -> str:

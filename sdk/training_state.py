@@ -66,24 +66,32 @@ class PartialRun:
 
     def require_place(self) -> None:
         """Raise OutputError when the result could not be written, before any work is done."""
-        replace_file(_probe(self.output), b"")
-        _probe(self.output).unlink()
-
-
-def _probe(output: Path) -> Path:
-    return output.with_name(f".{output.name}.probe-{os.getpid()}")
+        hidden = _hidden(self.output)
+        try:
+            hidden.touch()
+            hidden.unlink()
+        except OSError as error:
+            raise _not_written(self.output, error) from error
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, in place of the old one. Raises: OutputError."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
+    hidden = _hidden(path)
     try:
         hidden.write_bytes(content)
         hidden.replace(path)
     except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror}; choose another place with -o, or change who may write there"
-        ) from error
+        raise _not_written(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             hidden.unlink()
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _not_written(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path} cannot be written: {error.strerror}; choose another place with -o, or change who may write there"
+    )

@@ -19,6 +19,7 @@ from skipstone.runtime.decode import Step
 from skipstone.runtime.depth.beta_mixture import Beta, BetaMixture
 from skipstone.runtime.depth.exit_times import MOST_BEHIND, ExitTimes
 from skipstone.runtime.depth.pairs import depth_logits
+from skipstone.runtime.depth.policy import NO_EXIT_PAYS
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters.free import MOST_UPDATES, UPDATE_EVERY, ExitRecord, records_of
 from skipstone.runtime.generation import GenerationOptions, stream
@@ -282,7 +283,12 @@ def test_where_no_exit_pays_it_decodes_plainly_unless_forced(known: Model) -> No
     model.shared.get("exit times", lambda: dear)
     model.shared.get("adaptive exits", lambda: {EXIT: record})
     assert left_of(run(context_of(model))) == 0
-    assert "that does not pay here" in APPROXIMATE["adaptive"].open(context_of(model)).promise
+    assert APPROXIMATE["adaptive"].open(context_of(model)).note == NO_EXIT_PAYS
+    record.mixture = None
+    not_known = APPROXIMATE["adaptive"].open(context_of(model))
+    assert "not known yet" in not_known.promise and not_known.note == NO_EXIT_PAYS
+    assert APPROXIMATE["adaptive"].open(context_of(model, forced=True)).note == ""
+    record.mixture = KNOWN
     assert left_of(run(context_of(model, forced=True))) > 0
 
 

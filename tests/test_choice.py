@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from skipstone import choice_evaluation
 from skipstone.choice_evaluation import DIALS, ChoiceCase, evaluate_choices, read_cases
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.language_model import LanguageModel
@@ -205,7 +206,9 @@ def test_an_answer_that_begins_another_competes_by_the_stop_tokens(tiny: Model, 
         ("x", ["a", "b"], {"dial": -0.1}, "must be between 0 and 1, got -0.1"),
         ("x", ["a", "b"], {"dial": float("nan")}, "must be between 0 and 1, got nan"),
         ("x", ["a", "b"], {"dial": 0.5}, "the bundle has no exits, which the dial 0.5 wants; take dial 1"),
-        ("d", ["ef", "og"], {}, "no token of the prompt 'd' stands before all answers; give a longer prompt"),
+        ("d", ["ef", "og"], {}, "no token of the prompt 'd' stands before all answers, as its end and an"),
+        ("x", ["a", "b"], {"dial": "0.5"}, "the dial of a choice must be a number, got '0.5'"),
+        ("x", ["a", "b"], {"dial": True}, "the dial of a choice must be a number, got True"),
     ],
 )
 def test_what_is_no_choice_is_refused_before_any_work(
@@ -263,6 +266,23 @@ def test_the_figures_are_means_over_the_cases(tiny_stages: Model) -> None:
 def test_cases_without_a_right_answer_have_no_share_of_right_ones(tiny_stages: Model) -> None:
     (row,) = evaluate_choices(tiny_stages, [case_of("x = ", ["a", "b"])], [1.0])
     assert row.right is None
+
+
+def test_no_call_is_bound_by_the_clock(tiny_stages: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    clocked, bound, init = [False], [], BoundCall.__init__
+
+    def turned() -> float:
+        clocked[0] = not clocked[0]
+        return 0.0
+
+    def noted(self: BoundCall, *args: Any, **options: Any) -> None:
+        bound.append(clocked[0])
+        init(self, *args, **options)
+
+    monkeypatch.setattr(choice_evaluation, "perf_counter", turned)
+    monkeypatch.setattr(BoundCall, "__init__", noted)
+    evaluate_choices(tiny_stages, [case_of("a few words of " + "some " * 9, [" fox", " dog"])], (1.0, 0.5, 0.0))
+    assert bound and not any(bound)
 
 
 def test_a_case_that_cannot_be_decided_is_named(tiny_stages: Model, tiny: Model) -> None:
@@ -358,3 +378,20 @@ def test_the_command_refuses_what_makes_no_sense(
     outcome = cli("choose", bundle, *arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("skipstone: ") and message in outcome.err
+
+
+def test_a_prompt_from_standard_input_loses_its_last_newline_only(cli: CommandLine, bundle: Path) -> None:
+    command = ("choose", bundle, "--answer", " first", "--answer", " self", "--json")
+    assert cli(*command, stdin=PROMPT + "\n").out == cli(*command, "-p", PROMPT).out
+    assert cli(*command, stdin=PROMPT + "\n\n").out == cli(*command, "-p", PROMPT + "\n").out
+
+
+def test_cases_want_a_bundle_with_exits(
+    cli: CommandLine, tiny_checkpoint: Path, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    file = tmp_path / "cases.jsonl"
+    file.write_text('{"prompt": "def", "answers": [" a", " b"]}\n', encoding="utf-8")
+    outcome = cli("choose", make_bundle(tiny_checkpoint), "--cases", file)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "no exits; make one with `skipstone export CHECKPOINT -o OUT --exits auto`" in outcome.err
+    assert "dial" not in outcome.err

@@ -248,7 +248,7 @@ def test_samples_are_the_texts_of_the_seeds_from_the_given_one_on(cli: CommandLi
     [
         (("--decode", "magic"), "decoding method 'magic' is not known; known are plain, auto, ngram, suffix"),
         (("--decode", "ngram,ngram"), "must be given once each, got ngram,ngram"),
-        (("--decode", "plain,ngram"), "plain and auto stand alone"),
+        (("--decode", "plain,ngram"), "stands alone"),
         (("--decode", "model"), "decoding method 'model' needs a small model, and the bundle has none"),
         (("--decode", "recycle", "--verify", "rejection"), "the rule rejection needs; use match"),
         (("--verify", "rejection"), "auto chooses by what was drafted"),
@@ -420,6 +420,8 @@ def test_inspect_lists_what_the_bundle_holds_in_two_columns(
     assert [line for line in lines if line[start - 1] != " " or line[start] == " "] == []
     assert lines[0].split() == ["family", "llama"]
     assert {line[start:] for line in lines} >= {"stage-00.onnx: layers 0 to 0", "stage-03.onnx: layers 3 to 3"}
+    labels = {line[:start].strip() for line in lines}
+    assert not labels & {"drafter size", "draft head", "exit adapters", "layers to skip"}, "there are none"
     assert str(tiny_checkpoint) in {line[start:] for line in lines}
 
 
@@ -435,6 +437,7 @@ def test_inspect_json_holds_the_figures_and_the_whole_manifest(cli: CommandLine,
     assert facts["manifest"] == json.loads((bundle / "skipstone.json").read_text())
     sizes = sum(file.stat().st_size for file in bundle.iterdir() if file.name != "skipstone.json")
     assert facts["weights_bytes"] + facts["other_bytes"] == sizes
+    assert facts["drafter_size_bytes"] == 0
     assert facts["cache_bytes_per_1k_tokens"] == 1000 * 4 * 2 * 2 * 16 * 4  # layers, key and value, heads, size, fp32
     assert facts["estimated_memory_bytes"] > sizes
 
@@ -520,6 +523,11 @@ def test_bench_gives_the_same_comparison_to_other_programs(cli: CommandLine, lon
     ("arguments", "message"),
     [
         (("--decode", "ngram"), "--decode is for comparing methods on texts; add --suite code"),
+        (
+            ("--suite", "code", "--decode", "ngram+model,exit"),
+            "--decode exit is approximate, which generate and eval run; bench takes auto, plain and drafters",
+        ),
+        (("--replay", "texts.jsonl", "--decode", "switch"), "--decode switch is approximate"),
         (("--plot", "out.png"), "--plot is for comparing methods on texts; add --suite code"),
         (("--suite", "code", "--prompt-tokens", 9), "--prompt-tokens is the length of a random prompt"),
         (("--suite", "prose"), "suite 'prose' is not known; known are code"),
@@ -570,6 +578,13 @@ def test_chat_answers_each_line_as_python_does(cli: CommandLine, kind: str, requ
     remarks = outcome.err.splitlines()
     assert ("has no chat template" in remarks[0]) == (kind == "bundle")
     assert [re.sub(r"[\d.]+", "#", line) for line in remarks[-2:]] == ["# tokens at #/s, first after # s"] * 2
+
+
+@pytest.mark.parametrize("decode", ["exit", "switch", "adaptive", "skipdecode", "cascade"])
+def test_chat_refuses_approximate_methods(cli: CommandLine, bundle: Path, decode: str) -> None:
+    outcome = cli("chat", bundle, "--decode", decode, stdin="Hello\n")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"--decode {decode} is approximate, which generate and eval run; chat takes auto" in outcome.err
 
 
 def test_a_quiet_chat_says_nothing_but_the_answers(cli: CommandLine, bundle: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -159,6 +160,38 @@ def test_an_empty_message_is_refused(chat_model: Model) -> None:
     with pytest.raises(ConfigError, match="the message is empty"):
         conversation.reply("", FREE)
     assert conversation.messages == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decode": "exit", "dial": 0.9}, "the bundle has no exits"),
+        ({"decode": "switch", "dial": 1.0}, "'switch' needs a small model"),
+        ({"decode": "model"}, "'model' needs a small model"),
+        ({"exact": True}, r"a conversation with chat\(exact=True\)"),
+    ],
+)
+def test_a_turn_that_is_refused_leaves_the_conversation_as_it_was(
+    chat_model: Model, changes: dict[str, Any], message: str
+) -> None:
+    conversation = Conversation(chat_model)
+    say(conversation, "Hello")
+    messages = list(conversation.messages)
+    with pytest.raises(ConfigError, match=message):
+        conversation.reply("and a fox?", GenerationOptions(max_new_tokens=8, **changes))
+    assert conversation.messages == messages
+    token_ids = prompt_ids(chat_model, conversation, "Bye")
+    assert say(conversation, "Bye").token_ids == fresh_answer(chat_model, token_ids, FREE).token_ids
+
+
+def test_a_conversation_can_be_exact(chat_model: Model) -> None:
+    conversation = LanguageModel(chat_model).chat(exact=True)
+    options = GenerationOptions(max_new_tokens=8, exact=True)
+    token_ids = prompt_ids(chat_model, conversation, "Hello")
+    sequence = chat_model.new_sequence(exact=True)
+    sequence.append(token_ids)
+    wanted = Generation.join(list(stream(chat_model, sequence, options)))
+    assert say(conversation, "Hello", options).token_ids == wanted.token_ids
 
 
 def test_an_answer_ends_at_a_stop_string_and_the_chat_goes_on(chat_model: Model, in_digits: GenerationOptions) -> None:

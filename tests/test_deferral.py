@@ -226,3 +226,34 @@ def test_the_text_says_what_was_promised_and_no_time_is_counted_twice(pair: Mode
     assert loose.stats.approximate.startswith("cascade above a probability of 0: agreement not calibrated; ")
     assert (strict.stats.depths, loose.stats.depths) == ({LARGE: 20}, {LITTLE: 20})
     assert loose.stats.other_s >= 0 and loose.stats.ttft_s > 0
+
+
+def test_an_answer_that_comes_at_once_is_timed_as_it_was_written(pair: Model) -> None:
+    stats = LanguageModel(pair).generate("def f(", max_new_tokens=20, decode="cascade", dial=0.0).stats
+    assert 0 < stats.model_s < stats.ttft_s
+    assert 0 < stats.decode_tokens_per_s < 19 / stats.model_s
+    assert stats.prefill_tokens_per_s > stats.prompt_tokens / stats.ttft_s
+
+
+@pytest.mark.parametrize("end", [2, 7, 12])
+def test_what_stands_behind_a_stop_string_is_neither_written_nor_judged(pair: Model, fed: FED, end: int) -> None:
+    model = LanguageModel(pair)
+    whole = model.generate("def f(", max_new_tokens=60, decode="cascade", dial=0.0)
+    stop = whole.text[end : end + 2]
+    fed.clear()
+    found = model.generate("def f(", max_new_tokens=60, decode="cascade", dial=0.0, stop=stop, logprobs=0)
+    assert found.text == whole.text[: whole.text.index(stop)] and found.finish_reason == "stop"
+    assert len(fed) == len(found.token_ids) < 60
+    score = float(np.exp(chow_quantile([entry.logprob for entry in found.logprobs], 0.1)))
+    for dial, depth in ((score * 0.999, LITTLE), (score * 1.001, LARGE)):
+        judged = model.generate("def f(", max_new_tokens=60, decode="cascade", dial=dial, stop=stop)
+        assert {*judged.stats.depths} == {depth}
+
+
+@pytest.mark.parametrize("below", [1e-3, 1.0])
+def test_the_little_model_ends_where_it_is_not_sure_enough_to_go_on(pair: Model, fed: FED, below: float) -> None:
+    model = LanguageModel(pair)
+    found = model.generate("def f(", max_new_tokens=60, decode="cascade", dial=0.0, stop_below=below)
+    assert found.finish_reason == "unsure"
+    assert len(fed) == len(found.token_ids) + 1 < 60
+    assert (found.text == "") == (below == 1)

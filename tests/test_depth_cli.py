@@ -24,7 +24,7 @@ from skipstone.runtime.model import Model
 
 PROMPT = "def add(first, second):"
 PNG = b"\x89PNG\r\n\x1a\n"
-APPROXIMATE = "90.0 % of tokens as the full model's, calibrated on 4321 tokens"
+APPROXIMATE = "90 % of tokens as the full model's, calibrated on 4321 tokens"
 
 
 @pytest.fixture
@@ -95,6 +95,15 @@ def test_an_approximate_text_is_named_so_in_both_forms(cli: CommandLine, bundle:
     assert {int(depth): count for depth, count in told["stats"]["depths"].items()} == counts
 
 
+def test_a_text_says_that_no_exit_pays_here(
+    cli: CommandLine, bundle: Path, calibrated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dear = ExitTimes(1.0, {2: 1.0}, {2: (1.0, 2.0, 9.0)})
+    monkeypatch.setattr(policy, "exit_times", lambda model: dear)
+    outcome = cli("generate", bundle, "-p", PROMPT, "-n", 8, *exit_method())
+    assert f"approximate: {APPROXIMATE}; {policy.NO_EXIT_PAYS}\n" in outcome.err
+
+
 def test_a_lossless_text_has_no_such_name(cli: CommandLine, bundle: Path) -> None:
     outcome = cli("generate", bundle, "-p", PROMPT, "-n", 4, "--decode", "plain", "--stats")
     assert "approximate" not in outcome.err and "layers" not in outcome.err
@@ -149,7 +158,7 @@ def test_depths_are_shown_in_colours(
     monkeypatch.setenv("FORCE_COLOR", "1")
     shown = cli("generate", bundle, "-p", PROMPT, "-n", 30, "--show-depth", *exit_method())
     assert shown.out != plain and without_colours(shown.out) == plain
-    assert "made by \033[32m2 layers\033[0m, the rest by all 4" in shown.err
+    assert "made by \033[32m2 layers\033[0m, the rest by all 4 layers" in shown.err
 
 
 def test_tokens_have_the_colour_of_their_depth_and_those_of_all_layers_have_none(
@@ -163,11 +172,14 @@ def test_tokens_have_the_colour_of_their_depth_and_those_of_all_layers_have_none
 
     painter = DepthPainter(tiny_stages, last_id=tiny_stages.tokenizer.encode(" ")[-1])
     first, second = (f"\033[{colour}m" for colour in COLOURS[:2])
-    assert painter.legend() == "made by no exit, the rest by all 4"
+    assert painter.legend() == "made by all 4 layers"
     assert [painter.paint(piece("0", depth)) for depth in (None, 4, 3, 1, 3)] == [
         *("0", "0", f"{first}0\033[0m", f"{second}0\033[0m", f"{first}0\033[0m")
     ]
-    assert painter.legend() == f"made by {first}3 layers\033[0m, {second}1 layers\033[0m, the rest by all 4"
+    assert painter.legend() == f"made by {first}3 layers\033[0m, {second}1 layer\033[0m, the rest by all 4 layers"
+    little = DepthPainter(tiny_stages, last_id=5, little=True)
+    little.paint(piece("0", 2))
+    assert little.legend() == f"made by {first}the small model (2 layers)\033[0m, the rest by all 4 layers"
     monkeypatch.setenv("NO_COLOR", "1")
     with pytest.raises(ConfigError, match="--show-depth needs a terminal with colours"):
         DepthPainter(tiny_stages, last_id=5)
@@ -188,8 +200,9 @@ def test_tokens_have_the_colour_of_their_depth_and_those_of_all_layers_have_none
             ("--show-depth", "--decode", "self"),
             "--show-depth colours what part of the layers made; --decode self uses all",
         ),
-        (("--show-depth", "--json", *exit_method()), "--show-depth is for one text on the terminal"),
-        (("--show-depth", "--show-drafts", *exit_method()), "--show-depth is for one text on the terminal"),
+        (("--show-depth", "--json", *exit_method()), "--show-depth is for one text on the terminal; leave --json out"),
+        (("--show-depth", "--show-drafts", *exit_method()), "on the terminal; leave --show-drafts out"),
+        (("--show-depth", "--samples", "2", *exit_method()), "on the terminal; leave --samples out"),
     ],
 )
 def test_generate_refuses_what_makes_no_sense(
@@ -311,7 +324,7 @@ def test_eval_shows_quality_beside_speed_for_each_setting(
     )
     assert (outcome.code, outcome.err) == (0, "")
     title, head, _, *rows = outcome.out.splitlines()
-    assert title == "approximate decoding: exit"
+    assert title == "approximate decoding: exit, 300 tokens of the text"
     names = [cell.strip() for cell in head.strip("|").split("|")]
     table = [dict(zip(names, (cell.strip() for cell in row.strip("|").split("|")), strict=True)) for row in rows]
     assert [row["min agreement"] for row in table] == ["1", "0.99", "0.98", "0.95", "0.9"]

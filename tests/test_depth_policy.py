@@ -169,7 +169,9 @@ def test_an_agreement_opens_the_exits_that_keep_it_and_says_what_it_promises(
     opened, promise = open_policy(model, 0.85, min_gain=0.0)
     chosen = opened.choose()
     assert chosen == Exit(num_layers=2, num_stages=2, metric="gap", threshold=0.1, share=0.9)
-    assert promise == "85.0 % of tokens as the full model's, calibrated on 4321 tokens"
+    assert promise == "85 % of tokens as the full model's, calibrated on 4321 tokens"
+    assert open_policy(model, 0.9999)[1].startswith("99.99 % of tokens")
+    assert opened.pays and not open_policy(model, 0.85, min_gain=1e9)[0].pays
     opened, promise = open_policy(model, 0.97, min_gain=0.0)
     assert opened.choose() is None
     assert promise.endswith(" on 4321 tokens; no exit keeps that, so none is used")

@@ -100,6 +100,10 @@ def test_an_agreement_sets_the_dial_by_the_kept_calibration(cli: CommandLine, bu
     [
         (("--decode", "switch"), "decode switch is approximate; say how close it must stay"),
         (("--decode", "switch", "--dial", -1), "the dial of switch, entropy in bits, must be at least 0, got -1"),
+        (
+            ("--decode", "switch", "--dial", 1, "--calibration", "missing.json"),
+            "the calibration missing.json says what dial of switch keeps a min_agreement, and the dial is given",
+        ),
         (("--decode", "plain", "--dial", 1), "are for approximate decoding only, got decode plain"),
         (("--decode", "switch", "--dial", 1, "--min-agreement", 0.9), "both set the dial of switch; give one of them"),
         (
@@ -196,7 +200,7 @@ def test_eval_judges_settings_of_the_dial(cli: CommandLine, bundle: Path, text_f
     outcome = cli(*command, "--dial", f"0,{LOOSE}", "--dial", 30, "--plot", tmp_path / "p.png")
     assert (outcome.code, outcome.err) == (0, "")
     title, table = outcome.out.split("\n", 1)
-    assert title == "approximate decoding: switch, dial: entropy in bits"
+    assert title == "approximate decoding: switch, 64 tokens of its own, dial: entropy in bits"
     plain, *others = rows_of(table)
     assert [row["dial"] for row in (plain, *others)] == ["0", "7.2", "30"]
     assert [plain[name] for name in ("by less", "agreement", "KL", "same text")] == [

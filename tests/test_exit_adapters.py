@@ -20,6 +20,8 @@ import skipstone
 from skipstone.api import plan
 from skipstone.errors import CheckpointError, ConfigError
 from skipstone.exporters.exit_adapters import ADAPTERS_FILE, EPSILON, ExitAdapter, ExitAdapters, adapters_bytes
+from skipstone.parts import part_sizes
+from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.call import Part
 from skipstone.runtime.depth import calibrate
 from skipstone.runtime.depth.pairs import depth_hidden, depth_logits
@@ -217,11 +219,29 @@ def test_an_export_without_exits_or_by_wish_takes_none(own: Path) -> None:
         assert (chosen.adapters, chosen.remarks) == ({}, ())
 
 
+def test_inspect_shows_adapters_and_a_draft_head(
+    make_bundle: MakeBundle,
+    tiny_checkpoint: Path,
+    adapters_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    bundle = make_bundle(tiny_checkpoint, exits="auto", exit_adapters=adapters_file, draft_head=64)
+    facts = json.loads(CommandLine(monkeypatch, capfd)("inspect", bundle, "--json").out)
+    assert facts["exit_adapters"] == "after 1, 2 layers"
+    assert facts["draft_head"] == f"the first 64 of {facts['vocabulary']} tokens"
+    assert facts["parts_bytes"]["exit adapters"] == 2 * (SIZE + 2 * RANK * SIZE) * 4
+    plain = part_sizes(Bundle.open(make_bundle(tiny_checkpoint, exits="auto")))
+    assert {**plain, "exit adapters": facts["parts_bytes"]["exit adapters"]} == facts["parts_bytes"]
+
+
 def test_adapters_that_cannot_be_used_are_refused(
     tiny_checkpoint: Path, make_checkpoint: MakeCheckpoint, adapters_file: Path
 ) -> None:
     with pytest.raises(ConfigError, match="no exits are asked for; add --exits auto"):
         plan(tiny_checkpoint, exit_adapters=adapters_file)
+    with pytest.raises(ConfigError, match=r"after 1, 2 layers, and .* asked for are after 3; add --exits 1,2, or"):
+        plan(tiny_checkpoint, exits="3", exit_adapters=adapters_file)
     with pytest.raises(ConfigError, match="does not go with optimum"):
         plan(tiny_checkpoint, exit_adapters=adapters_file, via="optimum")
     for config in ({"hidden_size": 56}, {"num_hidden_layers": 2}):

@@ -247,7 +247,7 @@ def test_a_checkpoint_that_is_no_folder_needs_a_place_for_the_file(checkpoint: s
 def test_a_place_that_is_taken_or_cannot_be_written_is_refused_before_any_work(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(OutputError, match="cannot be written: No such file or directory; choose another place"):
+    with pytest.raises(OutputError, match="missing/file cannot be written: No such file or directory; choose"):
         planned(tiny_checkpoint, tmp_path / "missing" / "file")
     with pytest.raises(OutputError, match="is a folder; name a file"):
         planned(tiny_checkpoint, tmp_path)
@@ -256,6 +256,7 @@ def test_a_place_that_is_taken_or_cannot_be_written_is_refused_before_any_work(
         planned(tiny_checkpoint, tmp_path / "file")
     planned(tiny_checkpoint, tmp_path / "file", restart=True)
     assert (tmp_path / "file").read_bytes() == b"old", "it is replaced by a whole one only"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 # The command

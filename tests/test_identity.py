@@ -148,7 +148,7 @@ def check_bits(model: LanguageModel, sampling: SamplingOptions, *, exact: bool, 
             assert found[0] == wanted[0], (method, prompt)
             assert not exact or np.array_equal(found[1].view(np.uint32), wanted[1].view(np.uint32)), (method, prompt)
             num_guessed[method] += found[2]
-    assert min(num_guessed.values()) > count, num_guessed
+    assert min(num_guessed.values()) > 0, num_guessed
 
 
 BIT_BY_BIT = ("self", "skip", "free", "big-little")

@@ -43,6 +43,8 @@ def test_what_tune_finds_generate_uses(cli: CommandLine, bundle: Path, text_file
     assert rows["layers left out"].strip() in ("1 (of 0 to 3)", "2 (of 0 to 3)", "1, 2 (of 0 to 3)")
     (kept,) = (tmp_path / "cache" / "profiles").glob("skip-*.json")
     assert f"kept in {kept}\n" in outcome.err
+    shown = rows["layers left out"].strip() + ": as the full model on " + rows["agreement"].strip()
+    assert f"layers to skip {shown}" in " ".join(cli("inspect", bundle).out.split())
     plain = cli("generate", bundle, "-p", PROMPT, "-n", 40, "--decode", "plain").out
     drafted = cli("generate", bundle, "-p", PROMPT, "-n", 40, "--decode", "skip", "--stats")
     assert drafted.out == plain and "skip" in drafted.err

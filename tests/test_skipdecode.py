@@ -203,9 +203,11 @@ def test_a_token_costs_one_row_of_the_first_stage_and_one_of_the_last(
 
 def test_the_promise_says_how_deep_it_goes_and_that_nothing_is_calibrated(tiny_stages: Model) -> None:
     promise = opened_text(opened(tiny_stages), 0.5).promise
-    assert promise == "skipdecode down to 2 of 4 layers: agreement not calibrated"
+    assert promise == "skipdecode down to 2 of 4 layers, the fewest of this bundle: agreement not calibrated"
+    assert "down to 3 of 4 layers: agreement" in opened_text(opened(tiny_stages), 0.75).promise
+    assert opened_text(opened(tiny_stages), 0.0).promise == promise
     found = LanguageModel(tiny_stages).generate("def", decode="skipdecode", dial=0.5, max_new_tokens=12)
-    assert found.stats.approximate == "skipdecode down to 2 of 4 layers: agreement not calibrated"
+    assert found.stats.approximate == promise
     assert sum(found.stats.depths.values()) == len(found.token_ids)
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import skipstone
 from skipstone.cli.app import app
+from skipstone.cli.options import require_drafter, require_suffix
 from skipstone.errors import BundleError, ConfigError
 from skipstone.runtime.model import Model
 from skipstone.runtime.planning.method import planned_names
@@ -162,3 +163,11 @@ def test_an_option_that_the_method_would_not_use_is_refused(large: Path, small: 
     found = CliRunner().invoke(app, ["generate", str(large), "-p", "x", "--decode", "ngram", "--drafter", str(small)])
     assert isinstance(found.exception, ConfigError)
     assert str(found.exception) == "--drafter names a small model, which --decode ngram does not use; add model"
+
+
+@pytest.mark.parametrize("decode", ["plain", "exit"])
+def test_what_cannot_be_joined_is_not_told_to_add_a_drafter(decode: str) -> None:
+    with pytest.raises(ConfigError, match=f"--decode {decode} does not use; leave it out"):
+        require_drafter(decode, "mini")
+    with pytest.raises(ConfigError, match=f"--decode {decode} does not use; leave it out"):
+        require_suffix(decode, Path("texts"))

@@ -20,7 +20,7 @@ from skipstone.runtime.approximate.method import ApproximateContext, Opened
 from skipstone.runtime.decode import Step, decode
 from skipstone.runtime.depth.exit_times import exit_times
 from skipstone.runtime.depth.pairs import exit_stages
-from skipstone.runtime.depth.policy import MIN_GAIN
+from skipstone.runtime.depth.policy import MIN_GAIN, NO_EXIT_PAYS
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.drafters import Drafter, PlainDrafter
 from skipstone.runtime.drafters.exits import ExitText
@@ -65,7 +65,11 @@ def open_adaptive(context: ApproximateContext) -> Opened:
         return Opened(steps=steps, promise="all tokens as the full model's: no exit is used")
     drafter = _drafter(context, texts)
     steps = _decode(context, drafter, let_leave(context.sampler, sequence.token_ids, drafter))
-    return Opened(steps=_by_depth(sequence, drafter, texts, steps), promise=_promise(drafter, context.setting))
+    return Opened(
+        steps=_by_depth(sequence, drafter, texts, steps),
+        promise=_promise(drafter, context.setting),
+        note="" if drafter.pays else NO_EXIT_PAYS,
+    )
 
 
 def _texts_of(context: ApproximateContext) -> dict[int, LeavingText]:
@@ -149,5 +153,4 @@ def _promise(drafter: FreeDrafter, chance: float) -> str:
     if not drafter.is_learned:
         return f"{promise}; not known yet, so tokens that leave are checked until then"
     surer = "never" if isinf(drafter.threshold) else f"above a confidence of {drafter.threshold:g}"
-    tried = "" if drafter.pays else "; that does not pay here, so it is only tried now and then"
-    return f"{promise}; now after {num_layers} layers {surer}, from {record.num_pairs} tokens{tried}"
+    return f"{promise}; now after {num_layers} layers {surer}, from {record.num_pairs} tokens"

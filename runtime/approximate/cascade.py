@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from skipstone.runtime.drafters import PlainDrafter
 from skipstone.runtime.sampling import Sampler, logprob_of
 from skipstone.runtime.sequence import Sequence
 from skipstone.runtime.verification import match
+
+if TYPE_CHECKING:
+    from skipstone.runtime.generation import TextBuilder
 
 __all__ = ["Deferral", "chow_quantile", "decode_cascade", "open_cascade"]
 
@@ -65,11 +69,12 @@ def open_cascade(context: ApproximateContext) -> Opened:
         sampler=context.sampler,
         max_new_tokens=context.max_new_tokens,
         stop_ids=context.stop_ids,
+        text=context.text,
     )
     if context.setting == 1:
         return Opened(steps=steps, promise="all tokens as the full model's")
     promise = f"cascade above a probability of {context.setting:g}: agreement not calibrated"
-    return Opened(steps=steps, promise=f"{promise}; the text comes when it is decided who writes it")
+    return Opened(steps=steps, promise=promise, note="the text comes when it is decided who writes it")
 
 
 def decode_cascade(
@@ -81,16 +86,18 @@ def decode_cascade(
     sampler: Sampler,
     max_new_tokens: int,
     stop_ids: Collection[int],
+    text: TextBuilder | None = None,
 ) -> Iterator[Step]:
     """Yield one token a step, until a stop token or `max_new_tokens`; its depth is that of the model that made it.
 
     Nothing is yielded before it is decided who writes the text; `num_layers` is the depth of the large model. What the
-    little one wrote waits in the sequence, also after the last step.
+    little one wrote waits in the sequence, also after the last step. Where `text` ends, the little one ends too, and
+    what stands behind is not judged.
     Raises: CacheFull when prompt and answer do not fit.
     Cost: the little model's text, to the point from which it cannot stand; until it is yielded, V logits a token.
     """
     sequence.require_room(max_new_tokens)
-    answer = _written(sequence.token_ids, little, deferral, sampler, max_new_tokens, stop_ids)
+    answer = _written(sequence.token_ids, little, deferral, sampler, max_new_tokens, stop_ids, text)
     for step in answer:
         sequence.append(step.token_ids)
         yield step
@@ -109,28 +116,34 @@ def _written(
     sampler: Sampler,
     max_new_tokens: int,
     stop_ids: Collection[int],
+    text: TextBuilder | None,
 ) -> list[Step]:
     """Return the little model's answer; nothing where it does not stand, or could outgrow what the model can see."""
-    steps, logprobs, text = list[Step](), list[float](), [*prompt]
+    steps, logprobs, history = list[Step](), list[float](), [*prompt]
     if len(prompt) + max_new_tokens > little.capacity:
         return []
-    start = perf_counter()
+    began = perf_counter()
     while deferral.may_stand(logprobs, max_new_tokens):
-        logits = little.logits(text)
+        start = perf_counter()
+        logits = little.logits(history)
+        called = perf_counter()
         assert logits is not None, "the whole answer fits"
-        token_id = sampler.choose(logits, text)
-        text.append(token_id)
-        logprobs.append(logprob_of(logits, token_id))
-        steps.append(_made(token_id, logits.copy(), little.num_layers))
-        if token_id in stop_ids or len(steps) == max_new_tokens:
-            if not deferral.stands(logprobs):
-                return []
-            return [replace(steps[0], model_s=perf_counter() - start), *steps[1:]]
+        token_id = sampler.choose(logits, history)
+        history.append(token_id)
+        num_seen = 1 if text is None else text.take([token_id], logits[None])[1]
+        if num_seen or not logprobs:  # an empty text is judged by the token before which it ended
+            logprobs.append(logprob_of(logits, token_id))
+        times = {"model_s": called - start, "accept_s": perf_counter() - called}
+        steps.append(_made(token_id, logits.copy(), little.num_layers, **times))
+        has_ended = text is not None and text.finish_reason is not None
+        if has_ended or token_id in stop_ids or len(steps) == max_new_tokens:
+            first = steps[0]
+            waited_s = perf_counter() - began - first.model_s - first.accept_s
+            return [replace(first, waited_s=waited_s), *steps[1:]] if deferral.stands(logprobs) else []
     return []
 
 
-def _made(token_id: int, logits: NDArray[np.float32], depth: int) -> Step:
-    """Return the step of a token; all time is the first one's, since no token is seen before the last is made."""
+def _made(token_id: int, logits: NDArray[np.float32], depth: int, *, model_s: float, accept_s: float) -> Step:
     return Step(
         [token_id],
         logits[None],
@@ -138,7 +151,7 @@ def _made(token_id: int, logits: NDArray[np.float32], depth: int) -> Step:
         num_accepted=0,
         drafter="plain",
         draft_s=0.0,
-        model_s=0.0,
-        accept_s=0.0,
+        model_s=model_s,
+        accept_s=accept_s,
         depth=depth,
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skipstone.runtime.approximate.method import ApproximateContext, Opened
 from skipstone.runtime.decode import Step
 from skipstone.runtime.depth.exit_times import MOST_BEHIND
-from skipstone.runtime.depth.policy import MIN_GAIN, Exit, ExitPolicy, open_policy
+from skipstone.runtime.depth.policy import MIN_GAIN, NO_EXIT_PAYS, Exit, ExitPolicy, open_policy
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.sequence import Sequence
 
@@ -36,7 +36,7 @@ def open_exit(context: ApproximateContext) -> Opened:
         max_new_tokens=context.max_new_tokens,
         stop_ids=context.stop_ids,
     )
-    return Opened(steps=steps, promise=promise)
+    return Opened(steps=steps, promise=promise, note="" if policy.pays else NO_EXIT_PAYS)
 
 
 def decode_early(

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.approximate.agreement import require_agreement
+from skipstone.runtime.number import require_number
 
 if TYPE_CHECKING:
     from skipstone.runtime.decode import Step
+    from skipstone.runtime.generation import TextBuilder
     from skipstone.runtime.model import Model
     from skipstone.runtime.sampling import Sampler
     from skipstone.runtime.sequence import Sequence
@@ -27,7 +29,8 @@ class ApproximateContext:
     """What an approximate method may use for one text; `setting` is that of its dial.
 
     `calibration` is a file in place of the one that is kept for the model; `forced`: use the method where it does not
-    pay too, so that its quality is seen.
+    pay too, so that its quality is seen. `text`, still empty, says where a stop string or `stop_below` ends what is
+    pushed; None where only stop tokens and the limit do.
     """
 
     model: Model
@@ -38,14 +41,19 @@ class ApproximateContext:
     stop_ids: Collection[int]
     calibration: Path | None = None
     forced: bool = False
+    text: TextBuilder | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """The steps of one text, not yet begun, and what the method promises in words."""
+    """The steps of one text, not yet begun, and what the method promises in words.
+
+    `note` is what there is to say beside any promise, that of a calibration too.
+    """
 
     steps: Iterator[Step]
     promise: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +76,17 @@ class ApproximateMethod:
     little: bool = False
 
     def require(self, setting: float) -> None:
-        """Raise ConfigError for a setting outside of the dial."""
+        """Raise ConfigError for a setting outside of the dial, or no number."""
+        require_number(f"the dial of {self.name}", setting)
         if not self.least <= setting <= self.most:
             most = "" if math.isinf(self.most) else f" and {self.most:g}"
             how = f"at least {self.least:g}" if math.isinf(self.most) else f"between {self.least:g}{most}"
             raise ConfigError(f"the dial of {self.name}, {self.dial}, must be {how}, got {setting:g}")
 
-    def require_setting(self, min_agreement: float | None, dial: float | None) -> None:
-        """Raise ConfigError unless one of the two says how far the text may differ."""
+    def require_setting(
+        self, min_agreement: float | None, dial: float | None, calibration: str | Path | None = None
+    ) -> None:
+        """Raise ConfigError unless one of the two says how far the text may differ, and for a file that none reads."""
         if min_agreement is None and dial is None:
             raise ConfigError(
                 f"decode {self.name} is approximate; say how close it must stay: min_agreement, such as 0.98, "
@@ -83,6 +94,11 @@ class ApproximateMethod:
             )
         if min_agreement is not None and dial is not None:
             raise ConfigError(f"min_agreement and dial both set the dial of {self.name}; give one of them")
+        if dial is not None and calibration is not None and self.name != "exit":  # its dial is the agreement
+            raise ConfigError(
+                f"the calibration {calibration} says what dial of {self.name} keeps a min_agreement, and the dial is "
+                "given; leave one out"
+            )
         if dial is not None:
             self.require(dial)
         elif min_agreement is not None:

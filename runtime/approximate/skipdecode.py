@@ -70,6 +70,11 @@ class SkipSchedule:
         """Return the number of layers that make a new token."""
         return self._depth(self.late_stages(place)[0])
 
+    @property
+    def fewest(self) -> int:
+        """How many layers run at least: those of the first and the last stage."""
+        return self._depth(len(self.stages) - 1)
+
     def _depth(self, start: int) -> int:
         """Return the number of layers when the stages from `start` on follow the first ones."""
         return self.stages[WARM_UP - 1].end_layer + self.num_layers - self.stages[start].first_layer
@@ -93,7 +98,9 @@ def open_skipdecode(context: ApproximateContext) -> Opened:
     lowest = schedule.depth(horizon - 1)
     if lowest == num_layers:
         return Opened(steps=steps, promise="all tokens as the full model's: no layer is left out")
-    return Opened(steps=steps, promise=f"skipdecode down to {lowest} of {num_layers} layers: agreement not calibrated")
+    fewest = ", the fewest of this bundle" if lowest == schedule.fewest else ""
+    promise = f"skipdecode down to {lowest} of {num_layers} layers{fewest}: agreement not calibrated"
+    return Opened(steps=steps, promise=promise)
 
 
 def decode_skipping(

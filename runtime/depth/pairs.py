@@ -43,10 +43,7 @@ def exit_stages(model: Model) -> Mapping[int, int]:
     manifest = model.manifest
     ends = {stage.end_layer: number for number, stage in enumerate(manifest.stages, start=1)}
     if not manifest.exits:
-        raise ConfigError(
-            "the bundle has no exits; make one with `skipstone export CHECKPOINT -o OUT --exits auto`, "
-            "or decode by auto or plain"
-        )
+        raise ConfigError("the bundle has no exits; make one with `skipstone export CHECKPOINT -o OUT --exits auto`")
     return {num_layers: ends[num_layers] for num_layers in sorted(manifest.exits)}
 
 

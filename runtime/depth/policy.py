@@ -18,10 +18,11 @@ from skipstone.runtime.depth.exit_times import ExitTimes, exit_times
 from skipstone.runtime.depth.pairs import exit_stages
 from skipstone.runtime.model import Model
 
-__all__ = ["MIN_GAIN", "Exit", "ExitPolicy", "exits_for", "open_policy", "require_calibration"]
+__all__ = ["MIN_GAIN", "NO_EXIT_PAYS", "Exit", "ExitPolicy", "exits_for", "open_policy", "require_calibration"]
 
 # An exit is used where it promises so much more than plain decoding, as the planner has it.
 MIN_GAIN = 1.03
+NO_EXIT_PAYS = "no exit pays here, so one is only tried now and then"
 # The calibration's share counts like so many tokens of the text, and a token half as much after some 90 more.
 PRIOR_TOKENS = 32
 MEMORY = 1 - 1 / 128
@@ -74,10 +75,17 @@ class ExitPolicy:
         if self._times is None:
             return self._exits[0]
         best = max(self._exits, key=self.rate)
-        if self.rate(best) * self._times.full_ms >= self._min_gain:
+        if self.pays:
             return best
         self._num_plain += 1
         return best if self._num_plain % TRY_AGAIN == 0 else None
+
+    @property
+    def pays(self) -> bool:
+        """Whether an exit promises enough now, or none is there that could."""
+        if self._times is None or not self._exits:
+            return True
+        return max(map(self.rate, self._exits)) * self._times.full_ms >= self._min_gain
 
     def rate(self, one: Exit) -> float:
         """Return the tokens per millisecond that an exit promises, by what left so far."""
@@ -144,7 +152,7 @@ def open_policy(
         return ExitPolicy([], None, num_layers=num_layers), "all tokens as the full model's: no exit is used"
     known = require_calibration(model, calibration)
     exits = exits_for(model, known, min_agreement)
-    promise = f"{100 * min_agreement:.1f} % of tokens as the full model's, calibrated on {known.num_tokens} tokens"
+    promise = f"{100 * min_agreement:g} % of tokens as the full model's, calibrated on {known.num_tokens} tokens"
     if not exits:
         return ExitPolicy([], None, num_layers=num_layers), f"{promise}; no exit keeps that, so none is used"
     return ExitPolicy(exits, exit_times(model), num_layers=num_layers, min_gain=min_gain), promise

@@ -11,7 +11,7 @@ from rich.progress import MofNCompleteColumn
 
 from skipstone.cli.bench_replay import run_replay
 from skipstone.cli.bench_suite import run_suite
-from skipstone.cli.options import BundleArgument, DeviceOption, QuietOption, ThreadsOption
+from skipstone.cli.options import BundleArgument, DeviceOption, QuietOption, ThreadsOption, require_lossless
 from skipstone.cli.tables import OutputFormat, csv_table, measures
 from skipstone.cli.terminal import print_json, progress_bar, write
 from skipstone.errors import ConfigError
@@ -64,6 +64,7 @@ def run(
     methods in turn on the same prompts, each against plain decoding. With recorded texts: what methods that need only
     text would gain, with the cost of calls measured here.
     """
+    require_lossless((decode or "").replace("+", ",").split(","), "bench")
     if replay:
         for option, value in (
             ("--suite", suite),

@@ -17,6 +17,7 @@ from skipstone.cli.options import (
     TemperatureOption,
     ThreadsOption,
     TopPOption,
+    require_lossless,
     require_suffix,
 )
 from skipstone.cli.terminal import notes, write
@@ -52,6 +53,7 @@ def run(
     from skipstone.api import load
     from skipstone.language_model import generation_options
 
+    require_lossless(decode.split(","), "chat")
     require_suffix(decode, suffix_memory)
     options = generation_options(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, decode=decode

@@ -30,7 +30,10 @@ Examples:
 def run(
     bundle: BundleArgument,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="Text before it; default: standard input.")
+        str | None,
+        typer.Option(
+            "--prompt", "-p", metavar="TEXT", help="Text before it; default: standard input, less a last newline."
+        ),
     ] = None,
     answer: Annotated[
         list[str] | None, typer.Option("--answer", metavar="TEXT", help="A possible answer; give two or more.")
@@ -59,6 +62,7 @@ def run(
     from skipstone.api import load
     from skipstone.errors import ConfigError
     from skipstone.runtime.choice import require_answers, require_dial
+    from skipstone.runtime.depth.pairs import exit_stages
 
     if cases is not None:
         from skipstone.choice_evaluation import read_cases
@@ -66,13 +70,15 @@ def run(
         if prompt is not None or answer or dial is not None:
             raise ConfigError("--cases holds prompts and answers and tries five dials; leave out the other options")
         known = read_cases(cases)
-        rows = _judge(load(bundle, device=device, threads=threads), known, quiet=quiet)
+        model = load(bundle, device=device, threads=threads)
+        exit_stages(model.runtime)  # refuses a bundle without exits, where there is nothing to compare
+        rows = _judge(model, known, quiet=quiet)
         _show(rows, bundle, len(known), as_json=as_json)
         return
     require_answers(answer or ())
     chosen_dial = 1.0 if dial is None else dial
     require_dial(chosen_dial)
-    text = sys.stdin.read() if prompt is None else prompt
+    text = sys.stdin.read().removesuffix("\n") if prompt is None else prompt
     choice = load(bundle, device=device, threads=threads).choose(text, answer or (), dial=chosen_dial)
     if as_json:
         print_json(choice.to_json())

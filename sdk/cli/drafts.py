@@ -60,8 +60,8 @@ class _Painter:
         colour = COLOURS[self._makers.index(maker) % len(COLOURS)]
         return f"\033[{colour}m{text}\033[0m"
 
-    def _seen(self, nobody: str) -> str:
-        return ", ".join(self._coloured(name, name) for name in self._makers) or nobody
+    def _seen(self) -> str:
+        return ", ".join(self._coloured(name, name) for name in self._makers)
 
 
 class DraftPainter(_Painter):
@@ -77,24 +77,28 @@ class DraftPainter(_Painter):
 
     def legend(self) -> str:
         """Return the drafters that were seen, each in its colour."""
-        return f"guessed by {self._seen('nobody')}"
+        return f"guessed by {self._seen() or 'nobody'}"
 
 
 class DepthPainter(_Painter):
-    """Colours the tokens that left early by the number of layers that made them."""
+    """Colours the tokens that fewer than all layers made by how many; `little`: those are all of the small model."""
 
-    def __init__(self, model: Model, *, last_id: int) -> None:
+    def __init__(self, model: Model, *, last_id: int, little: bool = False) -> None:
         super().__init__(model, last_id=last_id, option="--show-depth")
-        self._num_layers = model.manifest.dimensions.num_layers
+        self._num_layers, self._little = model.manifest.dimensions.num_layers, little
 
     def paint(self, piece: Piece) -> str:
         """Return the text of a piece with its colours."""
-        early = piece.depth is not None and piece.depth < self._num_layers
-        return self._paint(piece, [f"{piece.depth} layers" if early else None] * len(piece.token_ids))
+        maker = None
+        if piece.depth is not None and piece.depth < self._num_layers:
+            layers = f"{piece.depth} layer{'s' * (piece.depth > 1)}"
+            maker = f"the small model ({layers})" if self._little else layers
+        return self._paint(piece, [maker] * len(piece.token_ids))
 
     def legend(self) -> str:
         """Return the depths that were seen, each in its colour."""
-        return f"made by {self._seen('no exit')}, the rest by all {self._num_layers}"
+        rest = f"all {self._num_layers} layers"
+        return f"made by {self._seen()}, the rest by {rest}" if self._makers else f"made by {rest}"
 
 
 def speed_line(stats: Stats) -> str:

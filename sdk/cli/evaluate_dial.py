@@ -110,13 +110,15 @@ class Judging:
 
         if self.method.name == "exit" and not self.own:
             exits = self._judge_exits(model, texts, quiet=quiet)
-            self._show(_exit_table(exits), [asdict(row) for row in exits], bundle, as_json=as_json)
+            unit = f"{exits[0].num_tokens} tokens of the text"
+            self._show(_exit_table(exits), unit, [asdict(row) for row in exits], bundle, as_json=as_json)
             points = [
                 DialPoint(one.min_agreement, one.agreement, one.times_plain, one.expected_times_plain) for one in exits
             ]
         else:
             rows = self._judge(model, texts, quiet=quiet)
-            self._show(_dial_table(rows, self.min_agreement), self._records(rows), bundle, as_json=as_json)
+            unit = f"{rows[0].num_tokens} tokens of its own, dial: {self.method.dial}"
+            self._show(_dial_table(rows, self.min_agreement), unit, self._records(rows), bundle, as_json=as_json)
             points = [DialPoint(one.setting, one.agreement, one.times_plain) for one in rows]
         if plot is not None:
             plot_dial(points, title=f"{bundle}, approximate decoding: {self.method.name}", path=plot)
@@ -158,13 +160,11 @@ class Judging:
                 on_progress=lambda share: progress.update(task, completed=share),
             )
 
-    def _show(self, table: str, records: list[dict[str, object]], bundle: str, *, as_json: bool) -> None:
+    def _show(self, table: str, unit: str, records: list[dict[str, object]], bundle: str, *, as_json: bool) -> None:
         if as_json:
             print_json({"bundle": bundle, "approximate": self.method.name, "settings": records})
             return
-        judged_along = self.method.name == "exit" and not self.own
-        unit = "" if judged_along else f", dial: {self.method.dial}"
-        write(f"approximate decoding: {self.method.name}{unit}\n{table}")
+        write(f"approximate decoding: {self.method.name}, {unit}\n{table}")
 
 
 def _exit_table(rows: Sequence[ExitQuality]) -> str:

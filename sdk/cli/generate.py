@@ -133,7 +133,8 @@ def run(
 
     The text goes to standard output as it comes, its speed to standard error. --decode takes auto, plain, or drafters:
     ngram, suffix, recycle, jacobi, lookahead; model, tree, staged and big-little where there is a small model; self,
-    free and skip where the bundle has exits or stages. They all give plain decoding's text.
+    free and skip where the bundle has exits or stages. They all give plain decoding's text; int4 and int8
+    models up to near ties, and with --exact to the bit.
 
     exit, adaptive, skipdecode, switch and cascade are approximate, and so is big-little with a --dial: --min-agreement
     says which share of tokens must be as the full model's, or --dial how far the method may go. `skipstone tune`
@@ -142,6 +143,7 @@ def run(
     from skipstone.api import load
     from skipstone.errors import ConfigError
     from skipstone.language_model import generation_options
+    from skipstone.runtime.approximate import APPROXIMATE
     from skipstone.runtime.generation import Generation
 
     if logprobs is not None and not as_json:
@@ -149,7 +151,8 @@ def run(
     if (show_drafts or stats) and (as_json or samples > 1):
         raise ConfigError("--stats and --show-drafts are for one text on the terminal; --json holds all figures")
     if show_depth and (as_json or samples > 1 or show_drafts):
-        raise ConfigError("--show-depth is for one text on the terminal, without --show-drafts")
+        other = "--json" if as_json else "--samples" if samples > 1 else "--show-drafts"
+        raise ConfigError(f"--show-depth is for one text on the terminal; leave {other} out")
     if show_depth and decode not in SHALLOW:
         known = ", ".join(SHALLOW)
         raise ConfigError(f"--show-depth colours what part of the layers made; --decode {decode} uses all, not {known}")
@@ -191,8 +194,11 @@ def run(
         print_json(Generation.join(list(pieces)).to_json())
         return
     painter: DraftPainter | DepthPainter | None = None
-    if show_drafts or show_depth:
-        painter = (DepthPainter if show_depth else DraftPainter)(model.runtime, last_id=model.encode(text)[-1])
+    if show_depth:
+        little = APPROXIMATE[decode].little
+        painter = DepthPainter(model.runtime, last_id=model.encode(text)[-1], little=little)
+    elif show_drafts:
+        painter = DraftPainter(model.runtime, last_id=model.encode(text)[-1])
     made = _print(pieces, painter)
     console.print(speed_line(made))
     if made.approximate is not None:

@@ -40,7 +40,7 @@ def run(
     Layers, sizes, precision, exits, drafter, cache, memory and where it comes from; its whole manifest with --json.
     """
     from skipstone.api import resolve
-    from skipstone.parts import part_sizes
+    from skipstone.parts import draft_head_tokens, part_sizes
     from skipstone.pebble import cache_folder
     from skipstone.runtime.depth.calibration_file import find_calibration
 
@@ -49,14 +49,22 @@ def run(
         total = opened.manifest.total_bytes
         with progress_bar("verifying", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
             opened.verify(lambda num_bytes: progress.advance(task, num_bytes))
-    calibration = find_calibration(opened.manifest, cache_folder() / "profiles")
+    folder = cache_folder() / "profiles"
+    calibration = find_calibration(opened.manifest, folder)
     facts = summary(opened, part_sizes(opened), calibration) | ({"verified": True} if verify else {})
-    if dials := _calibrated_dials(opened, cache_folder() / "profiles"):
+    if adapted := opened.manifest.adapters:
+        facts["exit_adapters"] = f"after {', '.join(sorted(adapted, key=int))} layers"
+    if known := draft_head_tokens(opened):
+        facts["draft_head"] = f"the first {known} of {facts['vocabulary']} tokens"
+    if skipped := _layers_to_skip(opened, folder):
+        facts["layers_to_skip"] = skipped
+    if dials := _calibrated_dials(opened, folder):
         facts["calibrated_dials"] = dials
     if as_json:
         print_json({**facts, "manifest": asdict(opened.manifest)})
     else:
-        print_columns((_label(name), _readable(name, value)) for name, value in facts.items())
+        shown = (name for name in facts if name != "drafter_size_bytes" or opened.manifest.drafter is not None)
+        print_columns((_label(name), _readable(name, facts[name])) for name in shown)
 
 
 def summary(bundle: Bundle, parts: Mapping[str, int], calibration: Calibration | None) -> dict[str, Any]:
@@ -121,6 +129,20 @@ def _calibrated_dials(bundle: Bundle, folder: Path) -> list[str]:
         far = "plain decoding only" if setting is None else f"{setting:g} ({method.dial})"
         lines.append(f"{method.name}: {far} at {SHOWN_AGREEMENT:.0%} agreement, on {known.num_tokens} tokens")
     return lines
+
+
+def _layers_to_skip(bundle: Bundle, folder: Path) -> str | None:
+    """Return which layers `tune --skip` found for this bundle here; None where nothing is kept that fits its stages."""
+    from skipstone.runtime.depth.skip_file import read_skip_set, skip_path, skipped_stages
+
+    manifest = bundle.manifest
+    try:
+        found = read_skip_set(skip_path(manifest, folder), manifest)
+        skipped_stages(manifest, found.layers)
+    except ConfigError:
+        return None
+    layers = f"{', '.join(map(str, found.layers))} (of 0 to {manifest.dimensions.num_layers - 1})"
+    return f"{layers}: as the full model on {100 * found.agreement:.1f} % of {found.num_tokens} tokens"
 
 
 def _precision(recipe: Mapping[str, object]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +28,7 @@ __all__ = [
     "dial_settings",
     "read_text",
     "require_drafter",
+    "require_lossless",
     "require_suffix",
 ]
 
@@ -76,14 +77,41 @@ def require_drafter(decode: str, drafter: str | None) -> None:
     from skipstone.runtime.approximate import APPROXIMATE
 
     users = {"auto", "model", "tree", "staged", *(method.name for method in APPROXIMATE.values() if method.little)}
-    if drafter is not None and not users & {name.strip() for name in decode.split(",")}:
-        raise ConfigError(f"--drafter names a small model, which --decode {decode} does not use; add model")
+    if drafter is not None and not users & _names(decode):
+        todo = "leave it out" if _stands_alone(decode) else "add model"
+        raise ConfigError(f"--drafter names a small model, which --decode {decode} does not use; {todo}")
 
 
 def require_suffix(decode: str, suffix_memory: Path | None) -> None:
     """Raise ConfigError for a memory that the decoding method would not use."""
-    if suffix_memory is not None and not {"auto", "suffix"} & set(decode.split(",")):
-        raise ConfigError(f"--suffix-memory is for the suffix drafter, which --decode {decode} leaves out; add suffix")
+    if suffix_memory is not None and not {"auto", "suffix"} & _names(decode):
+        todo = "leave it out" if _stands_alone(decode) else "add suffix"
+        raise ConfigError(f"--suffix-memory is for the suffix drafter, which --decode {decode} does not use; {todo}")
+
+
+def require_lossless(names: Iterable[str], command: str) -> None:
+    """Raise ConfigError for an approximate method among those given to a command that runs none."""
+    for name in map(str.strip, names):
+        if name in _approximate_names():
+            raise ConfigError(
+                f"--decode {name} is approximate, which generate and eval run; {command} takes auto, plain and drafters"
+            )
+
+
+def _names(decode: str) -> set[str]:
+    return {name.strip() for name in decode.split(",")}
+
+
+def _stands_alone(decode: str) -> bool:
+    """Return whether a method cannot be joined by drafters."""
+    return bool(_names(decode) & {"plain", "auto", *_approximate_names()})
+
+
+def _approximate_names() -> set[str]:
+    """Return the methods that are no drafters at any dial."""
+    from skipstone.runtime.approximate import APPROXIMATE
+
+    return {method.name for method in APPROXIMATE.values() if not method.drafts}
 
 
 def dial_settings(given: Sequence[str]) -> tuple[float, ...]:
