@@ -82,7 +82,6 @@ def test_without_a_search_generate_says_which_command_makes_it(cli: CommandLine,
     ("arguments", "message"),
     [
         (("--skip", "--exits"), "leave them out with --skip"),
-        (("--skip", "--own"), "leave them out with --skip"),
         (("--skip", "--seconds", "1"), "leave them out with --skip"),
         (("--skip", "--dial", "switch"), "leave them out with --dial"),
         (("--text", "missing.txt"), "add --exits, --skip or --dial METHOD"),
