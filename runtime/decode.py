@@ -38,6 +38,21 @@ class Step:
     depth: int | None = None
     waited_s: float = 0.0
 
+    @classmethod
+    def of_one(cls, token_id: int, logits: NDArray[np.float32], depth: int, *, model_s: float, accept_s: float) -> Step:
+        """Return the step of one token that nobody guessed, made by `depth` layers with logits [V]."""
+        return cls(
+            [token_id],
+            logits[None],
+            num_drafted=0,
+            num_accepted=0,
+            drafter="plain",
+            draft_s=0.0,
+            model_s=model_s,
+            accept_s=accept_s,
+            depth=depth,
+        )
+
 
 def decode(
     sequence: Sequence, *, drafter: Drafter, accept: Accept, max_new_tokens: int, stop_ids: Collection[int]

@@ -170,7 +170,7 @@ def test_a_kept_calibration_sets_the_dial_and_says_what_it_promises(pair: Model,
 
 def test_without_one_it_says_how_to_make_it(pair: Model, pair_bundle: Path) -> None:
     for model in (pair, Model.open(pair_bundle)):
-        for name, pairing in (("switch", " and little model"), ("skipdecode", "")):
+        for name, pairing in (("switch", " and small model"), ("skipdecode", "")):
             with pytest.raises(
                 ConfigError,
                 match=f"^{name} is not calibrated for this bundle{pairing}; "
@@ -226,7 +226,7 @@ def test_the_name_of_the_file_depends_on_all_that_changes_the_text(pair: Model, 
         ({"weights": "ab" * 32}, "was made for weights abababababab, the bundle has "),
         ({"recipe": {"name": "int8"}}, "was made for precision int8, the bundle has fp32"),
         ({"recipe": {"name": "fp32", "x": 1}}, "was made for another recipe of precision fp32"),
-        ({"little_weights": "cd" * 32}, "was made for another little model than the bundle has"),
+        ({"little_weights": "cd" * 32}, "was made for another small model than the bundle has"),
         ({"stages": [4], "exits": []}, r"was made for stages that end after \[4\] layers and exits \[\], the bundle"),
     ],
 )

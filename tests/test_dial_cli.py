@@ -108,7 +108,7 @@ def test_an_agreement_sets_the_dial_by_the_kept_calibration(cli: CommandLine, bu
         (("--decode", "switch", "--dial", 1, "--min-agreement", 0.9), "both set the dial of switch; give one of them"),
         (
             ("--decode", "cascade", "--min-agreement", 0.9),
-            "cascade is not calibrated for this bundle and little model; run `skipstone tune BUNDLE --dial cascade",
+            "cascade is not calibrated for this bundle and small model; run `skipstone tune BUNDLE --dial cascade",
         ),
     ],
 )
@@ -241,3 +241,18 @@ def test_eval_refuses_what_makes_no_sense(
     outcome = cli("eval", bundle, "--text", text_file, *arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("skipstone: ") and message in outcome.err
+
+
+def test_eval_judges_what_exits_write_beside_how_they_fare_along_the_text(
+    cli: CommandLine, bundle: Path, text_file: Path
+) -> None:
+    assert cli("tune", bundle, "--exits", "--text", text_file).code == 0
+    own = cli("eval", bundle, "--text", text_file, "--decode", "exit", "--own", "--max-tokens", 64, "--json")
+    (first, *others) = json.loads(own.out)["settings"]
+    assert (first["setting"], first["agreement"], first["by_less"]) == (1, 1, 0) and len(others) == 4
+    along = cli("eval", bundle, "--text", text_file, "--decode", "exit", "--max-tokens", 64, "--json")
+    assert "min_agreement" in json.loads(along.out)["settings"][0]
+    refused = cli("eval", bundle, "--text", text_file, "--decode", "switch", "--own")
+    assert refused.code == 2 and "--own is for --decode exit" in refused.err
+    refused = cli("eval", bundle, "--text", text_file, "--own")
+    assert refused.code == 2 and "add --decode exit" in refused.err

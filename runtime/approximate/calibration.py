@@ -8,11 +8,9 @@ were written: by the design effect of texts as clusters (Kish, 1965; Rao and Sco
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import takewhile
@@ -22,6 +20,7 @@ from typing import Any
 from skipstone.errors import ConfigError
 from skipstone.runtime.approximate.method import ApproximateMethod
 from skipstone.runtime.depth.calibrate import risk_p_value
+from skipstone.runtime.kept import keep_json
 from skipstone.runtime.manifest import Manifest
 from skipstone.runtime.model import Model
 
@@ -105,13 +104,13 @@ def _calibration(model: Model, method: ApproximateMethod, file: Path | None) -> 
         return read_dial(file, here, method)
     path = None if model.profiles is None else dial_path(here, method, model.profiles)
     if path is None or not path.exists():
-        pair = " and little model" if method.little else ""
+        pair = " and small model" if method.little else ""
         raise ConfigError(f"{method.name} is not calibrated for this bundle{pair}; run {_command(method)} once")
     return read_dial(path, here, method)
 
 
 def made_here(model: Model, method: ApproximateMethod) -> dict[str, Any]:
-    """Return what a calibration of a method on this model is made for. Raises: as opening the little model does."""
+    """Return what a calibration of a method on this model is made for. Raises: as opening the small model does."""
     little = model.drafter if method.little else None
     return made_for(model.manifest, None if little is None else little.manifest)
 
@@ -141,14 +140,7 @@ def dial_path(bundle: Mapping[str, Any], method: ApproximateMethod, folder: Path
 
 def save_dial(calibration: DialCalibration, path: Path) -> bool:
     """Write a calibration for later processes; return whether it could be written."""
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = {"format_version": FORMAT_VERSION, **asdict(calibration)}
-        partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-        return True
-    return False
+    return keep_json({"format_version": FORMAT_VERSION, **asdict(calibration)}, path)
 
 
 def read_dial(path: Path, bundle: Mapping[str, Any], method: ApproximateMethod) -> DialCalibration:
@@ -175,7 +167,7 @@ def _difference(made: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
     if made["weights"] != here["weights"]:
         return f"weights {made['weights'][:12]}, the bundle has {here['weights'][:12]}"
     if made["little_weights"] != here["little_weights"]:
-        return "another little model than the bundle has"
+        return "another small model than the bundle has"
     if made != here:
         return f"stages that end after {made['stages']} layers and exits {made['exits']}, the bundle has others"
     return None

@@ -13,7 +13,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skipstone.runtime.approximate.little import LittleModel, open_little
 from skipstone.runtime.approximate.method import ApproximateContext, Opened
@@ -134,24 +133,10 @@ def _written(
         if num_seen or not logprobs:  # an empty text is judged by the token before which it ended
             logprobs.append(logprob_of(logits, token_id))
         times = {"model_s": called - start, "accept_s": perf_counter() - called}
-        steps.append(_made(token_id, logits.copy(), little.num_layers, **times))
+        steps.append(Step.of_one(token_id, logits.copy(), little.num_layers, **times))
         has_ended = text is not None and text.finish_reason is not None
         if has_ended or token_id in stop_ids or len(steps) == max_new_tokens:
             first = steps[0]
             waited_s = perf_counter() - began - first.model_s - first.accept_s
             return [replace(first, waited_s=waited_s), *steps[1:]] if deferral.stands(logprobs) else []
     return []
-
-
-def _made(token_id: int, logits: NDArray[np.float32], depth: int, *, model_s: float, accept_s: float) -> Step:
-    return Step(
-        [token_id],
-        logits[None],
-        num_drafted=0,
-        num_accepted=0,
-        drafter="plain",
-        draft_s=0.0,
-        model_s=model_s,
-        accept_s=accept_s,
-        depth=depth,
-    )

@@ -72,23 +72,11 @@ def _step(sequence: Sequence, policy: ExitPolicy, chosen: Exit | None, choose: C
             called = perf_counter()
             token_id = choose(logits, sequence.token_ids)
             sequence.append([token_id])
-            return _made(token_id, logits, chosen.num_layers, model_s=called - start, accept_s=perf_counter() - called)
+            return Step.of_one(
+                token_id, logits, chosen.num_layers, model_s=called - start, accept_s=perf_counter() - called
+            )
     logits = sequence.extend(Draft.empty())[0]
     called = perf_counter()
     token_id = choose(logits, sequence.token_ids)
     sequence.commit([token_id])
-    return _made(token_id, logits, policy.num_layers, model_s=called - start, accept_s=perf_counter() - called)
-
-
-def _made(token_id: int, logits: NDArray[np.float32], depth: int, *, model_s: float, accept_s: float) -> Step:
-    return Step(
-        [token_id],
-        logits[None],
-        num_drafted=0,
-        num_accepted=0,
-        drafter="plain",
-        draft_s=0.0,
-        model_s=model_s,
-        accept_s=accept_s,
-        depth=depth,
-    )
+    return Step.of_one(token_id, logits, policy.num_layers, model_s=called - start, accept_s=perf_counter() - called)

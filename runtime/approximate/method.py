@@ -185,7 +185,7 @@ APPROXIMATE: Mapping[str, ApproximateMethod] = MappingProxyType(
             ),
             ApproximateMethod(
                 name="cascade",
-                dial="the probability that the little model gives its least likely tokens",
+                dial="the probability that the small model gives its least likely tokens",
                 least=0.0,
                 most=1.0,
                 plain=1.0,

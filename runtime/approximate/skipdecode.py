@@ -126,16 +126,7 @@ def decode_skipping(
         called = perf_counter()
         token_id = choose(logits, sequence.token_ids)
         sequence.append([token_id])
-        yield Step(
-            [token_id],
-            logits[None],
-            num_drafted=0,
-            num_accepted=0,
-            drafter="plain",
-            draft_s=0.0,
-            model_s=called - start,
-            accept_s=perf_counter() - called,
-            depth=depth,
-        )
+        spent_s, kept_s = called - start, perf_counter() - called
+        yield Step.of_one(token_id, logits, depth, model_s=spent_s, accept_s=kept_s)
         if token_id in stop_ids:
             return

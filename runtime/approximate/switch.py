@@ -111,16 +111,7 @@ def decode_switch(
         token_id = choose(logits, sequence.token_ids)
         switch.see(entropy_bits(logits))
         sequence.append([token_id])
-        yield Step(
-            [token_id],
-            logits[None],
-            num_drafted=0,
-            num_accepted=0,
-            drafter="plain",
-            draft_s=0.0,
-            model_s=called - start,
-            accept_s=perf_counter() - called,
-            depth=depth,
-        )
+        spent_s, kept_s = called - start, perf_counter() - called
+        yield Step.of_one(token_id, logits, depth, model_s=spent_s, accept_s=kept_s)
         if token_id in stop_ids:
             return

@@ -5,10 +5,8 @@ A calibration belongs to weights and their precision, not to a device.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 from skipstone.errors import ConfigError
 from skipstone.runtime.depth.calibrate import Calibration, ExitLevels, Level
 from skipstone.runtime.depth.confidence import SATURATION
+from skipstone.runtime.kept import keep_json
 from skipstone.runtime.manifest import Manifest
 
 __all__ = ["calibration_path", "find_calibration", "read_calibration", "save_calibration"]
@@ -33,14 +32,7 @@ def calibration_path(manifest: Manifest, folder: Path) -> Path:
 
 def save_calibration(calibration: Calibration, path: Path) -> bool:
     """Write a calibration for later processes; return whether it could be written."""
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = {"format_version": FORMAT_VERSION, **asdict(calibration)}
-        partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-        return True
-    return False
+    return keep_json({"format_version": FORMAT_VERSION, **asdict(calibration)}, path)
 
 
 def find_calibration(manifest: Manifest, folder: Path | None) -> Calibration | None:

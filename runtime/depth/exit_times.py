@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, dataclass, field
@@ -16,6 +14,7 @@ import numpy as np
 from skipstone.runtime.depth.confidence import gap, saturation
 from skipstone.runtime.depth.pairs import exit_stages
 from skipstone.runtime.draft import Draft
+from skipstone.runtime.kept import keep_json
 from skipstone.runtime.model import Model
 from skipstone.runtime.planning.profile import profile_path
 from skipstone.runtime.sequence import Sequence
@@ -101,11 +100,7 @@ def _load(model: Model) -> ExitTimes | None:
 def _measured(model: Model) -> ExitTimes:
     times, path = _measure(model), _path(model)
     if path is not None:
-        partial = path.with_suffix(f".partial-{os.getpid()}")
-        with contextlib.suppress(OSError):  # where it cannot be kept it is measured again
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(asdict(times)) + "\n", encoding="utf-8")
-            partial.replace(path)
+        keep_json(asdict(times), path)  # where it cannot be kept it is measured again
     return times
 
 

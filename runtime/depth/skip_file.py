@@ -5,16 +5,15 @@ They belong to weights and their precision, not to a device, nor to where a bund
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.depth.skip_set import SkipSet
+from skipstone.runtime.kept import keep_json
 from skipstone.runtime.manifest import Manifest
 
 __all__ = ["COMMAND", "read_skip_set", "save_skip_set", "skip_path", "skipped_stages"]
@@ -32,14 +31,7 @@ def skip_path(manifest: Manifest, folder: Path) -> Path:
 
 def save_skip_set(found: SkipSet, path: Path) -> bool:
     """Write a set for later processes; return whether it could be written."""
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = {"format_version": FORMAT_VERSION, **asdict(found)}
-        partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-        return True
-    return False
+    return keep_json({"format_version": FORMAT_VERSION, **asdict(found)}, path)
 
 
 def read_skip_set(path: Path, manifest: Manifest) -> SkipSet:

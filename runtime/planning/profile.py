@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import onnxruntime
 
 from skipstone.devices import CostCurve
 from skipstone.errors import ConfigError
+from skipstone.runtime.kept import keep_json
 from skipstone.runtime.model import Model
 from skipstone.runtime.planning.measure import measure_costs
 
@@ -44,15 +44,7 @@ def save_curve(model: Model, curve: CostCurve) -> Path | None:
     None when it cannot be kept, which is no error: it is measured again.
     """
     path = profile_path(model)
-    if path is None:
-        return None
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(curve.to_json()) + "\n", encoding="utf-8")
-        partial.replace(path)
-        return path
-    return None
+    return path if path is not None and keep_json(curve.to_json(), path) else None
 
 
 def _load(model: Model) -> CostCurve | None:

@@ -103,12 +103,13 @@ def _show(rows: list[ChoiceQuality], bundle: str, num_cases: int, *, as_json: bo
         settings = [asdict(row) for row in rows]
         print_json({"bundle": bundle, "approximate": "choice", "cases": num_cases, "settings": settings})
         return
-    head = ["dial", "agreement", "right", "layers", "KL", "ms", "x all layers"]
+    judged = any(row.right is not None for row in rows)  # whether the cases say which answer is right
+    head = ["dial", "agreement", *(["right"] if judged else []), "layers", "KL", "ms", "x all layers"]
     cells = [
         [
             f"{row.dial:g}",
             f"{row.agreement:.1%}",
-            "" if row.right is None else f"{row.right:.1%}",
+            *([] if row.right is None else [f"{row.right:.1%}"]),
             f"{row.layers:.1%}",
             f"{row.kl:.4f}",
             f"{row.ms:.2f}",
