@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -15,7 +16,10 @@ from skipstone.runtime.drafters.guard import Guard
 from skipstone.runtime.sequence import Sequence
 from skipstone.runtime.verification import Accept
 
-__all__ = ["Step", "decode"]
+__all__ = ["Choose", "Step", "decode"]
+
+Choose = Callable[[NDArray[np.float32], SequenceOf[int]], int]
+"""(logits [V], tokens so far) -> the next token, as `Sampler.choose`."""
 
 
 @dataclass(frozen=True, slots=True)

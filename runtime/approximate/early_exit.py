@@ -5,24 +5,17 @@ Sources: FREE (Bae et al., 2023) for late stages that catch up with exact caches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Collection, Iterator
 from time import perf_counter
 
-import numpy as np
-from numpy.typing import NDArray
-
 from skipstone.runtime.approximate.method import ApproximateContext, Opened
-from skipstone.runtime.decode import Step
+from skipstone.runtime.decode import Choose, Step
 from skipstone.runtime.depth.exit_times import MOST_BEHIND
 from skipstone.runtime.depth.policy import MIN_GAIN, NO_EXIT_PAYS, Exit, ExitPolicy, open_policy
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.sequence import Sequence
 
-__all__ = ["Choose", "decode_early", "open_exit"]
-
-Choose = Callable[[NDArray[np.float32], SequenceOf[int]], int]
-"""(logits [V], tokens so far) -> the next token, as `Sampler.choose`."""
+__all__ = ["decode_early", "open_exit"]
 
 
 def open_exit(context: ApproximateContext) -> Opened:

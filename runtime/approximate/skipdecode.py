@@ -9,17 +9,14 @@ Source: SkipDecode (Del Corro et al., 2023).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from time import perf_counter
 
-import numpy as np
-from numpy.typing import NDArray
-
 from skipstone.errors import ConfigError
 from skipstone.runtime.approximate.method import ApproximateContext, Opened
-from skipstone.runtime.decode import Step
+from skipstone.runtime.decode import Choose, Step
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.manifest import StageEntry
 from skipstone.runtime.sequence import Sequence
@@ -27,9 +24,6 @@ from skipstone.runtime.sequence import Sequence
 __all__ = ["SkipSchedule", "decode_skipping", "open_skipdecode"]
 
 WARM_UP = 1  # so many first stages run for every token
-
-Choose = Callable[[NDArray[np.float32], SequenceOf[int]], int]
-"""(logits [V], tokens so far) -> the next token, as `Sampler.choose`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

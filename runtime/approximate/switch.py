@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Collection, Iterator
 from time import perf_counter
 
 import numpy as np
@@ -16,16 +15,13 @@ from numpy.typing import NDArray
 
 from skipstone.runtime.approximate.little import LittleModel, open_little
 from skipstone.runtime.approximate.method import ApproximateContext, Opened
-from skipstone.runtime.decode import Step
+from skipstone.runtime.decode import Choose, Step
 from skipstone.runtime.draft import Draft
 from skipstone.runtime.sequence import Sequence
 
 __all__ = ["EntropySwitch", "decode_switch", "entropy_bits", "open_switch"]
 
 LOWEST = -1e4  # of which exp is 0, and 0 times it is a number
-
-Choose = Callable[[NDArray[np.float32], SequenceOf[int]], int]
-"""(logits [V], tokens so far) -> the next token, as `Sampler.choose`."""
 
 
 def entropy_bits(logits: NDArray[np.float32]) -> float:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 
 from skipstone.errors import OutputError
 
-__all__ = ["notes", "print_columns", "print_json", "progress_bar", "write"]
+__all__ = ["note_kept", "notes", "print_columns", "print_json", "progress_bar", "write"]
 
 
 def notes(*, quiet: bool = False) -> Console:
@@ -71,3 +72,9 @@ def progress_bar(
     console = notes(quiet=quiet)
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         yield progress, progress.add_task(title, total=total)
+
+
+def note_kept(path: Path | None, what: str, *, kept: bool, quiet: bool) -> None:
+    """Say where a result is kept for later commands, or that it is not."""
+    failed = f"{path} cannot be written, so {what} not kept; SKIPSTONE_CACHE sets the folder"
+    notes(quiet=quiet).print(f"kept in {path}" if kept else failed)

@@ -19,7 +19,7 @@ from skipstone.cli.options import (
     read_text,
     require_drafter,
 )
-from skipstone.cli.terminal import notes, print_json, progress_bar, write
+from skipstone.cli.terminal import note_kept, print_json, progress_bar, write
 
 if TYPE_CHECKING:
     from skipstone.devices import CostCurve
@@ -133,8 +133,7 @@ def run(
         print_json({"bundle": bundle, "device": model.device.name, "threads": model.device.threads, **curve.to_json()})
         return
     write(_table(curve))
-    failed = f"{profile_path(model)} cannot be written, so the curve is not kept; SKIPSTONE_CACHE sets the folder"
-    notes(quiet=quiet).print(failed if kept is None else f"kept in {kept}")
+    note_kept(profile_path(model), "the curve is", kept=kept is not None, quiet=quiet)
 
 
 def _calibrate_dial(
@@ -181,8 +180,7 @@ def _calibrate(model: Model, texts: list[str], bundle: str, *, as_json: bool, qu
         print_json({"bundle": bundle, **asdict(found)})
     else:
         write(_exits_table(found))
-    failed = f"{path} cannot be written, so the calibration is not kept; SKIPSTONE_CACHE sets the folder"
-    notes(quiet=quiet).print(f"kept in {path}" if kept else failed)
+    note_kept(path, "the calibration is", kept=kept, quiet=quiet)
 
 
 def _exits_table(found: Calibration) -> str:

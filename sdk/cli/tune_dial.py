@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.progress import TaskProgressColumn
 
 from skipstone.cli.tables import markdown_table
-from skipstone.cli.terminal import notes, print_json, progress_bar, write
+from skipstone.cli.terminal import note_kept, print_json, progress_bar, write
 from skipstone.errors import ConfigError
 from skipstone.runtime.approximate import APPROXIMATE, ApproximateMethod
 from skipstone.runtime.approximate.agreement import AGREEMENTS
@@ -58,8 +58,7 @@ def calibrate(
         print_json(_record(found, method, bundle))
     else:
         write(_table(found, method))
-    failed = f"{path} cannot be written, so the calibration is not kept; SKIPSTONE_CACHE sets the folder"
-    notes(quiet=quiet).print(f"kept in {path}" if kept else failed)
+    note_kept(path, "the calibration is", kept=kept, quiet=quiet)
 
 
 def _used_for(found: DialCalibration, setting: float, method: ApproximateMethod) -> list[float]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import MofNCompleteColumn
 
-from skipstone.cli.terminal import notes, print_columns, print_json, progress_bar
+from skipstone.cli.terminal import note_kept, notes, print_columns, print_json, progress_bar
 
 if TYPE_CHECKING:
     from skipstone.runtime.depth.skip_set import SkipSet
@@ -35,11 +35,11 @@ def search(model: Model, texts: list[str], bundle: str, *, as_json: bool, quiet:
         print_json({"bundle": bundle, **asdict(found)})
     else:
         print_columns(_rows(model, found))
-    console = notes(quiet=quiet)
     if found.speed_up <= 1:
-        console.print("no layers to leave out promise more than plain decoding here: `--decode skip` does not pay")
-    failed = f"{path} cannot be written, so the layers are not kept; SKIPSTONE_CACHE sets the folder"
-    console.print(f"kept in {path}" if kept else failed)
+        notes(quiet=quiet).print(
+            "no layers to leave out promise more than plain decoding here: `--decode skip` does not pay"
+        )
+    note_kept(path, "the layers are", kept=kept, quiet=quiet)
 
 
 def _rows(model: Model, found: SkipSet) -> list[tuple[str, str]]:
