@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from skipstone.devices.catalog import DeviceInfo, catalog
-from skipstone.devices.cost_curve import CostCurve
+from skipstone.devices.catalog import DeviceInfo, catalog, registered_devices
+from skipstone.devices.cpu import CpuDevice
 from skipstone.devices.device import Device, open_device
-from skipstone.devices.threads import physical_cores
+from skipstone.devices.threads import count_cores, physical_cores
 
-__all__ = ["CostCurve", "Device", "DeviceInfo", "catalog", "open_device", "physical_cores"]
+__all__ = [
+    "CpuDevice",
+    "Device",
+    "DeviceInfo",
+    "catalog",
+    "count_cores",
+    "open_device",
+    "physical_cores",
+    "registered_devices",
+]

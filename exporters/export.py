@@ -11,26 +11,41 @@ from pathlib import Path
 import onnx_ir as ir
 
 from skipstone.errors import UnsupportedModel
-from skipstone.exporters.architecture import Architecture
-from skipstone.exporters.checkpoint import Checkpoint
-from skipstone.exporters.draft_head import build_draft_head, parse_draft_head
-from skipstone.exporters.exit_adapters import ExitAdapters, adapters_for, build_exit
-from skipstone.exporters.experts import EXACT_BLOCKS
-from skipstone.exporters.families import read_architecture
-from skipstone.exporters.finish import Check, finish
-from skipstone.exporters.heads import kernel_head_size
-from skipstone.exporters.inventory import require_tensors, unused_tensors
-from skipstone.exporters.lora import merged
-from skipstone.exporters.model_weights import ModelWeights
-from skipstone.exporters.narrow import narrowed
-from skipstone.exporters.pair import check_pair
-from skipstone.exporters.stages import build_head, build_stage, parse_cuts, parse_exits, plan_stages
-from skipstone.exporters.tensors import StoredTensors
-from skipstone.exporters.token_roles import TokenRoles
-from skipstone.exporters.weights import WeightFile
+from skipstone.exporters.checkpoints import (
+    Checkpoint,
+    ExitAdapters,
+    StoredTensors,
+    TokenRoles,
+    adapters_for,
+    require_tensors,
+    unused_tensors,
+)
+from skipstone.exporters.draft_pair import check_pair
+from skipstone.exporters.families import Architecture, read_architecture
+from skipstone.exporters.graph import (
+    EXACT_BLOCKS,
+    ModelWeights,
+    WeightFile,
+    build_draft_head,
+    build_exit,
+    build_head,
+    build_stage,
+    kernel_head_size,
+)
+from skipstone.exporters.stages import parse_cuts, parse_draft_head, parse_exits, plan_stages
+from skipstone.exporters.transforms import merged, narrowed
 from skipstone.quant import Recipe
-from skipstone.runtime.bundle import BundleWriter, write_manifest
-from skipstone.runtime.manifest import FileEntry, LayerCache, Manifest, Provenance, StageEntry
+from skipstone.runtime.bundle import (
+    BundleWriter,
+    Check,
+    FileEntry,
+    LayerCache,
+    Manifest,
+    Provenance,
+    StageEntry,
+    finish,
+    write_manifest,
+)
 
 __all__ = ["ExportPlan", "plan_export", "write_bundle"]
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from skipstone.conversation import Conversation
     from skipstone.errors import SkipstoneError
     from skipstone.language_model import LanguageModel
-    from skipstone.runtime.generation import Generation, Piece
-    from skipstone.runtime.stats import Stats
+    from skipstone.runtime.generation.generation import Generation, Piece
+    from skipstone.runtime.generation.stats import Stats
 
 __all__ = [
     "Conversation",
@@ -36,11 +36,11 @@ __all__ = [
 
 _HOMES = {
     "Conversation": "skipstone.conversation",
-    "Generation": "skipstone.runtime.generation",
+    "Generation": "skipstone.runtime.generation.generation",
     "LanguageModel": "skipstone.language_model",
-    "Piece": "skipstone.runtime.generation",
+    "Piece": "skipstone.runtime.generation.generation",
     "SkipstoneError": "skipstone.errors",
-    "Stats": "skipstone.runtime.stats",
+    "Stats": "skipstone.runtime.generation.stats",
     "export": "skipstone.api",
     "load": "skipstone.api",
 }

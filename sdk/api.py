@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from skipstone.bundled import BUNDLED, bundled_bundle, cache_folder
 from skipstone.errors import ConfigError
 from skipstone.language_model import LanguageModel
-from skipstone.pebble import BUNDLED, bundled_bundle, cache_folder
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import BundleWriter
-from skipstone.runtime.drafters.suffix_memory import SuffixMemory
-from skipstone.runtime.model import Model
+from skipstone.runtime.engine import Model
+from skipstone.runtime.methods.from_text import SuffixMemory
 
 if TYPE_CHECKING:
-    from skipstone.exporters.export import ExportPlan
-    from skipstone.exporters.via_optimum import WrappedPlan
+    from skipstone.exporters import ExportPlan
+    from skipstone.exporters.optimum import WrappedPlan
 
 __all__ = ["Precision", "export", "load", "plan", "resolve", "write"]
 
@@ -92,8 +92,7 @@ def export(
     exact mode.
     Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError, CheckFailed.
     """
-    from skipstone.check import ExportCheck
-    from skipstone.reference import require_transformers
+    from skipstone.check import ExportCheck, require_transformers
 
     BundleWriter(Path(output), force=force)  # a taken place is refused before a checkpoint is fetched
     if check:
@@ -137,11 +136,11 @@ def plan(
 
     `remarks` of the plan say what is not as asked for, or not ideal. Raises: as `export` does.
     """
-    from skipstone.exporters.export import plan_export
+    from skipstone.exporters import plan_export
 
     recipe, small = _recipe(precision, group_size), None
     if via is not None:
-        from skipstone.exporters.via_optimum import plan_wrapped, refuse_options
+        from skipstone.exporters.optimum import plan_wrapped, refuse_options
 
         given_exits = None if exits == "none" else exits
         refuse_options(
@@ -183,8 +182,8 @@ def write(
     on_progress: Callable[[int], None] = lambda num_parameters: None,
 ) -> None:
     """Write what was planned to the folder `output`, whole or not at all; see `write_bundle`."""
-    from skipstone.exporters.export import ExportPlan, write_bundle
-    from skipstone.exporters.via_optimum import write_wrapped
+    from skipstone.exporters import ExportPlan, write_bundle
+    from skipstone.exporters.optimum import write_wrapped
 
     if isinstance(chosen, ExportPlan):
         write_bundle(chosen, output, force=force, command=command, check=check, on_progress=on_progress)

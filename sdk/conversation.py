@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 
 from skipstone.errors import ConfigError
+from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import GenerationOptions, Piece, stream
-from skipstone.runtime.model import Model
 
 __all__ = ["Conversation"]
 

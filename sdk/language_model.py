@@ -9,13 +9,9 @@ from typing import Any, overload
 
 from skipstone.conversation import Conversation
 from skipstone.errors import ConfigError
-from skipstone.runtime.batch import stream_batch
-from skipstone.runtime.choice import Choice, choose
-from skipstone.runtime.draft import Draft
-from skipstone.runtime.generation import Generation, GenerationOptions, Piece, stream
-from skipstone.runtime.model import Model
+from skipstone.runtime.engine import Draft, Model, Sequence
+from skipstone.runtime.generation import Choice, Generation, GenerationOptions, Piece, choose, stream, stream_batch
 from skipstone.runtime.sampling import SamplingOptions
-from skipstone.runtime.sequence import Sequence
 
 __all__ = ["LanguageModel", "generation_options"]
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from skipstone.api import export
-from skipstone.runtime.call import BoundCall
-from skipstone.runtime.model import Model
+from skipstone.runtime.engine import BoundCall, Model
 
 if TYPE_CHECKING:
     from gguf_files import WriteGguf

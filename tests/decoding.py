@@ -12,14 +12,11 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skipstone.runtime.decode import Step, decode
-from skipstone.runtime.depth.skip_set import SkipSet
-from skipstone.runtime.draft import Draft
-from skipstone.runtime.drafters import Drafter
-from skipstone.runtime.model import Model
+from skipstone.runtime.decoding import Drafter, Step, decode
+from skipstone.runtime.decoding.verify import match
+from skipstone.runtime.engine import Draft, Model, Sequence
+from skipstone.runtime.methods.depth import SkipSet
 from skipstone.runtime.sampling import Sampler, SamplingOptions
-from skipstone.runtime.sequence import Sequence
-from skipstone.runtime.verification import match
 
 PROMPT = (1, 50, 60, 70)
 VOCAB_SIZE = 307

@@ -11,8 +11,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from skipstone.exporters.sentencepiece_model import SentencePieceModel
-from skipstone.exporters.tokenizer_kinds import Spaces, sentencepiece_bpe, unigram
+from skipstone.exporters.checkpoints.tokenizer import SentencePieceModel, Spaces, sentencepiece_bpe, unigram
 
 END = "<|endoftext|>"
 CORPUS = [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from skipstone.exporters.families.altup import AltUp
+from skipstone.exporters.families.architecture import Architecture
+from skipstone.exporters.families.experts import Experts
 from skipstone.exporters.families.family import Family
-from skipstone.exporters.families.reading import read_architecture
-from skipstone.exporters.families.table import FAMILIES
+from skipstone.exporters.families.reading import FAMILIES, read_architecture
+from skipstone.exporters.families.rotary import Rotary, read_rotary
 
-__all__ = ["FAMILIES", "Family", "read_architecture"]
+__all__ = ["FAMILIES", "AltUp", "Architecture", "Experts", "Family", "Rotary", "read_architecture", "read_rotary"]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar
 
-from skipstone.exporters.altup import AltUp
-from skipstone.exporters.experts import Experts
+from skipstone.exporters.families.altup import AltUp
+from skipstone.exporters.families.experts import Experts
 
 __all__ = ["LLAMA_NAMES", "NO_NAME", "Config", "Family", "chosen", "names_of", "stated"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from skipstone.errors import CheckpointError
-from skipstone.exporters.altup import AltUp
+from skipstone.exporters.families.altup import AltUp
 from skipstone.exporters.families.family import Config, names_of
 from skipstone.exporters.families.gemma import GEMMA2_NAMES, GEMMA3_TEXT
 from skipstone.exporters.families.llama import QK_NORM_NAMES

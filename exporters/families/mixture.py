@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipstone.exporters.experts import Experts
+from skipstone.exporters.families.experts import Experts
 from skipstone.exporters.families.family import LLAMA_NAMES, Config, Family, names_of, stated
 from skipstone.exporters.families.llama import QK_NORM_NAMES
 

@@ -6,14 +6,18 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from skipstone.errors import CheckpointError, UnsupportedModel
-from skipstone.exporters.architecture import ACTIVATIONS, Architecture
-from skipstone.exporters.experts import Experts
+from skipstone.exporters.families.architecture import ACTIVATIONS, Architecture
+from skipstone.exporters.families.experts import Experts
 from skipstone.exporters.families.family import Config, Family, chosen
-from skipstone.exporters.families.table import FAMILIES
-from skipstone.exporters.rotary import Rotary, read_rotary
-from skipstone.runtime.manifest import Dimensions
+from skipstone.exporters.families.gemma import GEMMA_FAMILIES
+from skipstone.exporters.families.gemma3n import GEMMA3N_FAMILIES
+from skipstone.exporters.families.gpt import GPT_FAMILIES
+from skipstone.exporters.families.llama import LLAMA_FAMILIES
+from skipstone.exporters.families.mixture import MIXTURE_FAMILIES
+from skipstone.exporters.families.rotary import Rotary, read_rotary
+from skipstone.runtime.bundle import Dimensions
 
-__all__ = ["read_architecture"]
+__all__ = ["FAMILIES", "read_architecture"]
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -222,3 +226,9 @@ def _experts(family: Family, config: Config, names: Collection[str]) -> Experts 
     if experts is not None and names and experts.num_experts > len(names):
         raise CheckpointError(f"config.json: {experts.num_experts} experts, the checkpoint holds {len(names)} tensors")
     return experts if experts is not None and any(experts.layers) else None
+
+
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family
+    for family in (*LLAMA_FAMILIES, *GEMMA_FAMILIES, *GEMMA3N_FAMILIES, *GPT_FAMILIES, *MIXTURE_FAMILIES)
+}

@@ -1,7 +1,18 @@
 """From logits to a token: penalties, truncation, and a draw whose noise is keyed by seed and position."""
 
-from skipstone.runtime.sampling.logprobs import logprob_of, top_logprobs
-from skipstone.runtime.sampling.noise import gumbel
+from __future__ import annotations
+
+from skipstone.runtime.sampling.confidence import (
+    CONFIDENCES,
+    SATURATION,
+    confidence_named,
+    entropy,
+    gap,
+    saturation,
+    top,
+)
+from skipstone.runtime.sampling.logprobs import logprob_of, relative_probabilities, top_logprobs
+from skipstone.runtime.sampling.noise import draft_seed, gumbel, uniform
 from skipstone.runtime.sampling.options import SamplingOptions
 from skipstone.runtime.sampling.penalties import (
     BannedTokens,
@@ -17,6 +28,8 @@ from skipstone.runtime.sampling.sampler import Sampler
 from skipstone.runtime.sampling.truncation import LocallyTypical, MinP, Temperature, TopH, TopK, TopP
 
 __all__ = [
+    "CONFIDENCES",
+    "SATURATION",
     "BannedTokens",
     "FrequencyPenalty",
     "LocallyTypical",
@@ -33,7 +46,15 @@ __all__ = [
     "TopH",
     "TopK",
     "TopP",
+    "confidence_named",
+    "draft_seed",
+    "entropy",
+    "gap",
     "gumbel",
     "logprob_of",
+    "relative_probabilities",
+    "saturation",
+    "top",
     "top_logprobs",
+    "uniform",
 ]

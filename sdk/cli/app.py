@@ -12,7 +12,10 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from skipstone.cli import bench, chat, choose, demo, devices, evaluate, export, generate, inspect, train_exits, tune
+from skipstone.cli import chat, choose, demo, devices, export, generate, inspect, train_exits
+from skipstone.cli.bench import speed as bench
+from skipstone.cli.evaluate import text as evaluate
+from skipstone.cli.tune import costs as tune
 from skipstone.errors import SkipstoneError
 
 __all__ = ["app", "main"]

@@ -11,11 +11,10 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from skipstone.cli.options import BundleArgument, DeviceOption, JsonOption, QuietOption, ThreadsOption
-from skipstone.cli.tables import markdown_table
-from skipstone.cli.terminal import notes, print_json, progress_bar, write
+from skipstone.cli.terminal import markdown_table, notes, print_json, progress_bar, write
 
 if TYPE_CHECKING:
-    from skipstone.choice_evaluation import ChoiceCase, ChoiceQuality
+    from skipstone.evaluate import ChoiceCase, ChoiceQuality
     from skipstone.language_model import LanguageModel
 
 NAME = "choose"
@@ -61,11 +60,11 @@ def run(
     """
     from skipstone.api import load
     from skipstone.errors import ConfigError
-    from skipstone.runtime.choice import require_answers, require_dial
-    from skipstone.runtime.depth.pairs import exit_stages
+    from skipstone.runtime.engine import exit_stages
+    from skipstone.runtime.generation import require_answers, require_dial
 
     if cases is not None:
-        from skipstone.choice_evaluation import read_cases
+        from skipstone.evaluate import read_cases
 
         if prompt is not None or answer or dial is not None:
             raise ConfigError("--cases holds prompts and answers and tries five dials; leave out the other options")
@@ -92,7 +91,7 @@ def run(
 
 
 def _judge(model: LanguageModel, cases: list[ChoiceCase], *, quiet: bool) -> list[ChoiceQuality]:
-    from skipstone.choice_evaluation import evaluate_choices
+    from skipstone.evaluate import evaluate_choices
 
     with progress_bar("cases", total=len(cases), count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
         return evaluate_choices(model.runtime, cases, on_progress=lambda count: progress.advance(task, count))

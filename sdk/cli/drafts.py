@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skipstone.runtime.generation import Piece
-    from skipstone.runtime.model import Model
-    from skipstone.runtime.stats import Stats
+    from skipstone.runtime.engine import Model
+    from skipstone.runtime.generation import Piece, Stats
 
 __all__ = ["DepthPainter", "DraftPainter", "speed_line", "stats_table"]
 
@@ -24,7 +23,7 @@ class _Painter:
 
     def __init__(self, model: Model, *, last_id: int, option: str) -> None:
         """`last_id` is the prompt's last token. Raises: ConfigError where no colours can be shown."""
-        from skipstone.runtime.text_stream import TextStream
+        from skipstone.runtime.text import TextStream
 
         shown = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
         if not shown or "NO_COLOR" in os.environ:

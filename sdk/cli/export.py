@@ -16,8 +16,8 @@ from skipstone.cli.options import QuietOption
 from skipstone.cli.terminal import notes, progress_bar
 
 if TYPE_CHECKING:
-    from skipstone.exporters.export import ExportPlan
-    from skipstone.exporters.via_optimum import WrappedPlan
+    from skipstone.exporters import ExportPlan
+    from skipstone.exporters.optimum import WrappedPlan
 
 NAME = "export"
 EXAMPLES = """\b
@@ -118,8 +118,7 @@ def run(
     The folder appears whole or not at all.
     """
     from skipstone.api import plan, write
-    from skipstone.check import ExportCheck
-    from skipstone.reference import require_transformers
+    from skipstone.check import ExportCheck, require_transformers
     from skipstone.runtime.bundle import Bundle, BundleWriter
 
     BundleWriter(output, force=force)  # a taken place is refused before a checkpoint is fetched
@@ -166,7 +165,7 @@ def run(
 
 def _work(chosen: ExportPlan | WrappedPlan) -> tuple[float | None, float]:
     """Return the bytes to read, None where we do not read them ourselves, and the bytes of a parameter."""
-    from skipstone.exporters.export import ExportPlan
+    from skipstone.exporters import ExportPlan
 
     if not isinstance(chosen, ExportPlan):
         return None, 0.0

@@ -32,8 +32,7 @@ from skipstone.cli.terminal import notes, print_json, write
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from skipstone.runtime.generation import Generation, Piece
-    from skipstone.runtime.stats import Stats
+    from skipstone.runtime.generation import Generation, Piece, Stats
 
 NAME = "generate"
 EXAMPLES = """\b
@@ -143,8 +142,8 @@ def run(
     from skipstone.api import load
     from skipstone.errors import ConfigError
     from skipstone.language_model import generation_options
-    from skipstone.runtime.approximate import APPROXIMATE
     from skipstone.runtime.generation import Generation
+    from skipstone.runtime.methods import APPROXIMATE
 
     if logprobs is not None and not as_json:
         raise ConfigError("--logprobs is shown with --json only; add --json")

@@ -16,7 +16,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
-    from skipstone.runtime.depth import Calibration
+    from skipstone.runtime.methods.depth import Calibration
 
 NAME = "inspect"
 EXAMPLES = """\b
@@ -40,9 +40,9 @@ def run(
     Layers, sizes, precision, exits, drafter, cache, memory and where it comes from; its whole manifest with --json.
     """
     from skipstone.api import resolve
-    from skipstone.parts import draft_head_tokens, part_sizes
-    from skipstone.pebble import cache_folder
-    from skipstone.runtime.depth.calibration_file import find_calibration
+    from skipstone.bundled import cache_folder
+    from skipstone.check import draft_head_tokens, part_sizes
+    from skipstone.runtime.methods.depth import find_calibration
 
     opened = Bundle.open(resolve(bundle))
     if verify:
@@ -115,8 +115,7 @@ def _calibrated(calibration: Calibration | None) -> list[str]:
 
 def _calibrated_dials(bundle: Bundle, folder: Path) -> list[str]:
     """Return how far each dial may be turned that is calibrated for the bundle here, with its own little model."""
-    from skipstone.runtime.approximate import APPROXIMATE
-    from skipstone.runtime.approximate.calibration import dial_path, made_for, read_dial
+    from skipstone.runtime.methods import APPROXIMATE, dial_path, made_for, read_dial
 
     drafter, lines = bundle.open_drafter(), []
     for method in APPROXIMATE.values():
@@ -133,7 +132,7 @@ def _calibrated_dials(bundle: Bundle, folder: Path) -> list[str]:
 
 def _layers_to_skip(bundle: Bundle, folder: Path) -> str | None:
     """Return which layers `tune --skip` found for this bundle here; None where nothing is kept that fits its stages."""
-    from skipstone.runtime.depth.skip_file import read_skip_set, skip_path, skipped_stages
+    from skipstone.runtime.methods.depth import read_skip_set, skip_path, skipped_stages
 
     manifest = bundle.manifest
     try:
@@ -152,7 +151,7 @@ def _precision(recipe: Mapping[str, object]) -> str:
 
 def _checked(figures: Mapping[str, Any] | None) -> str:
     """Return what the comparison at export found."""
-    from skipstone.parity import Parity
+    from skipstone.check import Parity
 
     if figures is None:
         return "no, exported without --check"
@@ -170,8 +169,7 @@ def _drafter_line(bundle: Bundle, drafter: Bundle) -> str:
 def _share_tokenizer(first: Bundle, second: Bundle) -> bool:
     if first.manifest.files.get("tokenizer.json") == second.manifest.files.get("tokenizer.json"):
         return True
-    from skipstone.runtime.drafters.vocabulary import same_tokenizer
-    from skipstone.runtime.tokenizer import Tokenizer
+    from skipstone.runtime.text import Tokenizer, same_tokenizer
 
     return same_tokenizer(Tokenizer.load(first.path), Tokenizer.load(second.path))
 

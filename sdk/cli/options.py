@@ -74,7 +74,7 @@ SuffixMemoryOption = Annotated[
 
 def require_drafter(decode: str, drafter: str | None) -> None:
     """Raise ConfigError for a small model that the decoding method would not use."""
-    from skipstone.runtime.approximate import APPROXIMATE
+    from skipstone.runtime.methods import APPROXIMATE
 
     users = {"auto", "model", "tree", "staged", *(method.name for method in APPROXIMATE.values() if method.little)}
     if drafter is not None and not users & _names(decode):
@@ -109,7 +109,7 @@ def _stands_alone(decode: str) -> bool:
 
 def _approximate_names() -> set[str]:
     """Return the methods that are no drafters at any dial."""
-    from skipstone.runtime.approximate import APPROXIMATE
+    from skipstone.runtime.methods import APPROXIMATE
 
     return {method.name for method in APPROXIMATE.values() if not method.drafts}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,19 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 
 from skipstone.errors import OutputError
 
-__all__ = ["note_kept", "notes", "print_columns", "print_json", "progress_bar", "write"]
+__all__ = [
+    "OutputFormat",
+    "csv_table",
+    "markdown_table",
+    "measures",
+    "note_kept",
+    "notes",
+    "print_columns",
+    "print_json",
+    "progress_bar",
+    "readable",
+    "write",
+]
 
 
 def notes(*, quiet: bool = False) -> Console:
@@ -78,3 +93,41 @@ def note_kept(path: Path | None, what: str, *, kept: bool, quiet: bool) -> None:
     """Say where a result is kept for later commands, or that it is not."""
     failed = f"{path} cannot be written, so {what} not kept; SKIPSTONE_CACHE sets the folder"
     notes(quiet=quiet).print(f"kept in {path}" if kept else failed)
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "".join("  ".join(line).rstrip() + "\n" for line in aligned)
+
+
+class OutputFormat(StrEnum):
+    md = "md"
+    json = "json"
+    csv = "csv"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns are aligned."""
+    table = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, cells, widths)) + " |" for cells in table]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:], ""])
+
+
+def measures(record: Mapping[str, Any]) -> str:
+    """Return one record as a Markdown table of two columns, names and values."""
+    return markdown_table(["measure", "value"], [(name, readable(value)) for name, value in record.items()])
+
+
+def readable(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def csv_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return records with the same names as lines of CSV, the names first; None is empty."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return table.getvalue()

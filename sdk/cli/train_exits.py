@@ -12,11 +12,10 @@ from rich.progress import MofNCompleteColumn, Task
 from rich.text import Text
 
 from skipstone.cli.options import JsonOption, QuietOption, read_text
-from skipstone.cli.tables import markdown_table
-from skipstone.cli.terminal import notes, print_json, progress_bar, write
+from skipstone.cli.terminal import markdown_table, notes, print_json, progress_bar, write
 
 if TYPE_CHECKING:
-    from skipstone.exit_trainer import ExitReport
+    from skipstone.train import ExitReport
 
 NAME = "train-exits"
 EXAMPLES = """\b
@@ -74,8 +73,7 @@ def run(
 
     Interrupted, it goes on where it was when the same command is given again.
     """
-    from skipstone.exit_trainer import train
-    from skipstone.exit_training import ExitTraining, plan_training
+    from skipstone.train import ExitTraining, plan_training, train
 
     start = time.perf_counter()
     training = ExitTraining(

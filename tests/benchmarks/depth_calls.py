@@ -16,10 +16,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from skipstone.runtime.depth.pairs import exit_stages
-from skipstone.runtime.draft import Draft
-from skipstone.runtime.model import Model
-from skipstone.runtime.sequence import Sequence
+from skipstone.runtime.engine import Draft, Model, Sequence, exit_stages
 
 CONTEXT, TOKEN_ID = 64, 11
 DRAFTS = (1, 2, 4, 8, 16)

@@ -21,19 +21,21 @@ from depth_calls import CallTimes, measure
 from numpy.typing import NDArray
 
 from skipstone.language_model import LanguageModel
-from skipstone.runtime.approximate.agreement import AGREEMENTS
-from skipstone.runtime.approximate.early_exit import decode_early
-from skipstone.runtime.depth.calibrate import Calibration
-from skipstone.runtime.depth.exit_times import MOST_BEHIND
-from skipstone.runtime.depth.pairs import calibrate, depth_logits
-from skipstone.runtime.depth.policy import Exit as UsedExit
-from skipstone.runtime.depth.policy import ExitPolicy, exits_for
-from skipstone.runtime.drafters.draft_model import ModelDrafter
-from skipstone.runtime.drafters.drafter import Round
-from skipstone.runtime.drafters.exits import Exit, SelfDrafter
-from skipstone.runtime.drafters.midpoint import MidpointStop
-from skipstone.runtime.drafters.picks import Likeliest
-from skipstone.runtime.model import Model
+from skipstone.runtime.costs import MOST_BEHIND
+from skipstone.runtime.decoding import Likeliest, MidpointStop, ModelDrafter, Round
+from skipstone.runtime.engine import Model
+from skipstone.runtime.methods import AGREEMENTS
+from skipstone.runtime.methods.depth import (
+    Calibration,
+    Exit,
+    ExitPolicy,
+    SelfDrafter,
+    calibrate,
+    decode_early,
+    depth_logits,
+    exits_for,
+)
+from skipstone.runtime.methods.depth import Exit as UsedExit
 from skipstone.runtime.sampling import Sampler
 
 PROMPT_TOKENS, NEW_TOKENS = 96, 128

@@ -14,9 +14,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from skipstone.runtime.draft import Draft
-from skipstone.runtime.model import Model
-from skipstone.runtime.sequence import Sequence
+from skipstone.runtime.engine import Draft, Model, Sequence
 
 NUM_TOKENS = 120
 PROMPTS = (

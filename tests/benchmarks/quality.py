@@ -12,13 +12,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from skipstone.benchmark import benchmark
-from skipstone.evaluation import evaluate
-from skipstone.exporters.architecture import Architecture
-from skipstone.exporters.export import plan_export, write_bundle
-from skipstone.pebble import BUNDLED
+from skipstone.bench import benchmark
+from skipstone.bundled import BUNDLED
+from skipstone.evaluate import evaluate
+from skipstone.exporters import plan_export, write_bundle
+from skipstone.exporters.families import Architecture
 from skipstone.quant import Recipe, TensorRecipe
-from skipstone.runtime.model import Model
+from skipstone.runtime.engine import Model
 
 
 def uniform(bits: int, block_size: int, *, symmetric: bool, wide: tuple[str, ...], method: str = "search") -> Recipe:

@@ -8,11 +8,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from skipstone.api import load
 from skipstone.quant import quantize
-from skipstone.runtime.draft import Draft
-from skipstone.runtime.model import Model
+from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.sampling import Sampler, SamplingOptions
-from skipstone.runtime.sequence import Sequence
-from skipstone.runtime.text_stream import TextStream
+from skipstone.runtime.text import TextStream
 
 PROMPT = "def read_config(path):\n"
 

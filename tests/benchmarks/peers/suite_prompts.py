@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import skipstone
-from skipstone.suite import Suite
+from skipstone.bench import Suite
 
 
 def main() -> None:

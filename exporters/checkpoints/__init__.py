@@ -1,0 +1,43 @@
+"""What is read: a checkpoint's folder or file, its tensors, its tokenizer, its trained exits."""
+
+from __future__ import annotations
+
+from skipstone.exporters.checkpoints.checkpoint import Checkpoint
+from skipstone.exporters.checkpoints.exit_adapters import (
+    ADAPTERS_FILE,
+    EPSILON,
+    ExitAdapter,
+    ExitAdapters,
+    adapters_bytes,
+    adapters_for,
+    weights_identity,
+)
+from skipstone.exporters.checkpoints.files import blaming, optional_json
+from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
+from skipstone.exporters.checkpoints.inventory import require_tensors, unused_tensors
+from skipstone.exporters.checkpoints.safetensors_file import safetensors_in
+from skipstone.exporters.checkpoints.tensors import StoredTensors, TensorSource
+from skipstone.exporters.checkpoints.token_roles import TokenRoles
+from skipstone.exporters.checkpoints.torch_bin import torch_tensors_in
+
+__all__ = [
+    "ADAPTERS_FILE",
+    "EPSILON",
+    "Checkpoint",
+    "ExitAdapter",
+    "ExitAdapters",
+    "StoredTensors",
+    "TensorSource",
+    "TokenRoles",
+    "adapters_bytes",
+    "adapters_for",
+    "blaming",
+    "fetch",
+    "is_hub_id",
+    "optional_json",
+    "require_tensors",
+    "safetensors_in",
+    "torch_tensors_in",
+    "unused_tensors",
+    "weights_identity",
+]

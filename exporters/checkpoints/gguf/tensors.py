@@ -1,0 +1,144 @@
+"""The tensors of a GGUF file as a checkpoint has them; the package gguf turns blocks into numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.errors import CheckpointError
+from skipstone.exporters.checkpoints.files import reading
+from skipstone.exporters.checkpoints.gguf.file import StoredBlocks
+from skipstone.exporters.checkpoints.tensors import StoredTensors, check_shape
+from skipstone.quant import QuantizedMatrix, pack
+
+__all__ = ["GgufTensor", "GgufTensors"]
+
+Bytes: TypeAlias = NDArray[np.uint8]
+Rows: TypeAlias = "slice | NDArray[np.int64]"
+
+_PIECE_BYTES: Final = 1 << 20
+# Bits of the integers that MatMulNBits can take as they are: blocks of 32 with one float16 scale and no offset.
+_CARRIED: Final[Mapping[str, int]] = {"Q4_0": 4, "Q8_0": 8}
+_BLOCK: Final = 32
+_NUMBERS: Final = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GgufTensor:
+    """A tensor of the checkpoint inside a file, undoing what a converter did to it.
+
+    `part` picks one of those that are stacked along the first axis. Row i in the file is row order[i] of ours. `added`
+    is what was added to each number. A `transposed` matrix is stored [N, K] and ours is [K, N].
+    """
+
+    blocks: StoredBlocks
+    part: int | None = None
+    order: NDArray[np.int64] | None = None
+    added: float = 0.0
+    transposed: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """What `fill` gives, whatever the file holds."""
+        return "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._stored_shape[::-1] if self.transposed else self._stored_shape
+
+    @property
+    def num_bytes(self) -> int:
+        return self.blocks.num_bytes if self.part is None else self.blocks.num_bytes // self.blocks.shape[0]
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of the integers that can be carried over; None where there are none."""
+        plain = len(self.shape) == 2 and not self.transposed and not self.added
+        return _CARRIED.get(self.blocks.kind.name) if plain else None
+
+    @property
+    def _stored_shape(self) -> tuple[int, ...]:
+        return self.blocks.shape if self.part is None else self.blocks.shape[1:]
+
+    def fill(self, out: NDArray[np.generic]) -> None:
+        """Write the numbers into `out`, float32 and of our shape. Raises: CheckpointError for unknown blocks."""
+        from gguf.quants import dequantize
+
+        target = out.T if self.transposed else out
+        for rows, stored in self._pieces():
+            try:
+                numbers = dequantize(stored, self.blocks.kind)
+            except NotImplementedError as error:
+                raise CheckpointError(
+                    f"{self.blocks.path}: the package gguf cannot turn {self.blocks.kind.name} into numbers: "
+                    "take a file with another quantization"
+                ) from error
+            target[rows] = numbers.reshape(-1, *self._stored_shape[1:]) - np.float32(self.added)
+
+    def integers(self) -> QuantizedMatrix:
+        """The matrix [N, K] with its integers as they are. Only where there are `bits`."""
+        bits, (num_rows, columns) = self.bits, self.shape
+        assert bits is not None
+        num_blocks, block_bytes = columns // _BLOCK, _BLOCK * bits // 8
+        data = np.empty((num_rows, num_blocks, block_bytes), np.uint8)
+        scales = np.empty((num_rows, num_blocks), np.float32)
+        for rows, stored in self._pieces():
+            blocks = stored.reshape(-1, num_blocks, 2 + block_bytes)
+            scales[rows] = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0]
+            data[rows] = _unsigned(blocks[..., 2:], bits)
+        return QuantizedMatrix(
+            data=data, scales=scales, zero_points=None, bits=bits, block_size=_BLOCK, shape=(num_rows, columns)
+        )
+
+    def _pieces(self) -> Iterator[tuple[Rows, Bytes]]:
+        """Yield the bytes of some stored rows, and which of our rows they are, until all were there."""
+        num_rows, row_bytes = self._stored_shape[0], self.num_bytes // self._stored_shape[0]
+        step = max(1, _PIECE_BYTES // row_bytes) if len(self._stored_shape) > 1 else num_rows
+        with reading(self.blocks.path) as file:
+            file.seek(self.blocks.offset + (self.part or 0) * self.num_bytes)
+            for start in range(0, num_rows, step):
+                rows = slice(start, min(start + step, num_rows))
+                stored = np.frombuffer(file.read((rows.stop - start) * row_bytes), np.uint8)
+                if stored.size != (rows.stop - start) * row_bytes:
+                    raise CheckpointError(f"{self.blocks.path}: the file became shorter while it was read")
+                yield rows if self.order is None else self.order[rows], stored
+
+
+def _unsigned(stored: Bytes, bits: int) -> Bytes:
+    """The integers of blocks [..., bytes], as MatMulNBits has them: no sign, neighbours side by side."""
+    if bits == 8:
+        return stored ^ np.uint8(128)
+    # The low halves of the 16 bytes are the first 16 integers of a block.
+    return pack(np.concatenate([stored & np.uint8(15), stored >> np.uint8(4)], axis=-1), bits)
+
+
+class GgufTensors(StoredTensors):
+    """A TensorSource: the tensors of a GGUF file by the names of Hugging Face."""
+
+    def __init__(self, tensors: Mapping[str, GgufTensor]) -> None:
+        super().__init__(tensors)
+        self._gguf = dict(tensors)
+
+    @property
+    def num_rounded(self) -> int:
+        """How many tensors lie in blocks other than Q4_0 and Q8_0."""
+        kinds = [(tensor.blocks.kind.name, tensor.bits) for tensor in self._gguf.values()]
+        return sum(bits is None and name not in _NUMBERS for name, bits in kinds)
+
+    def is_quantized(self, name: str) -> bool:
+        """Whether the tensor is a matrix in Q4_0 or Q8_0; the other kinds of blocks are read as numbers."""
+        return name in self._gguf and self._gguf[name].bits is not None
+
+    def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
+        """The integers of one matrix [N, K]. Raises: as `read` does. Cost: the matrix and a megabyte."""
+        if not self.is_quantized(name):
+            return super().read_quantized(name, shape)
+        check_shape(name, self.shape(name), shape)
+        matrix = self._gguf[name].integers()
+        if not np.isfinite(matrix.scales).all():
+            raise CheckpointError(f"tensor {name!r} has NaN or infinite scales: the file is damaged, fetch it again")
+        return matrix

@@ -1,0 +1,182 @@
+"""What a decoder is, whatever its checkpoint calls things: the one description that the graph is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from skipstone.errors import UnsupportedModel
+from skipstone.exporters.families.altup import AltUp
+from skipstone.exporters.families.experts import Experts
+from skipstone.exporters.families.rotary import Rotary
+from skipstone.runtime.bundle import Dimensions
+
+__all__ = ["ACTIVATIONS", "Architecture"]
+
+# The names of config.json for one function each.
+ACTIVATIONS: Final[Mapping[str, str]] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+}
+NORMS: Final = ("rms", "layer")
+# One gain for every head; one for the heads side by side; a LayerNorm with a gain of its own for each head.
+HEAD_NORMS: Final = ("none", "shared", "joint", "layer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """A decoder of attention and FFN layers over one residual stream.
+
+    `names` maps our tensor names to the checkpoint's, with `{layer}`, `{head}`, `{expert}` and `{stream}` in them; what
+    has no name is not there: a layer without `attention_norm` reads the stream itself, one with `attention_out_norm`
+    norms what attention adds. `biases` are the names of the tensors that have one, called `..._bias`. One entry per
+    layer have `windows` (how many newest tokens, itself included, a token attends to; None is all), `rotaries` (None is
+    a layer without positions) and `ffn_widths`, the inner width of the dense FFN, of which `stored_widths` are in the
+    checkpoint. Sums are over norms with `norm_offset` added to their gains. `parallel` layers add attention and FFN of
+    the same input. `scale` options multiply: `attention_scales` the scores, `embedding_scale` the embeddings,
+    `residual_scale` all that is added to the stream, `logit_scale` the logits; caps bound them softly, by tanh. With an
+    `altup` there are several streams.
+    """
+
+    family: str
+    dimensions: Dimensions
+    context_length: int
+    names: Mapping[str, str]
+    biases: frozenset[str]
+    tied_embedding: bool
+    windows: tuple[int | None, ...]
+    rotaries: tuple[Rotary | None, ...]
+    stored_widths: tuple[int, ...]
+    ffn_widths: tuple[int, ...]
+    norm: str
+    norm_epsilon: float
+    norm_offset: float
+    head_norm: str
+    activation: str
+    parallel: bool
+    grouped: bool
+    transposed: bool
+    attention_scales: tuple[float, ...]
+    attention_cap: float | None
+    qkv_clip: float | None
+    embedding_scale: float
+    residual_scale: float
+    logit_scale: float
+    logit_cap: float | None
+    experts: Experts | None
+    altup: AltUp | None
+
+    def __post_init__(self) -> None:
+        for option, known in (("norm", NORMS), ("head_norm", HEAD_NORMS), ("activation", set(ACTIVATIONS.values()))):
+            value = getattr(self, option)
+            if value not in known:
+                raise UnsupportedModel(f"{self.family}: {option} '{value}' is not known; known are {', '.join(known)}")
+
+    def has(self, name: str) -> bool:
+        """Whether the model has a tensor that we call `name`."""
+        return name in self.names
+
+    def is_transposed(self, name: str) -> bool:
+        """Whether the checkpoint holds a matrix the other way round, inputs first."""
+        return self.transposed and name not in ("embedding", "positions", "head")
+
+    def is_mixture(self, layer: int) -> bool:
+        """Whether the FFN of a layer is a mixture of experts."""
+        return self.experts is not None and self.experts.layers[layer]
+
+    def cache_owner(self, layer: int) -> int:
+        """Return the layer whose keys and values a layer attends to: itself, or an earlier one."""
+        return layer if self.altup is None else self.altup.cache_owners[layer]
+
+    @property
+    def num_caches(self) -> int:
+        """How many layers have a cache of their own; they are the first ones."""
+        return self.dimensions.num_layers if self.altup is None else self.altup.num_caches
+
+    @property
+    def switch_after(self) -> int | None:
+        """From which length of a text on all its positions use the second half of the rotary tables; None is never."""
+        return next((rotary.switch_after for rotary in self.rotaries if rotary is not None), None)
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor that the checkpoint must hold, by the checkpoint's names."""
+        named = dict(self._shapes_of({name: shape for name, shape in self._outer_shapes().items() if self.has(name)}))
+        for layer in range(self.dimensions.num_layers):
+            shapes = {name: shape for name, shape in self.layer_shapes(layer).items() if self.has(name)}
+            named |= self._shapes_of(shapes, layer)
+        return named
+
+    def _outer_shapes(self) -> dict[str, tuple[int, ...]]:
+        d = self.dimensions
+        shapes: dict[str, tuple[int, ...]] = {
+            "embedding": (d.vocab_size, d.hidden_size),
+            "positions": (self.context_length, d.hidden_size),
+            "final_norm": (d.hidden_size,),
+        }
+        if self.altup is not None:
+            shapes |= self.altup.outer_shapes(d.hidden_size)
+        return shapes if self.tied_embedding else shapes | {"head": (d.vocab_size, d.hidden_size)}
+
+    def layer_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the tensors that a layer can have, by our names; outputs come first."""
+        d, inner = self.dimensions, self.stored_widths[layer]
+        hidden, query, key_value = d.hidden_size, d.num_heads * d.head_size, d.num_kv_heads * d.head_size
+        shapes: dict[str, tuple[int, ...]] = {
+            **{f"{part}{norm}": (hidden,) for part in ("attention", "ffn") for norm in ("_norm", "_out_norm")},
+            "q": (query, hidden),
+            "k": (key_value, hidden),
+            "v": (key_value, hidden),
+            "qkv": (query + 2 * key_value, hidden),
+            "o": (hidden, query),
+        }
+        if self.head_norm != "none":
+            joint = self.head_norm == "joint"
+            shapes |= {"q_norm": (query if joint else d.head_size,), "k_norm": (key_value if joint else d.head_size,)}
+        if self.altup is not None:
+            shapes |= self.altup.layer_shapes(hidden)
+        if self.cache_owner(layer) != layer:
+            shapes = {name: shape for name, shape in shapes.items() if name not in ("k", "v", "k_norm")}
+        if self.is_mixture(layer):
+            assert self.experts is not None
+            inner = self.experts.intermediate_size
+            shapes |= {"router": (self.experts.num_experts, hidden)}
+            return shapes | {
+                "expert_gate": (inner, hidden),
+                "expert_up": (inner, hidden),
+                "expert_down": (hidden, inner),
+            }
+        return shapes | {
+            "gate": (inner, hidden),
+            "up": (inner, hidden),
+            "gate_up": (2 * inner, hidden),
+            "down": (hidden, inner),
+        }
+
+    def _shapes_of(
+        self, shapes: Mapping[str, tuple[int, ...]], layer: int = 0
+    ) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield the checkpoint's name and shape of each tensor, and of its bias."""
+        for name, shape in shapes.items():
+            stored = shape[::-1] if self.is_transposed(name) else shape
+            for place in self._places(name):
+                yield self.names[name].format(layer=layer, **place), stored
+            if name in self.biases:
+                yield self.names[f"{name}_bias"].format(layer=layer), shape[:1]
+
+    def _places(self, name: str) -> list[dict[str, int]]:
+        """Return what else a tensor's name holds: the number of the head, of the expert or of the stream."""
+        d = self.dimensions
+        if name.startswith("expert_") and self.experts is not None:
+            return [{"expert": expert} for expert in range(self.experts.num_experts)]
+        if self.altup is not None and name in ("into_stream", "from_stream"):
+            return [{"stream": stream} for stream in range(self.altup.num_streams - 1)]
+        if self.head_norm == "layer" and name in ("q_norm", "k_norm"):
+            return [{"head": head} for head in range(d.num_heads if name == "q_norm" else d.num_kv_heads)]
+        return [{}]

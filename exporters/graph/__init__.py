@@ -1,0 +1,28 @@
+"""What is written: the nodes and weights of every graph."""
+
+from __future__ import annotations
+
+from skipstone.exporters.graph.expert_store import expert_rule
+from skipstone.exporters.graph.head_channels import kernel_head_size
+from skipstone.exporters.graph.linear import Linear
+from skipstone.exporters.graph.mixture import EXACT_BLOCKS, mixture
+from skipstone.exporters.graph.model_weights import ModelWeights
+from skipstone.exporters.graph.pen import MICROSOFT
+from skipstone.exporters.graph.stage_graphs import build_draft_head, build_exit, build_head, build_stage
+from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
+
+__all__ = [
+    "EXACT_BLOCKS",
+    "MICROSOFT",
+    "Linear",
+    "ModelWeights",
+    "StoredMatrix",
+    "WeightFile",
+    "build_draft_head",
+    "build_exit",
+    "build_head",
+    "build_stage",
+    "expert_rule",
+    "kernel_head_size",
+    "mixture",
+]

@@ -1,0 +1,134 @@
+"""Attention as ONNX nodes: the fused projection, norms of heads, the kernel with its cache, and the way out.
+
+Shapes: B batch, T tokens, E hidden size, H heads, K kv heads, D padded head size, C cache capacity, S total length
+(cached and new tokens).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from skipstone.exporters.families import Architecture
+from skipstone.exporters.graph.head_channels import kernel_head_size
+from skipstone.exporters.graph.linear import Linear
+from skipstone.exporters.graph.model_weights import ModelWeights
+from skipstone.exporters.graph.pen import FLOAT, MICROSOFT, GraphPen
+
+__all__ = ["Attention", "StepInputs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInputs:
+    """What every attention node of a call reads beside its rows and its cache; `turns` has cosines and sines by layer,
+    None where positions are not turned."""
+
+    last_positions: ir.Value  # int32 [B], S - 1
+    total_length: ir.Value  # int32 scalar, S
+    position_ids: ir.Value  # int64 [B, T]
+    attention_bias: ir.Value  # float32 [1, 1, T, S]
+    turns: Mapping[int, tuple[ir.Value, ir.Value] | None]
+
+
+class Attention:
+    """Writes the attention of the layers of one architecture to one graph."""
+
+    def __init__(self, pen: GraphPen, architecture: Architecture, weights: ModelWeights, linear: Linear) -> None:
+        self._pen, self._architecture, self._weights, self._linear = pen, architecture, weights, linear
+        self._caches: dict[int, Sequence[ir.Value]] = {}  # by layer, for those that share them
+
+    def __call__(self, x: ir.Value, layer: int, step: StepInputs) -> ir.Value:
+        """[B, T, E] to [B, T, E] update; reads and writes the layer's cache."""
+        w, has_parts = self._weights, self._architecture.head_norm != "none" or self._architecture.qkv_clip is not None
+        qkv = self._linear(x, f"layers.{layer}.qkv", lambda: w.qkv(layer), w.qkv_bias(layer))
+        parts = self._parts(qkv, layer) if has_parts else (qkv, None, None)
+        mixed = self._attend(parts, layer, step)
+        if w.keeps_integers("o", layer):  # their blocks cannot be filled up with zeros
+            mixed = self._real_channels(mixed)
+        return self._linear(mixed, f"layers.{layer}.o", lambda: [w.output(layer)], w.scaled_bias("o", layer))
+
+    def _real_channels(self, x: ir.Value) -> ir.Value:
+        """Leave out the channels that fill up heads [B, T, H * D]."""
+        d, size = self._architecture.dimensions, kernel_head_size(self._architecture.dimensions.head_size)
+        if size == d.head_size:
+            return x
+        real = np.arange(d.num_heads * size).reshape(-1, size)[:, : d.head_size].ravel()
+        return self._pen.op("Gather", x, self._pen.constant("real_channels", real), axis=-1)
+
+    def _attend(self, parts: Sequence[ir.Value | None], layer: int, step: StepInputs) -> ir.Value:
+        """Queries, keys and values, or all in the first of them, to the mixed values [B, T, H * D].
+
+        A layer without a cache reads its owner's, the new rows too: the owner had its turn before, in the same call.
+        """
+        d, pen, owner = self._architecture.dimensions, self._pen, self._architecture.cache_owner(layer)
+        if owner != layer:
+            return self._mix(parts, self._caches[owner], layer, step, count=1)[0]
+        cache_shape = ("B", d.num_kv_heads, "C", kernel_head_size(d.head_size))
+        past = [pen.input(f"past_{kind}_{layer}", FLOAT, cache_shape) for kind in ("key", "value")]
+        mixed, *self._caches[layer] = self._mix(parts, past, layer, step, count=3)
+        for kind, present in zip(("key", "value"), self._caches[layer], strict=True):
+            pen.output(present, f"present_{kind}_{layer}", FLOAT, cache_shape)
+        return mixed
+
+    def _mix(
+        self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: int, step: StepInputs, *, count: int
+    ) -> Sequence[ir.Value]:
+        """Return what attention mixes and, when `count` is 3, the keys and values with the new ones in their place."""
+        a, d, turns = self._architecture, self._architecture.dimensions, step.turns[layer]
+        return self._pen.op_outputs(
+            "GroupQueryAttention",
+            *(*parts, *past, step.last_positions, step.total_length),
+            *(turns or (None, None)),
+            step.position_ids if turns else None,
+            step.attention_bias,
+            count=count,
+            domain=MICROSOFT,
+            num_heads=d.num_heads,
+            kv_num_heads=d.num_kv_heads,
+            do_rotary=int(turns is not None),
+            scale=a.attention_scales[layer],
+            softcap=a.attention_cap or 0.0,
+            local_window_size=a.windows[layer] or -1,
+        )
+
+    def _parts(self, qkv: ir.Value, layer: int) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Split the fused projection; norm queries and keys, then clip all three, where the architecture does."""
+        a, d, pen = self._architecture, self._architecture.dimensions, self._pen
+        size = kernel_head_size(d.head_size)
+        widths = np.array([d.num_heads * size, d.num_kv_heads * size, d.num_kv_heads * size], np.int64)
+        query, key, value = pen.op_outputs("Split", qkv, pen.constant("qkv_widths", widths), count=3, axis=-1)
+        if a.head_norm != "none":
+            query, key = self._norm_rows(query, "q_norm", layer), self._norm_rows(key, "k_norm", layer)
+        if a.qkv_clip is None:
+            return query, key, value
+        ends = [pen.number(f"qkv_{end}", limit) for end, limit in (("lowest", -a.qkv_clip), ("highest", a.qkv_clip))]
+        query, key, value = (pen.op("Clip", part, *ends) for part in (query, key, value))
+        return query, key, value
+
+    def _norm_rows(self, x: ir.Value, name: str, layer: int) -> ir.Value:
+        """Norm the queries or the keys of a layer, [B, T, heads * D]."""
+        make = functools.partial(self._weights.head_gain, name, layer)
+        return self._norm_heads(x, self._pen.weight(f"layers.{layer}.{name}", make))
+
+    def _norm_heads(self, x: ir.Value, gain: ir.Value) -> ir.Value:
+        """Norm each head of [B, T, heads * D], or all of them together.
+
+        The zeros of a padded head shrink its mean of squares; gain and epsilon make up for it.
+        """
+        a, pen = self._architecture, self._pen
+        real, size = a.dimensions.head_size, kernel_head_size(a.dimensions.head_size)
+        epsilon = a.norm_epsilon * real / size
+        if a.head_norm == "joint":
+            return pen.op("SimplifiedLayerNormalization", x, gain, epsilon=epsilon, axis=-1)
+        heads = pen.op("Reshape", x, pen.constant(f"split_heads_{size}", np.array([0, 0, -1, size], np.int64)))
+        if a.head_norm == "shared":
+            normed = pen.op("SimplifiedLayerNormalization", heads, gain, epsilon=epsilon, axis=-1)
+        else:
+            ones = pen.constant("head_ones", np.ones(size, np.float32))
+            plain = pen.op("SimplifiedLayerNormalization", heads, ones, epsilon=epsilon, axis=-1)
+            normed = pen.op("Mul", plain, gain)
+        return pen.op("Reshape", normed, pen.constant("join_heads", np.array([0, 0, -1], np.int64)))

@@ -1,0 +1,187 @@
+"""The parts of a decoder as ONNX nodes: embedding, layers of attention and FFN, head.
+
+Shapes: B batch, T tokens, W tokens blended in one position, E hidden size, R rows that logits are wanted for,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skipstone.exporters.families import Architecture
+from skipstone.exporters.graph.attention import Attention, StepInputs
+from skipstone.exporters.graph.kernels import ACTIVATION_NODES
+from skipstone.exporters.graph.linear import Linear
+from skipstone.exporters.graph.mixture import mixture
+from skipstone.exporters.graph.model_weights import ModelWeights
+from skipstone.exporters.graph.pen import MICROSOFT, GraphPen
+from skipstone.quant import Recipe
+
+__all__ = ["Blocks", "Residual"]
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """The running sum of the layers: `stream + update`, not yet added, so that the next norm can do it in one node."""
+
+    stream: ir.Value
+    update: ir.Value | None = None
+
+
+class Blocks:
+    """Writes the parts of one architecture, in one precision, to one graph."""
+
+    def __init__(self, pen: GraphPen, architecture: Architecture, weights: ModelWeights, recipe: Recipe) -> None:
+        self._pen, self._architecture, self._weights, self._recipe = pen, architecture, weights, recipe
+        self._linear = Linear(pen, recipe)
+        self._attention = Attention(pen, architecture, weights, self._linear)
+
+    def embed(self, token_ids: ir.Value, blend: ir.Value, position_ids: ir.Value) -> Residual:
+        """[B, T, W] ids and their weights to the weighted sum of W embeddings [B, T, E], learned positions added."""
+        pen, a = self._pen, self._architecture
+        rows = self._linear.rows(self._embedding_name, token_ids, self._weights.embedding)
+        hidden = self._blended(rows, blend, "embedding_scale", a.embedding_scale)
+        if not a.has("positions"):
+            return Residual(hidden)
+        table = pen.weight("positions", lambda: self._weights.read("positions"))
+        return Residual(hidden, pen.op("Gather", table, position_ids))
+
+    def _blended(self, rows: ir.Value, blend: ir.Value, name: str, factor: float) -> ir.Value:
+        """Return `factor` times the sum of W rows with their weights: [B, T, W, N] and [B, T, W] to [B, T, N]."""
+        pen, axis = self._pen, self._pen.constant("blend_axis", np.array([2], np.int64))
+        if factor != 1:
+            blend = pen.op("Mul", blend, pen.number(name, factor))
+        return pen.op("Squeeze", pen.op("MatMul", pen.op("Unsqueeze", blend, axis), rows), axis)
+
+    def layer(self, residual: Residual, layer: int, step: StepInputs) -> Residual:
+        """Attention, then the FFN, each with the norms that the architecture has; or both on the same input."""
+        a = self._architecture
+        normed, residual = self._enter(residual, "attention_norm", layer)
+        update = self._leave(self._attention(normed, layer, step), "attention_out_norm", layer)
+        if a.parallel:
+            if a.has("ffn_norm"):
+                normed, _ = self._enter(Residual(residual.stream), "ffn_norm", layer)
+            return Residual(residual.stream, self._pen.op("Add", update, self.feed_forward(normed, layer)))
+        normed, residual = self._enter(Residual(residual.stream, update), "ffn_norm", layer)
+        return Residual(residual.stream, self._leave(self.feed_forward(normed, layer), "ffn_out_norm", layer))
+
+    def _enter(self, residual: Residual, name: str, layer: int) -> tuple[ir.Value, Residual]:
+        """Return what a block reads, normed where the architecture has that norm, and the residual all added up."""
+        if not self._architecture.has(name):
+            total = self.add_up(residual)
+            return total, Residual(total)
+        normed, total = self.norm(residual, f"layers.{layer}.{name}", *self._norm_weights(name, layer))
+        return normed, Residual(total)
+
+    def _leave(self, update: ir.Value, name: str, layer: int) -> ir.Value:
+        """Return what a block adds to the stream, normed where the architecture has that norm."""
+        if not self._architecture.has(name):
+            return update
+        return self.norm(Residual(update), f"layers.{layer}.{name}", *self._norm_weights(name, layer))[0]
+
+    def _norm_weights(self, name: str, layer: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        return self._weights.gain(name, layer), self._weights.bias(name, layer)
+
+    def norm(
+        self, residual: Residual, key: str, gain: NDArray[np.float32], bias: NDArray[np.float32] | None
+    ) -> tuple[ir.Value, ir.Value]:
+        """Return the normed sum and the sum itself."""
+        pen, is_rms = self._pen, self._architecture.norm == "rms"
+        weights = [pen.weight(key, lambda: gain)]
+        if bias is not None:
+            weights.append(pen.weight(f"{key}.bias", lambda: bias))
+        epsilon = self._architecture.norm_epsilon
+        if residual.update is None:
+            name = "SimplifiedLayerNormalization" if is_rms else "LayerNormalization"
+            return pen.op(name, residual.stream, *weights, epsilon=epsilon, axis=-1), residual.stream
+        normed, mean, deviation, total = pen.op_outputs(
+            "SkipSimplifiedLayerNormalization" if is_rms else "SkipLayerNormalization",
+            *(residual.update, residual.stream, *weights),
+            count=4,
+            domain=MICROSOFT,
+            epsilon=epsilon,
+        )
+        mean.name = deviation.name = ""  # not wanted, so not computed
+        return normed, total
+
+    def add_up(self, residual: Residual) -> ir.Value:
+        """Return the sum itself, [B, T, E]."""
+        if residual.update is None:
+            return residual.stream
+        return self._pen.op("Add", residual.stream, residual.update)
+
+    def feed_forward(self, x: ir.Value, layer: int) -> ir.Value:
+        """[B, T, E] to [B, T, E] update: down(act(gate(x)) * up(x)), down(act(up(x))), or a mixture of such."""
+        a, pen, w = self._architecture, self._pen, self._weights
+        if a.is_mixture(layer):
+            return self._mixture(x, layer)
+        is_gated = a.has("gate") or a.has("gate_up")
+        name = f"layers.{layer}.{'gate_up' if is_gated else 'up'}"
+        inner = self._linear(x, name, lambda: w.inner(layer), w.inner_bias(layer))
+        if is_gated:
+            gate, up = pen.op_outputs("Split", inner, count=2, axis=-1, num_outputs=2)
+            inner = pen.op("Mul", self._gate(gate, layer), up)
+        else:
+            inner = self._activate(inner)
+        return self._linear(inner, f"layers.{layer}.down", lambda: [w.down(layer)], w.scaled_bias("down", layer))
+
+    def _gate(self, x: ir.Value, layer: int) -> ir.Value:
+        """Return what the other half of an FFN is multiplied by."""
+        return self._activate(x)
+
+    def _activate(self, x: ir.Value) -> ir.Value:
+        name, attributes = ACTIVATION_NODES[self._architecture.activation]
+        return self._pen.op(name, x, **attributes)
+
+    def _mixture(self, x: ir.Value, layer: int) -> ir.Value:
+        experts, w, name = self._architecture.experts, self._weights, f"layers.{layer}.experts"
+        assert experts is not None, "a mixture has experts"
+        # Routing is sensitive and its matrix small: it stays in numbers.
+        router = self._pen.weight(f"layers.{layer}.router", lambda: w.read("router", layer).T)
+        return mixture(
+            self._pen,
+            x,
+            self._pen.op("MatMul", x, router),
+            experts,
+            name=name,
+            rule=self._recipe.for_tensor(name),
+            gate_up=lambda expert: w.expert_inner(layer, expert),
+            down=lambda expert: w.expert_down(layer, expert),
+        )
+
+    def head(self, hidden: ir.Value, rows: ir.Value, *, by_row: bool = False) -> ir.Value:
+        """[B, T, E] before the final norm to logits [R, V] of the rows asked for, numbered over B * T.
+
+        The matrix is stored `by_row` where another graph reads some of its rows.
+        """
+        asked, shared = self._asked(hidden, rows), by_row or self._architecture.tied_embedding
+        return self._capped(self._linear(asked, "head", lambda: [self._weights.head()], shared=shared))
+
+    def draft_head(
+        self, hidden: ir.Value, rows: ir.Value, extra_ids: ir.Value, num_first: int
+    ) -> tuple[ir.Value, ir.Value]:
+        """As `head`, for the `num_first` first tokens of the vocabulary, and for those of ids [P]: [R, P]."""
+        first, extra = self._linear.some_rows(
+            self._asked(hidden, rows), "head", self._weights.head, num_first, extra_ids
+        )
+        return self._capped(first), self._capped(extra)
+
+    def _asked(self, hidden: ir.Value, rows: ir.Value) -> ir.Value:
+        """Return the rows asked for after the final norm, [R, E]."""
+        a, pen = self._architecture, self._pen
+        flat = pen.op("Reshape", hidden, pen.constant("flat", np.array([-1, a.dimensions.hidden_size], np.int64)))
+        asked = Residual(pen.op("Gather", flat, rows, axis=0))
+        return self.norm(asked, "final_norm", *self._weights.final_norm())[0]
+
+    def _capped(self, logits: ir.Value) -> ir.Value:
+        pen, cap = self._pen, self._architecture.logit_cap
+        return logits if cap is None else pen.op("Mul", pen.op("Tanh", logits), pen.number("logit_cap", cap))
+
+    @property
+    def _embedding_name(self) -> str:
+        """Tied, embedding and head are one tensor under one name."""
+        return "head" if self._architecture.tied_embedding else "embedding"

@@ -1,0 +1,168 @@
+"""The matrices of all experts of a layer, in one form and one tensor each, and the operator that reads them.
+
+Shapes: B batch, T tokens, E hidden size, X experts, N outputs and K inputs of a matrix. Integers come in whole blocks,
+so with them sizes are padded with zeros.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skipstone.errors import UnsupportedModel
+from skipstone.exporters.graph.pen import MICROSOFT, Attribute, GraphPen
+from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, quantize, take_rows, unpack
+
+__all__ = ["ExpertStore", "expert_rule"]
+
+# silu(gate) * up of rows in which gate and up alternate, the only order that the CPU takes; one expert for each row.
+_ATTRIBUTES: Final[Mapping[str, Attribute]] = {
+    "activation_type": "swiglu",
+    "activation_alpha": 1.0,
+    "activation_beta": 0.0,
+    "swiglu_fusion": 1,
+    "k": 1,
+    "normalize_routing_weights": 1,
+}
+
+
+def expert_rule(rule: TensorRecipe, gate_up: Matrix, down: Matrix) -> TensorRecipe:
+    """Return how experts with such matrices are stored: as the rule says or finer, never coarser.
+
+    Numbers ask for the rule's bits and block size, integers for their own. The operator takes one of each for all, so
+    the most bits and the smallest block win: then no integer is rounded again.
+    """
+    asked = [_asked(matrix, rule) for matrix in (gate_up, down)]
+    return replace(rule, bits=max(bits for bits, _ in asked), block_size=min(size for _, size in asked))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """One matrix of every expert, [X, N, K]."""
+
+    data: ir.Value
+    scales: ir.Value | None = None
+    zero_points: ir.Value | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertStore:
+    """Stores the matrices of all experts as `form` says, and writes the operator that reads them."""
+
+    pen: GraphPen
+    rule: TensorRecipe
+    form: TensorRecipe
+    num_experts: int
+
+    def padded(self, size: int) -> int:
+        """Return the size in whole blocks."""
+        return size if self.form.bits == 32 else -(-size // self.form.block_size) * self.form.block_size
+
+    def run(self, rows: ir.Value, logits: ir.Value, gate_up: _Stack, down: _Stack) -> ir.Value:
+        """[B, T, E] and logits [B * T, X] to what the expert with the largest logit gives, [B, T, E]."""
+        if self.form.bits == 32:
+            inputs = (rows, logits, gate_up.data, None, down.data)
+            return self.pen.op("MoE", *inputs, domain=MICROSOFT, **_ATTRIBUTES)
+        return self.pen.op(
+            "QMoE",
+            *(rows, logits, gate_up.data, gate_up.scales, None, down.data, down.scales, None),
+            *(None, None, None, gate_up.zero_points, down.zero_points),
+            domain=MICROSOFT,
+            expert_weight_bits=self.form.bits,
+            block_size=self.form.block_size,
+            accuracy_level=0 if self.rule.bits == 32 else 4,  # integers in an fp32 bundle: rows stay in float32
+            **_ATTRIBUTES,
+        )
+
+    def add(
+        self, name: str, first: Matrix, make: Callable[[int], Matrix], rows: NDArray[np.int64], shape: tuple[int, int]
+    ) -> _Stack:
+        """Store these rows of the matrix of every expert, one expert at a time, filled with zeros to `shape`."""
+        filled = np.pad(rows, (0, shape[0] - len(rows)), constant_values=-1)
+        matrices = itertools.chain([first], map(make, range(1, self.num_experts)))
+        if self.form.bits == 32:
+            return self._add_numbers(name, (take_rows(_numbers(one), filled) for one in matrices), shape)
+        fitting = (_fit(one, self.rule, self.form) for one in matrices)
+        return self._add_integers(name, (take_rows(one, filled) for one in fitting), shape)
+
+    def _add_numbers(self, name: str, matrices: Iterable[Matrix], shape: tuple[int, int]) -> _Stack:
+        stack = np.empty((self.num_experts, *shape), np.float32)
+        for index, matrix in enumerate(matrices):
+            assert isinstance(matrix, np.ndarray), "32 bits are numbers"
+            stack[index] = matrix
+        return _Stack(self.pen.weight(name, lambda: stack))
+
+    def _add_integers(self, name: str, matrices: Iterable[Matrix], shape: tuple[int, int]) -> _Stack:
+        bits, blocks = self.form.bits, shape[1] // self.form.block_size
+        middle = pack(np.full(blocks, 2 ** (bits - 1), np.uint8), bits)
+        data = np.empty((self.num_experts, shape[0], shape[1] * bits // 8), np.uint8)
+        scales = np.empty((self.num_experts, shape[0], blocks), np.float32)
+        points = np.empty((self.num_experts, shape[0], len(middle)), np.uint8)
+        symmetric = True
+        for index, matrix in enumerate(matrices):
+            assert isinstance(matrix, QuantizedMatrix), "fewer bits are integers"
+            data[index], scales[index] = matrix.data.reshape(shape[0], -1), matrix.scales
+            points[index] = middle if matrix.zero_points is None else matrix.zero_points
+            symmetric &= matrix.zero_points is None
+        return _Stack(
+            self.pen.weight(f"{name}.data", lambda: data),
+            self.pen.weight(f"{name}.scales", lambda: scales),
+            None if symmetric else self.pen.weight(f"{name}.zero_points", lambda: points),
+        )
+
+
+def _asked(matrix: Matrix, rule: TensorRecipe) -> tuple[int, int]:
+    """Return the bits and the block size that a matrix asks for."""
+    return (rule.bits, rule.block_size) if isinstance(matrix, np.ndarray) else (matrix.bits, matrix.block_size)
+
+
+def _numbers(matrix: Matrix) -> NDArray[np.float32]:
+    return matrix if isinstance(matrix, np.ndarray) else matrix.dequantize()
+
+
+def _fit(matrix: Matrix, rule: TensorRecipe, form: TensorRecipe) -> QuantizedMatrix:
+    """Return the matrix as integers of that form; what is already integers keeps its values exactly."""
+    bits, block_size = _asked(matrix, rule)
+    if bits > form.bits or block_size < form.block_size:
+        raise UnsupportedModel(
+            f"an expert is stored in {bits} bits and blocks of {block_size}, the first one in {form.bits} and "
+            f"{form.block_size}: all must be alike, take the checkpoint as it was before quantization"
+        )
+    if isinstance(matrix, np.ndarray):
+        return quantize(
+            matrix, bits=form.bits, block_size=form.block_size, symmetric=form.symmetric, method=form.method
+        )
+    if matrix.order is not None:
+        raise UnsupportedModel(
+            "the columns of an expert stand in an order of their own (act-order), which the operator cannot follow: "
+            "take the checkpoint as it was before quantization"
+        )
+    return _refine(matrix, form)
+
+
+def _refine(matrix: QuantizedMatrix, form: TensorRecipe) -> QuantizedMatrix:
+    """Return the same values in integers of at least as many bits and in blocks that are at most as large."""
+    if (matrix.bits, matrix.block_size) == (form.bits, form.block_size):
+        return matrix
+    blocks = -(-matrix.shape[1] // form.block_size)
+    # Every block of theirs becomes some of ours; those behind the last column are left out.
+    ours = np.arange(blocks) * form.block_size // matrix.block_size
+    lift = np.uint8(2 ** (form.bits - 1) - 2 ** (matrix.bits - 1))
+    values = unpack(matrix.data, matrix.bits, matrix.block_size).reshape(matrix.shape[0], -1, form.block_size)
+    points = matrix.zero_points
+    if points is not None:
+        points = pack(unpack(points, matrix.bits, matrix.scales.shape[1])[:, ours] + lift, form.bits)
+    return replace(
+        matrix,
+        data=pack(values[:, :blocks] + lift, form.bits),
+        scales=matrix.scales[:, ours],
+        zero_points=points,
+        bits=form.bits,
+        block_size=form.block_size,
+    )

@@ -1,0 +1,105 @@
+"""Matrix products as ONNX nodes: in numbers, or in the integers of a recipe or of the checkpoint itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skipstone.exporters.graph.pen import MICROSOFT, GraphPen
+from skipstone.exporters.graph.weight_file import StoredMatrix
+from skipstone.quant import Matrix, Recipe
+
+__all__ = ["Linear"]
+
+
+class Linear:
+    """Writes products with transposed matrices [N, K] to one graph, stored as the recipe says."""
+
+    def __init__(self, pen: GraphPen, recipe: Recipe) -> None:
+        self._pen, self._recipe = pen, recipe
+        # Integers that a checkpoint brings into an fp32 bundle are multiplied in float32; others round activations too.
+        self._accuracy_level = 1 if recipe.kl_bound == 0 else 4
+
+    def __call__(
+        self,
+        x: ir.Value,
+        name: str,
+        make: Callable[[], Sequence[Matrix]],
+        bias: NDArray[np.float32] | None = None,
+        *,
+        shared: bool = False,
+    ) -> ir.Value:
+        """[..., K] to [..., N]: multiply by the matrices that `make` gives, one under the other, and add the bias [N].
+
+        A `shared` matrix is looked up by row too, so it is not stored transposed; `x` then is [R, K].
+        """
+        pen, rule = self._pen, self._recipe.for_tensor(name)
+        parts = pen.matrices(name, make, rule, transposed=not shared)
+        whole = None if bias is None else pen.weight(f"{name}.bias", lambda: bias)
+        if len(parts) == 1:
+            return self._product(x, parts[0], whole)
+        joined = pen.op("Concat", *(self._product(x, part, None) for part in parts), axis=-1)
+        return joined if whole is None else pen.op("Add", joined, whole)
+
+    def some_rows(
+        self, x: ir.Value, name: str, make: Callable[[], Matrix], num_first: int, row_ids: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """[R, K] to [R, `num_first`] and [R, P]: multiply by the first rows of a matrix, and by those of ids [P].
+
+        The matrix brings no bytes of its own: it is stored by row already. The rows of the ids are multiplied in
+        float32, whatever the matrix is stored as.
+        """
+        pen = self._pen
+        (stored,) = pen.matrices(name, lambda: [make()], self._recipe.for_tensor(name))
+        first = self._product(x, pen.first_rows(stored, num_first), None)
+        if stored.order is not None:
+            x = pen.op("Gather", x, pen.stored(stored.order), axis=-1)
+        return first, pen.op("Gemm", x, self.rows(name, row_ids, make), transB=1)
+
+    def rows(self, name: str, token_ids: ir.Value, make: Callable[[], Matrix]) -> ir.Value:
+        """Ids [...] to the rows [..., K] of a matrix [N, K]."""
+        pen = self._pen
+        (stored,) = pen.matrices(name, lambda: [make()], self._recipe.for_tensor(name))
+        if stored.bits == 32:
+            return pen.op("Gather", pen.stored(stored.data), token_ids)
+        assert stored.scales is not None, "integers have scales"
+        # The matrix product wants blocks apart, the lookup wants rows: same bytes, two shapes.
+        found = pen.op(
+            "GatherBlockQuantized",
+            *(pen.weight_rows(f"{name}.data"), token_ids, pen.stored(stored.scales)),
+            None if stored.zero_points is None else pen.stored(stored.zero_points),
+            domain=MICROSOFT,
+            bits=stored.bits,
+            block_size=stored.block_size,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+        if stored.columns % stored.block_size == 0:
+            return found
+        borders = {"start": 0, "end": stored.columns, "axis": -1}
+        ends = (pen.constant(f"{name}.row_{key}", np.array([at])) for key, at in borders.items())
+        return pen.op("Slice", found, *ends)
+
+    def _product(self, x: ir.Value, matrix: StoredMatrix, bias: ir.Value | None) -> ir.Value:
+        pen, data = self._pen, self._pen.stored(matrix.data)
+        if matrix.bits == 32:
+            product = pen.op("MatMul", x, data) if matrix.transposed else pen.op("Gemm", x, data, transB=1)
+            return product if bias is None else pen.op("Add", product, bias)
+        assert matrix.scales is not None, "integers have scales"
+        if matrix.order is not None:
+            x = pen.op("Gather", x, pen.stored(matrix.order), axis=-1)
+        return pen.op(
+            "MatMulNBits",
+            *(x, data, pen.stored(matrix.scales)),
+            None if matrix.zero_points is None else pen.stored(matrix.zero_points),
+            *(None, bias),
+            domain=MICROSOFT,
+            K=matrix.columns,
+            N=matrix.rows,
+            bits=matrix.bits,
+            block_size=matrix.block_size,
+            accuracy_level=self._accuracy_level,
+        )

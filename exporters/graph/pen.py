@@ -1,0 +1,119 @@
+"""A thin pen for onnx-ir: one call a node, names made on the way, weights by reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
+from skipstone.quant import Matrix, TensorRecipe
+
+__all__ = ["FLOAT", "MICROSOFT", "Attribute", "GraphPen"]
+
+Attribute = int | float | str | Sequence[int] | Sequence[str]
+
+OPSET = 21
+IR_VERSION = 10
+MICROSOFT = "com.microsoft"
+FLOAT = ir.DataType.FLOAT
+
+
+class GraphPen:
+    """Collects the nodes, inputs and initializers of one graph; every method returns the values it made."""
+
+    def __init__(self, name: str, weights: WeightFile) -> None:
+        self._name, self._weights = name, weights
+        self._nodes: list[ir.Node] = []
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        """Return a new input of the graph; sizes that differ from call to call have names."""
+        value = _typed(name, dtype, shape)
+        self._inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+        """Make a value an output of the graph, under this name."""
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
+        self._outputs.append(value)
+
+    def weight(self, name: str, make: Callable[[], NDArray[np.generic]]) -> ir.Value:
+        """Return a value for the tensor `name` of the bundle's weight file, making it if no graph has yet."""
+        return self.stored(self._weights.add(name, make))
+
+    def matrices(
+        self, name: str, make: Callable[[], Sequence[Matrix]], rule: TensorRecipe, *, transposed: bool = False
+    ) -> tuple[StoredMatrix, ...]:
+        """Return the matrices of the bundle's weight file that are called `name`; see `WeightFile.add_matrices`."""
+        return self._weights.add_matrices(name, make, rule, transposed=transposed)
+
+    def stored(self, tensor: ir.ExternalTensor) -> ir.Value:
+        """Return a value for a tensor of the bundle's weight file."""
+        assert tensor.name is not None, "stored tensors have names"
+        return self._initializers.get(tensor.name) or self._initializer(tensor)
+
+    def weight_rows(self, name: str) -> ir.Value:
+        """Return a value for the same bytes as the weight `name` [N, ...], as [N, rest]."""
+        return self.stored(self._weights.flat_rows(name))
+
+    def first_rows(self, matrix: StoredMatrix, num_rows: int) -> StoredMatrix:
+        """Return the first rows of a matrix of the weight file, by the same bytes; see `WeightFile.first_rows`."""
+        return self._weights.first_rows(matrix, num_rows)
+
+    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """Return a value for a small array that is stored inside the graph."""
+        return self._initializers.get(name) or self._initializer(ir.tensor(array, name=name))
+
+    def number(self, name: str, value: float) -> ir.Value:
+        """Return a value for a float32 scalar that is stored inside the graph."""
+        return self.constant(name, np.array(value, np.float32))
+
+    def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        assert tensor.name is not None
+        value = _typed(tensor.name, tensor.dtype, tensor.shape.numpy())
+        value.const_value = tensor
+        self._initializers[tensor.name] = value
+        return value
+
+    def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
+        """Append a node and return its only output."""
+        (output,) = self.op_outputs(op_type, *inputs, count=1, domain=domain, **attributes)
+        return output
+
+    def op_outputs(
+        self, op_type: str, *inputs: ir.Value | None, count: int, domain: str = "", **attributes: Attribute
+    ) -> Sequence[ir.Value]:
+        """Append a node and return its first `count` outputs."""
+        node = ir.node(
+            op_type,
+            inputs=inputs,
+            attributes=attributes,
+            domain=domain,
+            num_outputs=count,
+            name=f"{op_type}_{len(self._nodes)}",
+        )
+        for index, output in enumerate(node.outputs):
+            output.name = f"{node.name}_{index}"
+        self._nodes.append(node)
+        return node.outputs
+
+    def model(self) -> ir.Model:
+        """Return the graph with all that was written to it."""
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=tuple(self._initializers.values()),
+            opset_imports={"": OPSET, MICROSOFT: 1},
+            name=self._name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name="skipstone")
+
+
+def _typed(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))

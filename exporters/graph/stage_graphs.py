@@ -1,0 +1,124 @@
+"""The graphs of a bundle: one for each stage, the head, the exits' adapters and the head for drafts."""
+
+from __future__ import annotations
+
+import functools
+
+import onnx_ir as ir
+
+from skipstone.exporters.checkpoints import EPSILON, ExitAdapter
+from skipstone.exporters.families import Architecture
+from skipstone.exporters.graph.altup_blocks import AltUpBlocks
+from skipstone.exporters.graph.attention import StepInputs
+from skipstone.exporters.graph.blocks import Blocks, Residual
+from skipstone.exporters.graph.head_channels import kernel_head_size
+from skipstone.exporters.graph.model_weights import ModelWeights
+from skipstone.exporters.graph.pen import FLOAT, GraphPen
+from skipstone.exporters.graph.weight_file import WeightFile
+from skipstone.exporters.stages import INT32
+from skipstone.quant import Recipe
+from skipstone.runtime.bundle import StageEntry
+
+__all__ = ["build_draft_head", "build_exit", "build_head", "build_stage"]
+
+
+def build_exit(layers: int, adapter: ExitAdapter, file: WeightFile) -> ir.Model:
+    """Return the graph from hidden [B, T, E] after so many layers to hidden_out [B, T, E], which the head reads."""
+    name, shape = f"exits.{layers}", ("B", "T", len(adapter.gain))
+    pen = GraphPen(f"exit-{layers:02}", file)
+    hidden = pen.input("hidden", FLOAT, shape)
+    gain = pen.weight(f"{name}.gain", lambda: adapter.gain)
+    down = pen.weight(f"{name}.down.transposed", lambda: adapter.down.T)
+    up = pen.weight(f"{name}.up.transposed", lambda: adapter.up.T)
+    normed = pen.op("SimplifiedLayerNormalization", hidden, gain, epsilon=EPSILON, axis=-1)
+    update = pen.op("MatMul", pen.op("MatMul", normed, down), up)
+    pen.output(pen.op("Add", normed, update), "hidden_out", FLOAT, shape)
+    return pen.model()
+
+
+def build_stage(
+    stage: StageEntry, architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile
+) -> ir.Model:
+    """Return the graph of one stage, its weights written to `file`.
+
+    Inputs: token_ids and token_weights [B, T, W], or hidden [B, T, E]; position_ids [B, T]; seqlens_k [B], the last
+    position; total_sequence_length, S; attention_bias [1, 1, T, S]; past_key_i, past_value_i [B, K, C, D]; rows [R]
+    where logits are made. Outputs: hidden [B, T, E] or logits [R, V]; present_key_i, present_value_i.
+    """
+    pen = GraphPen(stage.file.removesuffix(".onnx"), file)
+    blocks = (Blocks if architecture.altup is None else AltUpBlocks)(pen, architecture, weights, recipe)
+    d = architecture.dimensions
+    if stage.embeds:
+        token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))
+        token_weights = pen.input("token_weights", FLOAT, ("B", "T", "W"))
+        step = _step_inputs(pen, architecture, stage)
+        residual = blocks.embed(token_ids, token_weights, step.position_ids)
+    else:
+        residual = Residual(pen.input("hidden", FLOAT, ("B", "T", d.hidden_size)))
+        step = _step_inputs(pen, architecture, stage)
+    for layer in range(stage.first_layer, stage.end_layer):
+        residual = blocks.layer(residual, layer, step)
+    hidden = blocks.add_up(residual)
+    if stage.ends_in_logits:
+        logits = blocks.head(hidden, pen.input("rows", INT64, ("R",)))
+        pen.output(logits, "logits", FLOAT, ("R", d.vocab_size))
+    else:
+        pen.output(hidden, "hidden_out", FLOAT, ("B", "T", d.hidden_size))
+    return pen.model()
+
+
+def build_head(
+    architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile, *, by_row: bool = False
+) -> ir.Model:
+    """Return the graph from the end of any stage to logits: hidden [B, T, E] and rows [R] in, logits [R, V] out.
+
+    The matrix is stored `by_row` where a draft head reads it too.
+    """
+    pen = GraphPen("head", file)
+    d = architecture.dimensions
+    hidden = pen.input("hidden", FLOAT, ("B", "T", d.hidden_size))
+    logits = Blocks(pen, architecture, weights, recipe).head(hidden, pen.input("rows", INT64, ("R",)), by_row=by_row)
+    pen.output(logits, "logits", FLOAT, ("R", d.vocab_size))
+    return pen.model()
+
+
+def _step_inputs(pen: GraphPen, architecture: Architecture, stage: StageEntry) -> StepInputs:
+    layers = range(stage.first_layer, stage.end_layer)
+    return StepInputs(
+        position_ids=pen.input("position_ids", INT64, ("B", "T")),
+        last_positions=pen.input("seqlens_k", INT32, ("B",)),
+        total_length=pen.input("total_sequence_length", INT32, ()),
+        attention_bias=pen.input("attention_bias", FLOAT, (1, 1, "T", "S")),
+        turns={layer: _turns(pen, architecture, layer) for layer in layers},
+    )
+
+
+def _turns(pen: GraphPen, architecture: Architecture, layer: int) -> tuple[ir.Value, ir.Value] | None:
+    """Return cosines and sines of one layer; layers with the same rotary share them."""
+    rotary = architecture.rotaries[layer]
+    if rotary is None:
+        return None
+    name = f"rotary.{architecture.rotaries.index(rotary)}"
+    width = kernel_head_size(architecture.dimensions.head_size) // 2
+    tables = functools.cache(lambda: rotary.tables(architecture.context_length, width=width))
+    return pen.weight(f"{name}.cosines", lambda: tables()[0]), pen.weight(f"{name}.sines", lambda: tables()[1])
+
+
+INT64 = ir.DataType.INT64
+
+
+def build_draft_head(
+    architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile, num_first: int
+) -> ir.Model:
+    """Return the graph from the end of any stage to some logits; it reads the head's bytes and adds none to `file`.
+
+    Inputs: hidden [B, T, E], rows [R], extra_ids [P]. Outputs: logits [R, `num_first`] of the first tokens of the
+    vocabulary, extra_logits [R, P] of those with the ids. The head must be stored by row; see `build_head`.
+    """
+    pen = GraphPen("draft-head", file)
+    hidden = pen.input("hidden", FLOAT, ("B", "T", architecture.dimensions.hidden_size))
+    rows, extra_ids = pen.input("rows", INT64, ("R",)), pen.input("extra_ids", INT64, ("P",))
+    logits, extra = Blocks(pen, architecture, weights, recipe).draft_head(hidden, rows, extra_ids, num_first)
+    pen.output(logits, "logits", FLOAT, ("R", num_first))
+    pen.output(extra, "extra_logits", FLOAT, ("R", "P"))
+    return pen.model()

@@ -1,0 +1,7 @@
+"""Graphs that optimum traces, in our bundle."""
+
+from __future__ import annotations
+
+from skipstone.exporters.optimum.plan import WrappedPlan, plan_wrapped, refuse_options, write_wrapped
+
+__all__ = ["WrappedPlan", "plan_wrapped", "refuse_options", "write_wrapped"]

@@ -1,0 +1,183 @@
+"""A family that has no table of ours: optimum traces the model, and its graph becomes a bundle of one stage."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import onnx_ir as ir
+
+from skipstone.errors import CheckpointError, ConfigError, UnsupportedModel
+from skipstone.exporters.checkpoints import Checkpoint, TokenRoles
+from skipstone.exporters.graph import WeightFile
+from skipstone.exporters.optimum.graph import WrappedGraph
+from skipstone.exporters.optimum.process import require_optimum, run_optimum
+from skipstone.exporters.optimum.weights import store_weights
+from skipstone.quant import Recipe
+from skipstone.runtime.bundle import BundleWriter, Check, Dimensions, Manifest, Provenance, StageEntry, finish
+
+__all__ = ["WrappedPlan", "plan_wrapped", "refuse_options", "write_wrapped"]
+
+STAGE_FILE = "stage-00.onnx"
+WEIGHTS_FILE = "weights.bin"
+CHANGING_ROTARY: Final = ("dynamic", "longrope", "su")
+# What config.json may call a size; the first that it has is taken.
+_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "hidden size": ("hidden_size", "n_embd", "d_model"),
+    "number of heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "context length": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"),
+    "width of the FFN": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
+}
+
+
+def refuse_options(**options: object) -> None:
+    """Raise ConfigError for the first option, by name, that has a value: the graph stays as optimum makes it."""
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name.replace('_', '-')} {value} does not go with optimum, whose graph stays as it is: leave it out"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrappedPlan:
+    """An export through optimum that has been checked as far as the settings tell; it has what `ExportPlan` has too."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    remarks: tuple[str, ...] = ()
+    num_kept: int = 0
+    is_as_shipped: bool = True
+
+
+def plan_wrapped(source: str | Path, recipe: Recipe, *, revision: str | None = None) -> WrappedPlan:
+    """Return the checked plan, no weight read.
+
+    Raises: ConfigError without optimum and for a checkpoint in one file; CheckpointError; UnsupportedModel.
+    """
+    require_optimum()
+    checkpoint = Checkpoint.open(source, revision=revision)
+    if not checkpoint.path.is_dir():
+        raise ConfigError(f"optimum reads folders in the format of Hugging Face, and {checkpoint.source} is a file")
+    _require_readable(checkpoint.config)
+    return WrappedPlan(checkpoint=checkpoint, recipe=recipe)
+
+
+def write_wrapped(
+    plan: WrappedPlan,
+    target: Path,
+    *,
+    force: bool = False,
+    command: str = "",
+    check: Check | None = None,
+) -> None:
+    """Write the graph that optimum makes of a checkpoint as a bundle to `target`, whole or not at all.
+
+    Products with matrices are stored as the recipe says, embeddings in float32. `check` is as in `write_bundle`.
+    Cost: the whole model in memory, and on disk once more while it works. Raises: UnsupportedModel when optimum does
+    not know the family or its graph cannot decode; CheckpointError; OutputError.
+    """
+    with BundleWriter(target, force=force) as writer:
+        make_manifest = _write_files(plan, writer.path, command)
+        finish(writer, lambda files, figures: make_manifest(files=files, check=figures), check)
+
+
+def _require_readable(config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedModel where what optimum makes would be another model."""
+    for scaling in (config.get("rope_scaling"), config.get("rope_parameters")):
+        kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else None
+        if kind in CHANGING_ROTARY:
+            raise UnsupportedModel(f"rope type {kind!r} changes with the length of the text; a traced graph does not")
+    installed = version("transformers")
+    if config.get("rope_parameters") is not None and int(installed.partition(".")[0]) < 5:
+        raise UnsupportedModel(
+            f"config.json has rope_parameters, which the transformers {installed} of optimum overlooks: put its "
+            "rope_theta and partial_rotary_factor beside the other settings and the rest into rope_scaling"
+        )
+
+
+def _write_files(plan: WrappedPlan, folder: Path, command: str) -> Callable[..., Manifest]:
+    """Write all but the manifest; return what makes it of `files`."""
+    traced = folder / "optimum"
+    file = _trace(plan.checkpoint, traced)
+    model = ir.load(file)
+    graph = WrappedGraph.read(model.graph)
+    make_manifest = _manifest_maker(plan, graph, command)
+    graph.require_same_in_pieces(file)
+    with WeightFile(folder / WEIGHTS_FILE) as weights:
+        store_weights(model, plan.recipe, weights)
+    ir.save(model, folder / STAGE_FILE)
+    shutil.rmtree(traced)
+    for name, content in plan.checkpoint.texts.items():
+        (folder / name).write_bytes(content)
+    return make_manifest
+
+
+def _trace(checkpoint: Checkpoint, folder: Path) -> Path:
+    """Return the graph that optimum writes to `folder`, with its weights beside it."""
+    try:
+        run_optimum(checkpoint.path, folder)
+    except RuntimeError as error:
+        raise UnsupportedModel(f"optimum cannot export {checkpoint.source}: {error}") from error
+    if not (folder / "model.onnx").is_file():
+        found = ", ".join(sorted(path.name for path in folder.glob("*.onnx"))) or "no graph"
+        raise UnsupportedModel(f"optimum makes {found} of {checkpoint.source}; one model.onnx is wanted, a decoder")
+    return folder / "model.onnx"
+
+
+def _manifest_maker(plan: WrappedPlan, graph: WrappedGraph, command: str) -> Callable[..., Manifest]:
+    """Return what makes the manifest of `files`; all else is looked up and checked now."""
+    checkpoint = plan.checkpoint
+    dimensions = _dimensions(checkpoint.config, graph)
+    roles = TokenRoles.read(checkpoint, vocab_size=graph.vocab_size)
+    stage = StageEntry(
+        file=STAGE_FILE, first_layer=0, end_layer=dimensions.num_layers, embeds=True, ends_in_logits=True
+    )
+    return functools.partial(
+        Manifest,
+        family=str(checkpoint.config.get("model_type")),
+        graph="optimum",
+        exact=False,
+        dimensions=dimensions,
+        context_length=_size(checkpoint.config, "context length"),
+        stages=(stage,),
+        head=None,
+        exits=(),
+        cache=graph.layers,
+        recipe=plan.recipe.to_json(),
+        bos_id=roles.bos_id,
+        stop_ids=roles.stop_ids,
+        special_ids=roles.special_ids,
+        provenance=Provenance(source=checkpoint.source, tool_version=version("skipstone"), command=command),
+    )
+
+
+def _dimensions(config: Mapping[str, Any], graph: WrappedGraph) -> Dimensions:
+    """Return the sizes of the model: those of the cache and the vocabulary from the graph, the others as stated."""
+    hidden_size = _size(config, "hidden size")
+    return Dimensions(
+        vocab_size=graph.vocab_size,
+        hidden_size=hidden_size,
+        # Where it is not stated it is four times the hidden size, by convention.
+        intermediate_size=_size(config, "width of the FFN", default=4 * hidden_size),
+        num_layers=len(graph.layers),
+        num_heads=_size(config, "number of heads"),
+        num_kv_heads=graph.layers[0].num_heads,
+        head_size=graph.layers[0].head_size,
+    )
+
+
+def _size(config: Mapping[str, Any], what: str, *, default: int | None = None) -> int:
+    """Return a size that families call by several names. Raises: CheckpointError when config.json has none of them."""
+    for key in _KEYS[what]:
+        value = config.get(key)
+        if type(value) is int and value >= 1:
+            return value
+    if default is None:
+        raise CheckpointError(f"config.json does not state the {what}: add one of {', '.join(_KEYS[what])}")
+    return default

@@ -1,0 +1,23 @@
+"""A bundle on disk: its manifest, how it is read and written, and what was found out about it later."""
+
+from __future__ import annotations
+
+from skipstone.runtime.bundle.bundle import Bundle
+from skipstone.runtime.bundle.manifest import Dimensions, FileEntry, LayerCache, Manifest, Provenance, StageEntry
+from skipstone.runtime.bundle.notes import keep_json
+from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
+
+__all__ = [
+    "Bundle",
+    "BundleWriter",
+    "Check",
+    "Dimensions",
+    "FileEntry",
+    "LayerCache",
+    "Manifest",
+    "Provenance",
+    "StageEntry",
+    "finish",
+    "keep_json",
+    "write_manifest",
+]

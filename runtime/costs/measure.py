@@ -1,0 +1,59 @@
+"""Measure what a model call costs on this device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from skipstone.runtime.costs.curve import CostCurve
+from skipstone.runtime.engine import BoundCall, Model, Workspace, WrappedCall
+
+__all__ = ["MAX_ROWS", "measure_costs"]
+
+# Longer drafts gain little, as each row has its price, and take longer to make.
+MAX_ROWS = 16
+ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+CONTEXTS, MAX_CONTEXT = (64, 512), 2048
+
+
+def measure_costs(
+    model: Model,
+    *,
+    budget_s: float = 0.8,
+    min_sweeps: int = 2,
+    max_sweeps: int = 12,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> CostCurve:
+    """Return the cost curve of `model`: the shortest times of some sweeps through all rows and contexts.
+
+    A sweep visits every cell once, so that a busy moment of the machine touches all alike; the shortest time is the one
+    that others on the machine disturbed least. The cache is empty, which changes no time. `on_progress` gets the share
+    that is done, 0..1. Cost: `budget_s` at most, more for large models.
+    """
+    capacity = model.manifest.context_length
+    rows = tuple(count for count in ROWS if count <= capacity)
+    last = min(capacity - rows[-1], MAX_CONTEXT)
+    contexts = (*(context for context in CONTEXTS if context < last), last)
+    workspace = Workspace(model, model.new_cache(context_length=last + rows[-1]))
+    calls = {count: workspace.call(count, range(count)) for count in rows}
+    for count in rows:
+        _time_ms(calls[count], count, contexts[0])
+    times: dict[tuple[int, int], list[float]] = {(context, count): [] for context in contexts for count in rows}
+    start, sweeps = time.perf_counter(), 0
+    while sweeps < min_sweeps or (sweeps < max_sweeps and time.perf_counter() - start < budget_s):
+        for context, count in times:
+            times[context, count].append(_time_ms(calls[count], count, context))
+        sweeps += 1
+        spent = max(sweeps / max_sweeps, (time.perf_counter() - start) / budget_s)
+        on_progress(min(1.0, sweeps / min_sweeps, spent))
+    ms = tuple(tuple(min(times[context, count]) for count in rows) for context in contexts)
+    return CostCurve(rows=rows, contexts=contexts, ms=ms)
+
+
+def _time_ms(call: BoundCall | WrappedCall, num_rows: int, context: int) -> float:
+    token_ids, lengths = np.zeros((1, num_rows), np.int64), np.array([context])
+    start = time.perf_counter()
+    call.run(token_ids, lengths)
+    return (time.perf_counter() - start) * 1e3

@@ -1,0 +1,123 @@
+"""What each stage costs here, alone and for the few rows of a draft; and what drafts without some of them promise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from skipstone.runtime.engine import Model, Part, Workspace
+
+__all__ = [
+    "LONGEST",
+    "TIMES_MEMORY",
+    "StageTimes",
+    "best_length",
+    "best_speed_up",
+    "speed_up",
+    "stage_times",
+    "usual_ms",
+]
+
+TIMES_MEMORY = 0.95
+LONGEST = 8  # guesses of a draft
+ROWS = (1, 2, 4, 1 + LONGEST)
+ROUNDS = 5
+NUM_CACHED = 16
+
+
+def speed_up(agreement: float, length: int, guess_cost: float, verify_cost: float) -> float:
+    """Return how many tokens come in the time of a plain step, when each guess stands with the chance `agreement`.
+
+    `guess_cost` is that of one of the `length` guesses, `verify_cost` that of the call that verifies them, as shares of
+    a plain step. E / (d c_d + c_v) with E = 1 + a + ... + a**d.
+    """
+    expected = sum(agreement**num for num in range(length + 1))
+    return expected / (length * guess_cost + verify_cost)
+
+
+def best_speed_up(agreement: float, guess_cost: float, verify_costs: SequenceOf[float]) -> tuple[float, int]:
+    """Return the best speed-up of drafts of 1 to len(`verify_costs`) guesses, and their length."""
+    return max(
+        (speed_up(agreement, length, guess_cost, cost), length) for length, cost in enumerate(verify_costs, start=1)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Milliseconds by stage, and of the head, of calls of each of ROWS."""
+
+    stage_ms: SequenceOf[SequenceOf[float]]
+    head_ms: SequenceOf[float]
+
+    @property
+    def plain_ms(self) -> float:
+        """Milliseconds of a step of plain decoding: all stages and the head, one row."""
+        return sum(one[0] for one in self.stage_ms) + self.head_ms[0]
+
+    def guess_cost(self, kept: SequenceOf[int]) -> float:
+        """Return the cost of a guess with these stages, as a share of a plain step."""
+        return (sum(self.stage_ms[number][0] for number in kept) + self.head_ms[0]) / self.plain_ms
+
+    def verify_costs(self, num_first: int) -> list[float]:
+        """Return the costs of calls that verify 1 to LONGEST guesses, of which the first stages saw all but the last.
+
+        These run for one row only, and the others for all; shares of a plain step.
+        """
+        first_ms = sum(one[0] for one in self.stage_ms[:num_first])
+        rest = np.sum([*self.stage_ms[num_first:], self.head_ms], axis=0)
+        later_ms = np.interp(range(2, 2 + LONGEST), ROWS, rest)
+        return [(first_ms + float(ms)) / self.plain_ms for ms in later_ms]
+
+
+def stage_times(model: Model) -> StageTimes:
+    """Measure a model of several stages: some 24 calls of each.
+
+    The stages of a round run one after the other, as in decoding, so that none finds its weights in a small cache. The
+    least of each counts, since other programs only make a call slower.
+    """
+    capacity = min(model.manifest.context_length, NUM_CACHED + ROWS[-1])
+    workspace = Workspace(model, model.new_cache(context_length=capacity))
+    parts = [Part((number,), head=False) for number in range(len(model.manifest.stages))] + [Part(())]
+    ms = np.array([_least_ms(workspace, parts, rows, capacity - rows) for rows in ROWS]).T
+    *stage_ms, head_ms = ms.tolist()
+    return StageTimes(stage_ms, head_ms)
+
+
+def _least_ms(workspace: Workspace, parts: SequenceOf[Part], num_rows: int, num_cached: int) -> list[float]:
+    token_ids, lengths = np.zeros((1, num_rows), np.int64), np.array([min(num_cached, NUM_CACHED)])
+    spent = np.full((1 + ROUNDS, len(parts)), np.inf)
+    for turn in range(1 + ROUNDS):
+        for place, part in enumerate(parts):
+            call = workspace.call(num_rows, range(num_rows if part.head else 0), part)
+            start = perf_counter()
+            call.run(token_ids, lengths)
+            spent[turn, place] = perf_counter() - start
+    return [float(least) * 1e3 for least in spent[1:].min(axis=0)]  # the first call of a shape takes longer
+
+
+def usual_ms(before: float, spent_ms: float) -> float:
+    """Return what something usually takes, given what was so far believed, 0 for nothing, and one more time.
+
+    A shorter time is believed at once: the first call of a shape takes longer, and what others on the machine take is
+    not its own. Longer ones count little by little.
+    """
+    return spent_ms if not before or spent_ms < before else before + (spent_ms - before) * (1 - TIMES_MEMORY)
+
+
+def best_length(chance: float, guess_ms: float, verify_ms: SequenceOf[float]) -> tuple[int, float]:
+    """Return the draft length with the most expected tokens per millisecond, and that rate.
+
+    `chance` is that of a guess to stand, `guess_ms` its price, `verify_ms[d]` the call that verifies d of them. The
+    expected tokens are g(0) = 1, g(d) = 1 + chance * g(d - 1).
+    Source: DEL (Zarch et al., 2025), its objective in milliseconds in place of layers.
+    """
+    expected, best, rate = 1.0, 0, 1.0 / verify_ms[0]
+    for length in range(1, len(verify_ms)):
+        expected = 1.0 + chance * expected
+        new = expected / (length * guess_ms + verify_ms[length])
+        if new > rate:
+            best, rate = length, new
+    return best, rate

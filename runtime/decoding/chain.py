@@ -1,0 +1,121 @@
+"""A chain of guesses from any text that can be read ahead, and the drafter that proposes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.runtime.decoding.confidence import Calibration, level_of, middle_of
+from skipstone.runtime.decoding.drafter import Drafter, Round
+from skipstone.runtime.decoding.picks import Picker, Picks, Rule
+from skipstone.runtime.decoding.stops import ConfidenceStop, Stop
+from skipstone.runtime.engine import Draft
+
+__all__ = ["DraftText", "ModelDrafter"]
+
+Chain = Callable[[Picker, int], Iterator[Picks]]
+"""(picker, most) -> the guesses behind a text, one after the other; left early when enough."""
+
+
+class DraftText(Protocol):
+    """A text as a small model sees it: a `Follower`, or an exit of the large one."""
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """The text and what was taken behind it."""
+        ...
+
+    def follow(self, history: Sequence[int]) -> int:
+        """Take over the text; return how many guesses fit behind it."""
+        ...
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return logits [1, V] for what follows the last token."""
+        ...
+
+    def take(self, token_id: int) -> None:
+        """Put a token behind the last one."""
+        ...
+
+
+def token_by_token(text: DraftText, picker: Picker, most: int) -> Iterator[Picks]:
+    """Yield guesses, one model call each."""
+    for _ in range(most):
+        picks = picker.pick(text.logits()[0], text.token_ids, 1)
+        yield picks
+        text.take(picks.token_ids[0])
+
+
+class ModelDrafter(Drafter):
+    """Drafts a chain with a small model that has the target's tokens, until it is no longer sure enough.
+
+    Asked with a `min_chance`, it stops before the guess at which the product of its chances, calibrated by what was
+    accepted, falls below that. Else it stops after the first guess it is unsure of, as `stop` says. Levels are deciles
+    of confidence. Who knows prices sets `least_chance`: asked without a `min_chance`, it also stops after the guess up
+    to which the chain stands with less than that, since one more would not be worth it. All it learns it forgets with
+    the text, so that a text can be made again.
+
+    Sources: speculative decoding (Leviathan et al., 2023); for the product rule SpecDec++ (Huang et al., 2024).
+    Cost: one call of the small model a guess, and a few passes over V.
+    """
+
+    def __init__(
+        self,
+        text: DraftText,
+        picker: Picker,
+        *,
+        name: str = "model",
+        chain: Chain | None = None,
+        rule: Rule = "match",
+        stop: Stop | None = None,
+    ) -> None:
+        self.name, self.least_chance = name, 0.0
+        self._text, self._picker, self._rule = text, picker, rule
+        self._chain = chain or partial(token_by_token, text)
+        self._calibration = Calibration()
+        self._stop: Stop = stop or ConfidenceStop()
+        self._last = Draft.empty()
+
+    def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
+        most = min(limit, self._text.follow(history))
+        if min_chance == 0:
+            most = min(most, self._stop.longest)
+        self._picker.start(len(history))
+        self._last = self._draft([*self._worthy(most, min_chance)])
+        return self._last
+
+    def _worthy(self, most: int, min_chance: float) -> Iterator[Picks]:
+        chance = 1.0
+        for picks in self._chain(self._picker, most):
+            confidence = picks.confidences[0]
+            chance *= self._calibration.chance(confidence)
+            if chance < min_chance:
+                return
+            yield picks
+            if min_chance == 0 and (self._stop.is_unsure(confidence) or chance < self.least_chance):
+                return
+
+    def _draft(self, chain: Sequence[Picks]) -> Draft:
+        laws = [picks.law for picks in chain if picks.law is not None]
+        rows = range(1, len(chain) + 1)
+        return Draft(
+            tuple(picks.token_ids[0] for picks in chain),
+            self.name,
+            tuple(range(len(chain))),
+            tuple(level_of(picks.confidences[0]) for picks in chain),
+            (*laws, None) if laws else (),
+            (*((row,) for row in rows), ()) if laws and self._rule == "k-seq" else (),
+        )
+
+    def prior(self, level: int) -> float:
+        return middle_of(level)
+
+    def observe(self, seen: Round) -> None:
+        self._calibration.learn(self._last, seen.token_ids)
+        self._last = Draft.empty()
+        if seen.draft.source == self.name and len(seen.draft):
+            self._stop.update(num_accepted=len(seen.rows) - 1, num_drafted=len(seen.draft))

@@ -1,0 +1,114 @@
+"""The loop that makes text, one model call a round. Methods differ only in what their drafter proposes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.runtime.decoding.drafter import Drafter, Round
+from skipstone.runtime.decoding.guard import Guard
+from skipstone.runtime.decoding.verify import Accept
+from skipstone.runtime.engine import Draft, Sequence
+
+__all__ = ["Choose", "Step", "decode"]
+
+Choose = Callable[[NDArray[np.float32], SequenceOf[int]], int]
+"""(logits [V], tokens so far) -> the next token, as `Sampler.choose`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one model call gave. `logits` [len(token_ids), V] are valid until the next step.
+
+    The first `num_accepted` tokens were guessed by `drafter`. The times, in seconds, are those of drafting, which is
+    proposing and learning, of the model call, and of choosing and keeping tokens. `depth` is the number of layers that
+    made the tokens; None is all of them. `waited_s` is how long the tokens lay, once made, before they were given out.
+    """
+
+    token_ids: list[int]
+    logits: NDArray[np.float32]
+    num_drafted: int
+    num_accepted: int
+    drafter: str
+    draft_s: float
+    model_s: float
+    accept_s: float
+    depth: int | None = None
+    waited_s: float = 0.0
+
+    @classmethod
+    def of_one(cls, token_id: int, logits: NDArray[np.float32], depth: int, *, model_s: float, accept_s: float) -> Step:
+        """Return the step of one token that nobody guessed, made by `depth` layers with logits [V]."""
+        return cls(
+            [token_id],
+            logits[None],
+            num_drafted=0,
+            num_accepted=0,
+            drafter="plain",
+            draft_s=0.0,
+            model_s=model_s,
+            accept_s=accept_s,
+            depth=depth,
+        )
+
+
+def decode(
+    sequence: Sequence, *, drafter: Drafter, accept: Accept, max_new_tokens: int, stop_ids: Collection[int]
+) -> Iterator[Step]:
+    """Yield the tokens that each model call accepted, until a stop token or `max_new_tokens`.
+
+    Invariant: the last token of `sequence.token_ids` is pending: emitted, not yet in the cache. The prompt is fed
+    without a draft. A drafter that fails is left out from then on, with one warning.
+    Raises: CacheFull when prompt and answer do not fit.
+    """
+    budget = max_new_tokens
+    sequence.require_room(budget)
+    guarded = Guard(drafter, sequence)
+    try:
+        while budget > 0:
+            step = _round(sequence, guarded, accept, budget, stop_ids)
+            yield step
+            if step.token_ids[-1] in stop_ids:
+                return
+            budget -= len(step.token_ids)
+    finally:
+        guarded.finish()
+
+
+def _round(sequence: Sequence, drafter: Guard, accept: Accept, budget: int, stop_ids: Collection[int]) -> Step:
+    """Draft, verify, keep what stands."""
+    start = perf_counter()
+    is_prompt = sequence.num_waiting != 1 or not sequence.num_cached
+    draft = Draft.empty() if is_prompt else drafter.propose(budget - 1)
+    drafted = perf_counter()
+    logits = sequence.extend(draft)
+    called = perf_counter()
+    accepted = cut_after(accept(draft, logits), stop_ids)
+    pending_id = sequence.token_ids[-1]
+    rows = sequence.commit(accepted)
+    kept = perf_counter()
+    model_ms, num_peeked = (called - drafted) * 1e3, sequence.num_peeked
+    drafter.observe(Round(draft, pending_id, accepted, rows, logits, model_ms, num_peeked))
+    return Step(
+        accepted,
+        logits[: len(accepted)] if draft.is_chain else logits[rows[: len(accepted)]],
+        num_drafted=len(draft),
+        num_accepted=len(rows) - 1,
+        drafter=draft.source if len(draft) else "plain",
+        draft_s=drafted - start + perf_counter() - kept,
+        model_s=called - drafted,
+        accept_s=kept - called,
+    )
+
+
+def cut_after(token_ids: list[int], stop_ids: Collection[int]) -> list[int]:
+    """Return the tokens up to and with the first stop token."""
+    for index, token_id in enumerate(token_ids):
+        if token_id in stop_ids:
+            return token_ids[: index + 1]
+    return token_ids

@@ -1,0 +1,24 @@
+"""Text out of tokens: pieces as they become final, then timing and why it ended."""
+
+from __future__ import annotations
+
+from skipstone.runtime.generation.batch import stream_batch
+from skipstone.runtime.generation.choice import Choice, choose, require_answers, require_dial
+from skipstone.runtime.generation.generation import Generation, Piece, stream
+from skipstone.runtime.generation.options import GenerationOptions
+from skipstone.runtime.generation.stats import DrafterStats, Stats, peak_memory_bytes
+
+__all__ = [
+    "Choice",
+    "DrafterStats",
+    "Generation",
+    "GenerationOptions",
+    "Piece",
+    "Stats",
+    "choose",
+    "peak_memory_bytes",
+    "require_answers",
+    "require_dial",
+    "stream",
+    "stream_batch",
+]

@@ -1,0 +1,94 @@
+"""Several prompts at once: one model call makes a token for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.engine import BoundCall, Draft, Model, Sequence, Workspace
+from skipstone.runtime.generation.generation import Piece, token_logprobs
+from skipstone.runtime.generation.options import GenerationOptions
+from skipstone.runtime.generation.stats import Clock
+from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.text import StopDecision, TextBuilder
+
+__all__ = ["stream_batch"]
+
+
+@dataclass(slots=True)
+class _Row:
+    """One prompt of the batch: its sequence lives in one row of the shared cache."""
+
+    sequence: Sequence
+    sampler: Sampler
+    builder: TextBuilder
+    clock: Clock
+    prompt_tokens: int
+
+    @property
+    def is_open(self) -> bool:
+        return self.builder.finish_reason is None
+
+    def emit(self, logits: NDArray[np.float32], options: GenerationOptions) -> Piece:
+        """Choose the next token from `logits` [1, V] and return its piece."""
+        token_id = self.sampler.choose(logits[0], self.sequence.token_ids)
+        self.sequence.commit([token_id])
+        text, num_taken = self.builder.take([token_id], logits)
+        if not num_taken:
+            self.sequence.rollback(len(self.sequence.token_ids) - 1)
+        self.clock.step(num_taken)
+        taken, ended = [token_id][:num_taken], not self.is_open
+        return Piece(
+            text=text,
+            token_ids=tuple(taken),
+            logprobs=token_logprobs(taken, logits, options.logprobs),
+            finish_reason=self.builder.finish_reason,
+            stats=self.clock.stats(self.prompt_tokens) if ended else None,
+        )
+
+
+def stream_batch(
+    model: Model, prompts: SequenceOf[SequenceOf[int]], options: GenerationOptions, *, context_length: int | None = None
+) -> Iterator[tuple[int, Piece]]:
+    """Yield (index of the prompt, piece) until every prompt's text has ended.
+
+    Prompts are read one by one into their rows of one cache, then decoded together; lengths may differ. Each row is a
+    sequence of its own in every other way: its own noise, limits and stop. Raises: CacheFull, ConfigError before any
+    work.
+    """
+    if options.exact:
+        raise ConfigError("a batch cannot be exact, as its rows go through other kernels; decode one after the other")
+    if model.manifest.graph == "optimum":
+        raise ConfigError("a graph of optimum takes one text at a time, no batch; decode one after the other")
+    cache = model.new_cache(context_length=context_length, batch=len(prompts))
+    rows = [
+        _open_row(model, Sequence(model, Workspace(model, cache.row(index))), prompt, options)
+        for index, prompt in enumerate(prompts)
+    ]
+    for index, row in enumerate(rows):
+        row.clock = Clock(row.prompt_tokens, StopDecision(options.stop_below).promise)
+        yield index, row.emit(row.sequence.extend(Draft.empty()), options)
+    call = BoundCall(model, cache, num_tokens=1, rows=range(len(rows)))
+    while waiting := [index for index, row in enumerate(rows) if row.is_open]:
+        for index in (index for index in waiting if rows[index].sequence.is_stale):
+            yield index, rows[index].emit(rows[index].sequence.extend(Draft.empty()), options)
+        waiting = [index for index in waiting if rows[index].is_open]
+        # A row that has ended is fed its last token again, at the same place, and its logits are ignored.
+        pending = np.array([[row.sequence.token_ids[-1]] for row in rows])
+        lengths = np.array([row.sequence.num_cached for row in rows])
+        logits = call.run(pending, lengths, starts=np.array([row.sequence.next_position for row in rows]))
+        for index in waiting:
+            rows[index].sequence.mark_extended()
+            yield index, rows[index].emit(logits[index : index + 1], options)
+
+
+def _open_row(model: Model, sequence: Sequence, prompt: SequenceOf[int], options: GenerationOptions) -> _Row:
+    sequence.append(prompt)
+    sequence.require_room(options.max_new_tokens)
+    sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=len(prompt))
+    return _Row(sequence, sampler, options.text_builder(model, prompt=prompt), Clock(len(prompt)), len(prompt))

@@ -1,0 +1,195 @@
+"""Text out of tokens: pieces as they become final, then timing and why it ended.
+
+Three layers, each adds one thing: `decode` makes tokens, `stream` makes text of them, `generate` joins it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.decoding import Drafter, Step, decode
+from skipstone.runtime.decoding.verify import rule_named
+from skipstone.runtime.engine import Model, Sequence
+from skipstone.runtime.generation.options import GenerationOptions
+from skipstone.runtime.generation.stats import Clock, Stats
+from skipstone.runtime.methods import ApproximateContext, Method
+from skipstone.runtime.sampling import Sampler, logprob_of, top_logprobs
+from skipstone.runtime.text import FinishReason, StopDecision
+
+__all__ = ["Generation", "Piece", "TokenLogprobs", "stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A chosen token with its natural-log probability, and the likeliest tokens at its position, best first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """The tokens of one model call and the text that became final with them, which may be empty.
+
+    The first `num_guessed` tokens were guessed by `drafter`, the others are the model's own. `depth` is the number of
+    layers that made them; None is all. The last piece, and only it, says why the text ended and what it cost.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    drafter: str = "plain"
+    num_guessed: int = 0
+    depth: int | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    stats: Stats | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A finished text. `token_ids` are all that were made, the stop token with them."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    finish_reason: FinishReason
+    stats: Stats
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+    @classmethod
+    def join(cls, pieces: SequenceOf[Piece]) -> Generation:
+        """Return what all pieces of one stream make together."""
+        last = pieces[-1]
+        assert last.finish_reason is not None and last.stats is not None, "the last piece says why and at what cost"
+        return cls(
+            text="".join(piece.text for piece in pieces),
+            token_ids=tuple(token_id for piece in pieces for token_id in piece.token_ids),
+            prompt_tokens=last.stats.prompt_tokens,
+            finish_reason=last.finish_reason,
+            stats=last.stats,
+            logprobs=tuple(entry for piece in pieces for entry in piece.logprobs),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; `logprobs` only where they were asked for, depths only of an approximate text."""
+        data = asdict(self)
+        if not self.logprobs:
+            del data["logprobs"]
+        if self.stats.approximate is None:
+            del data["stats"]["approximate"], data["stats"]["depths"]
+        return data
+
+
+def stream(
+    model: Model, sequence: Sequence, options: GenerationOptions, *, drafter: Drafter | None = None
+) -> Iterator[Piece]:
+    """Yield pieces of the text that follows `sequence`, whose tokens are all given.
+
+    A `drafter` given replaces that of the options.
+    Closing the iterator early is fine: the sequence keeps what was emitted. Raises: CacheFull, ConfigError before any
+    work.
+    """
+    if options.exact and not sequence.exact:
+        raise ConfigError(
+            "the options ask for exact, the sequence is not; make it with new_sequence(exact=True), "
+            "a conversation with chat(exact=True)"
+        )
+    sequence.require_room(options.max_new_tokens)
+    prompt_tokens = len(sequence.token_ids)
+    sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)
+    method = Method.parse(options.decode, rule=options.verify)
+    if drafter is None and options.approximate is not None:
+        return _stream_approximate(model, sequence, options, sampler)
+    if drafter is None:
+        drafter = method.open(model, sequence, sampler)
+    steps = decode(
+        sequence,
+        drafter=drafter,
+        accept=rule_named(options.verify, sampler, sequence.token_ids),
+        max_new_tokens=options.max_new_tokens,
+        stop_ids=model.manifest.stop_ids,
+    )
+    return _pieces(model, sequence, options, steps)
+
+
+def _stream_approximate(
+    model: Model, sequence: Sequence, options: GenerationOptions, sampler: Sampler
+) -> Iterator[Piece]:
+    """Yield the pieces of an approximate text."""
+    method, file = options.approximate, None if options.calibration is None else Path(options.calibration)
+    assert method is not None, "the caller has looked"
+    setting, promise = method.setting(model, options.min_agreement, options.dial, calibration=file)
+    opened = method.open(
+        ApproximateContext(
+            model=model,
+            sequence=sequence,
+            sampler=sampler,
+            setting=setting,
+            max_new_tokens=options.max_new_tokens,
+            stop_ids=model.manifest.stop_ids,
+            calibration=file,
+            text=options.text_builder(model, prompt=sequence.token_ids),
+        )
+    )
+    said = "; ".join(filter(None, (promise or opened.promise, opened.note)))
+    return _pieces(model, sequence, options, opened.steps, approximate=said)
+
+
+def _pieces(
+    model: Model,
+    sequence: Sequence,
+    options: GenerationOptions,
+    steps: Iterator[Step],
+    *,
+    approximate: str | None = None,
+) -> Iterator[Piece]:
+    """Yield what each step adds to the text, until it ends."""
+    prompt_tokens = len(sequence.token_ids)
+    promises = (approximate, StopDecision(options.stop_below).promise)
+    clock = Clock(prompt_tokens - sequence.num_cached, "; ".join(filter(None, promises)) or None)
+    builder = options.text_builder(model, prompt=sequence.token_ids)
+    for step in steps:
+        text, num_taken = builder.take(step.token_ids, step.logits)
+        if num_taken < len(step.token_ids):  # plain decoding would not have made what stands behind the end
+            sequence.rollback(len(sequence.token_ids) - len(step.token_ids) + num_taken)
+        taken = step.token_ids[:num_taken]
+        num_guessed = min(step.num_accepted, num_taken)
+        clock.step(num_taken, parts=(step.draft_s, step.model_s, step.accept_s), waited_s=step.waited_s)
+        if step.depth is not None and num_taken:
+            clock.depth(step.depth, num_taken)
+        if step.num_drafted:
+            clock.draft(step.drafter, drafted=step.num_drafted, accepted=num_guessed)
+        ended = builder.finish_reason is not None
+        yield Piece(
+            text=text,
+            token_ids=tuple(taken),
+            drafter=step.drafter,
+            num_guessed=num_guessed,
+            depth=step.depth,
+            logprobs=token_logprobs(taken, step.logits, options.logprobs),
+            finish_reason=builder.finish_reason,
+            stats=clock.stats(prompt_tokens) if ended else None,
+        )
+        if ended:
+            return
+
+
+def token_logprobs(
+    token_ids: SequenceOf[int], logits: NDArray[np.float32], num_top: int | None
+) -> tuple[TokenLogprobs, ...]:
+    """Return how likely each token is under its row of logits [N, V], before any sampler; () when not asked for."""
+    if num_top is None:
+        return ()
+    return tuple(
+        TokenLogprobs(token_id, logprob_of(row, token_id), top_logprobs(row, num_top))
+        for token_id, row in zip(token_ids, logits, strict=False)
+    )

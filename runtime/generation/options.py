@@ -1,0 +1,92 @@
+"""What to make of a prompt, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.engine import Model
+from skipstone.runtime.methods import APPROXIMATE, ApproximateMethod, Method, require_number
+from skipstone.runtime.sampling import SamplingOptions
+from skipstone.runtime.text import StopDecision, TextBuilder
+
+__all__ = ["GenerationOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationOptions:
+    """What to make of a prompt, and how. `logprobs`: how many likely tokens to report at each position; None is off.
+
+    `decode` is `plain`, `auto`, drafters joined by commas, or an approximate method. `verify` is the rule for drafts:
+    `match` gives the text of plain decoding; `rejection` and `k-seq` give another text of the same law. `exact` gives
+    the text of exact plain decoding bit by bit, its logits too: kernels then see rows in pairs.
+
+    An approximate method, such as `exit`, wants `min_agreement`, the share of tokens, 0.8 to 1, that must be the full
+    model's choice, or `dial`, a setting in the method's own unit. 1 and the dial's plain end are plain decoding.
+    `calibration` is a file for it in place of the one that `skipstone tune` kept; of dials only `exit`'s reads one.
+
+    `stop_below` ends a text, with every method, before the first token at which the model's highest probabilities,
+    before any sampler, multiply to less: 0.2 keeps what has a chance of one in five to be the model's greedy choice as
+    a whole. It may be the first token, which leaves an empty text. Approximate; 0 is off.
+    """
+
+    max_new_tokens: int = 128
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    decode: str = "auto"
+    verify: str = "match"
+    exact: bool = False
+    min_agreement: float | None = None
+    dial: float | None = None
+    calibration: str | Path | None = None
+    stop_below: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("min_agreement", "dial", "stop_below"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name))
+        StopDecision(self.stop_below)
+        Method.parse(self.decode, rule=self.verify)
+        if self.approximate is not None:
+            self.approximate.require_setting(self.min_agreement, self.dial, self.calibration)
+            if self.verify != "match":
+                raise ConfigError(
+                    f"{self.decode} decides itself which guesses stand, {self.verify} cannot; leave verify at match"
+                )
+        elif (self.min_agreement, self.dial, self.calibration) not in ((None, None, None), (None, 0.0, None)):
+            raise ConfigError(
+                f"min_agreement, dial and calibration are for approximate decoding only, got decode {self.decode}; "
+                f"approximate are {', '.join(APPROXIMATE)}"
+            )
+        if self.exact and self.verify != "match":
+            raise ConfigError(f"exact gives the bits of plain decoding, which {self.verify} does not; use match")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.sampling.min_new_tokens > self.max_new_tokens:
+            raise ConfigError(
+                f"min_new_tokens {self.sampling.min_new_tokens} is more than max_new_tokens {self.max_new_tokens}"
+            )
+        if self.logprobs is not None and self.logprobs < 0:
+            raise ConfigError(f"logprobs must be at least 0, got {self.logprobs}")
+
+    @property
+    def approximate(self) -> ApproximateMethod | None:
+        """The approximate method that is asked for; None where the text is to be plain decoding's."""
+        method = APPROXIMATE.get(self.decode.strip())
+        if method is not None and method.drafts and self.min_agreement is None and self.dial in (None, method.plain):
+            return None
+        return method
+
+    def text_builder(self, model: Model, *, prompt: SequenceOf[int]) -> TextBuilder:
+        """Return the empty text that follows `prompt`."""
+        return TextBuilder(
+            model.tokenizer,
+            prompt=prompt,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+            stop_ids=model.manifest.stop_ids,
+            stop_below=self.stop_below,
+        )

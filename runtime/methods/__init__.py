@@ -1,0 +1,53 @@
+"""The words of `--decode`: one file for each, collected by the registry."""
+
+from __future__ import annotations
+
+from skipstone.runtime.methods.calibration import (
+    ERROR_RATE,
+    DialCalibration,
+    DialFinding,
+    calibrated_setting,
+    dial_path,
+    made_for,
+    made_here,
+    read_dial,
+    risk_p_value,
+    save_dial,
+)
+from skipstone.runtime.methods.in_order import Cascade
+from skipstone.runtime.methods.method import (
+    AGREEMENTS,
+    ApproximateContext,
+    ApproximateMethod,
+    DrafterContext,
+    Opened,
+    require_agreement,
+    require_number,
+)
+from skipstone.runtime.methods.registry import APPROXIMATE, Method, open_drafter, planned_names, registered_drafters
+
+__all__ = [
+    "AGREEMENTS",
+    "APPROXIMATE",
+    "ERROR_RATE",
+    "ApproximateContext",
+    "ApproximateMethod",
+    "Cascade",
+    "DialCalibration",
+    "DialFinding",
+    "DrafterContext",
+    "Method",
+    "Opened",
+    "calibrated_setting",
+    "dial_path",
+    "made_for",
+    "made_here",
+    "open_drafter",
+    "planned_names",
+    "read_dial",
+    "registered_drafters",
+    "require_agreement",
+    "require_number",
+    "risk_p_value",
+    "save_dial",
+]

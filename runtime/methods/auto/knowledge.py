@@ -1,0 +1,158 @@
+"""What planning learns while text is made: what each drafter is worth, and what calls really take."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from skipstone.runtime.costs import MAX_ROWS
+from skipstone.runtime.decoding import Acceptance, Guard
+from skipstone.runtime.engine import Draft
+
+__all__ = ["LOOP_MS", "CallTimes", "Knowledge", "Record"]
+
+# What trying drafters that rest may take of the time that plain decoding takes, for all of them together: the second
+# while drafting has gained more than its first stake.
+EXPLORATION, EXPLORATION_OF_GAINS = 0.009, 0.06
+# What a round costs beside the model and the drafters: the loop, the choice of tokens.
+LOOP_MS = 0.03
+MEMORY = 0.95
+# What drafting may lose before it has gained anything, in plain steps, and how much of its gains it may lose again.
+FIRST_STAKE, MOST_STAKE = 8.0, 40.0
+# A drafter whose guesses cost more than this share of a plain step is asked only when it promises to pay.
+DEAR = 0.1
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of one drafter, over all texts of a model; times in milliseconds, means over recent rounds.
+
+    `balance_ms` is what asking saved beyond its price. A drafter in the red rests: it is asked only while `credit_ms`
+    lasts, which every round adds a little to and which pays for what a try costs, rows fed in vain with it. `price_ms`
+    is what asking takes, `guess_ms` the price of one guess, `mean_chance` how often one that is reached is accepted.
+    """
+
+    acceptance: Acceptance
+    balance_ms: float = 0.0
+    price_ms: float = 0.0
+    guess_ms: float = 0.0
+    mean_chance: float = 0.6
+    credit_ms: float = 0.0
+    num_asked: int = 0
+    is_try: bool = False
+
+    def pays(self, costs: Sequence[float], rate: float, *, reading_ms: float, remaining: int) -> bool:
+        """Whether asking earns its price, with `rate` tokens per millisecond to beat and `remaining` tokens to come.
+
+        What is dear must promise to beat the rate, by enough to make up for `reading_ms`, which it takes to begin.
+        """
+        plain_ms = costs[1]
+        if self.num_asked == 0:
+            if reading_ms:
+                return False
+            self.balance_ms = 0.5 * plain_ms  # the benefit of the doubt, for some dozens of rounds
+        if self.balance_ms < 0 or (self.guess_ms <= DEAR * plain_ms and not reading_ms):
+            return self.balance_ms >= 0
+        return remaining * (1 / rate - 1 / self.promise(costs)) > reading_ms
+
+    def promise(self, costs: Sequence[float]) -> float:
+        """Return the tokens per millisecond to expect of a chain of the best length, from means alone."""
+        best, chance, expected = 0.0, 1.0, 1.0
+        for rows in range(2, len(costs)):
+            chance *= self.mean_chance
+            expected += chance
+            best = max(best, expected / (costs[rows] + LOOP_MS + (rows - 1) * self.guess_ms))
+        return best
+
+    def usual(self, spent_ms: float, *, num_guesses: int, plain_ms: float) -> float:
+        """Return the milliseconds of one asking without those that the system took for others meanwhile.
+
+        Whatever is more than a plain step, and three times what such guesses cost before, cannot be the drafter's.
+        """
+        return min(spent_ms, max(plain_ms, 3 * self.guess_ms * (1 + num_guesses)))
+
+    def settle(self, spent_ms: float, saved_ms: float, *, num_guesses: int, is_first: bool) -> None:
+        """Count one round in which the drafter was asked; `is_first` of a text, in which it also reads the prompt."""
+        self.num_asked += 1
+        if is_first:
+            return
+        self.price_ms += (spent_ms - self.price_ms) * (1 - MEMORY if self.price_ms else 1)
+        if self.is_try:
+            self.credit_ms -= spent_ms - saved_ms
+        if num_guesses:
+            self.guess_ms += (spent_ms / num_guesses - self.guess_ms) * (1 - MEMORY if self.guess_ms else 1)
+        self.balance_ms = MEMORY * self.balance_ms + (1 - MEMORY) * (saved_ms - spent_ms)
+
+    def learn(self, draft: Draft, token_ids: Sequence[int]) -> None:
+        """Score a proposal against the tokens that came, whether it was fed or not."""
+        levels = draft.levels or (0,) * len(draft)
+        follows = dict(enumerate(token_ids) if draft.is_chain else zip(draft.path(token_ids), token_ids, strict=False))
+        for parent, guess, level in zip(draft.parents, draft.token_ids, levels, strict=True):
+            token_id = follows.get(parent)
+            if token_id is not None:
+                self.acceptance.update(level, accepted=guess == token_id)
+                self.mean_chance += ((guess == token_id) - self.mean_chance) * (1 - MEMORY)
+                if guess != token_id and draft.is_chain:
+                    return
+
+
+class CallTimes:
+    """How much longer or shorter calls take than the curve says: all of them, and those of so many rows beyond that.
+
+    A curve measured in a busy moment so mends itself, and a machine that slows down does not make rows look cheap that
+    were not fed of late. Each call moves both factors by a small step towards what it took: so they follow the median,
+    and one slow call counts no more than any.
+    """
+
+    STEP = 1.02
+    MOST_SCALE, MOST = 4.0, 2.0
+
+    def __init__(self) -> None:
+        self._scale = 1.0
+        self._factors = [1.0] * (MAX_ROWS + 1)
+
+    def update(self, rows: int, *, measured_ms: float, expected_ms: float) -> None:
+        """Count one call that was expected to take `expected_ms` before any correction."""
+        ratio = measured_ms / (expected_ms * self._scale * self._factors[rows])
+        if 1 / self.STEP <= ratio <= self.STEP:
+            return
+        step = self.STEP if ratio > 1 else 1 / self.STEP
+        self._scale = min(max(self._scale * step, 1 / self.MOST_SCALE), self.MOST_SCALE)
+        self._factors[rows] = min(max(self._factors[rows] * step, 1 / self.MOST), self.MOST)
+
+    def correct(self, costs: Sequence[float]) -> list[float]:
+        """Return the costs of 0, 1, 2 ... rows as recent calls suggest; more rows never cost less."""
+        corrected = [0.0]
+        for cost, factor in zip(costs[1:], self._factors[1:], strict=True):
+            corrected.append(max(corrected[-1], cost * self._scale * factor))
+        return corrected
+
+
+class Knowledge:
+    """What planning has learned about a model's drafters and calls; it outlives the texts.
+
+    `stake` is what drafting may still lose against plain decoding, in plain steps: nobody is asked while it is below 0,
+    and no draft may cost more than it. Chances are estimates; this holds whatever comes.
+    """
+
+    def __init__(self) -> None:
+        self.times, self.stake = CallTimes(), FIRST_STAKE
+        self._records: dict[str, Record] = {}
+
+    def affordable(self, costs: Sequence[float]) -> int:
+        """Return how many guesses may be fed in one call, whatever becomes of them."""
+        return bisect_right(costs, costs[1] * (1 + max(self.stake, 0.0))) - 2
+
+    @property
+    def exploration(self) -> float:
+        """The share of the time that may be spent on drafters that rest."""
+        return EXPLORATION_OF_GAINS if self.stake > FIRST_STAKE else EXPLORATION
+
+    def settle(self, num_tokens: int, *, saved: float) -> None:
+        """Count one round that gave `num_tokens` and saved so many plain steps, or lost them."""
+        self.stake = min(self.stake + EXPLORATION * num_tokens + saved, MOST_STAKE)
+
+    def record(self, guard: Guard) -> Record:
+        """Return the record of a drafter, by its name."""
+        return self._records.setdefault(guard.name, Record(Acceptance(guard.prior)))

@@ -1,0 +1,167 @@
+"""The plan of each round: the draft with the most expected tokens per millisecond, or none where none pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from skipstone.runtime.costs import MAX_ROWS, CostCurve
+from skipstone.runtime.decoding import Acceptance, Drafter, Guard, Round
+from skipstone.runtime.engine import Draft
+from skipstone.runtime.methods.auto.knowledge import LOOP_MS, Knowledge, Record
+
+__all__ = ["Planner", "best_cut"]
+
+MIN_GAIN = 1.03
+# Costs change slowly with the context; they are looked up again after so many tokens.
+CONTEXT_STEP = 32
+# A drafter that takes more than this share of a plain step to ask is asked when no cheaper one has a guess that pays.
+NOT_CHEAP = 0.04
+
+
+@dataclass(frozen=True, slots=True)
+class _Proposal:
+    """What one drafter proposed this round, the part of it that pays and how much, and what asking took."""
+
+    guard: Guard
+    record: Record
+    draft: Draft
+    cut: Draft
+    gain_ms: float
+    spent_ms: float
+
+
+class Planner(Drafter):
+    """Asks the drafters that pay, cuts each proposal where another row no longer pays, and takes the best or none.
+
+    Chances are learned by level, also from proposals that were not taken: the text comes out the same, so it shows what
+    any drafter would have got right. So learning costs the asking only, and no model call.
+
+    Source: the stopping rule of drafting_and_sampling 0.5; the best tree as in Sequoia (Chen et al., 2024).
+    """
+
+    name = "auto"
+
+    def __init__(
+        self,
+        guards: Sequence[Guard],
+        curve: CostCurve,
+        *,
+        knowledge: Knowledge | None = None,
+        exact: bool = False,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        """`guards` come in order of price; `knowledge` outlives the text. `exact`: rows are fed in pairs.
+
+        `clock` gives the seconds by which the price of asking is measured.
+        """
+        self._knowledge = knowledge or Knowledge()
+        self._sources = [(guard, self._knowledge.record(guard)) for guard in guards]
+        self._curve, self._exact, self._clock = curve, exact, clock
+        self._expected: list[float] = []
+        self._costs: list[float] = []
+        self._costs_until = 0
+        self._proposals: list[_Proposal] = []
+        self._taken = Draft.empty()
+        self._begun: set[Guard] = set()
+
+    def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
+        costs = self._costs_at(len(history))
+        remaining, limit, self._proposals = limit, min(limit, MAX_ROWS - 1, self._knowledge.affordable(costs)), []
+        plain_rate, row_ms = MIN_GAIN / (costs[1] + LOOP_MS), (costs[-1] - costs[1]) / (MAX_ROWS - 1)
+        exploration_ms = self._knowledge.exploration * costs[1] / len(self._sources) if self._sources else 0.0
+        best, best_rate = Draft.empty(), plain_rate
+        for guard, record in self._sources if limit > 0 and self._knowledge.stake >= 0 else ():
+            if len(best) and record.price_ms > NOT_CHEAP * costs[1]:
+                continue
+            reading_ms = guard.reading_share * costs[1] * len(history) if guard not in self._begun else 0.0
+            record.is_try = not record.pays(costs, best_rate, reading_ms=reading_ms, remaining=remaining)
+            if record.is_try:
+                record.credit_ms += exploration_ms
+                if reading_ms > min(record.credit_ms, remaining * costs[1] / 4):
+                    continue
+                record.credit_ms -= reading_ms
+            start = self._clock()
+            draft = guard.propose(limit, min_chance=best_rate * (row_ms + record.guess_ms) / 2)
+            spent_ms = (self._clock() - start) * 1e3
+            cut, rate = best_cut(draft, record.acceptance, costs, plain_rate)
+            gain_ms = self._gain_ms(cut, rate)
+            self._proposals.append(_Proposal(guard, record, draft, cut, gain_ms, spent_ms))
+            if rate > best_rate:
+                best, best_rate = cut, rate
+        self._taken = best
+        return best
+
+    def _costs_at(self, context: int) -> list[float]:
+        """Return the milliseconds of a call of so many rows, [0] being free."""
+        if context >= self._costs_until or not self._costs:
+            costs = self._curve.costs(context, max_rows=MAX_ROWS)
+            if self._exact:
+                costs = [costs[min(rows + rows % 2, MAX_ROWS)] for rows in range(MAX_ROWS + 1)]
+            self._expected, self._costs_until = costs, context + CONTEXT_STEP
+            self._costs = self._knowledge.times.correct(costs)
+        return self._costs
+
+    def observe(self, seen: Round) -> None:
+        if not self._costs:
+            return  # the prompt was fed, and nobody was asked
+        rows, num_tokens = 1 + len(seen.draft), len(seen.token_ids)
+        if seen.model_ms and not seen.num_peeked:
+            self._knowledge.times.update(rows, measured_ms=seen.model_ms, expected_ms=self._expected[rows])
+        spared_ms = self._costs[rows] - seen.model_ms if seen.num_peeked else 0.0
+        round_ms = self._costs[rows] + LOOP_MS
+        for proposal in self._proposals:
+            record = proposal.record
+            record.learn(proposal.draft, seen.token_ids)
+            start = self._clock()
+            proposal.guard.observe(seen)
+            spent_ms = proposal.spent_ms + (self._clock() - start) * 1e3 - proposal.guard.peeks * spared_ms
+            spent_ms = record.usual(spent_ms, num_guesses=len(proposal.draft), plain_ms=self._costs[1])
+            is_first = proposal.guard not in self._begun
+            record.settle(spent_ms, self._merit_ms(proposal), num_guesses=len(proposal.draft), is_first=is_first)
+            round_ms += 0.0 if is_first else spent_ms
+            self._begun.add(proposal.guard)
+        self._knowledge.settle(num_tokens, saved=num_tokens - round_ms / (self._costs[1] + LOOP_MS))
+        self._proposals = []
+
+    def _gain_ms(self, draft: Draft, rate: float) -> float:
+        """Return what a draft with so many expected tokens per millisecond saves against plain decoding."""
+        if not len(draft):
+            return 0.0
+        cost = self._costs[1 + len(draft)] + LOOP_MS
+        return rate * cost * (self._costs[1] + LOOP_MS) - cost
+
+    def _merit_ms(self, proposal: _Proposal) -> float:
+        """Return what asking this drafter gained: of the one that was taken, what the next best would not have.
+
+        It is what was expected, not what came out, which depends on luck; that the two agree is up to the chances.
+        """
+        if proposal.cut is not self._taken:
+            return 0.0
+        others = (other.gain_ms for other in self._proposals if other is not proposal)
+        return proposal.gain_ms - max(others, default=0.0)
+
+    def finish(self, history: Sequence[int]) -> None:
+        for guard, _ in self._sources:
+            guard.finish()
+
+
+def best_cut(draft: Draft, acceptance: Acceptance, costs: Sequence[float], rate: float) -> tuple[Draft, float]:
+    """Return the part of the draft with the most expected tokens per millisecond, if above `rate`, and its rate.
+
+    The likeliest rows are taken first; a row is never likelier than its parent, so every part is a draft.
+    """
+    chances = [1.0]
+    for parent, level in zip(draft.parents, draft.levels or (0,) * len(draft), strict=True):
+        chances.append(chances[parent] * acceptance.chance(level))
+    order = list(range(1, len(chances)))
+    if not draft.is_chain:
+        order.sort(key=lambda row: -chances[row])  # equal ones stay in order
+    expected, num_rows = 1.0, 0
+    for count, row in enumerate(order, start=1):
+        expected += chances[row]
+        cost = costs[count + 1] + LOOP_MS
+        if expected > rate * cost:
+            rate, num_rows = expected / cost, count
+    return draft.keep(sorted(order[:num_rows])), rate

@@ -1,0 +1,164 @@
+"""Guess with the model's own first stages: an exit drafts, the other stages verify what the first ones already gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.costs import TIMES_MEMORY, best_length, usual_ms
+from skipstone.runtime.decoding import Drafter, MidpointStop, ModelDrafter, Round, picker_for
+from skipstone.runtime.engine import Draft
+from skipstone.runtime.methods.depth.exits import ExitText
+from skipstone.runtime.methods.method import DrafterContext
+
+__all__ = ["Exit", "SelfDrafter", "open_self"]
+
+COUNTS_MEMORY: Final = 0.99
+LONGEST: Final = 8
+# Before rounds show it: what a row more adds to a call, as a share of a call of one row.
+ROW_SHARE: Final = 0.1
+
+
+@dataclass(slots=True)
+class Exit:
+    """One exit: its drafter, the share of the model's layers before it, and how often its guesses stand.
+
+    The call that verifies need not run those layers again; `guess_share` are the layers that a guess takes. `matches`
+    and `misses` are counts that fade, of guesses that were reached.
+    """
+
+    text: ExitText
+    drafter: ModelDrafter
+    share: float
+    guess_share: float
+    matches: float = 0.0
+    misses: float = 0.0
+
+    @property
+    def chance(self) -> float:
+        """How often a guess stands, with one of each before any was seen."""
+        return (self.matches + 1) / (self.matches + self.misses + 2)
+
+    def draw_chance(self, random: Random) -> float:
+        """Return how often a guess may stand, drawn from what the counts leave open: at first, all."""
+        return random.betavariate(self.matches + 1, self.misses + 1)
+
+    def learn(self, draft: Draft, token_ids: SequenceOf[int]) -> None:
+        """Score the guesses of one round that were reached, fed or not, against the tokens that came."""
+        same = [guess == token_id for guess, token_id in zip(draft.token_ids, token_ids, strict=False)]
+        num_right = same.index(False) if False in same else len(same)
+        self.matches += num_right
+        self.misses += num_right < len(same)
+
+    def fade(self) -> None:
+        """Let what was seen count a little less, used or not: what was bad may have become good."""
+        self.matches *= COUNTS_MEMORY
+        self.misses *= COUNTS_MEMORY
+
+
+class SelfDrafter(Drafter):
+    """Drafts chains from the exit that promises the most tokens per millisecond, as long as that promises.
+
+    Each exit learns its chances by confidence, in deciles, and stops where it is unsure, or where one more guess and
+    its row take longer than the tokens that they promise are worth at the round's rate. What a guess and a call cost is
+    measured round by round; the first rounds try each exit once, and then plain decoding. How often guesses stand is
+    drawn anew each round from what is known of it: so an exit that was seldom used is tried now and then, and none is
+    used where plain decoding promises more. The draws are the same for each text.
+    Where it is not `timed`, layers take the place of milliseconds: under rules that draw by chance the text hangs on
+    what is drafted, and shall not hang on how busy the machine is.
+    Sources: LayerSkip (Elhoushi et al., 2024), section 2 of its inference; DEL for the choice of exit and its midpoint
+    threshold; Thompson sampling as in EESD (Liu et al., 2024), of the exit; its stop by calibrated confidence.
+    """
+
+    peeks = True
+
+    def __init__(self, exits: SequenceOf[Exit], *, name: str = "self", timed: bool = True) -> None:
+        self.name, self._exits, self._timed = name, exits, timed
+        self._used: Exit | None = None  # in this round
+        self._last = Draft.empty()
+        self._plain_ms = 0.0 if timed else 1.0
+        self._row_share = ROW_SHARE
+        self._random = Random(0)  # the same text drafts the same
+
+    def propose(self, history: SequenceOf[int], *, limit: int, min_chance: float = 0.0) -> Draft:
+        self._used, length = self._choose()
+        limit = min(limit, length)
+        self._last = self._used.drafter.propose(history, limit=limit, min_chance=min_chance) if limit else Draft.empty()
+        return self._last
+
+    def _choose(self) -> tuple[Exit, int]:
+        """Return the exit for this round and how many guesses it makes at most."""
+        untried = [one for one in self._exits if not one.text.guess_ms]
+        if untried:
+            return untried[0], 1
+        if not self._plain_ms:
+            return self._exits[0], 0
+        plans = [
+            (best_length(one.draw_chance(self._random), self._guess_ms(one), self._verify_ms(one)), one)
+            for one in self._exits
+        ]
+        (length, rate), chosen = max(plans, key=lambda plan: plan[0][1])
+        # The plan says whether to draft; how long is for the confidences to say, guess by guess.
+        verify = self._verify_ms(chosen)
+        chosen.drafter.least_chance = rate * (self._guess_ms(chosen) + verify[2] - verify[1])
+        return chosen, min(LONGEST, 1 + int(chosen.matches)) if length else 0  # one that has not shown much is tried
+
+    def _guess_ms(self, used: Exit) -> float:
+        return used.text.guess_ms if self._timed else used.guess_share
+
+    def _verify_ms(self, used: Exit) -> list[float]:
+        """Return what a call takes that verifies 0, 1, 2 ... guesses: with some, the first stages saw all but one."""
+        plain = self._plain_ms
+        late, tail = plain * (1 - used.share), plain * used.share
+        return [plain, *(tail + late * (1 + self._row_share * length) for length in range(1, LONGEST + 1))]
+
+    def prior(self, level: int) -> float:
+        return self._exits[0].drafter.prior(level)
+
+    def observe(self, seen: Round) -> None:
+        used, self._used = self._used, None
+        if used is None:  # of the prompt, or of others' drafts
+            return
+        for one in self._exits:
+            one.fade()
+        if len(self._last):
+            used.learn(self._last, seen.token_ids)
+        used.drafter.observe(seen)
+        if self._timed:
+            self._learn_times(seen, used.share)
+
+    def _learn_times(self, seen: Round, share: float) -> None:
+        """Learn what a plain call takes, or what a row adds to the stages behind the exit.
+
+        Those before it had seen all rows but the last, or with a draft that was cut all.
+        """
+        length = len(seen.draft)
+        if not length or not seen.num_peeked or not self._plain_ms or seen.draft.source != self.name:
+            if not length and not seen.num_peeked:
+                self._plain_ms = usual_ms(self._plain_ms, seen.model_ms)
+            return
+        tail = share if seen.num_peeked <= length else 0.0
+        grown = (seen.model_ms / self._plain_ms - tail) / (1 - share) - 1
+        self._row_share += (min(max(grown / length, 0.0), 1.0) - self._row_share) * (1 - TIMES_MEMORY)
+
+
+def open_self(context: DrafterContext) -> Drafter:
+    """Return a drafter of chains for one text. Raises: ConfigError when the bundle has no exits."""
+    manifest = context.model.manifest
+    if not manifest.exits:
+        raise ConfigError(
+            "decoding method 'self' drafts from an exit, and the bundle has none; "
+            "make one with `skipstone export CHECKPOINT -o OUT --exits auto`"
+        )
+    exits = []
+    for num_stages, stage in enumerate(manifest.stages, start=1):
+        if stage.end_layer not in manifest.exits:
+            continue
+        text, picker = ExitText(context.sequence, num_stages), picker_for(context.sampler, context.rule)
+        drafter = ModelDrafter(text, picker, name="self", rule=context.rule, stop=MidpointStop())
+        share = stage.end_layer / manifest.dimensions.num_layers
+        exits.append(Exit(text, drafter, share, share))
+    return SelfDrafter(exits, timed=context.rule == "match")

@@ -1,0 +1,68 @@
+"""Guess with some of the model's own layers left out; all of them verify, from what the first ones already gave."""
+
+from __future__ import annotations
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.decoding import ConfidenceStop, Drafter, ModelDrafter, picker_for
+from skipstone.runtime.engine import Model
+from skipstone.runtime.methods.depth.exits import ExitText
+from skipstone.runtime.methods.depth.self_draft import Exit, SelfDrafter
+from skipstone.runtime.methods.depth.skip_file import COMMAND, read_skip_set, skip_path, skipped_stages
+from skipstone.runtime.methods.depth.skip_set import SkipSet
+from skipstone.runtime.methods.method import DrafterContext
+
+__all__ = ["can_skip", "open_skip"]
+
+NAME = "skip"
+
+
+def open_skip(context: DrafterContext) -> Drafter:
+    """Return a drafter of chains for one text, which leaves out the stages that a search found for these weights.
+
+    The stages before the first that is left out give exact rows, which the verifying call reuses; it writes over those
+    that the later ones cached. A chain ends as Draft & Verify has it, and where `SelfDrafter` sees no gain.
+    Source: Draft & Verify (Zhang et al., 2024), with whole layers.
+    Raises: ConfigError when no set is known, or the bundle is cut elsewhere.
+    """
+    model, manifest = context.model, context.model.manifest
+    skipped = skipped_stages(manifest, require_skip_set(model).layers)
+    num_first, num_layers = skipped[0], manifest.dimensions.num_layers
+    then = tuple(number for number in range(num_first, len(manifest.stages)) if number not in skipped)
+    num_skipped = sum(manifest.stages[number].end_layer - manifest.stages[number].first_layer for number in skipped)
+    text, picker = ExitText(context.sequence, num_first, then), picker_for(context.sampler, context.rule)
+    drafter = ModelDrafter(text, picker, name=NAME, rule=context.rule, stop=ConfidenceStop())
+    share, guess_share = manifest.stages[num_first - 1].end_layer / num_layers, 1 - num_skipped / num_layers
+    return SelfDrafter([Exit(text, drafter, share, guess_share)], name=NAME, timed=context.rule == "match")
+
+
+def require_skip_set(model: Model) -> SkipSet:
+    """Return the layers to leave out of a model, read once. Raises: ConfigError when none are known."""
+    return model.shared.get("skip set", lambda: _read(model))
+
+
+def _read(model: Model) -> SkipSet:
+    folder, num_stages = model.profiles, len(model.manifest.stages)
+    path = None if folder is None else skip_path(model.manifest, folder)
+    if path is not None and path.exists():
+        return read_skip_set(path, model.manifest)
+    if num_stages < 3:
+        raise ConfigError(
+            f"decoding method 'skip' leaves out stages between the first and the last, the bundle has {num_stages}; "
+            f"make one with `skipstone export CHECKPOINT -o OUT --cuts each`, then run {COMMAND} once"
+        )
+    raise ConfigError(f"which layers decoding method 'skip' may leave out is not known; run {COMMAND} once")
+
+
+def can_skip(model: Model) -> bool:
+    """Return whether a set is known that this bundle can leave out; looked up once."""
+    return model.shared.get("can skip", lambda: _can_skip(model))
+
+
+def _can_skip(model: Model) -> bool:
+    if len(model.manifest.stages) < 3:
+        return False
+    try:
+        skipped_stages(model.manifest, require_skip_set(model).layers)
+    except ConfigError:
+        return False
+    return True

@@ -1,0 +1,112 @@
+"""The loop in which two models take turns: the large one writes where the text is hard, the little one elsewhere.
+
+Nobody verifies: what is written stays. Source: entropy-adaptive decoding (Simonds, 2025).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Iterator
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.runtime.decoding import Choose, Step
+from skipstone.runtime.engine import Draft, Sequence
+from skipstone.runtime.methods.method import ApproximateContext, Opened
+from skipstone.runtime.methods.small_model.follower import LittleModel, open_little
+
+__all__ = ["EntropySwitch", "decode_switch", "entropy_bits", "open_switch"]
+
+LOWEST = -1e4  # of which exp is 0, and 0 times it is a number
+
+
+def entropy_bits(logits: NDArray[np.float32]) -> float:
+    """Return the entropy of a row [V] of raw logits, in bits, at least 0."""
+    shifted = np.maximum(logits.astype(np.float64) - float(logits.max()), LOWEST)
+    weights = np.exp(shifted)
+    total = float(weights.sum())
+    return max((math.log(total) - float(weights @ shifted) / total) / math.log(2), 0.0)
+
+
+class EntropySwitch:
+    """Says who writes the next token: the large model while the text is hard, by a rolling mean of the entropies.
+
+    The mean is over the last `window` tokens, each with the entropy of the model that wrote it. Who has taken over
+    writes at least `min_stay` tokens. A mean of exactly `dial` bits changes nothing, so at 0 the large model stays.
+    """
+
+    def __init__(self, dial: float, *, window: int = 5, min_stay: int = 10, is_large: bool = True) -> None:
+        """`is_large`: whether the large model starts."""
+        self.is_large = is_large
+        self._dial, self._min_stay = dial, min_stay
+        self._last = deque[float](maxlen=window)
+        self._num_written = 0  # since the last switch
+
+    @property
+    def mean(self) -> float:
+        """The mean of the last entropies, of which there must be one."""
+        return sum(self._last) / len(self._last)
+
+    def see(self, entropy: float) -> None:
+        """Learn the entropy, in bits, at which the last token was written."""
+        self._last.append(entropy)
+        self._num_written += 1
+        if self._num_written < self._min_stay or self.mean == self._dial:
+            return
+        wants_large = self.mean > self._dial
+        if wants_large != self.is_large:
+            self.is_large, self._num_written = wants_large, 0
+
+
+def open_switch(context: ApproximateContext) -> Opened:
+    """Open a text of two models; the dial is the mean entropy in bits above which the large one writes.
+
+    Raises: ConfigError when the bundle has no small model with the target's tokenizer.
+    """
+    steps = decode_switch(
+        context.sequence,
+        little=open_little(context, "switch"),
+        num_layers=context.model.manifest.dimensions.num_layers,
+        switch=EntropySwitch(context.setting),
+        choose=context.sampler.choose,
+        max_new_tokens=context.max_new_tokens,
+        stop_ids=context.stop_ids,
+    )
+    promise = f"switch at {context.setting:g} bits of entropy: agreement not calibrated"
+    return Opened(steps=steps, promise=promise if context.setting else "all tokens as the full model's")
+
+
+def decode_switch(
+    sequence: Sequence,
+    *,
+    little: LittleModel,
+    num_layers: int,
+    switch: EntropySwitch,
+    choose: Choose,
+    max_new_tokens: int,
+    stop_ids: Collection[int],
+) -> Iterator[Step]:
+    """Yield one token a step, until a stop token or `max_new_tokens`; its depth is that of the model that made it.
+
+    While one model writes the other falls behind, and reads all it has missed in one call when its turn comes: each
+    cache is that of a fresh prefill. `num_layers` is the depth of the large one, which also writes what the little one
+    can no longer see. Tokens that the large one has not read wait in the sequence, also after the last step.
+    Raises: CacheFull when prompt and answer do not fit.
+    """
+    sequence.require_room(max_new_tokens)
+    for _ in range(max_new_tokens):
+        start = perf_counter()
+        logits, depth = None if switch.is_large else little.logits(sequence.token_ids), little.num_layers
+        if logits is None:
+            logits, depth = sequence.extend(Draft.empty())[0], num_layers
+        called = perf_counter()
+        token_id = choose(logits, sequence.token_ids)
+        switch.see(entropy_bits(logits))
+        sequence.append([token_id])
+        spent_s, kept_s = called - start, perf_counter() - called
+        yield Step.of_one(token_id, logits, depth, model_s=spent_s, accept_s=kept_s)
+        if token_id in stop_ids:
+            return

@@ -1,0 +1,66 @@
+"""Speed, measured: one bundle, methods beside each other, and recorded replies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skipstone.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from skipstone.bench.comparison import compare, method_names, unread
+    from skipstone.bench.comparison_result import Cell, Comparison, Run
+    from skipstone.bench.plot import DialPoint, plot_comparison, plot_costs, plot_dial, require_plot
+    from skipstone.bench.replay import Recording, ReplayResult, read_recordings, replay
+    from skipstone.bench.speed import benchmark
+    from skipstone.bench.suite import SUITES, Category, Prompt, Suite, bench_texts
+
+__all__ = [
+    "SUITES",
+    "Category",
+    "Cell",
+    "Comparison",
+    "DialPoint",
+    "Prompt",
+    "Recording",
+    "ReplayResult",
+    "Run",
+    "Suite",
+    "bench_texts",
+    "benchmark",
+    "compare",
+    "method_names",
+    "plot_comparison",
+    "plot_costs",
+    "plot_dial",
+    "read_recordings",
+    "replay",
+    "require_plot",
+    "unread",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Category": "skipstone.bench.suite",
+        "Cell": "skipstone.bench.comparison_result",
+        "Comparison": "skipstone.bench.comparison_result",
+        "DialPoint": "skipstone.bench.plot",
+        "Prompt": "skipstone.bench.suite",
+        "Recording": "skipstone.bench.replay",
+        "ReplayResult": "skipstone.bench.replay",
+        "Run": "skipstone.bench.comparison_result",
+        "SUITES": "skipstone.bench.suite",
+        "Suite": "skipstone.bench.suite",
+        "bench_texts": "skipstone.bench.suite",
+        "benchmark": "skipstone.bench.speed",
+        "compare": "skipstone.bench.comparison",
+        "method_names": "skipstone.bench.comparison",
+        "plot_comparison": "skipstone.bench.plot",
+        "plot_costs": "skipstone.bench.plot",
+        "plot_dial": "skipstone.bench.plot",
+        "read_recordings": "skipstone.bench.replay",
+        "replay": "skipstone.bench.replay",
+        "require_plot": "skipstone.bench.plot",
+        "unread": "skipstone.bench.comparison",
+    },
+)

@@ -1,0 +1,110 @@
+"""How fast a bundle is on this device: a frozen record of what was run and what came out."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from skipstone.runtime.decoding import PlainDrafter, decode
+from skipstone.runtime.decoding.verify import match
+from skipstone.runtime.engine import Model
+from skipstone.runtime.generation import peak_memory_bytes
+from skipstone.runtime.sampling import Sampler
+
+__all__ = ["BenchResult", "benchmark"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchResult:
+    """One benchmark. Speeds are medians over `runs`; `decode_p90_ms` is over all steps of all runs.
+
+    `weight_gb_per_s` is what decoding reads of the weights per second, to hold against the memory's bandwidth.
+    """
+
+    bundle: str
+    precision: str
+    device: str
+    threads: int
+    runtime: str
+    prompt_tokens: int
+    new_tokens: int
+    runs: int
+    load_s: float
+    load_to_first_token_s: float
+    ttft_ms: float
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    decode_p90_ms: float
+    weight_gb_per_s: float
+    peak_memory_bytes: int
+    command: str
+
+
+def benchmark(
+    path: Path,
+    *,
+    prompt_tokens: int = 128,
+    new_tokens: int = 96,
+    runs: int = 5,
+    device: str = "cpu",
+    threads: int | None = None,
+    on_progress: Callable[[int], None] = lambda run: None,
+) -> BenchResult:
+    """Return the speed of plain decoding after a prompt of random tokens; a run before the counted ones warms up.
+
+    Stop tokens are ignored, so that every run makes the same number of tokens. Raises: CacheFull, BundleError.
+    """
+    start = time.perf_counter()
+    model = Model.open(path, device=device, threads=threads)
+    load_s = time.perf_counter() - start
+    rng = np.random.default_rng(0)
+    prompt = rng.integers(0, model.manifest.dimensions.vocab_size, prompt_tokens).tolist()
+    firsts: list[float] = []
+    totals: list[float] = []
+    steps: list[float] = []
+    cold, _ = _time_run(model, prompt, new_tokens)
+    for run in range(runs):
+        first, later = _time_run(model, prompt, new_tokens)
+        firsts.append(first)
+        totals.append(sum(later))
+        steps.extend(later)
+        on_progress(run + 1)
+    decode_tokens_per_s = (new_tokens - 1) / statistics.median(totals)
+    weights = model.manifest.files["weights.bin"].size
+    return BenchResult(
+        bundle=str(path),
+        precision=str(model.manifest.recipe["name"]),
+        device=model.device.name,
+        threads=model.device.threads,
+        runtime=f"onnxruntime {onnxruntime.__version__}",
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        runs=runs,
+        load_s=load_s,
+        load_to_first_token_s=load_s + cold,
+        ttft_ms=statistics.median(firsts) * 1e3,
+        prefill_tokens_per_s=prompt_tokens / statistics.median(firsts),
+        decode_tokens_per_s=decode_tokens_per_s,
+        decode_p90_ms=float(np.percentile(steps, 90)) * 1e3,
+        weight_gb_per_s=weights * decode_tokens_per_s / 1e9,
+        peak_memory_bytes=peak_memory_bytes(),
+        command=shlex.join(["skipstone", *sys.argv[1:]]),
+    )
+
+
+def _time_run(model: Model, prompt: list[int], new_tokens: int) -> tuple[float, list[float]]:
+    """Return seconds to the first token and of each later one."""
+    sequence = model.new_sequence()
+    sequence.append(prompt)
+    accept = match(Sampler(greedy=True), sequence.token_ids)
+    steps = decode(sequence, drafter=PlainDrafter(), accept=accept, max_new_tokens=new_tokens, stop_ids=())
+    gaps = np.diff([time.perf_counter(), *(time.perf_counter() for _ in steps)]).tolist()
+    return gaps[0], gaps[1:]

@@ -1,0 +1,53 @@
+"""The models that come with the package, and the bundles made of them on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from skipstone.errors import BundleError, OutputError
+from skipstone.quant import Recipe
+from skipstone.runtime.bundle import Bundle
+
+__all__ = ["BUNDLED", "bundled_bundle", "cache_folder"]
+
+_HERE = Path(__file__).parent / "models"
+BUNDLED: Mapping[str, Path] = {name: _HERE / name for name in ("pebble", "pebble-mini")}
+"""Name to checkpoint folder."""
+DRAFTERS: Mapping[str, str] = {"pebble": "pebble-mini"}
+"""Name of a bundled model to the one that its bundle carries as drafter."""
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: $SKIPSTONE_CACHE, or skipstone in the user's cache folder."""
+    if stated := os.environ.get("SKIPSTONE_CACHE"):
+        return Path(stated)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skipstone"
+
+
+def bundled_bundle(name: str) -> Path:
+    """Return the folder of a bundled model's int4 bundle, exporting it if this version has not done so yet.
+
+    That of pebble carries pebble-mini as drafter.
+    """
+    recipe, drafter = Recipe.named("int4"), DRAFTERS.get(name)
+    key = hashlib.sha256(json.dumps(recipe.to_json(), sort_keys=True).encode())
+    for model in (name,) if drafter is None else (name, drafter):
+        key.update((BUNDLED[model] / "model.safetensors").read_bytes())
+    path = cache_folder() / f"{name}-{version('skipstone')}-{key.hexdigest()[:12]}"
+    try:
+        Bundle.open(path)
+    except BundleError:
+        from skipstone.exporters import plan_export, write_bundle
+
+        try:
+            small = None if drafter is None else plan_export(BUNDLED[drafter], recipe)
+            chosen = plan_export(BUNDLED[name], recipe, drafter=small)
+            write_bundle(chosen, path, force=True, command=f"load {name}")
+        except OutputError as error:
+            raise OutputError(f"{error}; SKIPSTONE_CACHE sets the folder") from error
+    return path

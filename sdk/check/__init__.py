@@ -1,0 +1,44 @@
+"""A bundle beside the checkpoint that it was made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skipstone.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from skipstone.check.export_check import KEPT_KL_BOUND, ExportCheck
+    from skipstone.check.parity import LOGIT_TOLERANCE, Difference, Parity, compare, sample_tokens
+    from skipstone.check.reference import TransformersReference, require_transformers
+    from skipstone.check.sizes import draft_head_tokens, part_sizes
+
+__all__ = [
+    "KEPT_KL_BOUND",
+    "LOGIT_TOLERANCE",
+    "Difference",
+    "ExportCheck",
+    "Parity",
+    "TransformersReference",
+    "compare",
+    "draft_head_tokens",
+    "part_sizes",
+    "require_transformers",
+    "sample_tokens",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Difference": "skipstone.check.parity",
+        "ExportCheck": "skipstone.check.export_check",
+        "KEPT_KL_BOUND": "skipstone.check.export_check",
+        "LOGIT_TOLERANCE": "skipstone.check.parity",
+        "Parity": "skipstone.check.parity",
+        "TransformersReference": "skipstone.check.reference",
+        "compare": "skipstone.check.parity",
+        "draft_head_tokens": "skipstone.check.sizes",
+        "part_sizes": "skipstone.check.sizes",
+        "require_transformers": "skipstone.check.reference",
+        "sample_tokens": "skipstone.check.parity",
+    },
+)

@@ -1,0 +1,5 @@
+"""`skipstone bench`: speed."""
+
+from __future__ import annotations
+
+__all__ = []

@@ -1,0 +1,5 @@
+"""`skipstone eval`: quality."""
+
+from __future__ import annotations
+
+__all__ = []

@@ -1,0 +1,204 @@
+"""skipstone eval --decode: quality and speed of approximate decoding at several settings of its dial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import MofNCompleteColumn, TaskProgressColumn
+
+from skipstone.cli.options import dial_settings
+from skipstone.cli.terminal import markdown_table, print_json, progress_bar, write
+from skipstone.errors import ConfigError
+from skipstone.runtime.methods import APPROXIMATE, ApproximateMethod, require_agreement
+
+if TYPE_CHECKING:
+    from skipstone.evaluate import DialQuality, ExitQuality
+    from skipstone.runtime.engine import Model
+
+__all__ = ["Judging", "require_nothing_to_judge"]
+
+
+def require_nothing_to_judge(
+    min_agreement: Sequence[float] | None,
+    dial: Sequence[str] | None,
+    calibration: Path | None,
+    plot: Path | None,
+    *,
+    own: bool,
+) -> None:
+    """Raise ConfigError for options that only approximate decoding has."""
+    if min_agreement or dial or calibration or plot or own:
+        raise ConfigError(
+            "--min-agreement, --dial, --own, --calibration and --plot judge approximate decoding; add --decode exit, "
+            "or another approximate method"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """What to judge: a method at agreements, at settings of its dial, or by default at its own settings.
+
+    `exit` is judged along the given text, or as the others along what it writes: its `own`.
+    """
+
+    method: ApproximateMethod
+    min_agreement: tuple[float, ...]
+    dial: tuple[float, ...]
+    calibration: Path | None
+    max_tokens: int | None
+    own: bool = False
+
+    def __post_init__(self) -> None:
+        if self.own and (self.method.name != "exit" or self.calibration is not None):
+            raise ConfigError(
+                "--own is for --decode exit, with the calibration that is kept; others are judged on their own texts"
+            )
+        if self.min_agreement and self.dial:
+            raise ConfigError(f"--min-agreement and --dial both set the dial of {self.method.name}; give one of them")
+        for agreement in self.min_agreement:
+            require_agreement(agreement)
+        for setting in self.dial:
+            self.method.require(setting)
+        if self.calibration is not None and self.method.name != "exit" and not self.min_agreement:
+            raise ConfigError("--calibration says which setting keeps an agreement; add --min-agreement")
+
+    @classmethod
+    def of(
+        cls,
+        decode: str,
+        *,
+        reference: str | None,
+        min_agreement: Sequence[float] | None,
+        dial: Sequence[str] | None,
+        calibration: Path | None,
+        max_tokens: int | None,
+        plot: Path | None,
+        own: bool,
+    ) -> Judging:
+        """Return what the options ask for. Raises: ConfigError where they do not go together."""
+        from skipstone.bench import require_plot
+
+        if decode not in APPROXIMATE:
+            known = ", ".join(APPROXIMATE)
+            raise ConfigError(
+                f"--decode takes {known} here, got {decode}; lossless methods write plain decoding's text"
+            )
+        if reference is not None:
+            raise ConfigError("--decode compares with the bundle's own full model; leave --reference out")
+        if plot is not None:
+            require_plot(plot)
+        return cls(
+            method=APPROXIMATE[decode],
+            min_agreement=tuple(min_agreement or ()),
+            dial=dial_settings(dial or ()),
+            calibration=calibration,
+            max_tokens=max_tokens,
+            own=own,
+        )
+
+    def run(
+        self, model: Model, texts: list[str], bundle: str, *, plot: Path | None, as_json: bool, quiet: bool
+    ) -> None:
+        """Judge, print and draw."""
+        from skipstone.bench import DialPoint, plot_dial
+
+        if self.method.name == "exit" and not self.own:
+            exits = self._judge_exits(model, texts, quiet=quiet)
+            unit = f"{exits[0].num_tokens} tokens of the text"
+            self._show(_exit_table(exits), unit, [asdict(row) for row in exits], bundle, as_json=as_json)
+            points = [
+                DialPoint(one.min_agreement, one.agreement, one.times_plain, one.expected_times_plain) for one in exits
+            ]
+        else:
+            rows = self._judge(model, texts, quiet=quiet)
+            unit = f"{rows[0].num_tokens} tokens of its own, dial: {self.method.dial}"
+            self._show(_dial_table(rows, self.min_agreement), unit, self._records(rows), bundle, as_json=as_json)
+            points = [DialPoint(one.setting, one.agreement, one.times_plain) for one in rows]
+        if plot is not None:
+            plot_dial(points, title=f"{bundle}, approximate decoding: {self.method.name}", path=plot)
+
+    def _records(self, rows: Sequence[DialQuality]) -> list[dict[str, object]]:
+        """Return the rows as plain data, with the agreement that each was to keep, if any."""
+        records: list[dict[str, object]] = [asdict(row) for row in rows]
+        for record, agreement in zip(records, self.min_agreement, strict=False):
+            record["min_agreement"] = agreement
+        return records
+
+    def _judge_exits(self, model: Model, texts: list[str], *, quiet: bool) -> list[ExitQuality]:
+        from skipstone.evaluate import SETTINGS, evaluate_exits
+        from skipstone.runtime.methods.depth import text_windows
+
+        total = sum(map(len, text_windows(model, texts)))
+        total = min(total, self.max_tokens or total)
+        with progress_bar("tokens", total=total, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
+            return evaluate_exits(
+                model,
+                texts,
+                settings=self.min_agreement or self.dial or SETTINGS,
+                calibration=self.calibration,
+                max_tokens=self.max_tokens,
+                on_progress=lambda count: progress.advance(task, count),
+            )
+
+    def _judge(self, model: Model, texts: list[str], *, quiet: bool) -> list[DialQuality]:
+        from skipstone.evaluate import MOST_TOKENS, evaluate_dial
+
+        kept = [self.method.setting(model, one, None, calibration=self.calibration)[0] for one in self.min_agreement]
+        with progress_bar("judging", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
+            return evaluate_dial(
+                model,
+                self.method,
+                texts,
+                settings=kept or self.dial or None,
+                max_tokens=self.max_tokens or MOST_TOKENS,
+                on_progress=lambda share: progress.update(task, completed=share),
+            )
+
+    def _show(self, table: str, unit: str, records: list[dict[str, object]], bundle: str, *, as_json: bool) -> None:
+        if as_json:
+            print_json({"bundle": bundle, "approximate": self.method.name, "settings": records})
+            return
+        write(f"approximate decoding: {self.method.name}, {unit}\n{table}")
+
+
+def _exit_table(rows: Sequence[ExitQuality]) -> str:
+    head = ["min agreement", "exit", "leave", "agreement", "KL", "same text", "tokens/s", "x plain", "x expected"]
+    cells = [
+        [
+            f"{row.min_agreement:g}",
+            "none" if row.exit_layers is None else f"{row.exit_layers} layers",
+            f"{row.early:.1%}",
+            f"{row.agreement:.2%}",
+            f"{row.kl:.4f}",
+            f"{row.exact_match:.0%}",
+            f"{row.tokens_per_s:.1f}",
+            f"{row.times_plain:.2f}",
+            f"{row.expected_times_plain:.2f}",
+        ]
+        for row in rows
+    ]
+    return markdown_table(head, cells)
+
+
+def _dial_table(rows: Sequence[DialQuality], min_agreement: Sequence[float]) -> str:
+    """Return a line for each setting, before it the agreement that it was to keep, if any."""
+    head = ["dial", "by less", "agreement", "KL", "same text", "tokens/s", "x plain"]
+    cells = [
+        [
+            f"{row.setting:g}",
+            f"{row.by_less:.1%}",
+            f"{row.agreement:.2%}",
+            f"{row.kl:.4f}",
+            f"{row.exact_match:.0%}",
+            f"{row.tokens_per_s:.1f}",
+            f"{row.times_plain:.2f}",
+        ]
+        for row in rows
+    ]
+    if min_agreement:
+        head = ["min agreement", *head]
+        cells = [[f"{one:g}", *line] for one, line in zip(min_agreement, cells, strict=True)]
+    return markdown_table(head, cells)

@@ -1,0 +1,155 @@
+"""What an approximate method costs in quality and brings in speed, at several settings of its dial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+
+from skipstone.evaluate.judged_texts import NEW_TOKENS, judged_text, new_text, prompts_of, steps_of
+from skipstone.runtime.decoding import PlainDrafter, Step, decode
+from skipstone.runtime.decoding.verify import match
+from skipstone.runtime.engine import Model
+from skipstone.runtime.methods import ApproximateMethod
+from skipstone.runtime.sampling import Sampler
+
+__all__ = ["DialQuality", "evaluate_dial"]
+
+MOST_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialQuality:
+    """One setting of an approximate method, on greedy texts of 64 tokens.
+
+    Of their `num_tokens`: `agreement` is the share that are the full model's choice after what stands before them,
+    `kl` is KL(full || used) in nats per token, `by_less` the share that less than the full model made. `exact_match` is
+    the share of texts that are plain decoding's, `times_plain` their speed over its, each from the prompt on.
+    """
+
+    setting: float
+    num_tokens: int
+    by_less: float
+    agreement: float
+    kl: float
+    exact_match: float
+    tokens_per_s: float
+    times_plain: float
+
+
+def evaluate_dial(
+    model: Model,
+    method: ApproximateMethod,
+    texts: SequenceOf[str],
+    *,
+    settings: SequenceOf[float] | None = None,
+    max_tokens: int = MOST_TOKENS,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> list[DialQuality]:
+    """Return quality and speed for each setting, by default those of the method, on continuations of `texts`.
+
+    About `max_tokens` are written at each setting, twice: once for speed, once to be judged. The method runs even where
+    it does not pay, so that its quality is seen. `on_progress` gets the share that is done. Raises: ConfigError for a
+    setting outside of the dial, for a model that lacks what the method needs, and for too short a text.
+    """
+    chosen = method.settings if settings is None else tuple(settings)
+    for setting in chosen:
+        method.require(setting)
+    prompts = prompts_of(model, texts, most=max(1, round(max_tokens / NEW_TOKENS)))
+    total = (len(prompts) + 1) * (len(chosen) + 1) + len(prompts) * len(chosen)
+    progress = _Progress(total, on_progress)
+    plain, *played = _play(model, method, chosen, prompts, progress)
+    return [
+        _quality(model, method, setting, prompts, text, plain, progress)
+        for setting, text in zip(chosen, played, strict=True)
+    ]
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Counts texts, and tells the share of all."""
+
+    total: int
+    tell: Callable[[float], None]
+    done: int = 0
+
+    def advance(self) -> None:
+        self.done += 1
+        self.tell(self.done / self.total)
+
+
+@dataclass(slots=True)
+class _Played:
+    """The greedy texts of one setting, and their time with the prompt: some methods decide much at the first token."""
+
+    texts: list[list[int]] = field(default_factory=list)
+    num_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.num_tokens / self.seconds
+
+    def add(self, steps: Iterator[Step]) -> None:
+        start = perf_counter()
+        text = [token_id for step in steps for token_id in step.token_ids]
+        self.seconds += perf_counter() - start
+        self.num_tokens += len(text)
+        self.texts.append(text)
+
+
+def _play(
+    model: Model,
+    method: ApproximateMethod,
+    settings: SequenceOf[float],
+    prompts: SequenceOf[SequenceOf[int]],
+    progress: _Progress,
+) -> list[_Played]:
+    """Return the texts of plain decoding, then of each setting, made in turn for each prompt.
+
+    Those of the first prompt are made once before, uncounted: calls are bound when they first run.
+    """
+    warm, played = ([_Played() for _ in (None, *settings)] for _ in range(2))
+    for prompt, kept in ((prompts[0], warm), *((prompt, played) for prompt in prompts)):
+        for setting, one in zip((None, *settings), kept, strict=True):
+            if setting is None:
+                one.add(_plain_steps(model, prompt))
+            else:
+                one.add(steps_of(model, method, setting, new_text(model, prompt)))
+            progress.advance()
+    return played
+
+
+def _plain_steps(model: Model, prompt: SequenceOf[int]) -> Iterator[Step]:
+    sequence = new_text(model, prompt)
+    accept = match(Sampler(greedy=True), sequence.token_ids)
+    return decode(sequence, drafter=PlainDrafter(), accept=accept, max_new_tokens=NEW_TOKENS, stop_ids=())
+
+
+def _quality(
+    model: Model,
+    method: ApproximateMethod,
+    setting: float,
+    prompts: SequenceOf[SequenceOf[int]],
+    played: _Played,
+    plain: _Played,
+    progress: _Progress,
+) -> DialQuality:
+    verdicts = []
+    for prompt in prompts:
+        verdicts.append(judged_text(model, method, setting, prompt))
+        progress.advance()
+    agrees = np.concatenate([one.agrees for one in verdicts])
+    return DialQuality(
+        setting=setting,
+        num_tokens=len(agrees),
+        by_less=float(np.concatenate([one.by_less for one in verdicts]).mean()),
+        agreement=float(agrees.mean()),
+        kl=float(np.concatenate([one.nats for one in verdicts]).mean()),
+        exact_match=float(np.mean([ours == theirs for ours, theirs in zip(played.texts, plain.texts, strict=True)])),
+        tokens_per_s=played.tokens_per_s,
+        times_plain=played.tokens_per_s / plain.tokens_per_s,
+    )

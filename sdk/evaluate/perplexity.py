@@ -1,0 +1,100 @@
+"""How well a bundle predicts a text, and how close it stays to a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.errors import ConfigError
+from skipstone.evaluate.score import score
+from skipstone.runtime.engine import Model
+
+__all__ = ["EvalResult", "evaluate"]
+
+WINDOW = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalResult:
+    """Quality on a text of `num_tokens` scored tokens. `kl` is KL(reference || bundle) in nats per token."""
+
+    num_tokens: int
+    num_bytes: int
+    perplexity: float
+    bits_per_byte: float
+    kl: float | None = None
+    top1_agreement: float | None = None
+
+
+def evaluate(
+    model: Model,
+    texts: SequenceOf[str],
+    *,
+    reference: Model | None = None,
+    max_tokens: int | None = None,
+    on_progress: Callable[[int], None] = lambda num_tokens: None,
+) -> EvalResult:
+    """Return how well `model` predicts `texts`, in windows of at most 1024 tokens that do not overlap.
+
+    Each window starts with the model's own first token, so that every token of the text is scored.
+    Raises: ConfigError when a text is empty or the reference has another vocabulary.
+    """
+    if reference and not _same_vocabulary(reference, model, texts[0]):
+        raise ConfigError("the reference has another tokenizer; compare bundles of one checkpoint")
+    nats, num_tokens, num_bytes = 0.0, 0, 0
+    divergences: list[NDArray[np.float64]] = []
+    agreements: list[NDArray[np.bool_]] = []
+    for window in _windows(model, texts, max_tokens):
+        num_bytes += len(model.tokenizer.decode(window[1:], skip_special_tokens=False).encode())
+        others = score(reference, window) if reference else None
+        for targets, logits in score(model, window):
+            log_probs = log_softmax(logits)
+            nats -= float(np.take_along_axis(log_probs, targets[:, None], 1).sum())
+            num_tokens += len(targets)
+            if others is not None:
+                wanted = log_softmax(next(others)[1])
+                divergences.append((np.exp(wanted) * (wanted - log_probs)).sum(axis=1))
+                agreements.append(wanted.argmax(axis=1) == log_probs.argmax(axis=1))
+            on_progress(len(targets))
+    return EvalResult(
+        num_tokens=num_tokens,
+        num_bytes=num_bytes,
+        perplexity=float(np.exp(nats / num_tokens)),
+        bits_per_byte=nats / np.log(2) / num_bytes,
+        kl=float(np.concatenate(divergences).mean()) if divergences else None,
+        top1_agreement=float(np.concatenate(agreements).mean()) if agreements else None,
+    )
+
+
+def _same_vocabulary(first: Model, second: Model, text: str) -> bool:
+    sizes = {one.manifest.dimensions.vocab_size for one in (first, second)}
+    return len(sizes) == 1 and first.tokenizer.encode(text) == second.tokenizer.encode(text)
+
+
+def _windows(model: Model, texts: SequenceOf[str], max_tokens: int | None) -> Iterator[list[int]]:
+    """Yield token ids of each window, a starting token first; at most `max_tokens` scored tokens in all."""
+    manifest = model.manifest
+    starts = [manifest.bos_id] if manifest.bos_id is not None else list(manifest.stop_ids[:1])
+    size = min(WINDOW, manifest.context_length) - len(starts)
+    left = max_tokens
+    for text in texts:
+        token_ids = model.tokenizer.encode(text, add_special_tokens=False)
+        if len(token_ids) < 2:
+            raise ConfigError("a text to evaluate needs at least two tokens")
+        for begin in range(0, len(token_ids), size):
+            window = token_ids[begin : begin + size][:left]
+            if len(window) + len(starts) > 1:
+                yield [*starts, *window]
+            left = None if left is None else left - len(window)
+            if left == 0:
+                return
+
+
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return natural-log probabilities of each row, float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

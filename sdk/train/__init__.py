@@ -1,0 +1,39 @@
+"""Training of exit heads; needs torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skipstone.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from skipstone.train.head import LearningAdapter, SharedHead
+    from skipstone.train.plan import ExitTraining, TrainingPlan, plan_training
+    from skipstone.train.trainer import ExitReport, batches_from, schedule, train
+
+__all__ = [
+    "ExitReport",
+    "ExitTraining",
+    "LearningAdapter",
+    "SharedHead",
+    "TrainingPlan",
+    "batches_from",
+    "plan_training",
+    "schedule",
+    "train",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ExitReport": "skipstone.train.trainer",
+        "ExitTraining": "skipstone.train.plan",
+        "LearningAdapter": "skipstone.train.head",
+        "SharedHead": "skipstone.train.head",
+        "TrainingPlan": "skipstone.train.plan",
+        "batches_from": "skipstone.train.trainer",
+        "plan_training": "skipstone.train.plan",
+        "schedule": "skipstone.train.trainer",
+        "train": "skipstone.train.trainer",
+    },
+)

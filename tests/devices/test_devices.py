@@ -1,0 +1,220 @@
+"""Devices: opened by name, honest about threads and about what is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from skipstone.devices import Device, catalog, count_cores, open_device, physical_cores, registered_devices
+from skipstone.errors import ConfigError, DeviceError
+
+
+@pytest.fixture
+def doubling_graph(tmp_path: Path) -> Path:
+    """Return the file of a graph with y = x + x for x of any length."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "doubling", [x], [y])
+    path = tmp_path / "doubling.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+def run_python(*lines: str) -> str:
+    """Run the lines in a process of their own, which has its own thread pool, and return what they print."""
+    result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_a_graph_runs_on_buffers_of_the_device(doubling_graph: Path) -> None:
+    device = open_device()
+    session = device.open_session(doubling_graph)
+    x, y = device.allocate((3,), "float32"), device.allocate([3], np.float32)
+    x.numpy()[:] = [1, 2, 3]
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", x)
+    binding.bind_ortvalue_output("y", y)
+    session.run_with_iobinding(binding)
+    assert y.numpy().tolist() == [2, 4, 6]
+    assert y.device_name() == device.binding_device
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "int64"])
+def test_an_allocated_buffer_has_the_shape_and_type_asked_for(dtype: str) -> None:
+    buffer = open_device().allocate((2, 0, 3), dtype).numpy()
+    assert buffer.shape == (2, 0, 3)
+    assert buffer.dtype == dtype
+
+
+def test_too_large_a_buffer_is_a_device_error() -> None:
+    with pytest.raises(DeviceError, match="no memory for a float32 buffer"):
+        open_device().allocate((10**9, 10**6), "float32")
+
+
+def test_the_default_device_uses_every_physical_core() -> None:
+    code = (
+        "from skipstone.devices import open_device, physical_cores",
+        "print(open_device().threads == physical_cores())",
+    )
+    assert run_python(*code) == "True"
+
+
+def test_a_missing_or_damaged_graph_is_a_device_error_and_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DeviceError, match=r"none\.onnx is missing"):
+        open_device().open_session(tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_text("not a graph")
+    with pytest.raises(DeviceError, match=r"bad\.onnx: onnxruntime \S+ cannot open this graph: .+") as caught:
+        open_device().open_session(tmp_path / "bad.onnx")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_all_sessions_share_one_pool_of_the_size_asked_for(doubling_graph: Path) -> None:
+    printed = run_python(
+        "import os; from pathlib import Path; from skipstone.devices import open_device",
+        "def count(): return len(os.listdir('/proc/self/task'))",
+        "before, device = count(), open_device(threads=4)",
+        f"sessions = [device.open_session(Path({str(doubling_graph)!r})) for _ in range(3)]",
+        "print(count() - before, device.threads)",
+    )
+    assert printed == "3 4"  # the calling thread is the fourth
+
+
+def test_another_number_of_threads_in_the_same_process_is_refused_and_the_same_or_none_is_not() -> None:
+    printed = run_python(
+        "from skipstone.devices import open_device",
+        "from skipstone.errors import DeviceError",
+        "first = open_device(threads=3)",
+        "print(open_device(threads=3) == first, open_device() == first)",
+        "try: open_device(threads=1)",
+        "except DeviceError as error: print(error)",
+    )
+    same, message = printed.splitlines()
+    assert same == "True True"
+    assert message.startswith("this process already runs its models on 3 threads, 1 asked")
+
+
+def test_a_pool_that_somebody_else_has_set_is_reported_not_ignored() -> None:
+    printed = run_python(
+        "import onnxruntime; onnxruntime.set_global_thread_pool_sizes(2, 1)",
+        "from skipstone.devices import open_device",
+        "from skipstone.errors import DeviceError",
+        "try: open_device(threads=2)",
+        "except DeviceError as error: print(error)",
+    )
+    assert printed.startswith("another part of this program has already set onnxruntime's thread pool")
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_fewer_than_one_thread_is_refused(threads: int) -> None:
+    with pytest.raises(ConfigError, match=f"threads must be at least 1, got {threads}"):
+        open_device(threads=threads)
+
+
+def test_an_unknown_device_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(DeviceError, match="device 'abacus' is not known; known are cpu, cuda, webgpu"):
+        open_device("abacus")
+
+
+def test_every_device_of_the_catalog_opens_or_says_why_not() -> None:
+    for info in catalog():
+        if info.available:
+            device: Device = open_device(info.name)
+            assert (device.name, device.provider, device.capabilities) == (info.name, info.provider, info.capabilities)
+            assert (info.why, info.install) == (None, None)
+        else:
+            with pytest.raises(DeviceError, match=f"device {info.name} cannot be opened: not yet supported"):
+                open_device(info.name)
+
+
+def test_only_the_cpu_can_be_opened_by_this_version() -> None:
+    assert [info.name for info in catalog() if info.available] == ["cpu"]
+    assert catalog()[0].threads == physical_cores()
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the entry point file of an installed package, to be filled in."""
+    (tmp_path / "toy_npu-1.0.dist-info").mkdir()
+    (tmp_path / "toy_npu-1.0.dist-info" / "METADATA").write_text("Name: toy-npu\nVersion: 1.0\n")
+    (tmp_path / "toy_npu.py").write_text("def open_npu(*, threads):\n    return 'npu', threads\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / "toy_npu-1.0.dist-info" / "entry_points.txt"
+
+
+def test_another_package_can_bring_a_device(plug_in: Path) -> None:
+    plug_in.write_text("[skipstone.devices]\nnpu = toy_npu:open_npu\n")
+    assert open_device("npu", threads=5) == ("npu", 5)
+    assert [(info.name, info.provider) for info in catalog() if info.available][1:] == [("npu", "toy_npu:open_npu")]
+
+
+def test_two_devices_of_one_name_are_refused(plug_in: Path) -> None:
+    plug_in.write_text("[skipstone.devices]\ncpu = toy_npu:open_npu\n")
+    with pytest.raises(DeviceError, match=r"the device cpu is registered twice, by .* and toy_npu:open_npu"):
+        registered_devices()
+
+
+# Cores, on made-up copies of Linux's files
+
+
+def write_file(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def write_siblings(root: Path, siblings: dict[int, str]) -> None:
+    for processor, text in siblings.items():
+        write_file(root / f"sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list", text + "\n")
+
+
+def test_two_hardware_threads_of_a_core_count_once(tmp_path: Path) -> None:
+    write_siblings(tmp_path, {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"})
+    assert count_cores({0, 1, 2, 3}, tmp_path) == 2
+    assert count_cores({0, 2}, tmp_path) == 1
+    assert count_cores({0, 3}, tmp_path) == 2
+
+
+def test_processors_without_known_siblings_count_as_cores(tmp_path: Path) -> None:
+    assert count_cores({0, 1, 5}, tmp_path) == 3
+    assert count_cores(set(), tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "cores"),
+    [
+        ("max 100000", "max 100000", 8),
+        ("max 100000", "150000 100000", 2),
+        ("300000 100000", "max 100000", 3),
+        ("300000 100000", "200000 100000", 2),
+        ("1000 100000", "200000 100000", 1),
+        ("max 100000", "9900000 100000", 8),
+    ],
+)
+def test_the_quota_of_a_control_group_or_of_its_parent_is_an_upper_bound(
+    tmp_path: Path, outer: str, inner: str, cores: int
+) -> None:
+    write_file(tmp_path / "proc/self/cgroup", "4:memory:/other\n0::/outer/inner\n")
+    write_file(tmp_path / "sys/fs/cgroup/outer/cpu.max", outer + "\n")
+    write_file(tmp_path / "sys/fs/cgroup/outer/inner/cpu.max", inner + "\n")
+    assert count_cores(range(8), tmp_path) == cores
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 2**12)))
+def test_there_is_always_one_core_and_never_more_than_processors(processors: set[int]) -> None:
+    assert 1 <= count_cores(processors, Path("/nowhere")) <= max(1, len(processors))
+
+
+def test_this_machine_has_a_core() -> None:
+    assert physical_cores() >= 1

@@ -1,0 +1,355 @@
+"""The manifest: what it accepts, what it refuses, and how it says so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skipstone.errors import BundleError
+from skipstone.runtime.bundle import Dimensions, FileEntry, LayerCache, Manifest, Provenance, StageEntry
+
+
+def toy_manifest() -> Manifest:
+    """Two stages of one and two layers, a head, an exit after the first, an int8 cache in the middle layer."""
+    return Manifest(
+        family="llama",
+        dimensions=Dimensions(
+            vocab_size=100,
+            hidden_size=16,
+            intermediate_size=32,
+            num_layers=3,
+            num_heads=4,
+            num_kv_heads=2,
+            head_size=4,
+        ),
+        context_length=64,
+        stages=(
+            StageEntry(file="stage-00.onnx", first_layer=0, end_layer=1, embeds=True, ends_in_logits=False),
+            StageEntry(file="stage-01.onnx", first_layer=1, end_layer=3, embeds=False, ends_in_logits=False),
+        ),
+        head="head.onnx",
+        exits=(1,),
+        cache=(
+            LayerCache(num_heads=2, head_size=4, dtype="float32"),
+            LayerCache(num_heads=2, head_size=4, dtype="int8", k_scale=0.5, v_scale=0.25),
+            LayerCache(num_heads=2, head_size=4, dtype="float16", window=8),
+        ),
+        recipe={"bits": 4, "skipped": ["head"]},
+        bos_id=1,
+        stop_ids=(2, 3),
+        special_ids=(0,),
+        provenance=Provenance(source="org/toy", tool_version="0.1.0", command="skipstone export org/toy toy"),
+        files={name: FileEntry(size=10, sha256="ab" * 32) for name in ("stage-00.onnx", "stage-01.onnx", "head.onnx")},
+    )
+
+
+names = st.from_regex(r"[a-zé0-9_-]{1,6}(/[a-z]{1,4})?\.onnx", fullmatch=True)
+json_data = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+scales = st.floats(min_value=1e-6, max_value=1e6)
+sizes = st.integers(1, 10**6)
+windows = st.none() | sizes
+caches = st.builds(
+    LayerCache, num_heads=sizes, head_size=sizes, dtype=st.sampled_from(["float32", "float16"]), window=windows
+) | st.builds(
+    LayerCache,
+    num_heads=sizes,
+    head_size=sizes,
+    dtype=st.just("int8"),
+    window=windows,
+    k_scale=scales,
+    v_scale=scales,
+)
+entries = st.builds(
+    FileEntry, size=st.integers(0, 2**50), sha256=st.text(alphabet="0123456789abcdef", min_size=64, max_size=64)
+)
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    num_layers = draw(st.integers(1, 6))
+    inner_ends = sorted(draw(st.sets(st.integers(1, num_layers - 1)))) if num_layers > 1 else []
+    has_head = draw(st.booleans())
+    files = draw(st.lists(names, min_size=len(inner_ends) + 2, max_size=len(inner_ends) + 4, unique=True))
+    drafter = draw(st.none() | st.sampled_from(["drafter", "small/one"]))
+    vocab_size = draw(st.integers(1, 1000))
+    ids = st.integers(0, vocab_size - 1)
+    stages = tuple(
+        StageEntry(
+            file=files[number],
+            first_layer=first,
+            end_layer=end,
+            embeds=number == 0,
+            ends_in_logits=end == num_layers and not has_head,
+        )
+        for number, (first, end) in enumerate(zip([0, *inner_ends], [*inner_ends, num_layers], strict=True))
+    )
+    return Manifest(
+        family=draw(st.text(max_size=8)),
+        dimensions=Dimensions(
+            vocab_size=vocab_size,
+            hidden_size=draw(sizes),
+            intermediate_size=draw(sizes),
+            num_layers=num_layers,
+            num_heads=draw(sizes),
+            num_kv_heads=draw(sizes),
+            head_size=draw(sizes),
+        ),
+        context_length=draw(sizes),
+        stages=stages,
+        head=files[-1] if has_head else None,
+        exits=tuple(draw(st.lists(st.sampled_from(inner_ends), unique=True))) if has_head and inner_ends else (),
+        cache=tuple(draw(st.lists(caches, min_size=num_layers, max_size=num_layers))),
+        recipe=draw(st.dictionaries(st.text(max_size=5), json_data, max_size=3)),
+        bos_id=draw(st.none() | ids),
+        stop_ids=tuple(draw(st.lists(ids, max_size=3))),
+        special_ids=tuple(draw(st.lists(ids, max_size=3))),
+        provenance=Provenance(source=draw(st.text()), tool_version=draw(st.text()), command=draw(st.text())),
+        files={name: draw(entries) for name in [*files, *([f"{drafter}/skipstone.json"] if drafter else [])]},
+        drafter=drafter,
+    )
+
+
+@settings(deadline=None)
+@given(manifests())
+def test_every_valid_manifest_survives_the_round_trip(manifest: Manifest) -> None:
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def containers(data: Any) -> list[Any]:
+    """Return every object and list inside `data`, itself first."""
+    if not isinstance(data, dict | list):
+        return []
+    values = list(data.values()) if isinstance(data, dict) else data
+    return [data, *(inner for value in values for inner in containers(value))]
+
+
+def mutate(data: Any, draw: st.DrawFn) -> None:
+    """Drop, replace or add one value somewhere in `data`."""
+    place = draw(st.sampled_from(containers(data)))
+    keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+    action = draw(st.sampled_from(["drop", "replace", "add"] if keys else ["add"]))
+    wild = json_data | st.sampled_from([float("nan"), float("inf"), -1, 10**400, "../x", "C:\\x", "\ud800", "\x00"])
+    if action == "drop":
+        del place[draw(st.sampled_from(keys))]
+    elif action == "replace":
+        place[draw(st.sampled_from(keys))] = draw(wild)
+    elif isinstance(place, dict):
+        place[draw(st.text(max_size=5))] = draw(wild)
+    else:
+        place.append(draw(wild))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data: st.DataObject) -> None:
+    changed = json.loads(toy_manifest().to_json())
+    for _ in range(data.draw(st.integers(1, 2))):
+        mutate(changed, data.draw)
+    try:
+        manifest = Manifest.from_json(json.dumps(changed))
+    except BundleError as error:
+        assert "\n" not in str(error)
+    else:
+        # Nothing was dropped or bent, but that a manifest of an older format became one of today's.
+        added = {"drafter": None, "graph": "skipstone", "long_rope_from": None, "exact": True, "check": None}
+        added |= {"adapters": {}, "draft_head": None}
+        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 4}
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_text_is_refused_without_another_error(text: str) -> None:
+    with pytest.raises(BundleError):
+        Manifest.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "[]", "null", '"x"', "\ufeff{}"])
+def test_hostile_text_is_refused_without_another_error(text: str) -> None:
+    with pytest.raises(BundleError):
+        Manifest.from_json(text)
+
+
+def with_value(path: list[Any], value: object) -> str:
+    """Return the toy's text with the value at `path` changed."""
+    data = json.loads(toy_manifest().to_json())
+    place = data
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["stages", 1, "file"], 3, "stages[1].file: a string is wanted, found 3"),
+        (["stages", 1], None, "stages[1]: an object is wanted, found null"),
+        (["stages", 0, "embeds"], 1, "stages[0].embeds: true or false is wanted, found 1"),
+        (["context_length"], True, "context_length: a whole number is wanted, found true"),
+        (["dimensions", "head_size"], 4.0, "dimensions.head_size: a whole number is wanted, found 4.0"),
+        (["dimensions", "head_size"], 0, "dimensions: head_size must be at least 1, found 0"),
+        (["cache", 1, "k_scale"], "1", 'cache[1].k_scale: a number is wanted, found "1"'),
+        (["exits"], {}, "exits: a list is wanted, found an object"),
+        (["files"], [], "files: an object is wanted, found a list"),
+        (["files", "a.txt"], {"size": 1}, "files['a.txt'].sha256 is missing"),
+        (["extra"], 1, "the manifest has an unknown field 'extra'"),
+        (["stages", 0, "extra"], 1, "stages[0] has an unknown field 'extra'"),
+    ],
+)
+def test_the_message_names_the_field(path: list[Any], value: object, message: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        Manifest.from_json(with_value(path, value))
+    assert str(caught.value) == message
+
+
+def test_every_field_must_be_in_the_text_even_one_with_a_default() -> None:
+    for name in json.loads(toy_manifest().to_json()):
+        data = json.loads(toy_manifest().to_json())
+        del data[name]
+        with pytest.raises(BundleError, match=f"^{name} is missing$"):
+            Manifest.from_json(json.dumps(data))
+
+
+def test_a_field_that_stands_twice_is_refused() -> None:
+    with pytest.raises(BundleError, match="'family' stands twice"):
+        Manifest.from_json(toy_manifest().to_json().replace("{", '{"family": "gpt",', 1))
+
+
+def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() -> None:
+    with pytest.raises(BundleError, match=r"bundle format 5 is newer than this skipstone \S+ reads \(4\): upgrade"):
+        Manifest.from_json('{"format_version": 5, "unheard": []}')
+
+
+@pytest.mark.parametrize(
+    ("version", "unknown"),
+    [
+        (1, ("drafter", "graph", "long_rope_from", "exact", "check", "adapters", "draft_head")),
+        (2, ("graph", "long_rope_from", "exact", "check", "adapters", "draft_head")),
+        (3, ("adapters", "draft_head")),
+    ],
+)
+def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
+    version: int, unknown: tuple[str, ...]
+) -> None:
+    data = json.loads(with_value(["format_version"], version))
+    with pytest.raises(BundleError, match=f"format_version must be 4, found {version}"):
+        Manifest.from_json(json.dumps(data))
+    for field in unknown:
+        del data[field]
+    assert Manifest.from_json(json.dumps(data)) == toy_manifest()
+
+
+def test_a_scale_may_be_written_as_a_whole_number() -> None:
+    scale = Manifest.from_json(with_value(["cache", 1, "k_scale"], 2)).cache[1].k_scale
+    assert scale == 2.0
+    assert type(scale) is float
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/etc/passwd", "../a", "a/../b", "a//b", "./a", "a/", "a\\b", "C:a", "a\nb", "\x00"]
+)
+def test_a_file_name_that_leads_out_of_the_bundle_is_refused(name: str) -> None:
+    with pytest.raises(BundleError, match="not a file name inside the bundle"):
+        replace(toy_manifest(), files={**toy_manifest().files, name: FileEntry(size=1, sha256="0" * 64)})
+    with pytest.raises(BundleError, match="not a file name inside the bundle"):
+        StageEntry(file=name, first_layer=0, end_layer=1, embeds=True, ends_in_logits=True)
+
+
+STAGES = toy_manifest().stages
+INT8, FLOAT = toy_manifest().cache[1], toy_manifest().cache[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 0}, "format_version"),
+        ({"context_length": 0}, "context_length"),
+        ({"stages": ()}, "stages is empty"),
+        ({"stages": STAGES[1:]}, "starts at layer 1, 0 wanted"),
+        ({"stages": (STAGES[0], replace(STAGES[1], first_layer=2))}, "starts at layer 2, 1 wanted"),
+        ({"stages": STAGES[:1], "exits": ()}, "stages end after 1 layers, 3 wanted"),
+        ({"stages": (STAGES[0], replace(STAGES[1], end_layer=4))}, "stages end after 4 layers, 3 wanted"),
+        ({"stages": (replace(STAGES[0], embeds=False), STAGES[1])}, r"stages\[0\].embeds"),
+        ({"stages": (STAGES[0], replace(STAGES[1], embeds=True))}, r"stages\[1\].embeds"),
+        ({"stages": (replace(STAGES[0], ends_in_logits=True), STAGES[1])}, "last stage only"),
+        ({"stages": (STAGES[0], replace(STAGES[1], ends_in_logits=True))}, "both or neither"),
+        ({"head": None}, "both or neither"),
+        ({"head": "other.onnx"}, "other.onnx is missing"),
+        ({"stages": (replace(STAGES[0], file="other.onnx"), STAGES[1])}, "other.onnx is missing"),
+        ({"exits": (2,)}, "2 is not the end of a stage"),
+        ({"exits": (3,)}, "3 is not the end of a stage"),
+        ({"exits": (0,)}, "0 is not the end of a stage"),
+        ({"exits": (1, 1)}, "stands twice"),
+        ({"head": None, "stages": (STAGES[0], replace(STAGES[1], ends_in_logits=True))}, "exits need a head"),
+        ({"cache": (FLOAT,) * 4}, "cache has 4 layers, 1 to 3 wanted"),
+        ({"cache": ()}, "cache has 0 layers, 1 to 3 wanted"),
+        ({"graph": "torch"}, "graph must be one of skipstone, optimum, found 'torch'"),
+        ({"long_rope_from": 0}, "long_rope_from must be at least 1, found 0"),
+        ({"check": {"kl": float("inf")}}, "check is not JSON"),
+        ({"bos_id": 100}, "bos_id: 100 is outside the vocabulary of 100"),
+        ({"stop_ids": (5, -1)}, "stop_ids: -1"),
+        ({"special_ids": (100,)}, "special_ids: 100"),
+        ({"recipe": {"bits": float("nan")}}, "recipe is not JSON"),
+        ({"recipe": {"bits": object()}}, "recipe is not JSON"),
+        ({"drafter": "drafter"}, "drafter/skipstone.json is missing"),
+        ({"drafter": "../drafter"}, "not a file name inside the bundle"),
+        ({"files": {**toy_manifest().files, "skipstone.json": FileEntry(size=1, sha256="0" * 64)}}, "its own hash"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        replace(toy_manifest(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("layer", "changes"),
+    [
+        (INT8, {"k_scale": None}),
+        (INT8, {"v_scale": 0.0}),
+        (INT8, {"v_scale": float("inf")}),
+        (INT8, {"v_scale": float("nan")}),
+        (FLOAT, {"k_scale": 1.0}),
+        (FLOAT, {"dtype": "int3"}),
+        (FLOAT, {"num_heads": 0}),
+        (FLOAT, {"window": 0}),
+    ],
+)
+def test_a_cache_that_cannot_be_is_refused(layer: LayerCache, changes: dict[str, Any]) -> None:
+    with pytest.raises(BundleError):
+        replace(layer, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"size": -1}, {"sha256": "ab"}, {"sha256": "AB" * 32}, {"sha256": "ab" * 32 + "\n"}]
+)
+def test_a_file_entry_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(BundleError):
+        replace(FileEntry(size=0, sha256="ab" * 32), **changes)
+
+
+def test_one_stage_that_ends_in_logits_needs_no_head() -> None:
+    stage = StageEntry(file="stage-00.onnx", first_layer=0, end_layer=3, embeds=True, ends_in_logits=True)
+    manifest = replace(toy_manifest(), stages=(stage,), head=None, exits=())
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_sizes_are_sums_over_files_and_layers() -> None:
+    assert toy_manifest().total_bytes == 30
+    assert toy_manifest().cache_bytes_per_token == 2 * 2 * 4 * (4 + 1 + 2)
+
+
+def test_the_files_of_the_drafter_count_in_the_whole() -> None:
+    size = FileEntry(size=7, sha256="ab" * 32)
+    drafter = {"drafter/skipstone.json": size, "drafter/weights.bin": size, "drafters.txt": size}
+    manifest = replace(toy_manifest(), files={**toy_manifest().files, **drafter}, drafter="drafter")
+    assert (manifest.drafter_bytes, manifest.total_bytes) == (14, 51)
+    assert toy_manifest().drafter_bytes == 0

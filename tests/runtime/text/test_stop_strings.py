@@ -1,0 +1,112 @@
+"""Stop strings: nothing of them is ever shown, and nothing else is ever lost or kept waiting."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.text import StopStrings
+
+LETTERS = "ab"
+stop_lists = st.lists(st.text(LETTERS, min_size=1, max_size=4), max_size=3)
+piece_lists = st.lists(st.text(LETTERS, max_size=4), max_size=12)
+
+
+def stream(stop: list[str], pieces: list[str]) -> str:
+    stops = StopStrings(stop)
+    return "".join(stops.push(piece)[0] for piece in pieces) + stops.flush()
+
+
+def cut_at_first_stop(text: str, stop: list[str]) -> str:
+    """The obvious way: look at every position, first to last."""
+    for start in range(len(text)):
+        if any(text[start:].startswith(one) for one in stop):
+            return text[:start]
+    return text
+
+
+@given(stop_lists, piece_lists)
+def test_the_output_is_the_text_up_to_the_first_stop_string_however_it_is_cut(
+    stop: list[str], pieces: list[str]
+) -> None:
+    assert stream(stop, pieces) == cut_at_first_stop("".join(pieces), stop)
+
+
+@given(stop_lists, piece_lists)
+def test_only_the_longest_end_that_could_become_a_stop_string_is_held_back(stop: list[str], pieces: list[str]) -> None:
+    stops = StopStrings(stop)
+    text = shown = ""
+    for piece in pieces:
+        text += piece
+        safe, hit = stops.push(piece)
+        shown += safe
+        if hit:
+            return
+        beginnings = {one[:length] for one in stop for length in range(1, len(one))}
+        held = next((text[start:] for start in range(len(text)) if text[start:] in beginnings), "")
+        assert shown + held == text
+
+
+@given(stop_lists, piece_lists)
+def test_hit_says_whether_the_text_was_cut(stop: list[str], pieces: list[str]) -> None:
+    stops = StopStrings(stop)
+    for piece in pieces:
+        assert stops.push(piece)[1] is stops.hit
+    stops.flush()
+    assert stops.hit is any(one in "".join(pieces) for one in stop)
+
+
+def test_a_stop_string_split_over_two_pieces_never_leaks() -> None:
+    stops = StopStrings(["<|end|>"])
+    assert stops.push("Hello<|e") == ("Hello", False)
+    assert stops.push("nd|>ignored") == ("", True)
+    assert stops.flush() == ""
+
+
+def test_a_false_alarm_is_shown_as_soon_as_it_is_one() -> None:
+    stops = StopStrings(["\n\n"])
+    assert stops.push("one\n") == ("one", False)
+    assert stops.push("two") == ("\ntwo", False)
+
+
+def test_nothing_is_shown_after_a_hit() -> None:
+    stops = StopStrings(["."])
+    assert stops.push("a.b") == ("a", True)
+    assert stops.push("c") == ("", True)
+    assert stops.flush() == ""
+
+
+def test_the_earliest_start_wins_even_when_another_stop_string_is_whole_before() -> None:
+    stops = StopStrings(["abcd", "bc"])
+    assert stops.push("abc") == ("", False)
+    assert stops.push("d") == ("", True)
+
+
+def test_a_whole_stop_string_that_waited_for_an_earlier_one_counts_at_the_end() -> None:
+    stops = StopStrings(["abcd", "bc"])
+    assert stops.push("abc") == ("", False)
+    assert stops.flush() == "a"
+    assert stops.hit
+
+
+def test_of_two_stop_strings_with_the_same_start_the_shorter_does_not_wait() -> None:
+    assert StopStrings(["stopped", "stop"]).push("a stop") == ("a ", True)
+
+
+def test_without_stop_strings_all_text_passes_at_once() -> None:
+    stops = StopStrings([])
+    assert stops.push("text") == ("text", False)
+    assert stops.flush() == ""
+    assert not stops.hit
+
+
+def test_an_empty_stop_string_is_refused() -> None:
+    with pytest.raises(ConfigError, match="empty"):
+        StopStrings(["a", ""])
+
+
+def test_a_single_string_instead_of_a_list_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"write \['END'\]"):
+        StopStrings("END")

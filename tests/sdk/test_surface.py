@@ -1,0 +1,147 @@
+"""What users touch: public names, commands with their options, and the words about them in README and docs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import skipstone
+from skipstone.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+PUBLIC_NAMES = {
+    "Conversation",
+    "Generation",
+    "LanguageModel",
+    "Piece",
+    "SkipstoneError",
+    "Stats",
+    "__version__",
+    "export",
+    "load",
+}
+SAMPLING = "--temperature --top-k --top-p --min-p --typical --top-h --seed"
+PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram"
+COMMANDS = {
+    "export": "--output --precision --group-size --exits --revision --drafter --drafter-precision --lora --ffn-width "
+    "--exit-adapters --cuts --draft-head --via --check --force --quiet",
+    "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
+    f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
+    f"--stop-below --min-agreement --dial --calibration --drafter --json --quiet {SAMPLING} {PENALTIES}",
+    "choose": "--prompt --answer --dial --cases --device --threads --json --quiet",
+    "chat": "--system --max-new-tokens --decode --suffix-memory --device --threads --temperature --top-p --seed "
+    "--quiet",
+    "inspect": "--verify --json --quiet",
+    "devices": "--json",
+    "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
+    "--quiet",
+    "tune": "--seconds --plot --exits --skip --text --dial --max-tokens --drafter --device --threads --json --quiet",
+    "bench": "--prompt-tokens --new-tokens --runs --suite --decode --plot --replay --device --threads --output --quiet",
+    "eval": "--text --reference --max-tokens --decode --min-agreement --dial --own --drafter --stop-below "
+    "--calibration --plot --device --threads --json --quiet",
+    "demo": "--quiet",
+}
+
+
+def test_the_public_names_are_these_and_all_resolve() -> None:
+    assert set(skipstone.__all__) == PUBLIC_NAMES
+    for name in skipstone.__all__:
+        assert getattr(skipstone, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
+    with pytest.raises(AttributeError, match="unheard_of"):
+        skipstone.__getattr__("unheard_of")
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("skipstone", "numpy onnxruntime tokenizers skipstone.runtime skipstone.exporters skipstone.devices"),
+        (
+            "skipstone.runtime.engine.model",
+            "torch onnx onnx_ir safetensors skipstone.exporters skipstone.quant skipstone.cli",
+        ),
+        (
+            "skipstone.exporters.export",
+            "torch transformers onnxruntime skipstone.devices skipstone.runtime.engine.model",
+        ),
+        ("skipstone.quant", "onnx onnx_ir onnxruntime skipstone.runtime skipstone.exporters skipstone.devices"),
+        ("skipstone.cli", "numpy onnxruntime tokenizers torch skipstone.api skipstone.exporters"),
+    ],
+)
+def test_importing_a_part_does_not_import_the_rest(module: str, unwanted: str) -> None:
+    program = f"import sys, {module}; print(*sorted(set(sys.modules) & set({unwanted.split()})))"
+    assert run_python("-c", program).split() == []
+
+
+def test_help_lists_every_command() -> None:
+    assert section(help_of(), "Commands", r"([\w-]+)") == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_names_its_options_and_shows_an_example(command: str) -> None:
+    text = help_of(command)
+    assert section(text, "Options", r"(?:-\w, )?(--[\w-]+)") == {*COMMANDS[command].split(), "--help"}
+    assert f"skipstone {command}" in text.partition("Example")[2]
+
+
+def test_the_program_is_installed_and_tells_its_version() -> None:
+    program = Path(sys.executable).parent / "skipstone"
+    assert run(program, "--version").strip() == skipstone.__version__
+
+
+def test_the_python_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert blocks, "README.md shows no Python"
+    program = tmp_path / "readme.py"
+    program.write_text("\n".join(blocks), encoding="utf-8")
+    monkeypatch.setenv("SKIPSTONE_CACHE", str(tmp_path / "cache"))
+    run_python(str(program), folder=tmp_path)
+
+
+def test_the_bundle_document_explains_every_field_of_the_manifest() -> None:
+    from skipstone.runtime.bundle import manifest
+
+    document = (ROOT / "docs/bundle.md").read_text(encoding="utf-8")
+    parts = [getattr(manifest, name) for name in manifest.__all__ if name[0].isupper() and not name.isupper()]
+    fields = {name for part in parts for name in part.__dataclass_fields__}
+    assert [name for name in sorted(fields) if f"`{name}`" not in document] == []
+
+
+@pytest.mark.parametrize("document", ["docs/life-of-a-token.md", "docs/bundle.md", "CONTRIBUTING.md"])
+def test_the_files_that_a_document_names_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:sdk|runtime|exporters|quant|devices|tests|docs|examples)/[\w./-]+\.(?:py|md))`", text)
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def help_of(*command: str) -> str:
+    result = CliRunner(env={"COLUMNS": "100"}).invoke(app, [*command, "--help"], prog_name="skipstone")
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def section(text: str, title: str, pattern: str) -> set[str]:
+    """Return what starts the entries, two spaces deep, under `title` of a help text."""
+    body = text.partition(f"{title}:\n")[2].partition("\n\n")[0]
+    return set(re.findall(rf"^  {pattern}", body, re.M))
+
+
+def run_python(*arguments: str, folder: Path | None = None) -> str:
+    return run(Path(sys.executable), *arguments, folder=folder)
+
+
+def run(program: Path, *arguments: str, folder: Path | None = None) -> str:
+    """Return standard output; PYTHONPATH and the like do not matter."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    result = subprocess.run([program, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
