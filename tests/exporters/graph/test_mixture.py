@@ -19,7 +19,7 @@ from skipstone.devices import open_device
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.families import Experts
 from skipstone.exporters.graph import expert_rule, mixture
-from skipstone.exporters.graph.pen.pen import GraphPen
+from skipstone.exporters.graph.pen import GraphPen
 from skipstone.exporters.graph.pen.weight_file import WeightFile
 from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, quantize
 
