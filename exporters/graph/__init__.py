@@ -7,13 +7,15 @@ from skipstone.exporters.graph.head_channels import kernel_head_size
 from skipstone.exporters.graph.linear import Linear
 from skipstone.exporters.graph.mixture import EXACT_BLOCKS, mixture
 from skipstone.exporters.graph.model_weights import ModelWeights
-from skipstone.exporters.graph.pen import MICROSOFT
+from skipstone.exporters.graph.pen import FLOAT, MICROSOFT, GraphPen
 from skipstone.exporters.graph.stage_graphs import build_draft_head, build_exit, build_head, build_stage
 from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
 
 __all__ = [
     "EXACT_BLOCKS",
+    "FLOAT",
     "MICROSOFT",
+    "GraphPen",
     "Linear",
     "ModelWeights",
     "StoredMatrix",

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from skipstone.devices import open_device
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.families import Experts
-from skipstone.exporters.graph import expert_rule, mixture
-from skipstone.exporters.graph.pen import GraphPen
-from skipstone.exporters.graph.pen.weight_file import WeightFile
+from skipstone.exporters.graph import GraphPen, WeightFile, expert_rule, mixture
 from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, quantize
 
 Floats = NDArray[np.float32]

@@ -25,9 +25,7 @@ from skipstone.errors import ConfigError
 from skipstone.exporters import parse_draft_head
 from skipstone.exporters.checkpoints import Checkpoint, ExitAdapter, adapters_bytes, weights_identity
 from skipstone.exporters.families import read_architecture
-from skipstone.exporters.graph import Linear
-from skipstone.exporters.graph.pen import FLOAT, GraphPen
-from skipstone.exporters.graph.pen.weight_file import WeightFile
+from skipstone.exporters.graph import FLOAT, GraphPen, Linear, WeightFile
 from skipstone.quant import QuantizedMatrix, Recipe, quantize
 from skipstone.runtime.decoding import decode
 from skipstone.runtime.decoding.verify import rule_named

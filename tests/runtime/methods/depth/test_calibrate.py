@@ -9,15 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.methods import (
-    AGREEMENTS,
-    Calibration,
-    ExitLevels,
-    Level,
-    exit_levels,
-    lowest_threshold,
-    risk_p_value,
-)
+from skipstone.runtime.methods import AGREEMENTS, risk_p_value
+from skipstone.runtime.methods.depth import Calibration, ExitLevels, Level, exit_levels, lowest_threshold
 
 
 def pairs(count: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
