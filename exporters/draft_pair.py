@@ -14,43 +14,47 @@ if TYPE_CHECKING:
 
 __all__ = ["check_pair"]
 
-# Below this share of the drafter's tokens the two write different languages, or one writes no language.
+# Below this share of the draft model's tokens the two write different languages, or one writes no language.
 LEAST_SHARED = 0.05
 
 
-def check_pair(target: ExportPlan, drafter: ExportPlan) -> tuple[str, ...]:
+def check_pair(target: ExportPlan, draft_model: ExportPlan) -> tuple[str, ...]:
     """Return remarks on a pair that works; lossless decoding gives the same text with any.
 
-    Raises: ConfigError when the drafter is the target, carries a drafter, is too large, or shares too little text.
+    Raises: ConfigError when the draft model is the target, carries another, is too large, or shares too little text.
     Cost: reads both tokenizers, unless their files are equal.
     """
-    pair = f"{drafter.checkpoint.source} cannot draft for {target.checkpoint.source}"
-    if drafter.checkpoint.path.resolve() == target.checkpoint.path.resolve():
+    pair = f"{draft_model.checkpoint.source} cannot draft for {target.checkpoint.source}"
+    if draft_model.checkpoint.path.resolve() == target.checkpoint.path.resolve():
         raise ConfigError(f"{pair}: they are the same checkpoint; name a smaller one")
-    if drafter.drafter is not None:
-        raise ConfigError(f"{pair}: it carries a drafter of its own; plan it without one")
-    if 2 * drafter.num_parameters >= target.num_parameters:
-        found = f"{drafter.num_parameters / 1e6:.2f} M parameters, the target {target.num_parameters / 1e6:.2f} M"
-        raise ConfigError(f"{pair}: it has {found}, and a drafter that large cannot pay; take one below half the size")
-    return (*_context_remarks(target, drafter), *_tokenizer_remarks(target, drafter, pair))
+    if draft_model.draft_model is not None:
+        raise ConfigError(f"{pair}: it carries a draft model of its own; plan it without one")
+    if 2 * draft_model.num_parameters >= target.num_parameters:
+        found = f"{draft_model.num_parameters / 1e6:.2f} M parameters, the target {target.num_parameters / 1e6:.2f} M"
+        raise ConfigError(
+            f"{pair}: it has {found}, and a draft model that large cannot pay; take one below half the size"
+        )
+    return (*_context_remarks(target, draft_model), *_tokenizer_remarks(target, draft_model, pair))
 
 
-def _context_remarks(target: ExportPlan, drafter: ExportPlan) -> list[str]:
-    own, wanted = drafter.architecture.context_length, target.architecture.context_length
+def _context_remarks(target: ExportPlan, draft_model: ExportPlan) -> list[str]:
+    own, wanted = draft_model.architecture.context_length, target.architecture.context_length
     if own >= wanted:
         return []
-    return [f"the drafter sees {own} tokens and the target {wanted}: in a longer text it stops drafting"]
+    return [f"the draft model sees {own} tokens and the target {wanted}: in a longer text it stops drafting"]
 
 
-def _tokenizer_remarks(target: ExportPlan, drafter: ExportPlan, pair: str) -> list[str]:
-    files = [plan.checkpoint.texts["tokenizer.json"] for plan in (target, drafter)]
+def _tokenizer_remarks(target: ExportPlan, draft_model: ExportPlan, pair: str) -> list[str]:
+    files = [plan.checkpoint.texts["tokenizer.json"] for plan in (target, draft_model)]
     if files[0] != files[1]:
         theirs, own = (tokenizers.Tokenizer.from_buffer(file) for file in files)
         if not _are_equal(theirs, own):
             return [_remark_on_text(theirs, own, pair)]
-    if set(drafter.roles.stop_ids) == set(target.roles.stop_ids):
+    if set(draft_model.roles.stop_ids) == set(target.roles.stop_ids):
         return []
-    found = f"{_listed(drafter.roles.stop_ids)} in the drafter and {_listed(target.roles.stop_ids)} in the target"
+    found = (
+        f"{_listed(draft_model.roles.stop_ids)} in the draft model and {_listed(target.roles.stop_ids)} in the target"
+    )
     return [f"the tokens that end a text differ, {found}: those of the target hold"]
 
 
@@ -66,23 +70,23 @@ def _special_ids(tokenizer: tokenizers.Tokenizer) -> set[int]:
 
 def _remark_on_text(theirs: tokenizers.Tokenizer, own: tokenizers.Tokenizer, pair: str) -> str:
     """Return the remark on a pair that can share text only. Raises: ConfigError where not even that."""
-    for whose, tokenizer in (("the drafter", own), ("the target", theirs)):
+    for whose, tokenizer in (("the draft model", own), ("the target", theirs)):
         steps = _decoder_steps(tokenizer)
         # The kinds of which runtime/drafters/vocabulary.py knows what each token spells.
         if steps != ["ByteLevel"] and not {"Metaspace", "Replace"} & set(steps):
             raise ConfigError(
                 f"{pair}: the tokenizers differ, so drafts have to go through text, and the decoder of {whose} is "
                 f"{' + '.join(steps) or 'missing'} where ByteLevel alone, Metaspace or Replace is wanted; "
-                "take a drafter with the target's tokenizer"
+                "take a draft model with the target's tokenizer"
             )
     words = _words(own)
     shared = len(words & _words(theirs)) / max(len(words), 1)
     if shared < LEAST_SHARED:
         raise ConfigError(
             f"{pair}: of its tokens {shared:.1%} are tokens of the target, and {LEAST_SHARED:.0%} are wanted; "
-            "take a drafter of the target's family"
+            "take a draft model of the target's family"
         )
-    return f"the tokenizers differ, {shared:.0%} of the drafter's tokens are shared: drafts go through text"
+    return f"the tokenizers differ, {shared:.0%} of the draft model's tokens are shared: drafts go through text"
 
 
 def _decoder_steps(tokenizer: tokenizers.Tokenizer) -> list[str]:

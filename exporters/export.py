@@ -52,7 +52,7 @@ __all__ = ["ExportPlan", "plan_export", "write_bundle"]
 WEIGHTS_FILE = "weights.bin"
 HEAD_FILE = "head.onnx"
 DRAFT_HEAD_FILE = "draft-head.onnx"
-DRAFTER_FOLDER = "drafter"
+DRAFT_MODEL_FOLDER = "drafter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +70,15 @@ class ExportPlan:
     recipe: Recipe
     stages: tuple[StageEntry, ...]
     exits: tuple[int, ...] = ()
-    drafter: ExportPlan | None = None
+    draft_model: ExportPlan | None = None
     draft_head: int | None = None
     exit_adapters: ExitAdapters | None = None
     remarks: tuple[str, ...] = ()
 
     @property
     def models(self) -> tuple[ExportPlan, ...]:
-        """This plan, and the drafter's where there is one."""
-        return (self,) if self.drafter is None else (self, self.drafter)
+        """This plan, and the draft model's where there is one."""
+        return (self,) if self.draft_model is None else (self, self.draft_model)
 
     @property
     def is_as_shipped(self) -> bool:
@@ -114,7 +114,7 @@ class ExportPlan:
 
     @property
     def num_parameters(self) -> int:
-        """Weights of the checkpoint, without those of the drafter."""
+        """Weights of the checkpoint, without those of the draft model."""
         return sum(math.prod(shape) for shape in self.architecture.tensor_shapes().values())
 
 
@@ -125,13 +125,13 @@ def plan_export(
     exits: str = "none",
     cuts: str = "none",
     revision: str | None = None,
-    drafter: ExportPlan | None = None,
+    draft_model: ExportPlan | None = None,
     lora: Path | None = None,
     ffn_width: str | None = None,
     draft_head: str | int | None = None,
     exit_adapters: str | Path = "auto",
 ) -> ExportPlan:
-    """Return the checked plan, no weight read; with `drafter`, the two become one bundle.
+    """Return the checked plan, no weight read; with `draft_model`, the two become one bundle.
 
     `exits` are layer numbers or a word, and so are `cuts`, after which stages end without one; see `stages.py`.
     `lora` is the folder of an adapter that is merged into the weights. `ffn_width` is the inner width of all FFNs, or
@@ -161,9 +161,9 @@ def plan_export(
         plan = replace(plan, draft_head=known)
     adapters, said = adapters_for(checkpoint, architecture, plan.exits, exit_adapters)
     plan = replace(plan, exit_adapters=adapters, remarks=(*_remarks(plan), *said))
-    if drafter is None:
+    if draft_model is None:
         return plan
-    return replace(plan, drafter=drafter, remarks=(*plan.remarks, *check_pair(plan, drafter)))
+    return replace(plan, draft_model=draft_model, remarks=(*plan.remarks, *check_pair(plan, draft_model)))
 
 
 def _stages(architecture: Architecture, exits: str, cuts: str) -> tuple[tuple[int, ...], tuple[StageEntry, ...]]:
@@ -208,11 +208,11 @@ def write_bundle(
     """
     with BundleWriter(target, force=force) as writer:
         _write_files(plan, writer.path, on_progress)
-        if (drafter := plan.drafter) is not None:
-            folder = writer.path / DRAFTER_FOLDER
+        if (draft_model := plan.draft_model) is not None:
+            folder = writer.path / DRAFT_MODEL_FOLDER
             folder.mkdir()
-            _write_files(drafter, folder, on_progress)
-            write_manifest(folder, lambda files: _manifest(drafter, files, command))
+            _write_files(draft_model, folder, on_progress)
+            write_manifest(folder, lambda files: _manifest(draft_model, files, command))
         finish(writer, lambda files, figures: _manifest(plan, files, command, figures), check)
 
 
@@ -263,7 +263,7 @@ def _manifest(
         long_rope_from=architecture.switch_after,
         exact=plan.is_exact,
         check=check,
-        drafter=None if plan.drafter is None else DRAFTER_FOLDER,
+        draft_model=None if plan.draft_model is None else DRAFT_MODEL_FOLDER,
         adapters=plan.adapters,
         draft_head=None if plan.draft_head is None else DRAFT_HEAD_FILE,
     )

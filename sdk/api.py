@@ -32,20 +32,23 @@ def load(
     device: str = "cpu",
     threads: int | None = None,
     suffix_memory: str | Path | None = None,
+    draft_model: str | Path | None = None,
     drafter: str | Path | None = None,
 ) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
 
     `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds
-    it in later processes; without one it remembers within this object. `drafter` is a smaller bundle that guesses for
-    this one, in place of the drafter inside. Raises: BundleError, ConfigError, DeviceError, OutputError.
+    it in later processes; without one it remembers within this object. `draft_model` is a smaller bundle that
+    guesses for this one, in place of the draft model inside; `drafter` is its old name.
+    Raises: BundleError, ConfigError, DeviceError, OutputError.
     """
+    draft_model = draft_model if drafter is None else drafter
     model = Model.open(
         resolve(bundle),
         device=device,
         threads=threads,
         profiles=cache_folder() / "profiles",
-        drafter=None if drafter is None else resolve(drafter),
+        draft_model=None if draft_model is None else resolve(draft_model),
     )
     if suffix_memory is not None:
         vocabulary = model.manifest.files["tokenizer.json"].sha256
@@ -164,7 +167,7 @@ def plan(
         exits=exits,
         cuts=cuts,
         revision=revision,
-        drafter=small,
+        draft_model=small,
         lora=None if lora is None else Path(lora),
         ffn_width=ffn_width,
         draft_head=draft_head,

@@ -46,7 +46,7 @@ def bundled_bundle(name: str) -> Path:
 
         try:
             small = None if drafter is None else plan_export(BUNDLED[drafter], recipe)
-            chosen = plan_export(BUNDLED[name], recipe, drafter=small)
+            chosen = plan_export(BUNDLED[name], recipe, draft_model=small)
             write_bundle(chosen, path, force=True, command=f"load {name}")
         except OutputError as error:
             raise OutputError(f"{error}; SKIPSTONE_CACHE sets the folder") from error

@@ -54,9 +54,9 @@ class Bundle:
                 wanted = f"{entry.size} wanted; copy or export the bundle again"
                 raise BundleError(f"{self.path}: {name} has {size} bytes, {wanted}")
 
-    def open_drafter(self) -> Bundle | None:
+    def open_draft_model(self) -> Bundle | None:
         """Return the bundle of the draft model, None when this one carries none. Raises: BundleError."""
-        folder = self.manifest.drafter
+        folder = self.manifest.draft_model
         return None if folder is None else Bundle.open(self.path / folder)
 
     def verify(self, progress: Callable[[int], None] | None = None) -> None:

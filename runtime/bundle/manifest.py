@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "skipstone.json"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 GRAPHS = ("skipstone", "optimum")
 CACHE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "int8": 1}
 JSON_NAMES: Mapping[type, str] = {
@@ -127,8 +127,8 @@ class Manifest:
 
     `head` is the file of the head's graph when the stages end in hidden states. `exits` are the numbers of layers after
     which the head may run, without the full depth. `recipe` is the JSON data of the quantization recipe (lists, no
-    tuples). `files` has every file of the bundle but the manifest, by its name relative to the folder. `drafter` is the
-    folder of the draft model, a bundle of its own whose files, its manifest with them, are in `files` too. `graph` says
+    tuples). `files` has every file of the bundle but the manifest, by its name relative to the folder. `draft_model` is
+    the folder of the draft model, a bundle of its own whose files, its manifest with them, are in `files` too. `graph` says
     who wrote the graphs: ours, or optimum, whose one graph has inputs of its own. A text of more than `long_rope_from`
     tokens takes the second half of the rotary tables for all its positions; None is no text. `exact` says whether rows
     fed in pairs give the same bits, however many they are. `check` has the figures of the export's
@@ -152,7 +152,7 @@ class Manifest:
     special_ids: tuple[int, ...]
     provenance: Provenance
     files: Mapping[str, FileEntry]
-    drafter: str | None = None
+    draft_model: str | None = None
     graph: str = "skipstone"
     long_rope_from: int | None = None
     exact: bool = True
@@ -217,9 +217,9 @@ class Manifest:
         _require(MANIFEST_NAME not in self.files, f"files: {MANIFEST_NAME} cannot hold its own hash")
         used = [stage.file for stage in self.stages] + ([] if self.head is None else [self.head])
         used += [*self.adapters.values()] + ([] if self.draft_head is None else [self.draft_head])
-        if self.drafter is not None:
-            _check_file_name(self.drafter)
-            used.append(f"{self.drafter}/{MANIFEST_NAME}")
+        if self.draft_model is not None:
+            _check_file_name(self.draft_model)
+            used.append(f"{self.draft_model}/{MANIFEST_NAME}")
         for name in used:
             _require(name in self.files, f"files: {name} is missing")
 
@@ -229,11 +229,11 @@ class Manifest:
         return sum(entry.size for entry in self.files.values())
 
     @property
-    def drafter_bytes(self) -> int:
-        """Bytes of all files of the drafter, with its manifest; 0 without a drafter."""
-        if self.drafter is None:
+    def draft_model_bytes(self) -> int:
+        """Bytes of all files of the draft model, with its manifest; 0 without a draft model."""
+        if self.draft_model is None:
             return 0
-        return sum(entry.size for name, entry in self.files.items() if name.startswith(f"{self.drafter}/"))
+        return sum(entry.size for name, entry in self.files.items() if name.startswith(f"{self.draft_model}/"))
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -279,19 +279,25 @@ def _format_of(data: object) -> int:
 
 # The fields that each format added, with what their absence means.
 ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
-    2: {"drafter": None},
+    2: {"draft_model": None},
     3: {"graph": "skipstone", "long_rope_from": None, "exact": True, "check": None},
     4: {"adapters": {}, "draft_head": None},
 }
+
+
+# What a field of an older format is called today: the format that renamed it, its old name, its new one.
+RENAMED_FIELDS = ((5, "drafter", "draft_model"),)
 
 
 def _upgraded(data: Any) -> Any:
     """Return the data of an older format as today's has it; other data as it is."""
     found = _format_of(data)
     added = {key: value for number, fields in ADDED_FIELDS.items() if number > found for key, value in fields.items()}
-    if not 1 <= found < FORMAT_VERSION or added.keys() & data.keys():
+    renamed = {old: new for number, old, new in RENAMED_FIELDS if number > found}
+    if not 1 <= found < FORMAT_VERSION or {*added, *renamed.values()} & data.keys():
         return data
-    return {**data, **added, "format_version": FORMAT_VERSION}
+    known = {renamed.get(key, key): value for key, value in data.items()}
+    return {**known, **added, "format_version": FORMAT_VERSION}
 
 
 def _refuse_newer(data: object) -> None:

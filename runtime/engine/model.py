@@ -34,16 +34,16 @@ class Model:
     """Sessions for every stage, and for the head if it is one of its own; any number of sequences may share it."""
 
     def __init__(
-        self, bundle: Bundle, device: Device, *, profiles: Path | None = None, drafter: Bundle | None = None
+        self, bundle: Bundle, device: Device, *, profiles: Path | None = None, draft_model: Bundle | None = None
     ) -> None:
         """`profiles` is the folder where measurements of the device are kept; None keeps them for this process only.
 
-        `drafter` is the draft model, in place of the one that the bundle carries. Raises: ConfigError unless it is
+        `draft_model` is the draft model, in place of the one that the bundle carries. Raises: ConfigError unless it is
         smaller.
         """
-        if drafter is not None:
-            _require_smaller(drafter, bundle)
-        self._drafter = drafter
+        if draft_model is not None:
+            _require_smaller(draft_model, bundle)
+        self._draft_model = draft_model
         self.bundle, self.device, self.manifest = bundle, device, bundle.manifest
         self.shared, self.profiles, self._spares = SharedStores(), profiles, Spares()
         self.tokenizer = Tokenizer.load(bundle.path)
@@ -78,14 +78,14 @@ class Model:
         device: str = "cpu",
         threads: int | None = None,
         profiles: Path | None = None,
-        drafter: str | Path | None = None,
+        draft_model: str | Path | None = None,
     ) -> Model:
-        """Return the bundle in folder `path`, ready to run, with that in folder `drafter` as its draft model.
+        """Return the bundle in folder `path`, ready to run, with that in folder `draft_model` as its draft model.
 
         Raises: BundleError, DeviceError; ConfigError for a draft model that is not smaller.
         """
-        bundle, other = Bundle.open(Path(path)), None if drafter is None else Bundle.open(Path(drafter))
-        return cls(bundle, open_device(device, threads=threads), profiles=profiles, drafter=other)
+        bundle, other = Bundle.open(Path(path)), None if draft_model is None else Bundle.open(Path(draft_model))
+        return cls(bundle, open_device(device, threads=threads), profiles=profiles, draft_model=other)
 
     @property
     def draft_head(self) -> ort.InferenceSession:
@@ -100,20 +100,20 @@ class Model:
         return self.device.open_session(self.bundle.path / self.manifest.draft_head)
 
     @property
-    def has_drafter(self) -> bool:
+    def has_draft_model(self) -> bool:
         """Whether there is a draft model, given or in the bundle."""
-        return self._drafter is not None or self.manifest.drafter is not None
+        return self._draft_model is not None or self.manifest.draft_model is not None
 
     @property
-    def drafter(self) -> Model | None:
+    def draft_model(self) -> Model | None:
         """The draft model that was given, else that which the bundle carries, on the same device; None without one.
 
         Opened when first asked for. Raises: BundleError, DeviceError.
         """
-        return self.shared.get("draft model", self._open_drafter)
+        return self.shared.get("draft model", self._open_draft_model)
 
-    def _open_drafter(self) -> Model | None:
-        bundle = self._drafter or self.bundle.open_drafter()
+    def _open_draft_model(self) -> Model | None:
+        bundle = self._draft_model or self.bundle.open_draft_model()
         return None if bundle is None else Model(bundle, self.device, profiles=self.profiles)
 
     def new_sequence(self, *, context_length: int | None = None, exact: bool = False) -> Sequence:
@@ -140,9 +140,9 @@ class Model:
         return KVCache.allocate(self.manifest.cache, self.device, capacity=capacity, batch=batch)
 
 
-def _require_smaller(drafter: Bundle, target: Bundle) -> None:
+def _require_smaller(draft_model: Bundle, target: Bundle) -> None:
     """Raise ConfigError for a draft model that is as large as its target; what either carries does not count."""
-    sizes = [one.manifest.total_bytes - one.manifest.drafter_bytes for one in (drafter, target)]
+    sizes = [one.manifest.total_bytes - one.manifest.draft_model_bytes for one in (draft_model, target)]
     if sizes[0] >= sizes[1]:
         found = f"it has {sizes[0] / 1e6:.1f} MB, the target {sizes[1] / 1e6:.1f} MB"
-        raise ConfigError(f"{drafter.path} cannot draft for {target.path}: {found}; take a smaller bundle")
+        raise ConfigError(f"{draft_model.path} cannot draft for {target.path}: {found}; take a smaller bundle")

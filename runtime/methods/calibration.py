@@ -113,7 +113,7 @@ def _calibration(model: Model, method: ApproximateMethod, file: Path | None) -> 
 
 def made_here(model: Model, method: ApproximateMethod) -> dict[str, Any]:
     """Return what a calibration of a method on this model is made for. Raises: as opening the small model does."""
-    little = model.drafter if method.little else None
+    little = model.draft_model if method.little else None
     return made_for(model.manifest, None if little is None else little.manifest)
 
 

@@ -221,7 +221,7 @@ def planned_names(model: Model) -> tuple[str, ...]:
     return (
         *TEXT_DRAFTERS,
         "recycle",
-        *(("model",) if model.has_drafter else ()),
+        *(("model",) if model.has_draft_model else ()),
         *(("self",) if model.manifest.exits else ()),
         *(("skip",) if can_skip(model) else ()),
     )

@@ -158,8 +158,8 @@ def run(
         console.print(comparison.verdict)
     manifest = Bundle.open(output).manifest
     size = f"{manifest.total_bytes / 1e6:.1f} MB"
-    if manifest.drafter:
-        size += f" with a drafter of {manifest.drafter_bytes / 1e6:.1f} MB"
+    if manifest.draft_model:
+        size += f" with a drafter of {manifest.draft_model_bytes / 1e6:.1f} MB"
     console.print(f"{output}: {precision.value}, {size}, {time.perf_counter() - start:.1f} s")
 
 

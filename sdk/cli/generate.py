@@ -183,7 +183,7 @@ def run(
     require_drafter(decode, drafter)
     generation_options(**options)  # a wrong value is refused before the model is loaded
     text = sys.stdin.read() if prompt is None else prompt
-    model = load(bundle, device=device, threads=threads, suffix_memory=suffix_memory, drafter=drafter)
+    model = load(bundle, device=device, threads=threads, suffix_memory=suffix_memory, draft_model=drafter)
     console = notes(quiet=quiet)
     if samples > 1:
         _samples(model.samples(text, samples, context_length=context, **options), as_json, console, seed=seed)

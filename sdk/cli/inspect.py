@@ -63,13 +63,13 @@ def run(
     if as_json:
         print_json({**facts, "manifest": asdict(opened.manifest)})
     else:
-        shown = (name for name in facts if name != "drafter_size_bytes" or opened.manifest.drafter is not None)
+        shown = (name for name in facts if name != "draft_model_size_bytes" or opened.manifest.draft_model is not None)
         print_columns((_label(name), _readable(name, facts[name])) for name in shown)
 
 
 def summary(bundle: Bundle, parts: Mapping[str, int], calibration: Calibration | None) -> dict[str, Any]:
     """Return the figures that people ask for; sizes in bytes. Exits have a calibration where one is kept here."""
-    manifest, drafter = bundle.manifest, bundle.open_drafter()
+    manifest, drafter = bundle.manifest, bundle.open_draft_model()
     d, weights = manifest.dimensions, manifest.files.get("weights.bin")
     weights_bytes = weights.size if weights else 0
     models = [manifest, drafter.manifest] if drafter else [manifest]
@@ -90,8 +90,8 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: Calibration |
         "drafter": _drafter_line(bundle, drafter) if drafter else "none",
         "weights_bytes": weights_bytes,
         "parts_bytes": dict(parts),
-        "drafter_size_bytes": manifest.drafter_bytes,
-        "other_bytes": manifest.total_bytes - manifest.drafter_bytes - weights_bytes,
+        "draft_model_size_bytes": manifest.draft_model_bytes,
+        "other_bytes": manifest.total_bytes - manifest.draft_model_bytes - weights_bytes,
         "cache_bytes_per_1k_tokens": cache_per_1k,
         "estimated_memory_bytes": manifest.total_bytes + cache_bytes + PROCESS_BYTES,
         "source": manifest.provenance.source,
@@ -117,7 +117,7 @@ def _calibrated_dials(bundle: Bundle, folder: Path) -> list[str]:
     """Return how far each dial may be turned that is calibrated for the bundle here, with its own little model."""
     from skipstone.runtime.methods import APPROXIMATE, dial_path, made_for, read_dial
 
-    drafter, lines = bundle.open_drafter(), []
+    drafter, lines = bundle.open_draft_model(), []
     for method in APPROXIMATE.values():
         here = made_for(bundle.manifest, drafter.manifest if drafter and method.little else None)
         try:

@@ -126,7 +126,7 @@ def _little_laws(
     model: Model, prompt: SequenceOf[int], token_ids: SequenceOf[int], places: SequenceOf[int]
 ) -> NDArray[np.float32]:
     """Return the little model's logits [len(places), V] for the tokens at `places` of what follows the prompt."""
-    little = model.drafter
+    little = model.draft_model
     assert little is not None, "its guesses stand in the text"
     text = Follower(little, capacity=ROOM, vocab_size=model.manifest.dimensions.vocab_size)
     text.follow(prompt)

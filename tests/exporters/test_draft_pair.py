@@ -82,16 +82,16 @@ def test_the_target_itself_is_refused_by_whatever_path(refused: Refused, tiny_ch
 
 
 def test_a_drafter_of_half_the_size_or_more_is_refused(refused: Refused, make_checkpoint: MakeCheckpoint) -> None:
-    message = r"it has 0\.\d\d M parameters, the target 0\.\d\d M, and a drafter that large cannot pay; take one below"
+    message = r"it has 0\.\d\d M parameters, the target 0\.\d\d M, and a draft model that large cannot pay; take one below"
     for num_layers in (2, 3):
         refused(make_checkpoint(num_hidden_layers=num_layers), message)
 
 
 def test_a_drafter_that_carries_a_drafter_is_refused(make_checkpoint: MakeCheckpoint) -> None:
     recipe, smallest = Recipe.named("fp32"), make_checkpoint(num_hidden_layers=1)
-    middle = plan_export(make_checkpoint(), recipe, drafter=plan_export(smallest, recipe))
-    with pytest.raises(ConfigError, match="it carries a drafter of its own; plan it without one"):
-        plan_export(make_checkpoint(num_hidden_layers=12), recipe, drafter=middle)
+    middle = plan_export(make_checkpoint(), recipe, draft_model=plan_export(smallest, recipe))
+    with pytest.raises(ConfigError, match="it carries a draft model of its own; plan it without one"):
+        plan_export(make_checkpoint(num_hidden_layers=12), recipe, draft_model=middle)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_another_tokenizer_is_refused_where_drafting_would_refuse_it(
         Spelling(changed)
     except ConfigError:
         steps = re.escape(" + ".join(changed.decoder_steps) or "missing")
-        refused(small, f"the tokenizers differ, .* the decoder of the drafter is {steps} .*; take a drafter with the")
+        refused(small, f"the tokenizers differ, .* the decoder of the draft model is {steps} .*; take a draft model with the")
     else:
         assert "drafts go through text" in plan(tiny_checkpoint, drafter=small).remarks[0]
 
@@ -131,7 +131,7 @@ def test_another_tokenizer_is_refused_where_the_target_has_no_decoder(small: Pat
 def test_vocabularies_that_share_almost_nothing_are_refused(refused: Refused, small: Path) -> None:
     words = [f"猫{number}" for number in range(96)]
     write_words(small, {word: index for index, word in enumerate([*words, *"abcd"])}, decoders.Metaspace())
-    refused(small, r"of its tokens 4\.0% are tokens of the target, and 5% are wanted; take a drafter of the target's")
+    refused(small, r"of its tokens 4\.0% are tokens of the target, and 5% are wanted; take a draft model of the target's")
 
 
 # What is allowed
@@ -143,7 +143,7 @@ def test_a_good_pair_gets_no_remark(tiny_checkpoint: Path, small: Path) -> None:
 
 def test_a_shorter_context_is_allowed_with_a_remark(tiny_checkpoint: Path, make_checkpoint: MakeCheckpoint) -> None:
     short, longer = (make_checkpoint(num_hidden_layers=1, max_position_embeddings=size) for size in (128, 512))
-    remark = "the drafter sees 128 tokens and the target 256: in a longer text it stops drafting"
+    remark = "the draft model sees 128 tokens and the target 256: in a longer text it stops drafting"
     assert plan(tiny_checkpoint, drafter=short).remarks == (remark,)
     assert plan(tiny_checkpoint, drafter=longer).remarks == ()
 
@@ -154,7 +154,7 @@ def test_other_stop_tokens_are_allowed_with_a_remark(tiny_checkpoint: Path, smal
     for stop_ids in ([7, 2], [2], None):
         (small / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": stop_ids}))
         remarks.append(plan(tiny_checkpoint, drafter=small).remarks)
-    remark = "the tokens that end a text differ, {} in the drafter and 2 in the target: those of the target hold"
+    remark = "the tokens that end a text differ, {} in the draft model and 2 in the target: those of the target hold"
     assert remarks == [(remark.format("7, 2"),), (), (remark.format("none"),)]
 
 
@@ -190,7 +190,7 @@ def test_a_space_is_a_space_in_every_vocabulary(tiny_checkpoint: Path, small: Pa
     words = {piece.replace("Ġ", "▁"): index for index, piece in enumerate(with_space)}
     write_words(small, words, decoders.Metaspace())
     (remark,) = plan(tiny_checkpoint, drafter=small).remarks
-    assert remark == "the tokenizers differ, 100% of the drafter's tokens are shared: drafts go through text"
+    assert remark == "the tokenizers differ, 100% of the draft model's tokens are shared: drafts go through text"
 
 
 # Options
@@ -198,7 +198,7 @@ def test_a_space_is_a_space_in_every_vocabulary(tiny_checkpoint: Path, small: Pa
 
 def test_the_drafter_gets_the_precision_of_the_target_or_its_own(tiny_checkpoint: Path, small: Path) -> None:
     for stated, wanted in ((None, "int8"), ("fp32", "fp32")):
-        drafter = plan(tiny_checkpoint, precision="int8", drafter=small, drafter_precision=stated).drafter
+        drafter = plan(tiny_checkpoint, precision="int8", drafter=small, drafter_precision=stated).draft_model
         assert drafter is not None
         assert drafter.recipe.name == wanted
 
@@ -218,19 +218,19 @@ def pair(tiny_checkpoint: Path, make_checkpoint: MakeCheckpoint, make_bundle: Ma
 
 def test_a_model_opens_its_drafter_once_on_its_own_device(pair: Path, tiny: Model) -> None:
     model = Model.open(pair, profiles=pair.parent)
-    drafter = model.drafter
+    drafter = model.draft_model
     assert drafter is not None
     assert (drafter.manifest.dimensions.num_layers, drafter.bundle.path) == (1, pair / "drafter")
     assert (drafter.device, drafter.profiles) == (model.device, model.profiles)
-    assert model.drafter is drafter
-    assert (drafter.drafter, tiny.drafter) == (None, None)
+    assert model.draft_model is drafter
+    assert (drafter.draft_model, tiny.draft_model) == (None, None)
 
 
 def test_a_drafter_is_not_opened_before_it_is_asked_for(pair: Path, tmp_path: Path) -> None:
     model = Model.open(shutil.copytree(pair, tmp_path / "copy"))
     shutil.rmtree(tmp_path / "copy" / "drafter")
     with pytest.raises(BundleError, match=r"copy/drafter is not a folder"):
-        _ = model.drafter
+        _ = model.draft_model
 
 
 def test_the_bundle_of_pebble_carries_pebble_mini_and_its_place_tells_so(
@@ -238,16 +238,16 @@ def test_the_bundle_of_pebble_carries_pebble_mini_and_its_place_tells_so(
 ) -> None:
     monkeypatch.setenv("SKIPSTONE_CACHE", str(tmp_path))
     whole, small = (Bundle.open(pebble.bundled_bundle(name)) for name in ("pebble", "pebble-mini"))
-    drafter = whole.open_drafter()
+    drafter = whole.open_draft_model()
     assert drafter is not None
     assert drafter.manifest.files == small.manifest.files
-    assert small.manifest.drafter is None
+    assert small.manifest.draft_model is None
     monkeypatch.setattr(pebble, "DRAFTERS", {})
     assert pebble.bundled_bundle("pebble") != whole.path
 
 
 def test_pebble_is_exported_with_a_drafter_only_when_asked() -> None:
-    assert plan("pebble").drafter is None
+    assert plan("pebble").draft_model is None
     chosen = plan("pebble", drafter="pebble-mini")
-    assert chosen.drafter is not None
+    assert chosen.draft_model is not None
     assert chosen.remarks == ()

@@ -255,7 +255,7 @@ def test_the_parts_of_a_pair_are_what_each_is_when_exported_alone(
     pair = make_bundle(target, precision="int4", exits="2", drafter=small, drafter_precision="int8")
     alone, drafter = make_bundle(target, precision="int4", exits="2"), make_bundle(small, precision="int8")
     own = {name: entry for name, entry in Bundle.open(pair).manifest.files.items() if not name.startswith("drafter/")}
-    assert Bundle.open(pair).manifest.drafter == "drafter"
+    assert Bundle.open(pair).manifest.draft_model == "drafter"
     assert own == Bundle.open(alone).manifest.files
     assert Bundle.open(pair / "drafter").manifest == Bundle.open(drafter).manifest
     Bundle.open(pair).verify()

@@ -123,7 +123,7 @@ def test_a_gguf_file_may_have_exits_and_a_drafter(
     (place / "small").symlink_to(make_checkpoint(num_hidden_layers=1, hidden_size=32))
     made(cli, place, "model.gguf --precision int8 --exits 1 --drafter small")
     manifest = Bundle.open(place / "out").manifest
-    assert (manifest.exits, manifest.drafter) == ((1,), "drafter")
+    assert (manifest.exits, manifest.draft_model) == ((1,), "drafter")
 
 
 def test_the_program_exports_a_gguf_file(place: Path, write_gguf: WriteGguf) -> None:
@@ -165,7 +165,7 @@ def test_an_adapter_goes_with_narrow_ffns_and_a_drafter_of_its_own(
     (place / "small").symlink_to(make_checkpoint(num_hidden_layers=1, hidden_size=32))
     made(cli, place, "base --lora adapter --ffn-width 40,64 --drafter small --drafter-precision fp32")
     manifest = Bundle.open(place / "out").manifest
-    assert (manifest.dimensions.intermediate_size, manifest.drafter) == (64, "drafter")
+    assert (manifest.dimensions.intermediate_size, manifest.draft_model) == (64, "drafter")
 
 
 # Optimum

@@ -137,7 +137,7 @@ BUNDLES: dict[str, tuple[Damage, str]] = {
     "no manifest": (remove("skipstone.json"), r"bundle is not a bundle: it has no skipstone\.json"),
     "a manifest that is garbage": (replace("skipstone.json", b"\xff"), r"bundle/skipstone\.json: "),
     "a manifest of a newer version": (
-        set_json("skipstone.json", format_version=5),
+        set_json("skipstone.json", format_version=6),
         "format 5 is newer .* upgrade with",
     ),
     "no weights": (remove("weights.bin"), r"weights\.bin is missing; copy or export the bundle again"),

@@ -21,7 +21,7 @@ def drafter_of(context: DrafterContext, name: str, *, own_tokenizer: bool = True
 
     Raises: ConfigError when there is none, or none that serves.
     """
-    model = context.model.drafter
+    model = context.model.draft_model
     if model is None:
         raise ConfigError(
             f"decoding method {name!r} needs a small model, and the bundle has none; "

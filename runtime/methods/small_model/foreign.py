@@ -145,7 +145,7 @@ def open_foreign(context: DrafterContext) -> ForeignDrafter:
     Raises: ConfigError when there is no draft model, when one of the tokenizers is of an unknown kind, for the rule
     k-seq unless the text is greedy, and for the rule rejection when the two share no token.
     """
-    model = context.model.drafter
+    model = context.model.draft_model
     if model is None:
         raise ConfigError("the bundle holds no draft model; export it with one, or choose another decoding method")
     draws = context.rule != "match" and not context.sampler.greedy

@@ -109,7 +109,7 @@ def run(
         )
     require_drafter(decode or "plain", drafter)
     texts = [read_text(path) for path in text]
-    model = load(bundle, device=device, threads=threads, drafter=drafter).runtime
+    model = load(bundle, device=device, threads=threads, draft_model=drafter).runtime
     if judging is not None:
         judging.run(model, texts, bundle, plot=plot, as_json=as_json, quiet=quiet)
         return

@@ -153,7 +153,7 @@ def _calibrate_dial(
     method = dial_method(dial)
     require_drafter(dial, drafter)
     texts = [read_text(path) for path in text or ()] or bench_texts()
-    model = load(bundle, device=device, threads=threads, drafter=drafter).runtime
+    model = load(bundle, device=device, threads=threads, draft_model=drafter).runtime
     calibrate(model, method, texts, bundle, max_tokens=max_tokens, as_json=as_json, quiet=quiet)
 
 

@@ -29,7 +29,7 @@ from skipstone.runtime.bundle import (
     StageEntry,
     write_manifest,
 )
-from skipstone.runtime.bundle import bundle as bundle_module
+from skipstone.runtime.bundle import writer as writer_module
 
 
 def toy_manifest(files: Mapping[str, FileEntry]) -> Manifest:
@@ -74,7 +74,7 @@ def write_pair(target: Path, content: str, *, force: bool = False) -> Bundle:
         (writer.path / "drafter").mkdir()
         (writer.path / "drafter" / "stage-00.onnx").write_text(content)
         write_manifest(writer.path / "drafter", toy_manifest)
-        return writer.finish(lambda files: replace(toy_manifest(files), drafter="drafter"))
+        return writer.finish(lambda files: replace(toy_manifest(files), draft_model="drafter"))
 
 
 def content_of(target: Path) -> str:
@@ -151,9 +151,9 @@ def test_verify_reports_all_bytes_to_progress(tmp_path: Path) -> None:
 def test_a_drafter_is_a_bundle_of_its_own_whose_files_are_all_in_the_manifest_of_the_whole(tmp_path: Path) -> None:
     written = write_pair(tmp_path / "out", "hello")
     assert sorted(written.manifest.files) == ["drafter/skipstone.json", "drafter/stage-00.onnx", "stage-00.onnx"]
-    assert written.open_drafter() == Bundle.open(tmp_path / "out" / "drafter")
+    assert written.open_draft_model() == Bundle.open(tmp_path / "out" / "drafter")
     assert content_of(tmp_path / "out" / "drafter") == "hello"
-    assert write_toy(tmp_path / "alone", "hello").open_drafter() is None
+    assert write_toy(tmp_path / "alone", "hello").open_draft_model() is None
 
 
 @pytest.mark.parametrize("name", ["skipstone.json", "stage-00.onnx"])
@@ -198,7 +198,7 @@ def test_an_existing_target_is_refused_before_any_work(tmp_path: Path) -> None:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a test with the swap in one step, and again as where the file system has none."""
     if request.param == "renames":
-        monkeypatch.setattr(bundle_module, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(writer_module, "_exchange", lambda first, second: False)
     return str(request.param)
 
 
@@ -380,7 +380,7 @@ def test_ctrl_c_while_the_place_is_being_claimed_leaves_nothing_behind(
     def interrupted(folder: Path) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skipstone.runtime.bundle.bundle._lock", interrupted)
+    monkeypatch.setattr("skipstone.runtime.bundle.writer._lock", interrupted)
     with pytest.raises(KeyboardInterrupt), BundleWriter(tmp_path / "bundle", force=False):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -114,7 +114,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         special_ids=tuple(draw(st.lists(ids, max_size=3))),
         provenance=Provenance(source=draw(st.text()), tool_version=draw(st.text()), command=draw(st.text())),
         files={name: draw(entries) for name in [*files, *([f"{drafter}/skipstone.json"] if drafter else [])]},
-        drafter=drafter,
+        draft_model=drafter,
     )
 
 
@@ -160,9 +160,11 @@ def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data:
         assert "\n" not in str(error)
     else:
         # Nothing was dropped or bent, but that a manifest of an older format became one of today's.
-        added = {"drafter": None, "graph": "skipstone", "long_rope_from": None, "exact": True, "check": None}
+        if changed["format_version"] < 5 and "drafter" in changed:
+            changed["draft_model"] = changed.pop("drafter")
+        added = {"draft_model": None, "graph": "skipstone", "long_rope_from": None, "exact": True, "check": None}
         added |= {"adapters": {}, "draft_head": None}
-        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 4}
+        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 5}
 
 
 @settings(deadline=None)
@@ -225,26 +227,29 @@ def test_a_field_that_stands_twice_is_refused() -> None:
 
 
 def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() -> None:
-    with pytest.raises(BundleError, match=r"bundle format 5 is newer than this skipstone \S+ reads \(4\): upgrade"):
-        Manifest.from_json('{"format_version": 5, "unheard": []}')
+    with pytest.raises(BundleError, match=r"bundle format 6 is newer than this skipstone \S+ reads \(5\): upgrade"):
+        Manifest.from_json('{"format_version": 6, "unheard": []}')
 
 
 @pytest.mark.parametrize(
     ("version", "unknown"),
     [
-        (1, ("drafter", "graph", "long_rope_from", "exact", "check", "adapters", "draft_head")),
+        (1, ("draft_model", "graph", "long_rope_from", "exact", "check", "adapters", "draft_head")),
         (2, ("graph", "long_rope_from", "exact", "check", "adapters", "draft_head")),
         (3, ("adapters", "draft_head")),
+        (4, ()),
     ],
 )
 def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
     version: int, unknown: tuple[str, ...]
 ) -> None:
     data = json.loads(with_value(["format_version"], version))
-    with pytest.raises(BundleError, match=f"format_version must be 4, found {version}"):
+    with pytest.raises(BundleError, match=f"format_version must be 5, found {version}"):
         Manifest.from_json(json.dumps(data))
     for field in unknown:
         del data[field]
+    if version > 1:
+        data["drafter"] = data.pop("draft_model")
     assert Manifest.from_json(json.dumps(data)) == toy_manifest()
 
 
@@ -300,8 +305,8 @@ INT8, FLOAT = toy_manifest().cache[1], toy_manifest().cache[0]
         ({"special_ids": (100,)}, "special_ids: 100"),
         ({"recipe": {"bits": float("nan")}}, "recipe is not JSON"),
         ({"recipe": {"bits": object()}}, "recipe is not JSON"),
-        ({"drafter": "drafter"}, "drafter/skipstone.json is missing"),
-        ({"drafter": "../drafter"}, "not a file name inside the bundle"),
+        ({"draft_model": "drafter"}, "drafter/skipstone.json is missing"),
+        ({"draft_model": "../drafter"}, "not a file name inside the bundle"),
         ({"files": {**toy_manifest().files, "skipstone.json": FileEntry(size=1, sha256="0" * 64)}}, "its own hash"),
     ],
 )
@@ -350,6 +355,6 @@ def test_sizes_are_sums_over_files_and_layers() -> None:
 def test_the_files_of_the_drafter_count_in_the_whole() -> None:
     size = FileEntry(size=7, sha256="ab" * 32)
     drafter = {"drafter/skipstone.json": size, "drafter/weights.bin": size, "drafters.txt": size}
-    manifest = replace(toy_manifest(), files={**toy_manifest().files, **drafter}, drafter="drafter")
-    assert (manifest.drafter_bytes, manifest.total_bytes) == (14, 51)
-    assert toy_manifest().drafter_bytes == 0
+    manifest = replace(toy_manifest(), files={**toy_manifest().files, **drafter}, draft_model="drafter")
+    assert (manifest.draft_model_bytes, manifest.total_bytes) == (14, 51)
+    assert toy_manifest().draft_model_bytes == 0

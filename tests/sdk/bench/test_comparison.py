@@ -244,10 +244,10 @@ def test_an_unread_model_keeps_what_was_measured_and_opened(
     first, second = unread(model), unread(model)
     curve: Any = first.shared.get("cost curve", object)
     assert second.shared.get("cost curve", object) is curve is model.shared.get("cost curve", object)
-    assert first.drafter is not None and second.drafter is not None and model.drafter is not None
-    assert first.drafter.sessions is second.drafter.sessions is model.drafter.sessions
+    assert first.drafter is not None and second.drafter is not None and model.draft_model is not None
+    assert first.drafter.sessions is second.drafter.sessions is model.draft_model.sessions
     assert first.drafter is first.drafter
-    stores = {id(one.shared) for one in (first, second, first.drafter, second.drafter, model, model.drafter)}
+    stores = {id(one.shared) for one in (first, second, first.drafter, second.drafter, model, model.draft_model)}
     assert len(stores) == 6
 
 

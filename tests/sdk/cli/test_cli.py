@@ -383,10 +383,10 @@ def test_export_puts_the_drafter_in_and_says_what_is_not_ideal_about_it(
     shown = cli("inspect", tmp_path / "out", "--verify").out
     assert re.search(r"^drafter +1 layer, int8, the same tokenizer$", shown, re.M)
     facts = json.loads(cli("inspect", tmp_path / "out", "--json").out)
-    drafter_bytes = sum(file.stat().st_size for file in (tmp_path / "out" / "drafter").iterdir())
-    assert facts["drafter_size_bytes"] == drafter_bytes
+    draft_model_bytes = sum(file.stat().st_size for file in (tmp_path / "out" / "drafter").iterdir())
+    assert facts["draft_model_size_bytes"] == draft_model_bytes
     total = Bundle.open(tmp_path / "out").manifest.total_bytes
-    assert facts["weights_bytes"] + facts["drafter_size_bytes"] + facts["other_bytes"] == total
+    assert facts["weights_bytes"] + facts["draft_model_size_bytes"] + facts["other_bytes"] == total
 
 
 def test_inspect_compares_the_tokenizers_of_target_and_drafter(
@@ -437,7 +437,7 @@ def test_inspect_json_holds_the_figures_and_the_whole_manifest(cli: CommandLine,
     assert facts["manifest"] == json.loads((bundle / "skipstone.json").read_text())
     sizes = sum(file.stat().st_size for file in bundle.iterdir() if file.name != "skipstone.json")
     assert facts["weights_bytes"] + facts["other_bytes"] == sizes
-    assert facts["drafter_size_bytes"] == 0
+    assert facts["draft_model_size_bytes"] == 0
     assert facts["cache_bytes_per_1k_tokens"] == 1000 * 4 * 2 * 2 * 16 * 4  # layers, key and value, heads, size, fp32
     assert facts["estimated_memory_bytes"] > sizes
 

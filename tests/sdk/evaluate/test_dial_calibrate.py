@@ -206,7 +206,7 @@ def test_what_was_saved_is_read_again(pair: Model, tmp_path: Path) -> None:
 
 
 def test_the_name_of_the_file_depends_on_all_that_changes_the_text(pair: Model, tmp_path: Path) -> None:
-    manifest, little = pair.manifest, pair.drafter.manifest if pair.drafter else None
+    manifest, little = pair.manifest, pair.draft_model.manifest if pair.draft_model else None
     weights = {**manifest.files, "weights.bin": manifest.files["tokenizer.json"]}
     others = [
         made_for(manifest, little),

@@ -75,8 +75,8 @@ def test_a_text_is_judged_as_the_full_model_does_prefix_by_prefix(pair: Model, n
             full, law = logits_after(pair, text), laws[number]
             lenient = number < step.num_accepted and law.argmax() != token_id
             if lenient:
-                assert pair.drafter is not None
-                law = logits_after(pair.drafter, text)
+                assert pair.draft_model is not None
+                law = logits_after(pair.draft_model, text)
                 assert law.argmax() == token_id, "a guess that stands is the little model's choice"
             agrees.append(bool(full.argmax() == token_id))
             wanted, used = log_softmax(full[None])[0], log_softmax(law[None])[0]

@@ -109,7 +109,7 @@ def test_in_exact_mode_every_bit_of_int4_is_that_of_the_plain_text(
 
 
 def test_a_chain_ends_behind_the_first_guess_below_six_tenths_or_after_ten(pair: Model) -> None:
-    little, lengths = pair.drafter, set()
+    little, lengths = pair.draft_model, set()
     assert little is not None
     for last_id in range(3, 43):
         text = [*PROMPT, last_id]
@@ -206,7 +206,7 @@ def test_with_an_endless_dial_the_little_model_writes_all_but_a_token_a_call(
     for step, _ in steps:
         assert step.num_accepted == step.num_drafted == len(step.token_ids) - 1
         for place, token_id in enumerate(step.token_ids):
-            writer = pair.drafter if place < step.num_accepted else pair
+            writer = pair.draft_model if place < step.num_accepted else pair
             assert writer is not None
             sequence = writer.new_sequence()
             sequence.append(text)

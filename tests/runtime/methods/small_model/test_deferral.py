@@ -70,8 +70,8 @@ def tokens(steps: list[Step]) -> list[int]:
 
 
 def drafter_of(model: Model) -> Model:
-    assert model.drafter is not None
-    return model.drafter
+    assert model.draft_model is not None
+    return model.draft_model
 
 
 def score_of(model: Model, options: SamplingOptions = GREEDY, num_tokens: int = 24) -> float:

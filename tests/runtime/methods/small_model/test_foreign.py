@@ -200,8 +200,8 @@ def test_what_a_twin_with_other_ids_draws_by_token_is_accepted(twins: Model) -> 
 
 def test_ids_that_are_taken_as_they_are_would_not_be_accepted(twins: Model) -> None:
     """The negative control of the two tests above: the same weights without a translation."""
-    assert twins.drafter is not None
-    wrong = copy.copy(twins.drafter)
+    assert twins.draft_model is not None
+    wrong = copy.copy(twins.draft_model)
     wrong.tokenizer = LETTERS
     _, steps = run(with_drafter(twins, wrong), LETTERS.encode("the fox"), num=60)
     assert accepted_share(steps) < 0.3
@@ -215,7 +215,7 @@ def masked_laws(context: DrafterContext, draft: Draft) -> list[np.ndarray]:
 
     The same calls as in drafting, so the same bits.
     """
-    drafter, target = context.model.drafter, context.model
+    drafter, target = context.model.draft_model, context.model
     assert drafter is not None
     sequence = drafter.new_sequence()
     sequence.append(drafter.tokenizer.encode(target.tokenizer.decode(context.sequence.token_ids)))
@@ -266,8 +266,8 @@ def test_nothing_is_drawn_where_most_of_the_probability_is_not_shared(strangers:
     model = strangers["pieces for letters"]
     context = context_for(model, LETTERS.encode("the end"), SamplingOptions(temperature=1.0), "rejection")
     assert len(open_foreign(context).propose(context.sequence.token_ids, limit=4)) == 0
-    assert model.drafter is not None
-    sequence = model.drafter.new_sequence()
+    assert model.draft_model is not None
+    sequence = model.draft_model.new_sequence()
     sequence.append(PIECES.encode("the end"))
     weights = np.exp(sequence.extend(Draft.empty())[0])
     shared = SharedVocabulary.of(
@@ -312,11 +312,11 @@ def test_the_chance_of_letters_is_carried_over_to_the_tokens_that_spell_them(
     make_model: Callable[..., Model], twins: Model
 ) -> None:
     """The drafter says letters, the target has words of them: a word is as sure as its letters together."""
-    context = context_for(with_drafter(twins, twins.drafter), LETTERS.encode("the fox"), GREEDY, "match")
+    context = context_for(with_drafter(twins, twins.draft_model), LETTERS.encode("the fox"), GREEDY, "match")
     letters_draft = open_foreign(context).propose(context.sequence.token_ids, limit=7)
     said = LETTERS.decode(letters_draft.token_ids)
     words = byte_level(300, corpus=(said[:4] + " " + said[4:] + " ") * 9, special=())
-    target = with_drafter(make_model(words), twins.drafter)
+    target = with_drafter(make_model(words), twins.draft_model)
     context = context_for(target, words.encode("the fox"), GREEDY, "match")
     draft = open_foreign(context).propose(context.sequence.token_ids, limit=7)
     assert 0 < len(draft) < 7
@@ -425,7 +425,7 @@ def test_what_the_drafter_was_told_reads_as_the_text_however_it_grows(
 ) -> None:
     target, own = PAIRS[name]
     ids = data.draw(texts_as_tokens(target))
-    drafter = strangers[name].drafter
+    drafter = strangers[name].draft_model
     assert drafter is not None
     shared = None
     if by_token:
@@ -447,7 +447,7 @@ def test_what_the_drafter_was_told_reads_as_the_text_however_it_grows(
 def test_a_text_told_in_pieces_is_encoded_as_the_whole_text_is(strangers: dict[str, Model], name: str) -> None:
     """The slow obvious way is to encode all of it at every round."""
     target, own = PAIRS[name]
-    drafter = strangers[name].drafter
+    drafter = strangers[name].draft_model
     assert drafter is not None
     ids = target.encode("def the_fox(x, y):\n    return x and self.y\n" * 2 + "naïve über 猫, the end of in and er.")
     for size in (1, 2, 5):
@@ -461,7 +461,7 @@ def test_a_text_told_in_pieces_is_encoded_as_the_whole_text_is(strangers: dict[s
 
 
 def test_what_was_drafted_and_came_true_is_not_fed_again(strangers: dict[str, Model]) -> None:
-    drafter = strangers["bytes for pieces"].drafter
+    drafter = strangers["bytes for pieces"].draft_model
     assert drafter is not None
     ids = PIECES.encode("the egg and the end of the fox")
     mirror = mirror_of(OTHER_BYTES, drafter, PIECES)
@@ -484,7 +484,7 @@ def test_a_long_text_is_not_encoded_again_at_every_round(strangers: dict[str, Mo
             lengths.append(len(text))
             return super().encode(text, add_special_tokens=add_special_tokens)
 
-    drafter = strangers["bytes for pieces"].drafter
+    drafter = strangers["bytes for pieces"].draft_model
     assert drafter is not None
     ids = PIECES.encode("the fox and the egg; " * 12)
     mirror = mirror_of(Counting(OTHER_BYTES.backend), drafter, PIECES)
@@ -498,7 +498,7 @@ def test_the_drafters_own_special_tokens_stand_at_the_beginning_and_nowhere_else
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
     )
-    own, drafter = Tokenizer(backend), strangers["bytes for pieces"].drafter
+    own, drafter = Tokenizer(backend), strangers["bytes for pieces"].draft_model
     assert drafter is not None
     mirror, ids = mirror_of(own, drafter, PIECES), [1, *PIECES.encode("the fox"), 2, *PIECES.encode("er in")]
     for end in range(1, len(ids) + 1):
@@ -511,7 +511,7 @@ def test_the_drafters_own_special_tokens_stand_at_the_beginning_and_nowhere_else
 def test_a_tokenizer_that_rewrites_text_is_told_what_it_makes_of_it(strangers: dict[str, Model]) -> None:
     backend = tokenizers.Tokenizer.from_str(OTHER_BYTES.backend.to_str())
     backend.normalizer = normalizers.NFC()
-    own, drafter = Tokenizer(backend), strangers["bytes for bytes"].drafter
+    own, drafter = Tokenizer(backend), strangers["bytes for bytes"].draft_model
     assert drafter is not None
     ids = BYTES.encode("the cafe\u0301 and the e\u0301\u0301 end of the x")
     mirror = mirror_of(own, drafter, BYTES)

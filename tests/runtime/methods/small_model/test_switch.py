@@ -151,7 +151,7 @@ def test_with_an_endless_dial_the_little_model_writes_all_but_the_first_ten(
     steps, text, choose = written(pair, INF, options), list(PROMPT), sampler_for(options).choose
     assert [step.depth for step in steps] == [LARGE] * 10 + [LITTLE] * 30
     for number, step in enumerate(steps):
-        theirs = logits_after(pair if number < 10 else pair.drafter, text)
+        theirs = logits_after(pair if number < 10 else pair.draft_model, text)
         assert step.token_ids == [choose(theirs, text)]
         text += step.token_ids
 
@@ -169,7 +169,7 @@ def test_in_between_both_write_each_from_its_own_logits(pair: Model) -> None:
         max_new_tokens=60,
         stop_ids=(),
     ):
-        theirs = logits_after(pair if switch.is_large else pair.drafter, text)
+        theirs = logits_after(pair if switch.is_large else pair.draft_model, text)
         np.testing.assert_allclose(step.logits[0], theirs, atol=1e-3)
         assert step.depth == (LARGE if switch.is_large else LITTLE)
         switch.see(entropy_bits(theirs))
@@ -179,7 +179,7 @@ def test_in_between_both_write_each_from_its_own_logits(pair: Model) -> None:
 
 
 def test_after_every_step_the_caches_of_both_are_those_of_a_prefill(pair: Model) -> None:
-    context, drafter = context_of(pair, HALF), pair.drafter
+    context, drafter = context_of(pair, HALF), pair.draft_model
     assert drafter is not None
     little = open_little(context, "switch")
     follower: Sequence = little._text.sequence

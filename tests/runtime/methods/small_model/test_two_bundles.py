@@ -45,7 +45,7 @@ def joined(tiny_checkpoint: Path, small_checkpoint: Path, make_bundle: MakeBundl
 
 @pytest.mark.parametrize("decode", METHODS)
 def test_every_method_of_a_small_model_drafts_with_the_other_bundle(large: Path, small: Path, decode: str) -> None:
-    model = skipstone.load(large, drafter=small)
+    model = skipstone.load(large, draft_model=small)
     found, plain = (model.generate("def f(", max_new_tokens=30, decode=name) for name in (decode, "plain"))
     assert found.token_ids == plain.token_ids
     assert found.stats.drafters[decode].drafted > 0
@@ -57,7 +57,7 @@ def test_another_bundle_does_what_the_same_model_does_inside(
 ) -> None:
     apart, together = (
         model.generate("def f(", max_new_tokens=30, decode=decode, dial=APPROXIMATE[decode])
-        for model in (skipstone.load(large, drafter=small), skipstone.load(joined))
+        for model in (skipstone.load(large, draft_model=small), skipstone.load(joined))
     )
     assert apart.token_ids == together.token_ids
     assert (apart.stats.depths, apart.stats.drafters) == (together.stats.depths, together.stats.drafters)
@@ -67,16 +67,16 @@ def test_the_bundle_that_is_given_takes_the_place_of_the_one_inside(
     joined: Path, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
 ) -> None:
     other = make_bundle(make_checkpoint(num_hidden_layers=2))
-    for model, wanted in ((Model.open(joined), joined / "drafter"), (Model.open(joined, drafter=other), other)):
-        assert model.has_drafter and model.drafter is not None
-        assert model.drafter.bundle.path == wanted
-        assert model.drafter.device is model.device
+    for model, wanted in ((Model.open(joined), joined / "drafter"), (Model.open(joined, draft_model=other), other)):
+        assert model.has_draft_model and model.draft_model is not None
+        assert model.draft_model.bundle.path == wanted
+        assert model.draft_model.device is model.device
 
 
 def test_auto_weighs_a_small_model_wherever_it_comes_from(large: Path, small: Path, joined: Path) -> None:
     assert "model" not in planned_names(Model.open(large))
-    assert not Model.open(large).has_drafter
-    for model in (Model.open(large, drafter=small), Model.open(joined)):
+    assert not Model.open(large).has_draft_model
+    for model in (Model.open(large, draft_model=small), Model.open(joined)):
         assert "model" in planned_names(model)
 
 
@@ -84,7 +84,7 @@ def test_a_small_model_may_carry_one_of_its_own_which_nobody_asks(
     make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle, joined: Path
 ) -> None:
     large = make_bundle(make_checkpoint(num_hidden_layers=8))
-    model = skipstone.load(large, drafter=joined)
+    model = skipstone.load(large, draft_model=joined)
     found, plain = (model.generate("def f(", max_new_tokens=16, decode=name) for name in ("big-little", "plain"))
     assert found.token_ids == plain.token_ids
 
@@ -92,7 +92,7 @@ def test_a_small_model_may_carry_one_of_its_own_which_nobody_asks(
 @pytest.mark.slow
 @pytest.mark.parametrize(("decode", "dial"), [("big-little", None), ("big-little", 0), ("switch", 0), ("cascade", 1)])
 def test_on_a_real_pair_every_method_writes_the_plain_text_at_its_plain_end(decode: str, dial: float | None) -> None:
-    model = skipstone.load("pebble", drafter="pebble-mini")
+    model = skipstone.load("pebble", draft_model="pebble-mini")
     for prompt in ("def read_config(path):\n", "import os\nimport sys\n\n\nclass Parser:\n", "x"):
         for sampling in ({}, {"temperature": 0.8, "seed": 5}):
             options = {"max_new_tokens": 64, "exact": True, **sampling}
@@ -106,14 +106,14 @@ def test_on_a_real_pair_every_method_writes_the_plain_text_at_its_plain_end(deco
 def test_a_small_model_that_is_not_smaller_is_refused(large: Path, small: Path, joined: Path) -> None:
     for target, drafter in ((small, large), (large, large), (large, joined)):
         with pytest.raises(ConfigError, match=r"cannot draft for .* the target 0\.\d MB; take a smaller bundle"):
-            skipstone.load(target, drafter=drafter)
+            skipstone.load(target, draft_model=drafter)
 
 
 def test_a_folder_that_is_no_bundle_is_refused_at_once(large: Path, small_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a folder"):
-        skipstone.load(large, drafter=tmp_path / "nowhere")
+        skipstone.load(large, draft_model=tmp_path / "nowhere")
     with pytest.raises(BundleError, match="is a checkpoint, not a bundle"):
-        skipstone.load(large, drafter=small_checkpoint)
+        skipstone.load(large, draft_model=small_checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -134,13 +134,13 @@ def foreign(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_small_model_with_other_tokens_is_refused_where_tokens_are_shared(
     large: Path, foreign: Path, decode: str
 ) -> None:
-    model = skipstone.load(large, drafter=foreign)
+    model = skipstone.load(large, draft_model=foreign)
     with pytest.raises(ConfigError, match=f"'{decode}' needs a small model with the tokenizer of the large one"):
         model.stream("def f(", max_new_tokens=8, decode=decode, dial=APPROXIMATE.get(decode))
 
 
 def test_a_small_model_with_other_tokens_drafts_through_text(large: Path, foreign: Path) -> None:
-    model = skipstone.load(large, drafter=foreign)
+    model = skipstone.load(large, draft_model=foreign)
     found, plain = (model.generate("def f(", max_new_tokens=16, decode=name) for name in ("model", "plain"))
     assert found.token_ids == plain.token_ids
 
