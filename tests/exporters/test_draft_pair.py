@@ -82,7 +82,9 @@ def test_the_target_itself_is_refused_by_whatever_path(refused: Refused, tiny_ch
 
 
 def test_a_drafter_of_half_the_size_or_more_is_refused(refused: Refused, make_checkpoint: MakeCheckpoint) -> None:
-    message = r"it has 0\.\d\d M parameters, the target 0\.\d\d M, and a draft model that large cannot pay; take one below"
+    message = (
+        r"it has 0\.\d\d M parameters, the target 0\.\d\d M, and a draft model that large cannot pay; take one below"
+    )
     for num_layers in (2, 3):
         refused(make_checkpoint(num_hidden_layers=num_layers), message)
 
@@ -114,7 +116,10 @@ def test_another_tokenizer_is_refused_where_drafting_would_refuse_it(
         Spelling(changed)
     except ConfigError:
         steps = re.escape(" + ".join(changed.decoder_steps) or "missing")
-        refused(small, f"the tokenizers differ, .* the decoder of the draft model is {steps} .*; take a draft model with the")
+        refused(
+            small,
+            f"the tokenizers differ, .* the decoder of the draft model is {steps} .*; take a draft model with the",
+        )
     else:
         assert "drafts go through text" in plan(tiny_checkpoint, drafter=small).remarks[0]
 
@@ -131,7 +136,9 @@ def test_another_tokenizer_is_refused_where_the_target_has_no_decoder(small: Pat
 def test_vocabularies_that_share_almost_nothing_are_refused(refused: Refused, small: Path) -> None:
     words = [f"猫{number}" for number in range(96)]
     write_words(small, {word: index for index, word in enumerate([*words, *"abcd"])}, decoders.Metaspace())
-    refused(small, r"of its tokens 4\.0% are tokens of the target, and 5% are wanted; take a draft model of the target's")
+    refused(
+        small, r"of its tokens 4\.0% are tokens of the target, and 5% are wanted; take a draft model of the target's"
+    )
 
 
 # What is allowed
