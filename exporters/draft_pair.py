@@ -72,7 +72,7 @@ def _remark_on_text(theirs: tokenizers.Tokenizer, own: tokenizers.Tokenizer, pai
     """Return the remark on a pair that can share text only. Raises: ConfigError where not even that."""
     for whose, tokenizer in (("the draft model", own), ("the target", theirs)):
         steps = _decoder_steps(tokenizer)
-        # The kinds of which runtime/drafters/vocabulary.py knows what each token spells.
+        # The kinds of which runtime/text/vocabulary.py knows what each token spells.
         if steps != ["ByteLevel"] and not {"Metaspace", "Replace"} & set(steps):
             raise ConfigError(
                 f"{pair}: the tokenizers differ, so drafts have to go through text, and the decoder of {whose} is "

@@ -1,4 +1,4 @@
-"""Do two versions of the package export the same bundles? Graphs and weights byte by byte, manifests but for the version.
+"""Do two versions of the package export the same bundles? Graphs and weights byte by byte, and the manifests.
 
     python tests/same_bytes.py OLD_PYTHON [NEW_PYTHON]
 
@@ -29,7 +29,9 @@ PEBBLE = [
     {"precision": "int4", "exits": "auto", "draft_head": "auto"},
 ]
 FAMILIES = ("Llama", "Qwen 3", "Gemma 3n", "Phi-3", "GPT-2", "Mixtral")
-EXPORT = "import json, sys, skipstone; [skipstone.export(source, out, **options) for source, out, options in json.loads(sys.argv[1])]"
+EXPORT = """import json, sys, skipstone
+for source, out, options in json.loads(sys.argv[1]):
+    skipstone.export(source, out, **options)"""
 
 
 def fingerprint(graph: Path) -> str:
@@ -44,8 +46,8 @@ def fingerprint(graph: Path) -> str:
         where = sorted((entry.key, entry.value) for entry in tensor.external_data)
         inside = [] if where else onnx.numpy_helper.to_array(tensor).tobytes().hex()
         lines.append(f"{tensor.name} {tensor.data_type} {list(tensor.dims)} {where} {inside}")
-    for value in (*parsed.input, *parsed.output):
-        lines.append(f"{value.name} {onnx.helper.printable_type(value.type)}")
+    ends = (*parsed.input, *parsed.output)
+    lines += [f"{value.name} {onnx.helper.printable_type(value.type)}" for value in ends]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -56,7 +58,7 @@ def contents(bundle: Path) -> dict[str, str]:
 
 
 def manifest(bundle: Path) -> dict[str, Any]:
-    """Return the manifest of a bundle, in today's words and without what tells where and by which version it was made."""
+    """Return the manifest of a bundle in today's words, without where and by which version it was made."""
     data: dict[str, Any] = json.loads((bundle / "skipstone.json").read_text(encoding="utf-8"))
     if "drafter" in data:
         data["draft_model"] = data.pop("drafter")

@@ -125,16 +125,16 @@ class FileEntry:
 class Manifest:
     """All that the runtime knows of a bundle before it opens a graph. An instance is always valid.
 
-    `head` is the file of the head's graph when the stages end in hidden states. `exits` are the numbers of layers after
-    which the head may run, without the full depth. `recipe` is the JSON data of the quantization recipe (lists, no
-    tuples). `files` has every file of the bundle but the manifest, by its name relative to the folder. `draft_model` is
-    the folder of the draft model, a bundle of its own whose files, its manifest with them, are in `files` too. `graph`
-    says who wrote the graphs: ours, or optimum, whose one graph has inputs of its own. A text of more than `long_rope_from`
-    tokens takes the second half of the rotary tables for all its positions; None is no text. `exact` says whether rows
-    fed in pairs give the same bits, however many they are. `check` has the figures of the export's
-    comparison with the original; None where it made none. `adapters` are the graphs that stand between an exit, by its
-    number of layers in digits, and the head. `draft_head` is the graph of a head over part of the vocabulary, which
-    drafters use; None is none.
+    `head` is the file of the head's graph when the stages end in hidden states. `exits` are the numbers of layers
+    after which the head may run, without the full depth. `recipe` is the JSON data of the quantization recipe (lists,
+    no tuples). `files` has every file of the bundle but the manifest, by its name relative to the folder.
+    `draft_model` is the folder of the draft model, a bundle of its own whose files, its manifest with them, are in
+    `files` too. `graph` says who wrote the graphs: ours, or optimum, whose one graph has inputs of its own. A text of
+    more than `long_rope_from` tokens takes the second half of the rotary tables for all its positions; None is no
+    text. `exact` says whether rows fed in pairs give the same bits, however many they are. `check` has the figures of
+    the export's comparison with the original; None where it made none. `adapters` are the graphs that stand between
+    an exit, by its number of layers in digits, and the head. `draft_head` is the graph of a head over part of the
+    vocabulary, which drafters use; None is none.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 

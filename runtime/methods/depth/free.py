@@ -1,7 +1,7 @@
 """Guess with an exit while it is sure; how sure it must be is learned from what the full model says.
 
 FREE with strict rollback: what the full model would not have written is taken back, so the text is plain decoding's.
-`runtime/approximate/adaptive.py` runs the same drafter and lets the guesses stand.
+`runtime/methods/depth/adaptive.py` runs the same drafter and lets the guesses stand.
 """
 
 from __future__ import annotations

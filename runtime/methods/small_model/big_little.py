@@ -25,7 +25,7 @@ def open_big_little(context: DrafterContext) -> Drafter:
     """Return a drafter of chains for one text: up to 10 guesses, to the first whose probability is below 0.6.
 
     That last one is proposed too: a row more costs little, and it may be right. Unlike that of `model`, the threshold
-    never moves. `runtime/approximate/big_little.py` runs the same drafter under a rule that forgives.
+    never moves. `runtime/methods/small_model/big_little.py` runs the same drafter under a rule that forgives.
     Source: Big Little Decoder (Kim et al., 2023), its fallback policy and defaults.
     Raises: ConfigError when the bundle has no small model with the target's tokenizer.
     """
