@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from skipstone.runtime.decoding.acceptance import Acceptance
-from skipstone.runtime.decoding.chain import DraftText, ModelDrafter
-from skipstone.runtime.decoding.confidence import Calibration, level_of, middle_of
-from skipstone.runtime.decoding.decode import Choose, Step, decode
-from skipstone.runtime.decoding.drafter import Drafter, PlainDrafter, Round
-from skipstone.runtime.decoding.guard import Guard
+from skipstone.runtime.decoding.acceptance import Acceptance, Calibration, level_of, middle_of
+from skipstone.runtime.decoding.chain import ConfidenceStop, DraftText, ModelDrafter
+from skipstone.runtime.decoding.decode import decode
+from skipstone.runtime.decoding.drafter import Accept, Choose, Drafter, Guard, PlainDrafter, Round, Step
 from skipstone.runtime.decoding.picks import Drawn, Likeliest, Picker, Picks, picker_for
-from skipstone.runtime.decoding.stops import ConfidenceStop, MidpointStop
 
 __all__ = [
+    "Accept",
     "Acceptance",
     "Calibration",
     "Choose",
@@ -21,7 +19,6 @@ __all__ = [
     "Drawn",
     "Guard",
     "Likeliest",
-    "MidpointStop",
     "ModelDrafter",
     "Picker",
     "Picks",

@@ -1,4 +1,4 @@
-"""A chain of guesses from any text that can be read ahead, and the drafter that proposes it."""
+"""A chain of guesses from any text that can be read ahead: the drafter that proposes it, and where it stops."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.decoding.confidence import Calibration, level_of, middle_of
+from skipstone.errors import ConfigError
+from skipstone.runtime.decoding.acceptance import Calibration, level_of, middle_of
 from skipstone.runtime.decoding.drafter import Drafter, Round
 from skipstone.runtime.decoding.picks import Picker, Picks, Rule
-from skipstone.runtime.decoding.stops import ConfidenceStop, Stop
 from skipstone.runtime.engine import Draft
 
-__all__ = ["DraftText", "ModelDrafter"]
+__all__ = ["ConfidenceStop", "DraftText", "ModelDrafter", "Stop"]
+
+RATE_MEMORY = 0.5
+THRESHOLD_MEMORY = 0.9
 
 Chain = Callable[[Picker, int], Iterator[Picks]]
 """(picker, most) -> the guesses behind a text, one after the other; left early when enough."""
@@ -48,6 +51,60 @@ def token_by_token(text: DraftText, picker: Picker, most: int) -> Iterator[Picks
         picks = picker.pick(text.logits()[0], text.token_ids, 1)
         yield picks
         text.take(picks.token_ids[0])
+
+
+class Stop(Protocol):
+    """Says where a chain ends: after a guess of which it is unsure, at the latest after `longest`."""
+
+    @property
+    def longest(self) -> int:
+        """The most guesses of a chain."""
+        ...
+
+    def is_unsure(self, confidence: float) -> bool:
+        """Return whether a guess of this confidence, 0..1, shall be the last; it is still proposed."""
+        ...
+
+    def update(self, *, num_accepted: int, num_drafted: int) -> None:
+        """Learn from one round with at least one guess."""
+        ...
+
+
+class ConfidenceStop:
+    """Says after which guess a chain ends. Where too many guesses are rejected it asks for more confidence.
+
+    Invariant: 0 <= `threshold` <= 1. `rate` is the share of guesses accepted lately.
+
+    Source: Draft & Verify (Zhang et al., 2024), its threshold controller and defaults.
+    """
+
+    def __init__(
+        self, *, threshold: float = 0.6, wanted_rate: float = 0.9, step: float = 0.01, longest: int = 8
+    ) -> None:
+        """`longest` is the most guesses of a chain; one that long and mostly accepted leaves the threshold as it is."""
+        if not (0 <= threshold <= 1 and 0 <= wanted_rate <= 1 and 0 <= step <= 1):
+            raise ConfigError(
+                f"threshold, wanted_rate and step must lie between 0 and 1, got {threshold}, {wanted_rate} and {step}"
+            )
+        if longest < 1:
+            raise ConfigError(f"longest must be at least 1, got {longest}")
+        self.threshold, self.rate, self.longest = threshold, 0.0, longest
+        self._wanted_rate, self._step = wanted_rate, step
+
+    def is_unsure(self, confidence: float) -> bool:
+        """Return whether a guess of this confidence, 0..1, shall be the last; it is still proposed."""
+        return confidence < self.threshold
+
+    def update(self, *, num_accepted: int, num_drafted: int) -> None:
+        """Learn from one round with at least one guess."""
+        self.rate = RATE_MEMORY * self.rate + (1 - RATE_MEMORY) * num_accepted / num_drafted
+        wanted = self.threshold
+        if self.rate < self._wanted_rate:
+            wanted += self._step
+        elif num_drafted < self.longest:
+            wanted -= self._step
+        moved = THRESHOLD_MEMORY * self.threshold + (1 - THRESHOLD_MEMORY) * wanted
+        self.threshold = min(max(moved, 0.0), 1.0)
 
 
 class ModelDrafter(Drafter):

@@ -2,59 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from time import perf_counter
 
-import numpy as np
-from numpy.typing import NDArray
-
-from skipstone.runtime.decoding.drafter import Drafter, Round
-from skipstone.runtime.decoding.guard import Guard
-from skipstone.runtime.decoding.verify import Accept
+from skipstone.runtime.decoding.drafter import Accept, Drafter, Guard, Round, Step
 from skipstone.runtime.engine import Draft, Sequence
 
-__all__ = ["Choose", "Step", "decode"]
-
-Choose = Callable[[NDArray[np.float32], SequenceOf[int]], int]
-"""(logits [V], tokens so far) -> the next token, as `Sampler.choose`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one model call gave. `logits` [len(token_ids), V] are valid until the next step.
-
-    The first `num_accepted` tokens were guessed by `drafter`. The times, in seconds, are those of drafting, which is
-    proposing and learning, of the model call, and of choosing and keeping tokens. `depth` is the number of layers that
-    made the tokens; None is all of them. `waited_s` is how long the tokens lay, once made, before they were given out.
-    """
-
-    token_ids: list[int]
-    logits: NDArray[np.float32]
-    num_drafted: int
-    num_accepted: int
-    drafter: str
-    draft_s: float
-    model_s: float
-    accept_s: float
-    depth: int | None = None
-    waited_s: float = 0.0
-
-    @classmethod
-    def of_one(cls, token_id: int, logits: NDArray[np.float32], depth: int, *, model_s: float, accept_s: float) -> Step:
-        """Return the step of one token that nobody guessed, made by `depth` layers with logits [V]."""
-        return cls(
-            [token_id],
-            logits[None],
-            num_drafted=0,
-            num_accepted=0,
-            drafter="plain",
-            draft_s=0.0,
-            model_s=model_s,
-            accept_s=accept_s,
-            depth=depth,
-        )
+__all__ = ["decode"]
 
 
 def decode(

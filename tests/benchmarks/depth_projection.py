@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.costs import MOST_BEHIND
-from skipstone.runtime.decoding import Likeliest, MidpointStop, ModelDrafter, Round
+from skipstone.runtime.decoding import Likeliest, ModelDrafter, Round
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods import AGREEMENTS
 from skipstone.runtime.methods.depth import (
     Calibration,
     Exit,
     ExitPolicy,
+    MidpointStop,
     SelfDrafter,
     calibrate,
     decode_early,

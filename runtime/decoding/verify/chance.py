@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.decoding.verify.match import Accept, match
+from skipstone.runtime.decoding.drafter import Accept
+from skipstone.runtime.decoding.verify.match import match
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.sampling import Sampler, uniform
 

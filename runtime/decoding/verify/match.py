@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.runtime.decoding.drafter import Accept
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.sampling import Sampler
 
-__all__ = ["Accept", "match"]
-
-Accept = Callable[[Draft, NDArray[np.float32]], list[int]]
-"""(draft, logits [1 + N, V]) -> the tokens to emit: a path of the draft and one token of the model's own."""
+__all__ = ["match"]
 
 
 def match(sampler: Sampler, history: Sequence[int]) -> Accept:

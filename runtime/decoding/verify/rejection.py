@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from skipstone.errors import ConfigError
+from skipstone.runtime.decoding.drafter import Accept
 from skipstone.runtime.decoding.verify.chance import Coins, Law, TargetLaw, by_chance, excess, law_of_guesses
-from skipstone.runtime.decoding.verify.match import Accept
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.sampling import Sampler
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from skipstone.errors import ConfigError
+from skipstone.runtime.decoding.drafter import Accept
 from skipstone.runtime.decoding.verify.kseq import k_seq
-from skipstone.runtime.decoding.verify.match import Accept, match
+from skipstone.runtime.decoding.verify.match import match
 from skipstone.runtime.decoding.verify.rejection import reject
 from skipstone.runtime.sampling import Sampler
 

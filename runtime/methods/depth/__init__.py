@@ -47,7 +47,7 @@ from skipstone.runtime.methods.depth.free import (
     open_free,
     records_of,
 )
-from skipstone.runtime.methods.depth.self_draft import LONGEST, SelfDrafter, open_self
+from skipstone.runtime.methods.depth.self_draft import LONGEST, MidpointStop, SelfDrafter, open_self
 from skipstone.runtime.methods.depth.skip import can_skip, open_skip, require_skip_set
 from skipstone.runtime.methods.depth.skip_file import read_skip_set, save_skip_set, skip_path, skipped_stages
 from skipstone.runtime.methods.depth.skip_set import Reader, SkipSet, best_set, find_skip_set
@@ -75,6 +75,7 @@ __all__ = [
     "FreeDrafter",
     "FreeExit",
     "Level",
+    "MidpointStop",
     "Reader",
     "SelfDrafter",
     "SkipSchedule",

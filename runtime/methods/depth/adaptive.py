@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.runtime.costs import exit_times
-from skipstone.runtime.decoding import Drafter, PlainDrafter, Step, decode
-from skipstone.runtime.decoding.verify import Accept, match
+from skipstone.runtime.decoding import Accept, Drafter, PlainDrafter, Step, decode
+from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Draft, Sequence, exit_stages
 from skipstone.runtime.methods.depth.exits import MIN_GAIN, NO_EXIT_PAYS, ExitText
 from skipstone.runtime.methods.depth.free import FreeDrafter, FreeExit, records_of

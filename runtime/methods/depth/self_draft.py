@@ -9,17 +9,53 @@ from typing import Final
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.costs import TIMES_MEMORY, best_length, usual_ms
-from skipstone.runtime.decoding import Drafter, MidpointStop, ModelDrafter, Round, picker_for
+from skipstone.runtime.decoding import Drafter, ModelDrafter, Round, picker_for
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.methods.depth.exits import ExitText
 from skipstone.runtime.methods.method import DrafterContext
 
-__all__ = ["Exit", "SelfDrafter", "open_self"]
+__all__ = ["Exit", "MidpointStop", "SelfDrafter", "open_self"]
 
 COUNTS_MEMORY: Final = 0.99
 LONGEST: Final = 8
+STOP_MEMORY: Final = 0.95
 # Before rounds show it: what a row more adds to a call, as a share of a call of one row.
 ROW_SHARE: Final = 0.1
+
+
+class MidpointStop:
+    """Says after which guess a chain ends, by the mean confidences of guesses that stood and that fell lately.
+
+    Both fade with each round. Guesses behind the first that fell say nothing: nobody knows whether they would stand.
+    Source: DEL (Zarch et al., 2025), its dynamic draft exit.
+    """
+
+    def __init__(self, *, longest: int = LONGEST) -> None:
+        self.longest = longest
+        self._asked: list[float] = []  # since the last update
+        self._stood, self._fell = [0.0, 0.0], [0.0, 0.0]  # how many, and the sum of their confidences
+
+    @property
+    def threshold(self) -> float:
+        """The confidence, 0..1, below which a guess is the last; 0 until a guess has stood and one has fallen."""
+        if not self._stood[0] or not self._fell[0]:
+            return 0.0
+        return (self._stood[1] / self._stood[0] + self._fell[1] / self._fell[0]) / 2
+
+    def is_unsure(self, confidence: float) -> bool:
+        """Return whether a guess of this confidence, 0..1, shall be the last; it is still proposed."""
+        self._asked.append(confidence)
+        return confidence < self.threshold
+
+    def update(self, *, num_accepted: int, num_drafted: int) -> None:
+        """Learn from one round, of whose guesses it was asked about the last; about none, it learns nothing."""
+        asked, self._asked = self._asked[-num_drafted:], []
+        if len(asked) < num_drafted:
+            return
+        stood, fell = asked[:num_accepted], asked[num_accepted : num_accepted + 1]
+        for counts, seen in ((self._stood, stood), (self._fell, fell)):
+            counts[0] = STOP_MEMORY * counts[0] + len(seen)
+            counts[1] = STOP_MEMORY * counts[1] + sum(seen)
 
 
 @dataclass(slots=True)

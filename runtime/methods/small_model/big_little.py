@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.decoding import ConfidenceStop, Drafter, ModelDrafter, decode, picker_for
-from skipstone.runtime.decoding.verify import Accept
+from skipstone.runtime.decoding import Accept, ConfidenceStop, Drafter, ModelDrafter, decode, picker_for
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.methods.method import ApproximateContext, DrafterContext, Opened
 from skipstone.runtime.methods.small_model.follower import as_drafter_context, drafter_of, follower_of

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skipstone.runtime.decoding import Drafter, Step, decode
-from skipstone.runtime.decoding.verify import Accept, Coins, Law, chance, kseq, rejection, rule_named
+from skipstone.runtime.decoding import Accept, Drafter, Step, decode
+from skipstone.runtime.decoding.verify import Coins, Law, chance, kseq, rejection, rule_named
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.sampling import Sampler, SamplingOptions, draft_seed, gumbel
 

@@ -28,7 +28,6 @@ from skipstone.runtime.decoding import (
     Calibration,
     ConfidenceStop,
     Drafter,
-    MidpointStop,
     ModelDrafter,
     Picks,
     Round,
@@ -38,7 +37,7 @@ from skipstone.runtime.decoding import (
 from skipstone.runtime.decoding.verify import rule_named
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.methods import DrafterContext, planned_names
-from skipstone.runtime.methods.depth import LONGEST, Exit, SelfDrafter, open_self
+from skipstone.runtime.methods.depth import LONGEST, Exit, MidpointStop, SelfDrafter, open_self
 from skipstone.runtime.sampling import SamplingOptions
 
 NO_LOGITS = np.zeros((0, 0), np.float32)

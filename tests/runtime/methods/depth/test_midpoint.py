@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skipstone.runtime.decoding import MidpointStop
+from skipstone.runtime.methods.depth import MidpointStop
 
 
 def ask(stop: MidpointStop, *confidences: float) -> list[bool]:
