@@ -14,11 +14,12 @@ import numpy as np
 import onnx_ir as ir
 
 from skipstone.exporters.families import AltUp, Architecture
-from skipstone.exporters.graph.attention import Attention, StepInputs
+from skipstone.exporters.graph.attention import Attention
 from skipstone.exporters.graph.blocks import Blocks, Residual
 from skipstone.exporters.graph.head_channels import kernel_head_size
+from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.model_weights import ModelWeights
-from skipstone.exporters.graph.pen import GraphPen
+from skipstone.exporters.graph.step_inputs import StepInputs
 from skipstone.quant import Recipe, scale, stack
 
 __all__ = ["AltUpBlocks"]
@@ -51,9 +52,9 @@ class AltUpBlocks(Blocks):
     values of earlier ones.
     """
 
-    def __init__(self, pen: GraphPen, architecture: Architecture, weights: ModelWeights, recipe: Recipe) -> None:
-        super().__init__(pen, architecture, weights, recipe)
-        self._attention = SharingAttention(pen, architecture, weights, self._linear)
+    def __init__(self, kernels: Kernels, architecture: Architecture, weights: ModelWeights, recipe: Recipe) -> None:
+        super().__init__(kernels, architecture, weights, recipe)
+        self._attention = SharingAttention(kernels, architecture, weights, self._linear)
         assert architecture.altup is not None, "other architectures have one stream"
         self._altup: AltUp = architecture.altup
         self._inputs: Sequence[ir.Value] = ()  # one per layer, [B, T, P]
@@ -167,7 +168,7 @@ class AltUpBlocks(Blocks):
         pen, a, w = self._pen, self._architecture, self._weights
         size = np.float32(a.dimensions.hidden_size)
         gain = pen.weight(f"layers.{layer}.stream_norm", lambda: w.gain("stream_norm", layer) / size)
-        normed = pen.op("SimplifiedLayerNormalization", x, gain, epsilon=a.norm_epsilon, axis=-1)
+        normed = self._kernels.norm("rms", x, gain, epsilon=a.norm_epsilon)
         return pen.op("Tanh", self._small(normed, "stream_router", layer))
 
     def _gate(self, x: ir.Value, layer: int) -> ir.Value:

@@ -7,38 +7,28 @@ Shapes: B batch, T tokens, E hidden size, H heads, K kv heads, D padded head siz
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from skipstone.exporters.families import Architecture
 from skipstone.exporters.graph.head_channels import kernel_head_size
+from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.linear import Linear
 from skipstone.exporters.graph.model_weights import ModelWeights
-from skipstone.exporters.graph.pen import FLOAT, MICROSOFT, GraphPen
+from skipstone.exporters.graph.pen import FLOAT
+from skipstone.exporters.graph.step_inputs import AttentionLayer, StepInputs
 
-__all__ = ["Attention", "StepInputs"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepInputs:
-    """What every attention node of a call reads beside its rows and its cache; `turns` has cosines and sines by layer,
-    None where positions are not turned."""
-
-    last_positions: ir.Value  # int32 [B], S - 1
-    total_length: ir.Value  # int32 scalar, S
-    position_ids: ir.Value  # int64 [B, T]
-    attention_bias: ir.Value  # float32 [1, 1, T, S]
-    turns: Mapping[int, tuple[ir.Value, ir.Value] | None]
+__all__ = ["Attention"]
 
 
 class Attention:
     """Writes the attention of the layers of one architecture to one graph."""
 
-    def __init__(self, pen: GraphPen, architecture: Architecture, weights: ModelWeights, linear: Linear) -> None:
-        self._pen, self._architecture, self._weights, self._linear = pen, architecture, weights, linear
+    def __init__(self, kernels: Kernels, architecture: Architecture, weights: ModelWeights, linear: Linear) -> None:
+        self._kernels, self._pen = kernels, kernels.pen
+        self._architecture, self._weights, self._linear = architecture, weights, linear
         self._caches: dict[int, Sequence[ir.Value]] = {}  # by layer, for those that share them
 
     def __call__(self, x: ir.Value, layer: int, step: StepInputs) -> ir.Value:
@@ -66,34 +56,29 @@ class Attention:
         """
         d, pen, owner = self._architecture.dimensions, self._pen, self._architecture.cache_owner(layer)
         if owner != layer:
-            return self._mix(parts, self._caches[owner], layer, step, count=1)[0]
+            return self._mix(parts, self._caches[owner], layer, step, writes=False)[0]
         cache_shape = ("B", d.num_kv_heads, "C", kernel_head_size(d.head_size))
         past = [pen.input(f"past_{kind}_{layer}", FLOAT, cache_shape) for kind in ("key", "value")]
-        mixed, *self._caches[layer] = self._mix(parts, past, layer, step, count=3)
+        mixed, *self._caches[layer] = self._mix(parts, past, layer, step, writes=True)
         for kind, present in zip(("key", "value"), self._caches[layer], strict=True):
             pen.output(present, f"present_{kind}_{layer}", FLOAT, cache_shape)
         return mixed
 
     def _mix(
-        self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: int, step: StepInputs, *, count: int
+        self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: int, step: StepInputs, *, writes: bool
     ) -> Sequence[ir.Value]:
-        """Return what attention mixes and, when `count` is 3, the keys and values with the new ones in their place."""
-        a, d, turns = self._architecture, self._architecture.dimensions, step.turns[layer]
-        return self._pen.op_outputs(
-            "GroupQueryAttention",
-            *(*parts, *past, step.last_positions, step.total_length),
-            *(turns or (None, None)),
-            step.position_ids if turns else None,
-            step.attention_bias,
-            count=count,
-            domain=MICROSOFT,
+        """Return what attention mixes and, when it `writes`, the keys and values with the new ones in their place."""
+        a, d = self._architecture, self._architecture.dimensions
+        settings = AttentionLayer(
             num_heads=d.num_heads,
-            kv_num_heads=d.num_kv_heads,
-            do_rotary=int(turns is not None),
+            num_kv_heads=d.num_kv_heads,
+            head_size=kernel_head_size(d.head_size),
             scale=a.attention_scales[layer],
             softcap=a.attention_cap or 0.0,
-            local_window_size=a.windows[layer] or -1,
+            window=a.windows[layer],
+            turns=step.turns[layer],
         )
+        return self._kernels.attend(parts, past, settings, step, writes=writes)
 
     def _parts(self, qkv: ir.Value, layer: int) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Split the fused projection; norm queries and keys, then clip all three, where the architecture does."""
@@ -123,12 +108,12 @@ class Attention:
         real, size = a.dimensions.head_size, kernel_head_size(a.dimensions.head_size)
         epsilon = a.norm_epsilon * real / size
         if a.head_norm == "joint":
-            return pen.op("SimplifiedLayerNormalization", x, gain, epsilon=epsilon, axis=-1)
+            return self._kernels.norm("rms", x, gain, epsilon=epsilon)
         heads = pen.op("Reshape", x, pen.constant(f"split_heads_{size}", np.array([0, 0, -1, size], np.int64)))
         if a.head_norm == "shared":
-            normed = pen.op("SimplifiedLayerNormalization", heads, gain, epsilon=epsilon, axis=-1)
+            normed = self._kernels.norm("rms", heads, gain, epsilon=epsilon)
         else:
             ones = pen.constant("head_ones", np.ones(size, np.float32))
-            plain = pen.op("SimplifiedLayerNormalization", heads, ones, epsilon=epsilon, axis=-1)
+            plain = self._kernels.norm("rms", heads, ones, epsilon=epsilon)
             normed = pen.op("Mul", plain, gain)
         return pen.op("Reshape", normed, pen.constant("join_heads", np.array([0, 0, -1], np.int64)))

@@ -13,12 +13,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skipstone.exporters.families import Architecture
-from skipstone.exporters.graph.attention import Attention, StepInputs
-from skipstone.exporters.graph.kernels import ACTIVATION_NODES
+from skipstone.exporters.graph.attention import Attention
+from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.linear import Linear
 from skipstone.exporters.graph.mixture import mixture
 from skipstone.exporters.graph.model_weights import ModelWeights
-from skipstone.exporters.graph.pen import MICROSOFT, GraphPen
+from skipstone.exporters.graph.step_inputs import StepInputs
 from skipstone.quant import Recipe
 
 __all__ = ["Blocks", "Residual"]
@@ -35,10 +35,11 @@ class Residual:
 class Blocks:
     """Writes the parts of one architecture, in one precision, to one graph."""
 
-    def __init__(self, pen: GraphPen, architecture: Architecture, weights: ModelWeights, recipe: Recipe) -> None:
-        self._pen, self._architecture, self._weights, self._recipe = pen, architecture, weights, recipe
-        self._linear = Linear(pen, recipe)
-        self._attention = Attention(pen, architecture, weights, self._linear)
+    def __init__(self, kernels: Kernels, architecture: Architecture, weights: ModelWeights, recipe: Recipe) -> None:
+        self._kernels, self._pen = kernels, kernels.pen
+        self._architecture, self._weights, self._recipe = architecture, weights, recipe
+        self._linear = Linear(kernels, recipe)
+        self._attention = Attention(kernels, architecture, weights, self._linear)
 
     def embed(self, token_ids: ir.Value, blend: ir.Value, position_ids: ir.Value) -> Residual:
         """[B, T, W] ids and their weights to the weighted sum of W embeddings [B, T, E], learned positions added."""
@@ -90,23 +91,13 @@ class Blocks:
         self, residual: Residual, key: str, gain: NDArray[np.float32], bias: NDArray[np.float32] | None
     ) -> tuple[ir.Value, ir.Value]:
         """Return the normed sum and the sum itself."""
-        pen, is_rms = self._pen, self._architecture.norm == "rms"
+        pen, kind, epsilon = self._pen, self._architecture.norm, self._architecture.norm_epsilon
         weights = [pen.weight(key, lambda: gain)]
         if bias is not None:
             weights.append(pen.weight(f"{key}.bias", lambda: bias))
-        epsilon = self._architecture.norm_epsilon
         if residual.update is None:
-            name = "SimplifiedLayerNormalization" if is_rms else "LayerNormalization"
-            return pen.op(name, residual.stream, *weights, epsilon=epsilon, axis=-1), residual.stream
-        normed, mean, deviation, total = pen.op_outputs(
-            "SkipSimplifiedLayerNormalization" if is_rms else "SkipLayerNormalization",
-            *(residual.update, residual.stream, *weights),
-            count=4,
-            domain=MICROSOFT,
-            epsilon=epsilon,
-        )
-        mean.name = deviation.name = ""  # not wanted, so not computed
-        return normed, total
+            return self._kernels.norm(kind, residual.stream, *weights, epsilon=epsilon), residual.stream
+        return self._kernels.norm_sum(kind, residual.stream, residual.update, *weights, epsilon=epsilon)
 
     def add_up(self, residual: Residual) -> ir.Value:
         """Return the sum itself, [B, T, E]."""
@@ -134,8 +125,7 @@ class Blocks:
         return self._activate(x)
 
     def _activate(self, x: ir.Value) -> ir.Value:
-        name, attributes = ACTIVATION_NODES[self._architecture.activation]
-        return self._pen.op(name, x, **attributes)
+        return self._kernels.activate(self._architecture.activation, x)
 
     def _mixture(self, x: ir.Value, layer: int) -> ir.Value:
         experts, w, name = self._architecture.experts, self._weights, f"layers.{layer}.experts"
@@ -143,7 +133,7 @@ class Blocks:
         # Routing is sensitive and its matrix small: it stays in numbers.
         router = self._pen.weight(f"layers.{layer}.router", lambda: w.read("router", layer).T)
         return mixture(
-            self._pen,
+            self._kernels,
             x,
             self._pen.op("MatMul", x, router),
             experts,

@@ -1,4 +1,4 @@
-"""The matrices of all experts of a layer, in one form and one tensor each, and the operator that reads them.
+"""The matrices of all experts of a layer, in one form and one tensor each.
 
 Shapes: B batch, T tokens, E hidden size, X experts, N outputs and K inputs of a matrix. Integers come in whole blocks,
 so with them sizes are padded with zeros.
@@ -7,29 +7,18 @@ so with them sizes are padded with zeros.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skipstone.errors import UnsupportedModel
-from skipstone.exporters.graph.pen import MICROSOFT, Attribute, GraphPen
+from skipstone.exporters.graph.pen import GraphPen
 from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, quantize, take_rows, unpack
 
-__all__ = ["ExpertStore", "expert_rule"]
-
-# silu(gate) * up of rows in which gate and up alternate, the only order that the CPU takes; one expert for each row.
-_ATTRIBUTES: Final[Mapping[str, Attribute]] = {
-    "activation_type": "swiglu",
-    "activation_alpha": 1.0,
-    "activation_beta": 0.0,
-    "swiglu_fusion": 1,
-    "k": 1,
-    "normalize_routing_weights": 1,
-}
+__all__ = ["ExpertStack", "ExpertStore", "StoredExperts", "expert_rule"]
 
 
 def expert_rule(rule: TensorRecipe, gate_up: Matrix, down: Matrix) -> TensorRecipe:
@@ -43,7 +32,7 @@ def expert_rule(rule: TensorRecipe, gate_up: Matrix, down: Matrix) -> TensorReci
 
 
 @dataclass(frozen=True, slots=True)
-class _Stack:
+class ExpertStack:
     """One matrix of every expert, [X, N, K]."""
 
     data: ir.Value
@@ -51,9 +40,23 @@ class _Stack:
     zero_points: ir.Value | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredExperts:
+    """Both matrices of every expert, gate_up with rows of gate and up in turn, and the form that they are stored in.
+
+    `width` is E, in whole blocks. At an `accuracy_level` of 4 an operator may round what it multiplies, at 0 not.
+    """
+
+    gate_up: ExpertStack
+    down: ExpertStack
+    form: TensorRecipe
+    width: int
+    accuracy_level: int
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertStore:
-    """Stores the matrices of all experts as `form` says, and writes the operator that reads them."""
+    """Stores the matrices of all experts as `form` says."""
 
     pen: GraphPen
     rule: TensorRecipe
@@ -64,25 +67,9 @@ class ExpertStore:
         """Return the size in whole blocks."""
         return size if self.form.bits == 32 else -(-size // self.form.block_size) * self.form.block_size
 
-    def run(self, rows: ir.Value, logits: ir.Value, gate_up: _Stack, down: _Stack) -> ir.Value:
-        """[B, T, E] and logits [B * T, X] to what the expert with the largest logit gives, [B, T, E]."""
-        if self.form.bits == 32:
-            inputs = (rows, logits, gate_up.data, None, down.data)
-            return self.pen.op("MoE", *inputs, domain=MICROSOFT, **_ATTRIBUTES)
-        return self.pen.op(
-            "QMoE",
-            *(rows, logits, gate_up.data, gate_up.scales, None, down.data, down.scales, None),
-            *(None, None, None, gate_up.zero_points, down.zero_points),
-            domain=MICROSOFT,
-            expert_weight_bits=self.form.bits,
-            block_size=self.form.block_size,
-            accuracy_level=0 if self.rule.bits == 32 else 4,  # integers in an fp32 bundle: rows stay in float32
-            **_ATTRIBUTES,
-        )
-
     def add(
         self, name: str, first: Matrix, make: Callable[[int], Matrix], rows: NDArray[np.int64], shape: tuple[int, int]
-    ) -> _Stack:
+    ) -> ExpertStack:
         """Store these rows of the matrix of every expert, one expert at a time, filled with zeros to `shape`."""
         filled = np.pad(rows, (0, shape[0] - len(rows)), constant_values=-1)
         matrices = itertools.chain([first], map(make, range(1, self.num_experts)))
@@ -91,14 +78,14 @@ class ExpertStore:
         fitting = (_fit(one, self.rule, self.form) for one in matrices)
         return self._add_integers(name, (take_rows(one, filled) for one in fitting), shape)
 
-    def _add_numbers(self, name: str, matrices: Iterable[Matrix], shape: tuple[int, int]) -> _Stack:
+    def _add_numbers(self, name: str, matrices: Iterable[Matrix], shape: tuple[int, int]) -> ExpertStack:
         stack = np.empty((self.num_experts, *shape), np.float32)
         for index, matrix in enumerate(matrices):
             assert isinstance(matrix, np.ndarray), "32 bits are numbers"
             stack[index] = matrix
-        return _Stack(self.pen.weight(name, lambda: stack))
+        return ExpertStack(self.pen.weight(name, lambda: stack))
 
-    def _add_integers(self, name: str, matrices: Iterable[Matrix], shape: tuple[int, int]) -> _Stack:
+    def _add_integers(self, name: str, matrices: Iterable[Matrix], shape: tuple[int, int]) -> ExpertStack:
         bits, blocks = self.form.bits, shape[1] // self.form.block_size
         middle = pack(np.full(blocks, 2 ** (bits - 1), np.uint8), bits)
         data = np.empty((self.num_experts, shape[0], shape[1] * bits // 8), np.uint8)
@@ -110,7 +97,7 @@ class ExpertStore:
             data[index], scales[index] = matrix.data.reshape(shape[0], -1), matrix.scales
             points[index] = middle if matrix.zero_points is None else matrix.zero_points
             symmetric &= matrix.zero_points is None
-        return _Stack(
+        return ExpertStack(
             self.pen.weight(f"{name}.data", lambda: data),
             self.pen.weight(f"{name}.scales", lambda: scales),
             None if symmetric else self.pen.weight(f"{name}.zero_points", lambda: points),

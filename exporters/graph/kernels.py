@@ -1,17 +1,229 @@
-"""The operators outside of the standard ONNX set."""
+"""The operators that a target takes, one class for each; nowhere else is one named that ONNX does not define.
+
+Here stand what all targets have, and `ort`: the fused operators of onnxruntime. Shapes: B batch, T tokens, E hidden
+size, H heads, K kv heads or columns of a matrix, D padded head size, C cache capacity, N rows of a matrix.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final
 
-from skipstone.exporters.graph.pen import MICROSOFT
+import onnx_ir as ir
 
-# Operator and attributes of each activation, outside of com.microsoft where there is no other.
-ACTIVATION_NODES: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
-    "silu": ("QuickGelu", {"domain": MICROSOFT, "alpha": 1.0}),
-    "quick_gelu": ("QuickGelu", {"domain": MICROSOFT, "alpha": 1.702}),
+from skipstone.exporters.families import Experts
+from skipstone.exporters.graph.expert_rows import fan_out, mix
+from skipstone.exporters.graph.expert_store import StoredExperts
+from skipstone.exporters.graph.pen import Attribute, GraphPen
+from skipstone.exporters.graph.step_inputs import AttentionLayer, StepInputs
+from skipstone.exporters.graph.weight_file import StoredMatrix
+
+__all__ = ["MICROSOFT", "PACKED_PRODUCT", "Kernels", "OrtKernels", "packed_product_attributes"]
+
+MICROSOFT: Final = "com.microsoft"
+PACKED_PRODUCT: Final = "MatMulNBits"
+# Activations that are x * sigmoid(factor * x).
+_SIGMOID_FACTORS: Final[Mapping[str, float]] = {"silu": 1.0, "quick_gelu": 1.702}
+_ACTIVATIONS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "gelu": ("Gelu", {}),
     "gelu_tanh": ("Gelu", {"approximate": "tanh"}),
     "relu": ("Relu", {}),
 }
+# silu(gate) * up of rows in which gate and up alternate, the only order that the CPU takes; one expert for each row.
+_EXPERT_ATTRIBUTES: Final[Mapping[str, Attribute]] = {
+    "activation_type": "swiglu",
+    "activation_alpha": 1.0,
+    "activation_beta": 0.0,
+    "swiglu_fusion": 1,
+    "k": 1,
+    "normalize_routing_weights": 1,
+}
+
+
+class Kernels(ABC):
+    """Writes to one graph what the operators of a target compute; the graph is that of `pen`.
+
+    `opsets` are the sets of operators by domain. `is_exact`: whether a row, computed with one other, has the same bits
+    whatever the other is.
+    """
+
+    opsets: ClassVar[Mapping[str, int]]
+    ir_version: ClassVar[int]
+    is_exact: ClassVar[bool]
+    rms_norm: ClassVar[str]
+
+    def __init__(self, pen: GraphPen) -> None:
+        self.pen = pen
+
+    def model(self) -> ir.Model:
+        """Return the graph with all that was written to it."""
+        return self.pen.model(self.opsets, self.ir_version)
+
+    def activate(self, name: str, x: ir.Value) -> ir.Value:
+        """Return an activation, by the name that an architecture has for it."""
+        if name in _SIGMOID_FACTORS:
+            return self.times_sigmoid(x, _SIGMOID_FACTORS[name])
+        operator, attributes = _ACTIVATIONS[name]
+        return self.pen.op(operator, x, **attributes)
+
+    @abstractmethod
+    def times_sigmoid(self, x: ir.Value, factor: float) -> ir.Value:
+        """Return x * sigmoid(factor * x)."""
+
+    def norm(self, kind: str, x: ir.Value, *weights: ir.Value, epsilon: float) -> ir.Value:
+        """Return rows of x normed: by their `rms`, or as a `layer` norm does; `weights` are a gain and maybe a bias."""
+        operator = self.rms_norm if kind == "rms" else "LayerNormalization"
+        return self.pen.op(operator, x, *weights, epsilon=epsilon, axis=-1)
+
+    @abstractmethod
+    def norm_sum(
+        self, kind: str, stream: ir.Value, update: ir.Value, *weights: ir.Value, epsilon: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """Return the normed sum of two values, and the sum itself."""
+
+    @abstractmethod
+    def product(self, x: ir.Value, matrix: StoredMatrix, bias: ir.Value | None, *, accuracy_level: int = 4) -> ir.Value:
+        """[..., K] to [..., N]: multiply by a matrix of integers and add the bias; level 4 may round x, 1 may not."""
+
+    @abstractmethod
+    def rows(self, matrix: StoredMatrix, row_ids: ir.Value) -> ir.Value:
+        """Ids [...] to rows [..., K] of a matrix of integers, with what fills up the last block."""
+
+    def ordered(self, x: ir.Value, matrix: StoredMatrix) -> ir.Value:
+        """Return x [..., K] in the order in which the columns of a matrix are stored."""
+        return x if matrix.order is None else self.pen.op("Gather", x, self.pen.stored(matrix.order), axis=-1)
+
+    @abstractmethod
+    def attend(
+        self,
+        parts: Sequence[ir.Value | None],
+        past: Sequence[ir.Value],
+        layer: AttentionLayer,
+        step: StepInputs,
+        *,
+        writes: bool,
+    ) -> Sequence[ir.Value]:
+        """Return what attention mixes [B, T, H * D] and, when it `writes`, the caches with the new rows in their place.
+
+        `parts` are queries, keys and values, or all in the first of them; `past` are the caches of keys and of values,
+        [B, K, C, D]. One that does not write finds the new rows there.
+        """
+
+    @abstractmethod
+    def mix_experts(
+        self, x: ir.Value, choice: ir.Value, weights: ir.Value, experts: Experts, stored: StoredExperts
+    ) -> ir.Value:
+        """[B, T, E] to [B, T, E]: the sums of what the experts `choice` [B, T, A] give, with `weights` [B, T, A]."""
+
+
+class OrtKernels(Kernels):
+    """The fused operators of onnxruntime: integers are multiplied as they are, and attention is one node."""
+
+    opsets: ClassVar[Mapping[str, int]] = {"": 21, MICROSOFT: 1}
+    ir_version = 10
+    is_exact = True
+    rms_norm = "SimplifiedLayerNormalization"
+
+    def times_sigmoid(self, x: ir.Value, factor: float) -> ir.Value:
+        return self.pen.op("QuickGelu", x, domain=MICROSOFT, alpha=factor)
+
+    def norm_sum(
+        self, kind: str, stream: ir.Value, update: ir.Value, *weights: ir.Value, epsilon: float
+    ) -> tuple[ir.Value, ir.Value]:
+        normed, mean, deviation, total = self.pen.op_outputs(
+            "SkipSimplifiedLayerNormalization" if kind == "rms" else "SkipLayerNormalization",
+            *(update, stream, *weights),
+            count=4,
+            domain=MICROSOFT,
+            epsilon=epsilon,
+        )
+        mean.name = deviation.name = ""  # not wanted, so not computed
+        return normed, total
+
+    def product(self, x: ir.Value, matrix: StoredMatrix, bias: ir.Value | None, *, accuracy_level: int = 4) -> ir.Value:
+        pen, data = self.pen, self.pen.stored(matrix.data)
+        assert matrix.scales is not None, "integers have scales"
+        return pen.op(
+            PACKED_PRODUCT,
+            *(self.ordered(x, matrix), data, pen.stored(matrix.scales)),
+            None if matrix.zero_points is None else pen.stored(matrix.zero_points),
+            *(None, bias),
+            domain=MICROSOFT,
+            **packed_product_attributes(matrix, accuracy_level),
+        )
+
+    def rows(self, matrix: StoredMatrix, row_ids: ir.Value) -> ir.Value:
+        assert matrix.scales is not None, "integers have scales"
+        pen, num_bytes = self.pen, matrix.data.nbytes // matrix.rows
+        # The matrix product wants blocks apart, the lookup wants rows: same bytes, two shapes.
+        return pen.op(
+            "GatherBlockQuantized",
+            *(pen.view(matrix.data, "as_2d", (matrix.rows, num_bytes)), row_ids, pen.stored(matrix.scales)),
+            None if matrix.zero_points is None else pen.stored(matrix.zero_points),
+            domain=MICROSOFT,
+            bits=matrix.bits,
+            block_size=matrix.block_size,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
+    def attend(
+        self,
+        parts: Sequence[ir.Value | None],
+        past: Sequence[ir.Value],
+        layer: AttentionLayer,
+        step: StepInputs,
+        *,
+        writes: bool,
+    ) -> Sequence[ir.Value]:
+        turns = layer.turns
+        return self.pen.op_outputs(
+            "GroupQueryAttention",
+            *(*parts, *past, step.last_positions, step.total_length),
+            *(turns or (None, None)),
+            step.position_ids if turns else None,
+            step.attention_bias,
+            count=3 if writes else 1,
+            domain=MICROSOFT,
+            num_heads=layer.num_heads,
+            kv_num_heads=layer.num_kv_heads,
+            do_rotary=int(turns is not None),
+            scale=layer.scale,
+            softcap=layer.softcap,
+            local_window_size=layer.window or -1,
+        )
+
+    def mix_experts(
+        self, x: ir.Value, choice: ir.Value, weights: ir.Value, experts: Experts, stored: StoredExperts
+    ) -> ir.Value:
+        rows, logits = fan_out(self.pen, x, choice, experts, stored.width)
+        return mix(self.pen, self._run_experts(rows, logits, stored), weights, experts, stored.width)
+
+    def _run_experts(self, rows: ir.Value, logits: ir.Value, stored: StoredExperts) -> ir.Value:
+        """[B, T, E] and logits [B * T, X] to what the expert with the largest logit gives, [B, T, E]."""
+        gate_up, down = stored.gate_up, stored.down
+        if stored.form.bits == 32:
+            inputs = (rows, logits, gate_up.data, None, down.data)
+            return self.pen.op("MoE", *inputs, domain=MICROSOFT, **_EXPERT_ATTRIBUTES)
+        return self.pen.op(
+            "QMoE",
+            *(rows, logits, gate_up.data, gate_up.scales, None, down.data, down.scales, None),
+            *(None, None, None, gate_up.zero_points, down.zero_points),
+            domain=MICROSOFT,
+            expert_weight_bits=stored.form.bits,
+            block_size=stored.form.block_size,
+            accuracy_level=stored.accuracy_level,
+            **_EXPERT_ATTRIBUTES,
+        )
+
+
+def packed_product_attributes(matrix: StoredMatrix, accuracy_level: int = 4) -> dict[str, int]:
+    """Return the attributes of a PACKED_PRODUCT with a matrix of integers."""
+    return {
+        "K": matrix.columns,
+        "N": matrix.rows,
+        "bits": matrix.bits,
+        "block_size": matrix.block_size,
+        "accuracy_level": accuracy_level,
+    }

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skipstone.exporters.graph.pen import MICROSOFT, GraphPen
+from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.weight_file import StoredMatrix
 from skipstone.quant import Matrix, Recipe
 
@@ -18,8 +18,8 @@ __all__ = ["Linear"]
 class Linear:
     """Writes products with transposed matrices [N, K] to one graph, stored as the recipe says."""
 
-    def __init__(self, pen: GraphPen, recipe: Recipe) -> None:
-        self._pen, self._recipe = pen, recipe
+    def __init__(self, kernels: Kernels, recipe: Recipe) -> None:
+        self._kernels, self._pen, self._recipe = kernels, kernels.pen, recipe
         # Integers that a checkpoint brings into an fp32 bundle are multiplied in float32; others round activations too.
         self._accuracy_level = 1 if recipe.kl_bound == 0 else 4
 
@@ -55,9 +55,7 @@ class Linear:
         pen = self._pen
         (stored,) = pen.matrices(name, lambda: [make()], self._recipe.for_tensor(name))
         first = self._product(x, pen.first_rows(stored, num_first), None)
-        if stored.order is not None:
-            x = pen.op("Gather", x, pen.stored(stored.order), axis=-1)
-        return first, pen.op("Gemm", x, self.rows(name, row_ids, make), transB=1)
+        return first, pen.op("Gemm", self._kernels.ordered(x, stored), self.rows(name, row_ids, make), transB=1)
 
     def rows(self, name: str, token_ids: ir.Value, make: Callable[[], Matrix]) -> ir.Value:
         """Ids [...] to the rows [..., K] of a matrix [N, K]."""
@@ -65,41 +63,16 @@ class Linear:
         (stored,) = pen.matrices(name, lambda: [make()], self._recipe.for_tensor(name))
         if stored.bits == 32:
             return pen.op("Gather", pen.stored(stored.data), token_ids)
-        assert stored.scales is not None, "integers have scales"
-        # The matrix product wants blocks apart, the lookup wants rows: same bytes, two shapes.
-        found = pen.op(
-            "GatherBlockQuantized",
-            *(pen.weight_rows(f"{name}.data"), token_ids, pen.stored(stored.scales)),
-            None if stored.zero_points is None else pen.stored(stored.zero_points),
-            domain=MICROSOFT,
-            bits=stored.bits,
-            block_size=stored.block_size,
-            gather_axis=0,
-            quantize_axis=1,
-        )
+        rows = self._kernels.rows(stored, token_ids)
         if stored.columns % stored.block_size == 0:
-            return found
+            return rows
         borders = {"start": 0, "end": stored.columns, "axis": -1}
         ends = (pen.constant(f"{name}.row_{key}", np.array([at])) for key, at in borders.items())
-        return pen.op("Slice", found, *ends)
+        return pen.op("Slice", rows, *ends)
 
     def _product(self, x: ir.Value, matrix: StoredMatrix, bias: ir.Value | None) -> ir.Value:
+        if matrix.bits < 32:
+            return self._kernels.product(x, matrix, bias, accuracy_level=self._accuracy_level)
         pen, data = self._pen, self._pen.stored(matrix.data)
-        if matrix.bits == 32:
-            product = pen.op("MatMul", x, data) if matrix.transposed else pen.op("Gemm", x, data, transB=1)
-            return product if bias is None else pen.op("Add", product, bias)
-        assert matrix.scales is not None, "integers have scales"
-        if matrix.order is not None:
-            x = pen.op("Gather", x, pen.stored(matrix.order), axis=-1)
-        return pen.op(
-            "MatMulNBits",
-            *(x, data, pen.stored(matrix.scales)),
-            None if matrix.zero_points is None else pen.stored(matrix.zero_points),
-            *(None, bias),
-            domain=MICROSOFT,
-            K=matrix.columns,
-            N=matrix.rows,
-            bits=matrix.bits,
-            block_size=matrix.block_size,
-            accuracy_level=self._accuracy_level,
-        )
+        product = pen.op("MatMul", x, data) if matrix.transposed else pen.op("Gemm", x, data, transB=1)
+        return product if bias is None else pen.op("Add", product, bias)

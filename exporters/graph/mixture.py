@@ -13,7 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from skipstone.exporters.families import Experts
-from skipstone.exporters.graph.expert_store import ExpertStore, expert_rule
+from skipstone.exporters.graph.expert_rows import integers
+from skipstone.exporters.graph.expert_store import ExpertStore, StoredExperts, expert_rule
+from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.pen import GraphPen
 from skipstone.quant import Matrix, TensorRecipe
 
@@ -24,7 +26,7 @@ EXACT_BLOCKS: Final[Mapping[int, int]] = {4: 32, 8: 64}
 
 
 def mixture(
-    pen: GraphPen,
+    kernels: Kernels,
     x: ir.Value,
     router_logits: ir.Value,
     experts: Experts,
@@ -42,7 +44,7 @@ def mixture(
     the last of an odd number in another kernel. In EXACT_BLOCKS nothing changes.
     Memory: gate_up of all experts. Raises: UnsupportedModel for integers that do not fit together.
     """
-    first_gate_up, first_down = gate_up(0), down(0)
+    pen, first_gate_up, first_down = kernels.pen, gate_up(0), down(0)
     store = ExpertStore(pen, rule, expert_rule(rule, first_gate_up, first_down), experts.num_experts)
     hidden_size, inner_size = first_down.shape
     width, inner = store.padded(hidden_size), store.padded(inner_size)
@@ -51,45 +53,25 @@ def mixture(
     downs = store.add(f"{name}.down", first_down, down, np.arange(hidden_size), (width, inner))
     choice, weights = _route(pen, router_logits, experts)
     if width > hidden_size:
-        x = pen.op("Pad", x, _integers(pen, 0, 0, 0, 0, 0, width - hidden_size))
-    outputs = store.run(*_fan_out(pen, x, choice, experts, width), gate_ups, downs)
-    mixed = _mix(pen, outputs, weights, experts, width)
+        x = pen.op("Pad", x, integers(pen, 0, 0, 0, 0, 0, width - hidden_size))
+    stored = StoredExperts(
+        gate_up=gate_ups,
+        down=downs,
+        form=store.form,
+        width=width,
+        accuracy_level=0 if rule.bits == 32 else 4,  # integers in an fp32 bundle: rows stay in float32
+    )
+    mixed = kernels.mix_experts(x, choice, weights, experts, stored)
     if width == hidden_size:
         return mixed
-    return pen.op("Slice", mixed, _integers(pen, 0), _integers(pen, hidden_size), _integers(pen, 2))
+    return pen.op("Slice", mixed, integers(pen, 0), integers(pen, hidden_size), integers(pen, 2))
 
 
 def _route(pen: GraphPen, logits: ir.Value, experts: Experts) -> tuple[ir.Value, ir.Value]:
     """Return which experts are active, int64 [B, T, A], and their weights [B, T, A]."""
-    count = _integers(pen, experts.num_active)
+    count = integers(pen, experts.num_active)
     if experts.normalized:  # a softmax over the active ones is that over all, divided by their sum
         largest, choice = pen.op_outputs("TopK", logits, count, count=2, axis=-1)
         return choice, pen.op("Softmax", largest, axis=-1)
     weights, choice = pen.op_outputs("TopK", pen.op("Softmax", logits, axis=-1), count, count=2, axis=-1)
     return choice, weights
-
-
-def _fan_out(pen: GraphPen, x: ir.Value, choice: ir.Value, experts: Experts, width: int) -> tuple[ir.Value, ir.Value]:
-    """Return a row for each active expert of each token, [B, T * A, E], and logits [B * T * A, X] that choose it alone.
-
-    Given a token with all its experts, the operator sums them in an order that depends on the other tokens. So it gets
-    one expert per row, and we sum; the copies of x cost nothing beside the weights.
-    """
-    copies = pen.op("Tile", x, _integers(pen, 1, 1, experts.num_active))
-    off_on = pen.constant("off_on", np.array([0, 1], np.float32))
-    chosen = pen.op("OneHot", choice, _integers(pen, experts.num_experts), off_on, axis=-1)
-    return (
-        pen.op("Reshape", copies, _integers(pen, 0, -1, width)),
-        pen.op("Reshape", chosen, _integers(pen, -1, experts.num_experts)),
-    )
-
-
-def _mix(pen: GraphPen, outputs: ir.Value, weights: ir.Value, experts: Experts, width: int) -> ir.Value:
-    """[B, T * A, E] and weights [B, T, A] to their weighted sums [B, T, E]."""
-    axis = _integers(pen, 2)
-    apart = pen.op("Reshape", outputs, _integers(pen, 0, -1, experts.num_active, width))
-    return pen.op("Squeeze", pen.op("MatMul", pen.op("Unsqueeze", weights, axis), apart), axis)
-
-
-def _integers(pen: GraphPen, *values: int) -> ir.Value:
-    return pen.constant(f"integers_{'_'.join(map(str, values))}", np.array(values, np.int64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
 from skipstone.quant import Matrix, TensorRecipe
 
-__all__ = ["FLOAT", "MICROSOFT", "Attribute", "GraphPen"]
+__all__ = ["FLOAT", "Attribute", "GraphPen"]
 
 Attribute = int | float | str | Sequence[int] | Sequence[str]
 
-OPSET = 21
-IR_VERSION = 10
-MICROSOFT = "com.microsoft"
 FLOAT = ir.DataType.FLOAT
 
 
@@ -57,9 +54,15 @@ class GraphPen:
         assert tensor.name is not None, "stored tensors have names"
         return self._initializers.get(tensor.name) or self._initializer(tensor)
 
-    def weight_rows(self, name: str) -> ir.Value:
-        """Return a value for the same bytes as the weight `name` [N, ...], as [N, rest]."""
-        return self.stored(self._weights.flat_rows(name))
+    def view(
+        self, tensor: ir.ExternalTensor, suffix: str, shape: Sequence[int], dtype: ir.DataType | None = None
+    ) -> ir.Value:
+        """Return a value for the bytes of a tensor of the weight file in another shape, as another type."""
+        return self.stored(self._weights.view(tensor, suffix, shape, dtype))
+
+    def read(self, tensor: ir.ExternalTensor) -> NDArray[np.generic]:
+        """Return a tensor of the weight file."""
+        return self._weights.read(tensor)
 
     def first_rows(self, matrix: StoredMatrix, num_rows: int) -> StoredMatrix:
         """Return the first rows of a matrix of the weight file, by the same bytes; see `WeightFile.first_rows`."""
@@ -102,17 +105,17 @@ class GraphPen:
         self._nodes.append(node)
         return node.outputs
 
-    def model(self) -> ir.Model:
-        """Return the graph with all that was written to it."""
+    def model(self, opsets: Mapping[str, int], ir_version: int) -> ir.Model:
+        """Return the graph with all that was written to it; `opsets` has the version of each domain of operators."""
         graph = ir.Graph(
             self._inputs,
             self._outputs,
             nodes=self._nodes,
             initializers=tuple(self._initializers.values()),
-            opset_imports={"": OPSET, MICROSOFT: 1},
+            opset_imports=dict(opsets),
             name=self._name,
         )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name="skipstone")
+        return ir.Model(graph, ir_version=ir_version, producer_name="skipstone")
 
 
 def _typed(name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:

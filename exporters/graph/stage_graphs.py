@@ -9,11 +9,12 @@ import onnx_ir as ir
 from skipstone.exporters.checkpoints import EPSILON, ExitAdapter
 from skipstone.exporters.families import Architecture
 from skipstone.exporters.graph.altup_blocks import AltUpBlocks
-from skipstone.exporters.graph.attention import StepInputs
 from skipstone.exporters.graph.blocks import Blocks, Residual
 from skipstone.exporters.graph.head_channels import kernel_head_size
+from skipstone.exporters.graph.kernels import Kernels, OrtKernels
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.pen import FLOAT, GraphPen
+from skipstone.exporters.graph.step_inputs import StepInputs
 from skipstone.exporters.graph.weight_file import WeightFile
 from skipstone.exporters.stages import INT32
 from skipstone.quant import Recipe
@@ -22,22 +23,29 @@ from skipstone.runtime.bundle import StageEntry
 __all__ = ["build_draft_head", "build_exit", "build_head", "build_stage"]
 
 
-def build_exit(layers: int, adapter: ExitAdapter, file: WeightFile) -> ir.Model:
+def build_exit(layers: int, adapter: ExitAdapter, file: WeightFile, *, target: type[Kernels] = OrtKernels) -> ir.Model:
     """Return the graph from hidden [B, T, E] after so many layers to hidden_out [B, T, E], which the head reads."""
     name, shape = f"exits.{layers}", ("B", "T", len(adapter.gain))
     pen = GraphPen(f"exit-{layers:02}", file)
+    kernels = target(pen)
     hidden = pen.input("hidden", FLOAT, shape)
     gain = pen.weight(f"{name}.gain", lambda: adapter.gain)
     down = pen.weight(f"{name}.down.transposed", lambda: adapter.down.T)
     up = pen.weight(f"{name}.up.transposed", lambda: adapter.up.T)
-    normed = pen.op("SimplifiedLayerNormalization", hidden, gain, epsilon=EPSILON, axis=-1)
+    normed = kernels.norm("rms", hidden, gain, epsilon=EPSILON)
     update = pen.op("MatMul", pen.op("MatMul", normed, down), up)
     pen.output(pen.op("Add", normed, update), "hidden_out", FLOAT, shape)
-    return pen.model()
+    return kernels.model()
 
 
 def build_stage(
-    stage: StageEntry, architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile
+    stage: StageEntry,
+    architecture: Architecture,
+    weights: ModelWeights,
+    recipe: Recipe,
+    file: WeightFile,
+    *,
+    target: type[Kernels] = OrtKernels,
 ) -> ir.Model:
     """Return the graph of one stage, its weights written to `file`.
 
@@ -46,7 +54,8 @@ def build_stage(
     where logits are made. Outputs: hidden [B, T, E] or logits [R, V]; present_key_i, present_value_i.
     """
     pen = GraphPen(stage.file.removesuffix(".onnx"), file)
-    blocks = (Blocks if architecture.altup is None else AltUpBlocks)(pen, architecture, weights, recipe)
+    kernels = target(pen)
+    blocks = (Blocks if architecture.altup is None else AltUpBlocks)(kernels, architecture, weights, recipe)
     d = architecture.dimensions
     if stage.embeds:
         token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))
@@ -64,22 +73,31 @@ def build_stage(
         pen.output(logits, "logits", FLOAT, ("R", d.vocab_size))
     else:
         pen.output(hidden, "hidden_out", FLOAT, ("B", "T", d.hidden_size))
-    return pen.model()
+    return kernels.model()
 
 
 def build_head(
-    architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile, *, by_row: bool = False
+    architecture: Architecture,
+    weights: ModelWeights,
+    recipe: Recipe,
+    file: WeightFile,
+    *,
+    by_row: bool = False,
+    target: type[Kernels] = OrtKernels,
 ) -> ir.Model:
     """Return the graph from the end of any stage to logits: hidden [B, T, E] and rows [R] in, logits [R, V] out.
 
     The matrix is stored `by_row` where a draft head reads it too.
     """
     pen = GraphPen("head", file)
+    kernels = target(pen)
     d = architecture.dimensions
     hidden = pen.input("hidden", FLOAT, ("B", "T", d.hidden_size))
-    logits = Blocks(pen, architecture, weights, recipe).head(hidden, pen.input("rows", INT64, ("R",)), by_row=by_row)
+    logits = Blocks(kernels, architecture, weights, recipe).head(
+        hidden, pen.input("rows", INT64, ("R",)), by_row=by_row
+    )
     pen.output(logits, "logits", FLOAT, ("R", d.vocab_size))
-    return pen.model()
+    return kernels.model()
 
 
 def _step_inputs(pen: GraphPen, architecture: Architecture, stage: StageEntry) -> StepInputs:
@@ -108,7 +126,13 @@ INT64 = ir.DataType.INT64
 
 
 def build_draft_head(
-    architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile, num_first: int
+    architecture: Architecture,
+    weights: ModelWeights,
+    recipe: Recipe,
+    file: WeightFile,
+    num_first: int,
+    *,
+    target: type[Kernels] = OrtKernels,
 ) -> ir.Model:
     """Return the graph from the end of any stage to some logits; it reads the head's bytes and adds none to `file`.
 
@@ -116,9 +140,10 @@ def build_draft_head(
     vocabulary, extra_logits [R, P] of those with the ids. The head must be stored by row; see `build_head`.
     """
     pen = GraphPen("draft-head", file)
+    kernels = target(pen)
     hidden = pen.input("hidden", FLOAT, ("B", "T", architecture.dimensions.hidden_size))
     rows, extra_ids = pen.input("rows", INT64, ("R",)), pen.input("extra_ids", INT64, ("P",))
-    logits, extra = Blocks(pen, architecture, weights, recipe).draft_head(hidden, rows, extra_ids, num_first)
+    logits, extra = Blocks(kernels, architecture, weights, recipe).draft_head(hidden, rows, extra_ids, num_first)
     pen.output(logits, "logits", FLOAT, ("R", num_first))
     pen.output(extra, "extra_logits", FLOAT, ("R", "P"))
-    return pen.model()
+    return kernels.model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,12 +92,20 @@ class WeightFile:
             order=None if order is None else self.add(f"{name}.order", lambda: order),
         )
 
-    def flat_rows(self, name: str) -> ir.ExternalTensor:
-        """Return the bytes of a stored tensor [N, ...] as [N, rest]; nothing is written."""
-        stored = self._tensors[name]
-        num_rows = stored.shape.numpy()[0]
-        shape = (num_rows, stored.nbytes // num_rows)
-        return self._reference(f"{name}.as_2d", stored.dtype, shape, stored.offset or 0, stored.nbytes)
+    def view(
+        self, tensor: ir.ExternalTensor, suffix: str, shape: Sequence[int], dtype: ir.DataType | None = None
+    ) -> ir.ExternalTensor:
+        """Return the bytes of a stored tensor in another shape, as another type; nothing is written."""
+        name = f"{tensor.name}.{suffix}"
+        return self._reference(name, dtype or tensor.dtype, shape, tensor.offset or 0, tensor.nbytes)
+
+    def read(self, tensor: ir.ExternalTensor) -> NDArray[np.generic]:
+        """Return a stored tensor."""
+        self._file.flush()
+        numbers = np.fromfile(
+            self._path, tensor.dtype.numpy(), count=math.prod(tensor.shape.numpy()), offset=tensor.offset or 0
+        )
+        return numbers.reshape(tensor.shape.numpy())
 
     def first_rows(self, matrix: StoredMatrix, num_rows: int) -> StoredMatrix:
         """Return the first rows of a matrix, by the same bytes; nothing is written. It must not lie `transposed`."""

@@ -11,7 +11,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
-from skipstone.exporters.graph import MICROSOFT, StoredMatrix, WeightFile
+from skipstone.exporters.graph import (
+    MICROSOFT,
+    PACKED_PRODUCT,
+    StoredMatrix,
+    WeightFile,
+    packed_product_attributes,
+)
 from skipstone.quant import Recipe
 
 __all__ = ["store_weights"]
@@ -75,15 +81,9 @@ def _replace(graph: ir.Graph, node: ir.Node, matrix: StoredMatrix) -> None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     tensors = [_initializer(graph, tensor) for tensor in (matrix.data, matrix.scales, matrix.zero_points)]
     new = ir.node(
-        "MatMulNBits",
+        PACKED_PRODUCT,
         inputs=[node.inputs[0], *tensors, None, bias],
-        attributes={
-            "K": matrix.columns,
-            "N": matrix.rows,
-            "bits": matrix.bits,
-            "block_size": matrix.block_size,
-            "accuracy_level": 4,
-        },
+        attributes=packed_product_attributes(matrix),
         domain=MICROSOFT,
         name=node.name,
     )

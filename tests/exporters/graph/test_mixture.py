@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skipstone.devices import open_device
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.families import Experts
-from skipstone.exporters.graph import GraphPen, WeightFile, expert_rule, mixture
+from skipstone.exporters.graph import GraphPen, OrtKernels, WeightFile, expert_rule, mixture
 from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, quantize
 
 Floats = NDArray[np.float32]
@@ -43,8 +43,9 @@ class Layer:
             pen = GraphPen("mixture", file)
             x = pen.input("x", ir.DataType.FLOAT, ("B", "T", "E"))
             logits = pen.input("logits", ir.DataType.FLOAT, ("B", "T", self.experts.num_experts))
+            kernels = OrtKernels(pen)
             y = mixture(
-                pen,
+                kernels,
                 x,
                 logits,
                 self.experts,
@@ -54,7 +55,7 @@ class Layer:
                 down=self.downs.__getitem__,
             )
             pen.output(y, "y", ir.DataType.FLOAT, ("B", "T", "E"))
-            ir.save(pen.model(), folder / "mixture.onnx")
+            ir.save(kernels.model(), folder / "mixture.onnx")
         open_device()  # makes the thread pool of the process, which all its sessions must then share
         options = onnxruntime.SessionOptions()
         options.use_per_session_threads = False
@@ -363,7 +364,7 @@ def test_each_matrix_is_read_once(tmp_path: Path, rule: TensorRecipe) -> None:
         pen = GraphPen("mixture", file)
         x, logits = (pen.input(name, ir.DataType.FLOAT, ("B", "T", name)) for name in ("x", "logits"))
         parts = {"gate_up": noting("gate_up", layer.gate_ups), "down": noting("down", layer.downs)}
-        mixture(pen, x, logits, layer.experts, name="experts", rule=rule, **parts)
+        mixture(OrtKernels(pen), x, logits, layer.experts, name="experts", rule=rule, **parts)
     assert sorted(read) == [(part, index) for part in ("down", "gate_up") for index in range(6)]
 
 

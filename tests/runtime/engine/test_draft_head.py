@@ -25,7 +25,7 @@ from skipstone.errors import ConfigError
 from skipstone.exporters import parse_draft_head
 from skipstone.exporters.checkpoints import Checkpoint, ExitAdapter, adapters_bytes, weights_identity
 from skipstone.exporters.families import read_architecture
-from skipstone.exporters.graph import FLOAT, GraphPen, Linear, WeightFile
+from skipstone.exporters.graph import FLOAT, GraphPen, Linear, OrtKernels, WeightFile
 from skipstone.quant import QuantizedMatrix, Recipe, quantize
 from skipstone.runtime.decoding import decode
 from skipstone.runtime.decoding.verify import rule_named
@@ -112,11 +112,12 @@ def test_columns_in_another_order_are_multiplied_by_their_own_inputs(tmp_path: P
     with WeightFile(tmp_path / "weights.bin") as file:
         pen = GraphPen("test", file)
         inputs = pen.input("x", FLOAT, ("R", 64)), pen.input("ids", ir.DataType.INT64, ("P",))
-        linear = Linear(pen, Recipe.named("int8"))
+        kernels = OrtKernels(pen)
+        linear = Linear(kernels, Recipe.named("int8"))
         outputs = linear.some_rows(inputs[0], "head", lambda: QuantizedMatrix(**own, order=order), 11, inputs[1])
         for name, value in zip(("first", "extra"), outputs, strict=True):
             pen.output(value, name, FLOAT, ("R", name))
-        ir.save(pen.model(), tmp_path / "test.onnx")
+        ir.save(kernels.model(), tmp_path / "test.onnx")
     first, extra = open_device("cpu").open_session(tmp_path / "test.onnx").run(None, {"x": x, "ids": ids})
     wanted = x @ matrix.T
     np.testing.assert_allclose(first, wanted[:, :11], rtol=0, atol=0.3)

@@ -1,0 +1,41 @@
+"""What attention reads beside its rows: the inputs that all layers of a call share, and the settings of one layer.
+
+Shapes: B batch, T tokens, S total length (cached and new tokens), D padded head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+__all__ = ["AttentionLayer", "StepInputs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInputs:
+    """What every attention of a call reads beside its rows and its cache; `turns` has cosines and sines by layer, None
+    where positions are not turned."""
+
+    last_positions: ir.Value  # int32 [B], S - 1
+    total_length: ir.Value  # int32 scalar, S
+    position_ids: ir.Value  # int64 [B, T]
+    attention_bias: ir.Value  # float32 [1, 1, T, S]
+    turns: Mapping[int, tuple[ir.Value, ir.Value] | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionLayer:
+    """How one layer attends; `turns` are its cosines and sines [positions, D / 2], if it has any.
+
+    `window` is how many newest tokens, itself included, a token sees; None is all. A `softcap` of 0 is none.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    scale: float
+    softcap: float
+    window: int | None
+    turns: tuple[ir.Value, ir.Value] | None
