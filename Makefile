@@ -16,8 +16,8 @@ help:  ## List the targets.
 demo: $(VENV)/.package  ## Export the bundled model, run it and print its speed.
 	$(BIN)/skipstone demo
 
-test: $(VENV)/.package $(VENV)/.test  ## Run all tests on the installed package.
-	$(BIN)/pytest
+test: $(VENV)/.package $(VENV)/.test  ## Run all tests on the installed package, a process on each core.
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.package $(VENV)/.lint  ## Check style, format, types and who imports whom.
 	$(BIN)/ruff check

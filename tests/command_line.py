@@ -27,11 +27,16 @@ class CommandLine:
         self._monkeypatch, self._capture = monkeypatch, capture
 
     def __call__(self, *arguments: object, stdin: bytes | str = b"") -> Outcome:
+        """Run a command to its end, and return what came out."""
+        self._capture.readouterr()
+        with pytest.raises(SystemExit) as end:
+            self.start(*arguments, stdin=stdin)
+        out, err = self._capture.readouterr()
+        return Outcome(code=int(end.value.code or 0), out=out, err=err)
+
+    def start(self, *arguments: object, stdin: bytes | str = b"") -> None:
+        """Run a command; raises SystemExit, or what the program does not catch."""
         given = stdin.encode() if isinstance(stdin, str) else stdin
         self._monkeypatch.setattr(sys, "argv", ["skipstone", *map(str, arguments)])
         self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
-        self._capture.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = self._capture.readouterr()
-        return Outcome(code=int(end.value.code or 0), out=out, err=err)
+        main()

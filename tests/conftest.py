@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pytest
 import tokenizers
+from command_line import CommandLine
 from numpy.typing import NDArray
+from processes import SharedFolders, shared_folders, use_one_core
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from skipstone.api import export
+from skipstone.exporters.checkpoints import StoredTensors
 from skipstone.runtime.engine import BoundCall, Model
 
 if TYPE_CHECKING:
@@ -62,7 +65,27 @@ class MakeCheckpoint(Protocol):
 
 
 class MakeBundle(Protocol):
-    def __call__(self, checkpoint: Path, *, precision: str = ..., exits: str = ..., **options: object) -> Path: ...
+    def __call__(
+        self, checkpoint: Path | str, *, precision: str = ..., exits: str = ..., **options: object
+    ) -> Path: ...
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    use_one_core(config)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_disk() -> Iterator[None]:
+    """Do not wait for the disk, which takes a second for each bundle when it is busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> SharedFolders:
+    """Give folders that all processes of the run share."""
+    return shared_folders(tmp_path_factory)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -91,20 +114,18 @@ def tokenizer_json() -> str:
 
 
 @pytest.fixture(scope="session")
-def make_checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: str) -> MakeCheckpoint:
+def make_checkpoint(shared_folder: SharedFolders, tokenizer_json: str) -> MakeCheckpoint:
     """Save a random model of one family, its config `TINY` with changes; the same wish gives the same folder."""
-    made: dict[str, Path] = {}
 
     def make(
         model_type: str = "llama", *, dtype: str = "float32", max_shard_size: str = "50GB", **config: object
     ) -> Path:
-        key = json.dumps([model_type, dtype, max_shard_size, config], sort_keys=True)
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp(model_type)
+        def save(folder: Path) -> None:
             model = random_model(model_type, dtype, TINY | config)
-            model.save_pretrained(made[key], max_shard_size=max_shard_size)
-            (made[key] / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-        return made[key]
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
+            (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+
+        return shared_folder(save, model_type, dtype, max_shard_size, json.dumps(config, sort_keys=True))
 
     return make
 
@@ -127,16 +148,15 @@ def random_model(model_type: str, dtype: str, config: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
-    """Export a checkpoint; the same wish gives the same folder."""
+def make_bundle(shared_folder: SharedFolders) -> MakeBundle:
+    """Export a checkpoint, or a bundled model by its name; the same wish gives the same folder."""
 
     @functools.cache
-    def make(checkpoint: Path, *, precision: Any = "fp32", exits: str = "none", **options: Any) -> Path:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("os.fsync", lambda descriptor: None)  # a busy disk takes a second for each bundle
-            return export(
-                checkpoint, tmp_path_factory.mktemp("bundle") / "out", precision=precision, exits=exits, **options
-            )
+    def make(checkpoint: Path | str, *, precision: Any = "fp32", exits: str = "none", **options: Any) -> Path:
+        def write(folder: Path) -> None:
+            export(checkpoint, folder / "out", precision=precision, exits=exits, **options)
+
+        return shared_folder(write, checkpoint, precision, exits, sorted(options.items())) / "out"
 
     return make
 
@@ -190,6 +210,22 @@ def with_stop_ids() -> Callable[[Model, Collection[int]], Model]:
         return changed
 
     return change
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    """Runs commands of the program in this process."""
+    return CommandLine(monkeypatch, capfd)
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail when a weight is read."""
+
+    def read(self: StoredTensors, name: str, shape: tuple[int, ...]) -> None:
+        raise AssertionError(f"{name} was read")
+
+    monkeypatch.setattr(StoredTensors, "read", read)
 
 
 @pytest.fixture

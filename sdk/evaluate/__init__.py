@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skipstone.evaluate.methods import MOST_TOKENS, DialQuality, evaluate_dial
     from skipstone.evaluate.perplexity import evaluate, log_softmax
     from skipstone.evaluate.score import score
-    from skipstone.evaluate.stops import evaluate_stop
+    from skipstone.evaluate.stops import STOP_SETTINGS, evaluate_stop
 
 __all__ = [
     "DIALS",
@@ -22,6 +22,7 @@ __all__ = [
     "NEW_TOKENS",
     "PROMPT_TOKENS",
     "SETTINGS",
+    "STOP_SETTINGS",
     "ChoiceCase",
     "ChoiceQuality",
     "DialQuality",
@@ -55,6 +56,7 @@ __getattr__ = lazy_names(
         "NEW_TOKENS": "skipstone.evaluate.judged_texts",
         "PROMPT_TOKENS": "skipstone.evaluate.judged_texts",
         "SETTINGS": "skipstone.evaluate.exits",
+        "STOP_SETTINGS": "skipstone.evaluate.stops",
         "calibrate_dial": "skipstone.evaluate.calibrate",
         "design_effect": "skipstone.evaluate.calibrate",
         "evaluate": "skipstone.evaluate.perplexity",

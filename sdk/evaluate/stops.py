@@ -13,9 +13,9 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import Generation, GenerationOptions, stream
 
-__all__ = ["SETTINGS", "StopQuality", "evaluate_stop"]
+__all__ = ["STOP_SETTINGS", "StopQuality", "evaluate_stop"]
 
-SETTINGS = (0.0, 0.05, 0.1, 0.2, 0.4)
+STOP_SETTINGS = (0.0, 0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class StopQuality:
 def evaluate_stop(
     model: Model,
     texts: SequenceOf[str],
-    settings: SequenceOf[float] = SETTINGS,
+    settings: SequenceOf[float] = STOP_SETTINGS,
     *,
     num_prompts: int = 100,
     prompt_tokens: int = 64,

@@ -49,11 +49,13 @@ class ExitReport:
     kl_after: float
 
 
-def train(plan: TrainingPlan, *, on_progress: OnProgress = lambda step, loss: None) -> list[ExitReport]:
+def train(
+    plan: TrainingPlan, *, on_progress: OnProgress = lambda step, loss: None, save_every_s: float = SAVE_EVERY_S
+) -> list[ExitReport]:
     """Train the adapters, write them, and return how the exits do on held-out text, before and after.
 
     `on_progress` gets the steps done and the last one's KL in nats per token, over all exits. The state is kept every
-    30 seconds and at Ctrl-C; the same plan goes on from there, and gives the same file. The same plan on the same
+    `save_every_s` and at Ctrl-C; the same plan goes on from there, and gives the same file. The same plan on the same
     machine gives the same bytes. Cost: a bundle in fp32 in the folder for temporary files; each step runs all layers.
     """
     folders = tempfile.TemporaryDirectory(prefix="skipstone-", ignore_cleanup_errors=True)
@@ -62,7 +64,7 @@ def train(plan: TrainingPlan, *, on_progress: OnProgress = lambda step, loss: No
         write_bundle(plan.export, bundle)
         trainer = _Trainer(plan, Model.open(bundle))
         try:
-            trainer.run(on_progress)
+            trainer.run(on_progress, save_every_s)
             reports = trainer.reports()
         except KeyboardInterrupt:
             trainer.save()
@@ -90,7 +92,7 @@ class _Trainer:
             self._restore(plan.state)
         self._state = self._snapshot(plan.first_step)
 
-    def run(self, on_progress: OnProgress) -> None:
+    def run(self, on_progress: OnProgress, save_every_s: float) -> None:
         """Take the steps that are left."""
         plan, saved = self._plan, time.monotonic()
         batches = batches_from(plan.first_step, plan.windows, plan.training.seed)
@@ -100,7 +102,7 @@ class _Trainer:
             loss = self._step(next(batches))
             self._state = self._snapshot(step + 1)
             on_progress(step + 1, loss)
-            if time.monotonic() - saved > SAVE_EVERY_S:
+            if time.monotonic() - saved > save_every_s:
                 self.save()
                 saved = time.monotonic()
 

@@ -18,7 +18,6 @@ from skipstone import bundled as pebble
 from skipstone.api import export, plan
 from skipstone.errors import BundleError, ConfigError
 from skipstone.exporters import plan_export
-from skipstone.exporters.checkpoints import StoredTensors
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Model
@@ -28,11 +27,6 @@ Refused = Callable[[Path, str], None]
 SENTENCEPIECE = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 @pytest.fixture
 def small(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Path:
     """A drafter of one layer for `tiny_checkpoint`, a copy that a test may change."""
@@ -40,11 +34,8 @@ def small(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def refused(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
+def refused(tiny_checkpoint: Path, tmp_path: Path, unreadable: None) -> Refused:
     """Check that a drafter is refused by its name, without a weight read or a file written."""
-
-    def read(self: StoredTensors, name: str, shape: tuple[int, ...]) -> None:
-        raise AssertionError(f"{name} was read")
 
     def check(drafter: Path, message: str) -> None:
         named = re.escape(f"{drafter} cannot draft for {tiny_checkpoint}: ")
@@ -52,7 +43,6 @@ def refused(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             export(tiny_checkpoint, tmp_path / "out", drafter=drafter)
         assert not (tmp_path / "out").exists()
 
-    monkeypatch.setattr(StoredTensors, "read", read)
     return check
 
 

@@ -17,7 +17,6 @@ from safetensors.numpy import load_file, save_file
 from skipstone.api import export, plan
 from skipstone.errors import CheckpointError, ConfigError, OutputError, UnsupportedModel
 from skipstone.exporters import plan_export, write_bundle
-from skipstone.exporters.checkpoints import StoredTensors
 from skipstone.quant import Recipe, TensorRecipe
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model
@@ -27,25 +26,10 @@ Reference = Callable[[Path, tuple[int, ...]], Logits]
 TOKEN_IDS = tuple(np.random.default_rng(1).integers(3, 300, size=60).tolist())
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 @pytest.fixture
 def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
-
-
-@pytest.fixture
-def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every weight raise when it is read."""
-
-    def read(self: StoredTensors, name: str, shape: tuple[int, ...]) -> None:
-        raise AssertionError(f"{name} was read")
-
-    monkeypatch.setattr(StoredTensors, "read", read)
 
 
 def change_json(file: Path, **changes: object) -> None:

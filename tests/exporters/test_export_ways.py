@@ -24,16 +24,6 @@ PROMPT = "def add(first"
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capfd)
-
-
 @pytest.fixture(scope="session")
 def base(make_checkpoint: MakeCheckpoint) -> Path:
     """A Llama of two layers, whose matrices are whole blocks."""

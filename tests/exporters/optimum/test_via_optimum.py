@@ -130,7 +130,6 @@ def wrap(tmp_path_factory: pytest.TempPathFactory, traced: Callable[[Path, Path]
 
         target = tmp_path_factory.mktemp("wrapped") / "out"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("os.fsync", lambda descriptor: None)
             patch.setattr(via_optimum, "require_optimum", lambda: None)
             patch.setattr(via_optimum, "run_optimum", run)
             try:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skipstone.api import plan
 from skipstone.errors import ConfigError, UnsupportedModel
 from skipstone.exporters import ExportPlan
-from skipstone.exporters.checkpoints import Checkpoint, StoredTensors
+from skipstone.exporters.checkpoints import Checkpoint
 from skipstone.exporters.families import read_architecture
 from skipstone.exporters.transforms import narrowed
 from skipstone.runtime.bundle import Bundle
@@ -30,11 +30,6 @@ Logits = NDArray[np.float32]
 TOKEN_IDS = np.random.default_rng(0).integers(3, 300, size=20).tolist()
 TWO = {"num_hidden_layers": 2}
 STORED = 76
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capfd)
 
 
 def logits_of(bundle: Path) -> Logits:
@@ -206,13 +201,8 @@ def test_integers_are_not_cut_but_may_stay(make_checkpoint: MakeCheckpoint, tmp_
     assert isinstance(whole, ExportPlan) and whole.num_kept == 14
 
 
-def test_a_refusal_reads_no_weight_and_writes_nothing(
-    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    def read(self: StoredTensors, name: str, shape: tuple[int, ...]) -> None:
-        raise AssertionError(f"{name} was read")
-
-    monkeypatch.setattr(StoredTensors, "read", read)
+@pytest.mark.usefixtures("unreadable")
+def test_a_refusal_reads_no_weight_and_writes_nothing(cli: CommandLine, tiny_checkpoint: Path, tmp_path: Path) -> None:
     done = cli("export", tiny_checkpoint, "-o", tmp_path / "out", "--ffn-width", "8k")
     assert (done.code, done.out) == (2, "")
     assert done.err == "skipstone: --ffn-width takes a number, or one per layer like 8192,4096, not '8k'\n"

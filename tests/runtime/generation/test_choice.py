@@ -34,11 +34,6 @@ cases = st.tuples(texts, st.lists(texts, min_size=2, max_size=5, unique=True))
 dials = st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.3, 0.6, 0.9, 0.999])
 
 
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capfd)
-
-
 @pytest.fixture(scope="module", params=["four stages", "windows of 5"])
 def staged(
     request: pytest.FixtureRequest, tiny_stages: Model, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle

@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.evaluate import SETTINGS, evaluate_stop
+from skipstone.evaluate import STOP_SETTINGS, evaluate_stop
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.decoding import Drafter
 from skipstone.runtime.engine import Draft, Model, Sequence
@@ -30,11 +30,6 @@ from skipstone.runtime.text import StopDecision
 
 WithStopIds = Callable[[Model, Collection[int]], Model]
 NEW_TOKENS = 24
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capfd)
 
 
 def chances(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -221,7 +216,7 @@ def test_the_figures_are_those_of_the_completions(tiny: Model) -> None:
     texts = [tiny.tokenizer.decode([*prompt, *own.token_ids]), "The quick brown fox jumps over the lazy dog. " * 4]
     seen: list[int] = []
     rows = evaluate_stop(tiny, texts, prompt_tokens=6, new_tokens=8, num_prompts=5, on_progress=seen.append)
-    assert [row.stop_below for row in rows] == [*SETTINGS]
+    assert [row.stop_below for row in rows] == [*STOP_SETTINGS]
     assert (rows[0].suppressed, rows[0].saved) == (0.0, 0.0) and 0 < rows[0].tokens <= 8
     assert sum(seen) == 5
     for one, other in itertools.pairwise(rows):  # stricter: never more shown

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from gguf_files import WHOLE_BLOCKS, WriteGguf
 from numpy.typing import NDArray
 
 from skipstone.api import export, plan
-from skipstone.check import KEPT_KL_BOUND, ExportCheck, TransformersReference, reference
+from skipstone.check import KEPT_KL_BOUND, ExportCheck, TransformersReference
 from skipstone.errors import CheckFailed, ConfigError, SkipstoneError, UnsupportedModel
 from skipstone.exporters.checkpoints import Checkpoint, StoredTensors
 from skipstone.exporters.optimum import WrappedPlan
@@ -28,16 +28,6 @@ from tests.exporters.test_export_ways import TARGETS, write_gptq
 from tests.exporters.transforms.test_lora import saved, trained
 
 MISREADING = "model.layers.1.self_attn.o_proj.weight"
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capfd)
 
 
 @pytest.fixture
@@ -52,16 +42,6 @@ def misread(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         monkeypatch.setattr(StoredTensors, "read", reading)
 
     return install
-
-
-@pytest.fixture
-def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail when a weight is read."""
-
-    def read(self: StoredTensors, name: str, shape: tuple[int, ...]) -> None:
-        raise AssertionError(f"{name} was read")
-
-    monkeypatch.setattr(StoredTensors, "read", read)
 
 
 def assert_nothing_written(folder: Path) -> None:
@@ -239,7 +219,8 @@ def test_a_context_too_short_for_the_check_is_said(make_checkpoint: MakeCheckpoi
 def test_without_transformers_a_check_is_refused_before_anything_is_fetched_or_read(
     missing: tuple[str, ...], cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(reference, "find_spec", lambda name: None if name in missing else find_spec(name))
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
     message = f"--check compares with transformers, and {' and '.join(missing)} is not installed: pip install torch"
     for source in (tiny_checkpoint, tmp_path / "nowhere", "owner/name"):
         done = cli("export", source, "-o", tmp_path / "out", "--check")
@@ -253,7 +234,7 @@ def test_without_transformers_a_check_is_refused_before_anything_is_fetched_or_r
 def test_without_transformers_an_export_needs_no_check(
     cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(reference, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     assert cli("export", tiny_checkpoint, "-o", tmp_path / "out").code == 0
 
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,6 @@ TEMPLATE = (
 )
 PEBBLE = Path(skipstone.__file__).parent / "models" / "pebble" / "model.safetensors"
 needs_pebble = pytest.mark.skipif(not PEBBLE.is_file(), reason=f"{PEBBLE} is not there")
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +80,9 @@ def test_the_help_of_a_command_ends_with_examples_that_it_understands(cli: Comma
     assert {option for _, rest in examples for option in re.findall(r"(?<= )--?[a-z][\w-]*", rest)} <= shown
 
 
-def test_traceback_shows_where_an_error_of_ours_came_from(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["skipstone", "--traceback", "inspect", str(tmp_path / "missing")])
+def test_traceback_shows_where_an_error_of_ours_came_from(cli: CommandLine, tmp_path: Path) -> None:
     with pytest.raises(skipstone.SkipstoneError):
-        skipstone.cli.app.main()
+        cli.start("--traceback", "inspect", tmp_path / "missing")
 
 
 # generate
@@ -378,7 +371,7 @@ def test_export_puts_the_drafter_in_and_says_what_is_not_ideal_about_it(
     outcome = cli("export", tiny_checkpoint, "-o", tmp_path / "out", "--drafter", small, "--drafter-precision", "int8")
     assert (outcome.code, outcome.out) == (0, "")
     remark, result = outcome.err.splitlines()
-    assert remark == "the drafter sees 128 tokens and the target 256: in a longer text it stops drafting"
+    assert remark == "the draft model sees 128 tokens and the target 256: in a longer text it stops drafting"
     assert re.search(r": int4, \d\.\d MB with a drafter of \d\.\d MB, \d+\.\d s$", result)
     shown = cli("inspect", tmp_path / "out", "--verify").out
     assert re.search(r"^drafter +1 layer, int8, the same tokenizer$", shown, re.M)
@@ -617,8 +610,7 @@ def test_a_terminal_gets_styles_unless_no_color_is_set(monkeypatch: pytest.Monke
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setenv("TERM", "xterm")
     reader, writer = os.openpty()
-    with os.fdopen(writer, "w") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
+    with os.fdopen(writer, "w") as terminal, redirect_stderr(terminal):
         notes().print("12 tokens", style="dim")
     shown = os.read(reader, 1000)
     os.close(reader)
@@ -631,23 +623,19 @@ def test_columns_are_as_wide_as_the_longest_name(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == "a     1\nlong  first\n      second\n"
 
 
-def test_a_reader_that_leaves_ends_the_program_in_peace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_leaves_ends_the_program_in_peace(cli: CommandLine) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    with os.fdopen(writer, "w") as closed:
-        monkeypatch.setattr(sys, "stdout", closed)
-        monkeypatch.setattr(sys, "argv", ["skipstone", "devices"])
-        with pytest.raises(SystemExit) as end:
-            skipstone.cli.app.main()
+    with os.fdopen(writer, "w") as closed, redirect_stdout(closed), pytest.raises(SystemExit) as end:
+        cli.start("devices")
     assert end.value.code == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_behind_standard_output_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Path("/dev/full").open("w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        with pytest.raises(OutputError, match="standard output cannot be written: No space left"):
-            write("text")
+def test_a_full_disk_behind_standard_output_is_an_error_of_one_line() -> None:
+    refused = pytest.raises(OutputError, match="standard output cannot be written: No space left")
+    with Path("/dev/full").open("w") as full, redirect_stdout(full), refused:
+        write("text")
 
 
 # The bundled model

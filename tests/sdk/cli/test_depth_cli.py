@@ -35,10 +35,10 @@ APPROXIMATE = "90 % of tokens as the full model's, calibrated on 4321 tokens"
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> CommandLine:
+def cli(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CommandLine:
     """Runs commands with a cache folder of their own."""
     monkeypatch.setenv("SKIPSTONE_CACHE", str(tmp_path / "cache"))
-    return CommandLine(monkeypatch, capfd)
+    return cli
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,10 @@ PROMPT = "def add(first, second):"
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> CommandLine:
+def cli(cli: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> CommandLine:
     """Runs commands with a cache folder of their own."""
     monkeypatch.setenv("SKIPSTONE_CACHE", str(tmp_path / "cache"))
-    return CommandLine(monkeypatch, capfd)
+    return cli
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 import torch
 from command_line import CommandLine
 from conftest import MakeCheckpoint
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from skipstone.api import export, plan
 from skipstone.errors import ConfigError, OutputError
@@ -30,22 +34,10 @@ from skipstone.train import (
     schedule,
     train,
 )
-from skipstone.train import head as exit_head
-from skipstone.train import trainer as exit_trainer
 from tests.exporters.checkpoints.test_exit_adapters import FAMILIES
 
 TEXT = " ".join(np.random.default_rng(0).choice(["def", "add", "self", "tokens", "(", "):", "\n", "fox"], size=1500))
 FEW = ExitTraining(exits="2,3", steps=6, learning_rate=0.01)
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(monkeypatch, capfd)
 
 
 @pytest.fixture
@@ -133,13 +125,11 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 @pytest.mark.parametrize("where", ["between steps", "inside a step"])
 def test_a_run_that_was_interrupted_goes_on_and_gives_the_same_file(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    tiny_checkpoint: Path, tmp_path: Path, where: str
 ) -> None:
     train(planned(tiny_checkpoint, tmp_path / "whole"))
-    with monkeypatch.context() as patch:
-        interrupt(patch, inside=where == "inside a step")
-        with pytest.raises(KeyboardInterrupt):
-            train(planned(tiny_checkpoint, tmp_path / "cut"), on_progress=interrupting(where == "between steps"))
+    with interrupted(inside=where == "inside a step"), pytest.raises(KeyboardInterrupt):
+        train(planned(tiny_checkpoint, tmp_path / "cut"), on_progress=interrupting(where == "between steps"))
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "cut.partial"}
     rest = planned(tiny_checkpoint, tmp_path / "cut")
     assert rest.first_step == 3
@@ -150,17 +140,21 @@ def test_a_run_that_was_interrupted_goes_on_and_gives_the_same_file(
     assert not (tmp_path / "cut.partial").exists()
 
 
-def interrupt(patch: pytest.MonkeyPatch, *, inside: bool) -> None:
+@contextmanager
+def interrupted(*, inside: bool) -> Iterator[None]:
     """Make Ctrl-C come when the fourth step has changed the weights and is not yet over."""
-    step, count = torch.optim.Adam.step, Counter[str]()
+    steps = count(1)
 
-    def interrupted(*arguments: Any, **options: Any) -> None:
-        step(*arguments, **options)
-        count["steps"] += 1
-        if inside and count["steps"] == 4:
+    def after_step(*_: object) -> None:
+        if next(steps) == 4:
             raise KeyboardInterrupt
 
-    patch.setattr(torch.optim.Adam, "step", interrupted)
+    hook = register_optimizer_step_post_hook(after_step) if inside else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 def interrupting(wanted: bool) -> Any:
@@ -171,17 +165,14 @@ def interrupting(wanted: bool) -> Any:
     return on_progress
 
 
-def test_the_state_is_kept_while_a_run_goes_on(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exit_trainer, "SAVE_EVERY_S", 0.0)
+def test_the_state_is_kept_while_a_run_goes_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
     found: list[int] = []
 
     def on_progress(step: int, loss: float) -> None:
         if step > 1:
             found.append(planned(tiny_checkpoint, tmp_path / "file").first_step)
 
-    train(planned(tiny_checkpoint, tmp_path / "file"), on_progress=on_progress)
+    train(planned(tiny_checkpoint, tmp_path / "file"), on_progress=on_progress, save_every_s=0.0)
     assert found == [1, 2, 3, 4, 5]
 
 
@@ -241,7 +232,7 @@ def test_a_short_text_is_refused_with_how_many_tokens_are_wanted(tiny_checkpoint
 def test_without_torch_it_says_what_to_install(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exit_head, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ConfigError, match=r"pip install skipstone\[train\]"):
         planned(tiny_checkpoint, tmp_path / "file")
 
@@ -292,12 +283,11 @@ def test_the_command_trains_into_the_folder_and_the_next_export_takes_it(
 
 
 def test_the_command_goes_on_where_it_was_interrupted_and_says_so(
-    cli: CommandLine, tiny_checkpoint: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: CommandLine, tiny_checkpoint: Path, text_file: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "file"
     command = ("train-exits", tiny_checkpoint, "--text", text_file, "-o", file, "--exits", 2, "--steps", 6)
-    with monkeypatch.context() as patch:
-        interrupt(patch, inside=True)
+    with interrupted(inside=True):
         outcome = cli(*command)
     assert (outcome.code, outcome.out) == (130, "")
     assert outcome.err == (f"kept in {file}.partial; the same command goes on from there\nskipstone: interrupted\n")
