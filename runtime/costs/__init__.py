@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.runtime.costs.curve import CostCurve
-from skipstone.runtime.costs.exit_times import MOST_BEHIND, ExitTimes, exit_times, tokens_per_ms
+from skipstone.runtime.costs.exit_times import MOST_BEHIND, ExitTimes, exit_times, tokens_per_s
 from skipstone.runtime.costs.measure import MAX_ROWS, measure_costs
 from skipstone.runtime.costs.profile import cost_curve, profile_path, save_curve
 from skipstone.runtime.costs.stage_times import (
@@ -15,7 +15,7 @@ from skipstone.runtime.costs.stage_times import (
     best_speed_up,
     speed_up,
     stage_times,
-    usual_ms,
+    usual_s,
 )
 
 __all__ = [
@@ -36,6 +36,6 @@ __all__ = [
     "save_curve",
     "speed_up",
     "stage_times",
-    "tokens_per_ms",
-    "usual_ms",
+    "tokens_per_s",
+    "usual_s",
 ]

@@ -1,4 +1,4 @@
-"""What a model call costs here: milliseconds as a function of its rows and of the context length."""
+"""What a model call costs here: seconds as a function of its rows and of the context length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["CostCurve"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostCurve:
-    """Measured milliseconds `ms[c][r]` of a call of `rows[r]` rows behind `contexts[c]` cached tokens.
+    """Measured `seconds[c][r]` of a call of `rows[r]` rows behind `contexts[c]` cached tokens.
 
     Between the measured points it is linear, and beyond the last it goes on as steeply, but never falls.
     Raises: ConfigError unless rows and contexts rise and every cell has a positive time.
@@ -23,19 +23,19 @@ class CostCurve:
 
     rows: tuple[int, ...]
     contexts: tuple[int, ...]
-    ms: tuple[tuple[float, ...], ...]
+    seconds: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
         for name, values in (("rows", self.rows), ("contexts", self.contexts)):
             if not values or list(values) != sorted(set(values)):
                 raise ConfigError(f"{name} of a cost curve must rise, found {list(values)}")
-        fits = len(self.ms) == len(self.contexts) and all(len(line) == len(self.rows) for line in self.ms)
-        if not fits or not all(0 < value < inf for line in self.ms for value in line) or self.rows[0] != 1:
+        fits = len(self.seconds) == len(self.contexts) and all(len(line) == len(self.rows) for line in self.seconds)
+        if not fits or not all(0 < value < inf for line in self.seconds for value in line) or self.rows[0] != 1:
             raise ConfigError("a cost curve needs a positive time for each of its contexts and rows, from one row on")
 
     def costs(self, context: int, *, max_rows: int) -> list[float]:
-        """Return the milliseconds of calls of 0 to `max_rows` rows; more rows never cost less, none cost nothing."""
-        line = [_between(self.contexts, column, context) for column in zip(*self.ms, strict=True)]
+        """Return the seconds of calls of 0 to `max_rows` rows; more rows never cost less, none cost nothing."""
+        line = [_between(self.contexts, column, context) for column in zip(*self.seconds, strict=True)]
         costs = [0.0]
         for rows in range(1, max_rows + 1):
             costs.append(max(costs[-1], _between(self.rows, line, rows)))
@@ -49,8 +49,8 @@ class CostCurve:
     def from_json(cls, data: Mapping[str, Any]) -> CostCurve:
         """Return the curve in `data`. Raises: ConfigError when it holds none."""
         try:
-            ms = tuple(tuple(map(float, line)) for line in data["ms"])
-            return cls(rows=tuple(map(int, data["rows"])), contexts=tuple(map(int, data["contexts"])), ms=ms)
+            seconds = tuple(tuple(map(float, line)) for line in data["seconds"])
+            return cls(rows=tuple(map(int, data["rows"])), contexts=tuple(map(int, data["contexts"])), seconds=seconds)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ConfigError(f"not a cost curve: {error}") from error
 

@@ -39,21 +39,21 @@ def measure_costs(
     workspace = Workspace(model, model.new_cache(context_length=last + rows[-1]))
     calls = {count: workspace.call(count, range(count)) for count in rows}
     for count in rows:
-        _time_ms(calls[count], count, contexts[0])
+        _time_s(calls[count], count, contexts[0])
     times: dict[tuple[int, int], list[float]] = {(context, count): [] for context in contexts for count in rows}
     start, sweeps = time.perf_counter(), 0
     while sweeps < min_sweeps or (sweeps < max_sweeps and time.perf_counter() - start < budget_s):
         for context, count in times:
-            times[context, count].append(_time_ms(calls[count], count, context))
+            times[context, count].append(_time_s(calls[count], count, context))
         sweeps += 1
         spent = max(sweeps / max_sweeps, (time.perf_counter() - start) / budget_s)
         on_progress(min(1.0, sweeps / min_sweeps, spent))
-    ms = tuple(tuple(min(times[context, count]) for count in rows) for context in contexts)
-    return CostCurve(rows=rows, contexts=contexts, ms=ms)
+    seconds = tuple(tuple(min(times[context, count]) for count in rows) for context in contexts)
+    return CostCurve(rows=rows, contexts=contexts, seconds=seconds)
 
 
-def _time_ms(call: BoundCall | WrappedCall, num_rows: int, context: int) -> float:
+def _time_s(call: BoundCall | WrappedCall, num_rows: int, context: int) -> float:
     token_ids, lengths = np.zeros((1, num_rows), np.int64), np.array([context])
     start = time.perf_counter()
     call.run(token_ids, lengths)
-    return (time.perf_counter() - start) * 1e3
+    return time.perf_counter() - start

@@ -18,7 +18,7 @@ __all__ = [
     "best_speed_up",
     "speed_up",
     "stage_times",
-    "usual_ms",
+    "usual_s",
 ]
 
 TIMES_MEMORY = 0.95
@@ -47,29 +47,29 @@ def best_speed_up(agreement: float, guess_cost: float, verify_costs: SequenceOf[
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """Milliseconds by stage, and of the head, of calls of each of ROWS."""
+    """Seconds by stage, and of the head, of calls of each of ROWS."""
 
-    stage_ms: SequenceOf[SequenceOf[float]]
-    head_ms: SequenceOf[float]
+    stage_s: SequenceOf[SequenceOf[float]]
+    head_s: SequenceOf[float]
 
     @property
-    def plain_ms(self) -> float:
-        """Milliseconds of a step of plain decoding: all stages and the head, one row."""
-        return sum(one[0] for one in self.stage_ms) + self.head_ms[0]
+    def plain_s(self) -> float:
+        """Seconds of a step of plain decoding: all stages and the head, one row."""
+        return sum(one[0] for one in self.stage_s) + self.head_s[0]
 
     def guess_cost(self, kept: SequenceOf[int]) -> float:
         """Return the cost of a guess with these stages, as a share of a plain step."""
-        return (sum(self.stage_ms[number][0] for number in kept) + self.head_ms[0]) / self.plain_ms
+        return (sum(self.stage_s[number][0] for number in kept) + self.head_s[0]) / self.plain_s
 
     def verify_costs(self, num_first: int) -> list[float]:
         """Return the costs of calls that verify 1 to LONGEST guesses, of which the first stages saw all but the last.
 
         These run for one row only, and the others for all; shares of a plain step.
         """
-        first_ms = sum(one[0] for one in self.stage_ms[:num_first])
-        rest = np.sum([*self.stage_ms[num_first:], self.head_ms], axis=0)
-        later_ms = np.interp(range(2, 2 + LONGEST), ROWS, rest)
-        return [(first_ms + float(ms)) / self.plain_ms for ms in later_ms]
+        first_s = sum(one[0] for one in self.stage_s[:num_first])
+        rest = np.sum([*self.stage_s[num_first:], self.head_s], axis=0)
+        later_s = np.interp(range(2, 2 + LONGEST), ROWS, rest)
+        return [(first_s + float(later)) / self.plain_s for later in later_s]
 
 
 def stage_times(model: Model) -> StageTimes:
@@ -81,12 +81,12 @@ def stage_times(model: Model) -> StageTimes:
     capacity = min(model.manifest.context_length, NUM_CACHED + ROWS[-1])
     workspace = Workspace(model, model.new_cache(context_length=capacity))
     parts = [Part((number,), head=False) for number in range(len(model.manifest.stages))] + [Part(())]
-    ms = np.array([_least_ms(workspace, parts, rows, capacity - rows) for rows in ROWS]).T
-    *stage_ms, head_ms = ms.tolist()
-    return StageTimes(stage_ms, head_ms)
+    seconds = np.array([_least_s(workspace, parts, rows, capacity - rows) for rows in ROWS]).T
+    *stage_s, head_s = seconds.tolist()
+    return StageTimes(stage_s, head_s)
 
 
-def _least_ms(workspace: Workspace, parts: SequenceOf[Part], num_rows: int, num_cached: int) -> list[float]:
+def _least_s(workspace: Workspace, parts: SequenceOf[Part], num_rows: int, num_cached: int) -> list[float]:
     token_ids, lengths = np.zeros((1, num_rows), np.int64), np.array([min(num_cached, NUM_CACHED)])
     spent = np.full((1 + ROUNDS, len(parts)), np.inf)
     for turn in range(1 + ROUNDS):
@@ -95,29 +95,29 @@ def _least_ms(workspace: Workspace, parts: SequenceOf[Part], num_rows: int, num_
             start = perf_counter()
             call.run(token_ids, lengths)
             spent[turn, place] = perf_counter() - start
-    return [float(least) * 1e3 for least in spent[1:].min(axis=0)]  # the first call of a shape takes longer
+    return [float(least) for least in spent[1:].min(axis=0)]  # the first call of a shape takes longer
 
 
-def usual_ms(before: float, spent_ms: float) -> float:
+def usual_s(before: float, spent_s: float) -> float:
     """Return what something usually takes, given what was so far believed, 0 for nothing, and one more time.
 
     A shorter time is believed at once: the first call of a shape takes longer, and what others on the machine take is
     not its own. Longer ones count little by little.
     """
-    return spent_ms if not before or spent_ms < before else before + (spent_ms - before) * (1 - TIMES_MEMORY)
+    return spent_s if not before or spent_s < before else before + (spent_s - before) * (1 - TIMES_MEMORY)
 
 
-def best_length(chance: float, guess_ms: float, verify_ms: SequenceOf[float]) -> tuple[int, float]:
-    """Return the draft length with the most expected tokens per millisecond, and that rate.
+def best_length(chance: float, guess_s: float, verify_s: SequenceOf[float]) -> tuple[int, float]:
+    """Return the draft length with the most expected tokens per second, and that rate.
 
-    `chance` is that of a guess to stand, `guess_ms` its price, `verify_ms[d]` the call that verifies d of them. The
+    `chance` is that of a guess to stand, `guess_s` its price, `verify_s[d]` the call that verifies d of them. The
     expected tokens are g(0) = 1, g(d) = 1 + chance * g(d - 1).
-    Source: DEL (Zarch et al., 2025), its objective in milliseconds in place of layers.
+    Source: DEL (Zarch et al., 2025), its objective in seconds in place of layers.
     """
-    expected, best, rate = 1.0, 0, 1.0 / verify_ms[0]
-    for length in range(1, len(verify_ms)):
+    expected, best, rate = 1.0, 0, 1.0 / verify_s[0]
+    for length in range(1, len(verify_s)):
         expected = 1.0 + chance * expected
-        new = expected / (length * guess_ms + verify_ms[length])
+        new = expected / (length * guess_s + verify_s[length])
         if new > rate:
             best, rate = length, new
     return best, rate

@@ -46,8 +46,7 @@ def _round(sequence: Sequence, drafter: Guard, accept: Accept, budget: int, stop
     pending_id = sequence.token_ids[-1]
     rows = sequence.commit(accepted)
     kept = perf_counter()
-    model_ms, num_peeked = (called - drafted) * 1e3, sequence.num_peeked
-    drafter.observe(Round(draft, pending_id, accepted, rows, logits, model_ms, num_peeked))
+    drafter.observe(Round(draft, pending_id, accepted, rows, logits, called - drafted, sequence.num_peeked))
     return Step(
         accepted,
         logits[: len(accepted)] if draft.is_chain else logits[rows[: len(accepted)]],

@@ -31,7 +31,7 @@ class Round:
     """What one model call showed. `logits` [1 + N, V] follow the rows of the draft and are valid during `observe` only.
 
     `token_ids` were emitted; `rows` are those of the tokens that stay in the cache: row 0 and the accepted guesses.
-    `pending_id` was fed in row 0. `model_ms` is the time of the call, which is shorter where the first stages of the
+    `pending_id` was fed in row 0. `model_s` is the time of the call, which is shorter where the first stages of the
     model had seen `num_peeked` of its rows before.
     """
 
@@ -40,7 +40,7 @@ class Round:
     token_ids: list[int]
     rows: list[int]
     logits: NDArray[np.float32]
-    model_ms: float = 0.0
+    model_s: float = 0.0
     num_peeked: int = 0
 
 

@@ -99,8 +99,16 @@ def plot_costs(curve: CostCurve, *, title: str, path: Path) -> None:
     Raises: ConfigError without matplotlib, OutputError when the file cannot be written.
     """
     figure, axes = _figure(width=7.0)
-    for context, times, colour in zip(curve.contexts, curve.ms, COLOURS, strict=False):
-        axes.plot(curve.rows, times, marker="o", markersize=4, color=colour, label=f"{context} cached tokens", zorder=2)
+    for context, times, colour in zip(curve.contexts, curve.seconds, COLOURS, strict=False):
+        axes.plot(
+            curve.rows,
+            [1e3 * seconds for seconds in times],
+            marker="o",
+            markersize=4,
+            color=colour,
+            label=f"{context} cached tokens",
+            zorder=2,
+        )
     axes.set_xticks(curve.rows)
     axes.set_xlabel("rows")
     axes.set_ylabel("ms for a call")

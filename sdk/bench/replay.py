@@ -1,7 +1,7 @@
 """Replay: recorded texts stand in for what the model would write, the measured cost curve for its calls.
 
 So drafters that need only text can be judged on real text with the costs of any bundle, also one with random weights.
-The milliseconds of drafting are measured while replaying; those of the model are looked up.
+The seconds of drafting are measured while replaying; those of the model are looked up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from skipstone.runtime.costs import MAX_ROWS, cost_curve
 from skipstone.runtime.decoding import Guard, Round
 from skipstone.runtime.engine import Draft, Model, SharedStores
 from skipstone.runtime.methods import Method
-from skipstone.runtime.methods.auto import LOOP_MS
+from skipstone.runtime.methods.auto import LOOP_S
 from skipstone.runtime.sampling import Sampler
 
 __all__ = ["Recording", "ReplayResult", "read_recordings", "replay"]
@@ -53,13 +53,13 @@ class ReplayResult:
     calls: int
     drafted: int
     accepted: int
-    plain_ms: float
-    model_ms: float
-    draft_ms: float
+    plain_s: float
+    model_s: float
+    draft_s: float
 
     @property
     def ratio(self) -> float:
-        return self.plain_ms / (self.model_ms + self.draft_ms)
+        return self.plain_s / (self.model_s + self.draft_s)
 
     @property
     def tokens_per_call(self) -> float:
@@ -148,9 +148,9 @@ class _Tally:
     calls: int = 0
     drafted: int = 0
     accepted: int = 0
-    plain_ms: float = 0.0
-    model_ms: float = 0.0
-    draft_ms: float = 0.0
+    plain_s: float = 0.0
+    model_s: float = 0.0
+    draft_s: float = 0.0
 
 
 def _pieces(model: Model, recording: Recording) -> Iterator[tuple[list[int], list[int]]]:
@@ -195,7 +195,7 @@ def _replay_one(model: Model, method: Method, prompt: list[int], reply: list[int
         total.calls += 1
         total.drafted += len(draft)
         total.accepted += len(rows) - 1
-        total.plain_ms += len(emitted) * (costs[1] + LOOP_MS)
-        total.model_ms += costs[1 + len(draft)] + LOOP_MS
-        total.draft_ms += draft_s * 1e3
+        total.plain_s += len(emitted) * (costs[1] + LOOP_S)
+        total.model_s += costs[1 + len(draft)] + LOOP_S
+        total.draft_s += draft_s
     guard.finish()

@@ -99,7 +99,7 @@ def evaluate_exits(
             times_plain=text.tokens_per_s / played[0].tokens_per_s,
             expected_times_plain=1.0
             if one is None
-            else times.rate(one.num_layers, tally.early / tally.count, reads_states=one.reads_states) * times.full_ms,
+            else times.rate(one.num_layers, tally.early / tally.count, reads_states=one.reads_states) * times.full_s,
         )
         for setting, one, tally, text in zip(settings, exits, judged, played[1:], strict=True)
     ]

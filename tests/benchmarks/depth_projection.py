@@ -73,8 +73,8 @@ class RecordedExit:
     Behind a wrong guess it says what was said behind the right token: such guesses are lost in any case.
     """
 
-    def __init__(self, text: Recorded, depth: int, guess_ms: float) -> None:
-        self._text, self._depth, self.guess_ms = text, depth, guess_ms
+    def __init__(self, text: Recorded, depth: int, guess_s: float) -> None:
+        self._text, self._depth, self.guess_s = text, depth, guess_s
         self.token_ids: list[int] = []
         self.num_asked = 0
 
@@ -97,10 +97,10 @@ class Clock:
         self._times = times
         self.exits = dict(zip(sorted(depths), sorted(times.exits), strict=True))
 
-    def guess_ms(self, depth: int) -> float:
+    def guess_s(self, depth: int) -> float:
         return self._times.peek[self.exits[depth]]
 
-    def verify_ms(self, depth: int | None, num_guesses: int, num_asked: int) -> float:
+    def verify_s(self, depth: int | None, num_guesses: int, num_asked: int) -> float:
         """Return the call that verifies: the first stages have seen what was asked, at most all of its rows."""
         if depth is None or not num_asked:
             return float(np.interp(1 + num_guesses, *zip(*self._times.plain.items(), strict=True)))
@@ -119,7 +119,7 @@ def self_speed(texts: Sequence[Recorded], clock: Clock, num_layers: int) -> tupl
     for text in texts:
         exits, asked = {}, {}
         for depth in clock.exits:
-            recorded = RecordedExit(text, depth, clock.guess_ms(depth))
+            recorded = RecordedExit(text, depth, clock.guess_s(depth))
             asked[depth] = recorded
             picker, share = Likeliest(Sampler(greedy=True)), depth / num_layers
             drafter = ModelDrafter(recorded, picker, name="self", stop=MidpointStop())
@@ -136,12 +136,12 @@ def self_speed(texts: Sequence[Recorded], clock: Clock, num_layers: int) -> tupl
             while right < len(draft) and draft.token_ids[right] == text.token_ids[place + right]:
                 right += 1
             came = text.token_ids[place : place + right + 1]
-            call_ms = clock.verify_ms(used, len(draft), num_asked)
-            spent += call_ms + (num_asked * clock.guess_ms(used) if used else 0.0)
-            plain += len(came) * clock.verify_ms(None, 0, 0)
+            call_s = clock.verify_s(used, len(draft), num_asked)
+            spent += call_s + (num_asked * clock.guess_s(used) if used else 0.0)
+            plain += len(came) * clock.verify_s(None, 0, 0)
             no_logits = np.zeros((0, 0), np.float32)
             num_peeked = min(num_asked, 1 + len(draft))
-            drafter.observe(Round(draft, history[-1], came, [*range(right + 1)], no_logits, call_ms, num_peeked))
+            drafter.observe(Round(draft, history[-1], came, [*range(right + 1)], no_logits, call_s, num_peeked))
             history += came
             place += len(came)
             num_calls, num_drafted, num_accepted = num_calls + 1, num_drafted + len(draft), num_accepted + right
@@ -165,8 +165,8 @@ def exit_speeds(
             agreement = float(np.concatenate(agrees).mean())
             if agreement < AGREEMENT:
                 break
-            spent = sum(leaving_ms(clock, depth, one) for one in leaves)
-            plain = sum(map(len, leaves)) * clock.verify_ms(None, 0, 0)
+            spent = sum(leaving_s(clock, depth, one) for one in leaves)
+            plain = sum(map(len, leaves)) * clock.verify_s(None, 0, 0)
             best = clock.exits[depth], float(np.concatenate(leaves).mean()), agreement, plain / spent
         if best is not None:
             found.append(best)
@@ -185,15 +185,15 @@ def written(model: Model, prompt: list[int], used: list[UsedExit]) -> tuple[NDAr
     return leaves, np.concatenate(pieces)[len(prompt) - 1 : -1].argmax(axis=1) == new
 
 
-def leaving_ms(clock: Clock, depth: int, leaves: NDArray[np.bool_]) -> float:
+def leaving_s(clock: Clock, depth: int, leaves: NDArray[np.bool_]) -> float:
     """Return what one text takes on the large model: every token asks the exit, the others feed what waits."""
     spent, waiting = 0.0, 0
     for leave in leaves:
-        spent += clock.guess_ms(depth)
+        spent += clock.guess_s(depth)
         if leave and waiting < MOST_BEHIND:
             waiting += 1
         else:
-            spent, waiting = spent + clock.verify_ms(depth, waiting, waiting + 1), 0
+            spent, waiting = spent + clock.verify_s(depth, waiting, waiting + 1), 0
     return spent
 
 

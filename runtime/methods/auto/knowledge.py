@@ -10,13 +10,13 @@ from skipstone.runtime.costs import MAX_ROWS
 from skipstone.runtime.decoding import Acceptance, Guard
 from skipstone.runtime.engine import Draft
 
-__all__ = ["LOOP_MS", "CallTimes", "Knowledge", "Record"]
+__all__ = ["LOOP_S", "CallTimes", "Knowledge", "Record"]
 
 # What trying drafters that rest may take of the time that plain decoding takes, for all of them together: the second
 # while drafting has gained more than its first stake.
 EXPLORATION, EXPLORATION_OF_GAINS = 0.009, 0.06
 # What a round costs beside the model and the drafters: the loop, the choice of tokens.
-LOOP_MS = 0.03
+LOOP_S = 3e-5
 MEMORY = 0.95
 # What drafting may lose before it has gained anything, in plain steps, and how much of its gains it may lose again.
 FIRST_STAKE, MOST_STAKE = 8.0, 40.0
@@ -26,63 +26,63 @@ DEAR = 0.1
 
 @dataclass(slots=True)
 class Record:
-    """What is known of one drafter, over all texts of a model; times in milliseconds, means over recent rounds.
+    """What is known of one drafter, over all texts of a model; times in seconds, means over recent rounds.
 
-    `balance_ms` is what asking saved beyond its price. A drafter in the red rests: it is asked only while `credit_ms`
-    lasts, which every round adds a little to and which pays for what a try costs, rows fed in vain with it. `price_ms`
-    is what asking takes, `guess_ms` the price of one guess, `mean_chance` how often one that is reached is accepted.
+    `balance_s` is what asking saved beyond its price. A drafter in the red rests: it is asked only while `credit_s`
+    lasts, which every round adds a little to and which pays for what a try costs, rows fed in vain with it. `price_s`
+    is what asking takes, `guess_s` the price of one guess, `mean_chance` how often one that is reached is accepted.
     """
 
     acceptance: Acceptance
-    balance_ms: float = 0.0
-    price_ms: float = 0.0
-    guess_ms: float = 0.0
+    balance_s: float = 0.0
+    price_s: float = 0.0
+    guess_s: float = 0.0
     mean_chance: float = 0.6
-    credit_ms: float = 0.0
+    credit_s: float = 0.0
     num_asked: int = 0
     is_try: bool = False
 
-    def pays(self, costs: Sequence[float], rate: float, *, reading_ms: float, remaining: int) -> bool:
-        """Whether asking earns its price, with `rate` tokens per millisecond to beat and `remaining` tokens to come.
+    def pays(self, costs: Sequence[float], rate: float, *, reading_s: float, remaining: int) -> bool:
+        """Whether asking earns its price, with `rate` tokens per second to beat and `remaining` tokens to come.
 
-        What is dear must promise to beat the rate, by enough to make up for `reading_ms`, which it takes to begin.
+        What is dear must promise to beat the rate, by enough to make up for `reading_s`, which it takes to begin.
         """
-        plain_ms = costs[1]
+        plain_s = costs[1]
         if self.num_asked == 0:
-            if reading_ms:
+            if reading_s:
                 return False
-            self.balance_ms = 0.5 * plain_ms  # the benefit of the doubt, for some dozens of rounds
-        if self.balance_ms < 0 or (self.guess_ms <= DEAR * plain_ms and not reading_ms):
-            return self.balance_ms >= 0
-        return remaining * (1 / rate - 1 / self.promise(costs)) > reading_ms
+            self.balance_s = 0.5 * plain_s  # the benefit of the doubt, for some dozens of rounds
+        if self.balance_s < 0 or (self.guess_s <= DEAR * plain_s and not reading_s):
+            return self.balance_s >= 0
+        return remaining * (1 / rate - 1 / self.promise(costs)) > reading_s
 
     def promise(self, costs: Sequence[float]) -> float:
-        """Return the tokens per millisecond to expect of a chain of the best length, from means alone."""
+        """Return the tokens per second to expect of a chain of the best length, from means alone."""
         best, chance, expected = 0.0, 1.0, 1.0
         for rows in range(2, len(costs)):
             chance *= self.mean_chance
             expected += chance
-            best = max(best, expected / (costs[rows] + LOOP_MS + (rows - 1) * self.guess_ms))
+            best = max(best, expected / (costs[rows] + LOOP_S + (rows - 1) * self.guess_s))
         return best
 
-    def usual(self, spent_ms: float, *, num_guesses: int, plain_ms: float) -> float:
-        """Return the milliseconds of one asking without those that the system took for others meanwhile.
+    def usual(self, spent_s: float, *, num_guesses: int, plain_s: float) -> float:
+        """Return the seconds of one asking without those that the system took for others meanwhile.
 
         Whatever is more than a plain step, and three times what such guesses cost before, cannot be the drafter's.
         """
-        return min(spent_ms, max(plain_ms, 3 * self.guess_ms * (1 + num_guesses)))
+        return min(spent_s, max(plain_s, 3 * self.guess_s * (1 + num_guesses)))
 
-    def settle(self, spent_ms: float, saved_ms: float, *, num_guesses: int, is_first: bool) -> None:
+    def settle(self, spent_s: float, saved_s: float, *, num_guesses: int, is_first: bool) -> None:
         """Count one round in which the drafter was asked; `is_first` of a text, in which it also reads the prompt."""
         self.num_asked += 1
         if is_first:
             return
-        self.price_ms += (spent_ms - self.price_ms) * (1 - MEMORY if self.price_ms else 1)
+        self.price_s += (spent_s - self.price_s) * (1 - MEMORY if self.price_s else 1)
         if self.is_try:
-            self.credit_ms -= spent_ms - saved_ms
+            self.credit_s -= spent_s - saved_s
         if num_guesses:
-            self.guess_ms += (spent_ms / num_guesses - self.guess_ms) * (1 - MEMORY if self.guess_ms else 1)
-        self.balance_ms = MEMORY * self.balance_ms + (1 - MEMORY) * (saved_ms - spent_ms)
+            self.guess_s += (spent_s / num_guesses - self.guess_s) * (1 - MEMORY if self.guess_s else 1)
+        self.balance_s = MEMORY * self.balance_s + (1 - MEMORY) * (saved_s - spent_s)
 
     def learn(self, draft: Draft, token_ids: Sequence[int]) -> None:
         """Score a proposal against the tokens that came, whether it was fed or not."""
@@ -112,9 +112,9 @@ class CallTimes:
         self._scale = 1.0
         self._factors = [1.0] * (MAX_ROWS + 1)
 
-    def update(self, rows: int, *, measured_ms: float, expected_ms: float) -> None:
-        """Count one call that was expected to take `expected_ms` before any correction."""
-        ratio = measured_ms / (expected_ms * self._scale * self._factors[rows])
+    def update(self, rows: int, *, measured_s: float, expected_s: float) -> None:
+        """Count one call that was expected to take `expected_s` before any correction."""
+        ratio = measured_s / (expected_s * self._scale * self._factors[rows])
         if 1 / self.STEP <= ratio <= self.STEP:
             return
         step = self.STEP if ratio > 1 else 1 / self.STEP

@@ -1,4 +1,4 @@
-"""The plan of each round: the draft with the most expected tokens per millisecond, or none where none pays."""
+"""The plan of each round: the draft with the most expected tokens per second, or none where none pays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from time import perf_counter
 from skipstone.runtime.costs import MAX_ROWS, CostCurve
 from skipstone.runtime.decoding import Acceptance, Drafter, Guard, Round
 from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.auto.knowledge import LOOP_MS, Knowledge, Record
+from skipstone.runtime.methods.auto.knowledge import LOOP_S, Knowledge, Record
 
 __all__ = ["Planner", "best_cut"]
 
@@ -28,8 +28,8 @@ class _Proposal:
     record: Record
     draft: Draft
     cut: Draft
-    gain_ms: float
-    spent_ms: float
+    gain_s: float
+    spent_s: float
 
 
 class Planner(Drafter):
@@ -69,32 +69,32 @@ class Planner(Drafter):
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         costs = self._costs_at(len(history))
         remaining, limit, self._proposals = limit, min(limit, MAX_ROWS - 1, self._knowledge.affordable(costs)), []
-        plain_rate, row_ms = MIN_GAIN / (costs[1] + LOOP_MS), (costs[-1] - costs[1]) / (MAX_ROWS - 1)
-        exploration_ms = self._knowledge.exploration * costs[1] / len(self._sources) if self._sources else 0.0
+        plain_rate, row_s = MIN_GAIN / (costs[1] + LOOP_S), (costs[-1] - costs[1]) / (MAX_ROWS - 1)
+        exploration_s = self._knowledge.exploration * costs[1] / len(self._sources) if self._sources else 0.0
         best, best_rate = Draft.empty(), plain_rate
         for guard, record in self._sources if limit > 0 and self._knowledge.stake >= 0 else ():
-            if len(best) and record.price_ms > NOT_CHEAP * costs[1]:
+            if len(best) and record.price_s > NOT_CHEAP * costs[1]:
                 continue
-            reading_ms = guard.reading_share * costs[1] * len(history) if guard not in self._begun else 0.0
-            record.is_try = not record.pays(costs, best_rate, reading_ms=reading_ms, remaining=remaining)
+            reading_s = guard.reading_share * costs[1] * len(history) if guard not in self._begun else 0.0
+            record.is_try = not record.pays(costs, best_rate, reading_s=reading_s, remaining=remaining)
             if record.is_try:
-                record.credit_ms += exploration_ms
-                if reading_ms > min(record.credit_ms, remaining * costs[1] / 4):
+                record.credit_s += exploration_s
+                if reading_s > min(record.credit_s, remaining * costs[1] / 4):
                     continue
-                record.credit_ms -= reading_ms
+                record.credit_s -= reading_s
             start = self._clock()
-            draft = guard.propose(limit, min_chance=best_rate * (row_ms + record.guess_ms) / 2)
-            spent_ms = (self._clock() - start) * 1e3
+            draft = guard.propose(limit, min_chance=best_rate * (row_s + record.guess_s) / 2)
+            spent_s = self._clock() - start
             cut, rate = best_cut(draft, record.acceptance, costs, plain_rate)
-            gain_ms = self._gain_ms(cut, rate)
-            self._proposals.append(_Proposal(guard, record, draft, cut, gain_ms, spent_ms))
+            gain_s = self._gain_s(cut, rate)
+            self._proposals.append(_Proposal(guard, record, draft, cut, gain_s, spent_s))
             if rate > best_rate:
                 best, best_rate = cut, rate
         self._taken = best
         return best
 
     def _costs_at(self, context: int) -> list[float]:
-        """Return the milliseconds of a call of so many rows, [0] being free."""
+        """Return the seconds of a call of so many rows, [0] being free."""
         if context >= self._costs_until or not self._costs:
             costs = self._curve.costs(context, max_rows=MAX_ROWS)
             if self._exact:
@@ -107,40 +107,40 @@ class Planner(Drafter):
         if not self._costs:
             return  # the prompt was fed, and nobody was asked
         rows, num_tokens = 1 + len(seen.draft), len(seen.token_ids)
-        if seen.model_ms and not seen.num_peeked:
-            self._knowledge.times.update(rows, measured_ms=seen.model_ms, expected_ms=self._expected[rows])
-        spared_ms = self._costs[rows] - seen.model_ms if seen.num_peeked else 0.0
-        round_ms = self._costs[rows] + LOOP_MS
+        if seen.model_s and not seen.num_peeked:
+            self._knowledge.times.update(rows, measured_s=seen.model_s, expected_s=self._expected[rows])
+        spared_s = self._costs[rows] - seen.model_s if seen.num_peeked else 0.0
+        round_s = self._costs[rows] + LOOP_S
         for proposal in self._proposals:
             record = proposal.record
             record.learn(proposal.draft, seen.token_ids)
             start = self._clock()
             proposal.guard.observe(seen)
-            spent_ms = proposal.spent_ms + (self._clock() - start) * 1e3 - proposal.guard.peeks * spared_ms
-            spent_ms = record.usual(spent_ms, num_guesses=len(proposal.draft), plain_ms=self._costs[1])
+            spent_s = proposal.spent_s + self._clock() - start - proposal.guard.peeks * spared_s
+            spent_s = record.usual(spent_s, num_guesses=len(proposal.draft), plain_s=self._costs[1])
             is_first = proposal.guard not in self._begun
-            record.settle(spent_ms, self._merit_ms(proposal), num_guesses=len(proposal.draft), is_first=is_first)
-            round_ms += 0.0 if is_first else spent_ms
+            record.settle(spent_s, self._merit_s(proposal), num_guesses=len(proposal.draft), is_first=is_first)
+            round_s += 0.0 if is_first else spent_s
             self._begun.add(proposal.guard)
-        self._knowledge.settle(num_tokens, saved=num_tokens - round_ms / (self._costs[1] + LOOP_MS))
+        self._knowledge.settle(num_tokens, saved=num_tokens - round_s / (self._costs[1] + LOOP_S))
         self._proposals = []
 
-    def _gain_ms(self, draft: Draft, rate: float) -> float:
-        """Return what a draft with so many expected tokens per millisecond saves against plain decoding."""
+    def _gain_s(self, draft: Draft, rate: float) -> float:
+        """Return what a draft with so many expected tokens per second saves against plain decoding."""
         if not len(draft):
             return 0.0
-        cost = self._costs[1 + len(draft)] + LOOP_MS
-        return rate * cost * (self._costs[1] + LOOP_MS) - cost
+        cost = self._costs[1 + len(draft)] + LOOP_S
+        return rate * cost * (self._costs[1] + LOOP_S) - cost
 
-    def _merit_ms(self, proposal: _Proposal) -> float:
+    def _merit_s(self, proposal: _Proposal) -> float:
         """Return what asking this drafter gained: of the one that was taken, what the next best would not have.
 
         It is what was expected, not what came out, which depends on luck; that the two agree is up to the chances.
         """
         if proposal.cut is not self._taken:
             return 0.0
-        others = (other.gain_ms for other in self._proposals if other is not proposal)
-        return proposal.gain_ms - max(others, default=0.0)
+        others = (other.gain_s for other in self._proposals if other is not proposal)
+        return proposal.gain_s - max(others, default=0.0)
 
     def finish(self, history: Sequence[int]) -> None:
         for guard, _ in self._sources:
@@ -148,7 +148,7 @@ class Planner(Drafter):
 
 
 def best_cut(draft: Draft, acceptance: Acceptance, costs: Sequence[float], rate: float) -> tuple[Draft, float]:
-    """Return the part of the draft with the most expected tokens per millisecond, if above `rate`, and its rate.
+    """Return the part of the draft with the most expected tokens per second, if above `rate`, and its rate.
 
     The likeliest rows are taken first; a row is never likelier than its parent, so every part is a draft.
     """
@@ -161,7 +161,7 @@ def best_cut(draft: Draft, acceptance: Acceptance, costs: Sequence[float], rate:
     expected, num_rows = 1.0, 0
     for count, row in enumerate(order, start=1):
         expected += chances[row]
-        cost = costs[count + 1] + LOOP_MS
+        cost = costs[count + 1] + LOOP_S
         if expected > rate * cost:
             rate, num_rows = expected / cost, count
     return draft.keep(sorted(order[:num_rows])), rate

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.costs import ExitTimes, exit_times, usual_ms
+from skipstone.runtime.costs import ExitTimes, exit_times, usual_s
 from skipstone.runtime.engine import Model, Sequence, exit_stages
 from skipstone.runtime.methods.depth.calibrate import Calibration
 from skipstone.runtime.methods.depth.calibration_file import COMMAND, find_calibration, read_calibration
@@ -63,7 +63,7 @@ class Exit:
 
 
 class ExitPolicy:
-    """Chooses, for one text, the exit that promises the most tokens per millisecond, or none where none pays.
+    """Chooses, for one text, the exit that promises the most tokens per second, or none where none pays.
 
     How many tokens leave is learned as the text goes on. The times are fixed, so the same files give the same text.
     """
@@ -94,10 +94,10 @@ class ExitPolicy:
         """Whether an exit promises enough now, or none is there that could."""
         if self._times is None or not self._exits:
             return True
-        return max(map(self.rate, self._exits)) * self._times.full_ms >= self._min_gain
+        return max(map(self.rate, self._exits)) * self._times.full_s >= self._min_gain
 
     def rate(self, one: Exit) -> float:
-        """Return the tokens per millisecond that an exit promises, by what left so far."""
+        """Return the tokens per second that an exit promises, by what left so far."""
         if self._times is None:
             return 0.0
         share = self._sure[one.num_layers] / self._seen[one.num_layers]
@@ -170,14 +170,14 @@ def open_policy(
 class ExitText:
     """The target's own text as an exit sees it: what a draft model's `Follower` is, without a second model.
 
-    It may be no exit: `then` are later stages that go on behind the first ones, those between left out. `guess_ms` is
+    It may be no exit: `then` are later stages that go on behind the first ones, those between left out. `guess_s` is
     the usual time of the calls of a guess, 0 before the first.
     """
 
     def __init__(self, sequence: Sequence, num_stages: int, then: tuple[int, ...] = ()) -> None:
         self._sequence, self._num_stages, self._then = sequence, num_stages, then
         self.token_ids: list[int] = []
-        self.guess_ms = 0.0
+        self.guess_s = 0.0
 
     def follow(self, history: SequenceOf[int]) -> int:
         """Take over the text; return how many guesses fit behind it. Cost: a copy of the text."""
@@ -191,7 +191,7 @@ class ExitText:
         start = perf_counter()
         waiting = self.token_ids[self._sequence.num_cached :]
         logits = self._sequence.peek(waiting, num_stages=self._num_stages, then=self._then, drafting=True)
-        self.guess_ms = usual_ms(self.guess_ms, (perf_counter() - start) * 1e3)
+        self.guess_s = usual_s(self.guess_s, perf_counter() - start)
         return logits[None]
 
     def take(self, token_id: int) -> None:

@@ -95,7 +95,7 @@ class FreeDrafter(Drafter):
     """Drafts a chain of up to 16 guesses from an exit, before the first one that the exit is unsure of.
 
     It is unsure up to a threshold on the gap between the two likeliest tokens, above which guesses are estimated to be
-    right with more than `chance`. Of several exits it uses the one that promises the most tokens per millisecond, and
+    right with more than `chance`. Of several exits it uses the one that promises the most tokens per second, and
     none where that promises less than `min_gain` times plain decoding, but for its first 32 guesses and a try now and
     then.
 
@@ -135,11 +135,11 @@ class FreeDrafter(Drafter):
         self.threshold = self.used.record.threshold(self._chance, by_share=self._final)
         self.is_learned = self.used.record.mixture is not None
         self._num_updates = self.used.record.num_updates
-        known_ms = self._times.full_ms if self._num_updates else inf  # what nobody tried may pay
-        self.pays = self._rate(self.used) * known_ms >= self._min_gain
+        known_s = self._times.full_s if self._num_updates else inf  # what nobody tried may pay
+        self.pays = self._rate(self.used) * known_s >= self._min_gain
 
     def _rate(self, one: FreeExit) -> float:
-        """Return the tokens per millisecond that an exit promises; unseen, it is sure of as many as it has layers."""
+        """Return the tokens per second that an exit promises; unseen, it is sure of as many as it has layers."""
         threshold = one.record.threshold(self._chance, by_share=self._final)
         prior = one.num_layers / self._num_layers
         share = one.record.share(threshold, prior=prior, right_only=not self._final)

@@ -8,7 +8,7 @@ from random import Random
 from typing import Final
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.costs import TIMES_MEMORY, best_length, usual_ms
+from skipstone.runtime.costs import TIMES_MEMORY, best_length, usual_s
 from skipstone.runtime.decoding import Drafter, ModelDrafter, Round, picker_for
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.methods.depth.exits import ExitText
@@ -96,14 +96,14 @@ class Exit:
 
 
 class SelfDrafter(Drafter):
-    """Drafts chains from the exit that promises the most tokens per millisecond, as long as that promises.
+    """Drafts chains from the exit that promises the most tokens per second, as long as that promises.
 
     Each exit learns its chances by confidence, in deciles, and stops where it is unsure, or where one more guess and
     its row take longer than the tokens that they promise are worth at the round's rate. What a guess and a call cost is
     measured round by round; the first rounds try each exit once, and then plain decoding. How often guesses stand is
     drawn anew each round from what is known of it: so an exit that was seldom used is tried now and then, and none is
     used where plain decoding promises more. The draws are the same for each text.
-    Where it is not `timed`, layers take the place of milliseconds: under rules that draw by chance the text hangs on
+    Where it is not `timed`, layers take the place of seconds: under rules that draw by chance the text hangs on
     what is drafted, and shall not hang on how busy the machine is.
     Sources: LayerSkip (Elhoushi et al., 2024), section 2 of its inference; DEL for the choice of exit and its midpoint
     threshold; Thompson sampling as in EESD (Liu et al., 2024), of the exit; its stop by calibrated confidence.
@@ -115,7 +115,7 @@ class SelfDrafter(Drafter):
         self.name, self._exits, self._timed = name, exits, timed
         self._used: Exit | None = None  # in this round
         self._last = Draft.empty()
-        self._plain_ms = 0.0 if timed else 1.0
+        self._plain_s = 0.0 if timed else 1.0
         self._row_share = ROW_SHARE
         self._random = Random(0)  # the same text drafts the same
 
@@ -127,27 +127,27 @@ class SelfDrafter(Drafter):
 
     def _choose(self) -> tuple[Exit, int]:
         """Return the exit for this round and how many guesses it makes at most."""
-        untried = [one for one in self._exits if not one.text.guess_ms]
+        untried = [one for one in self._exits if not one.text.guess_s]
         if untried:
             return untried[0], 1
-        if not self._plain_ms:
+        if not self._plain_s:
             return self._exits[0], 0
         plans = [
-            (best_length(one.draw_chance(self._random), self._guess_ms(one), self._verify_ms(one)), one)
+            (best_length(one.draw_chance(self._random), self._guess_s(one), self._verify_s(one)), one)
             for one in self._exits
         ]
         (length, rate), chosen = max(plans, key=lambda plan: plan[0][1])
         # The plan says whether to draft; how long is for the confidences to say, guess by guess.
-        verify = self._verify_ms(chosen)
-        chosen.drafter.least_chance = rate * (self._guess_ms(chosen) + verify[2] - verify[1])
+        verify = self._verify_s(chosen)
+        chosen.drafter.least_chance = rate * (self._guess_s(chosen) + verify[2] - verify[1])
         return chosen, min(LONGEST, 1 + int(chosen.matches)) if length else 0  # one that has not shown much is tried
 
-    def _guess_ms(self, used: Exit) -> float:
-        return used.text.guess_ms if self._timed else used.guess_share
+    def _guess_s(self, used: Exit) -> float:
+        return used.text.guess_s if self._timed else used.guess_share
 
-    def _verify_ms(self, used: Exit) -> list[float]:
+    def _verify_s(self, used: Exit) -> list[float]:
         """Return what a call takes that verifies 0, 1, 2 ... guesses: with some, the first stages saw all but one."""
-        plain = self._plain_ms
+        plain = self._plain_s
         late, tail = plain * (1 - used.share), plain * used.share
         return [plain, *(tail + late * (1 + self._row_share * length) for length in range(1, LONGEST + 1))]
 
@@ -172,12 +172,12 @@ class SelfDrafter(Drafter):
         Those before it had seen all rows but the last, or with a draft that was cut all.
         """
         length = len(seen.draft)
-        if not length or not seen.num_peeked or not self._plain_ms or seen.draft.source != self.name:
+        if not length or not seen.num_peeked or not self._plain_s or seen.draft.source != self.name:
             if not length and not seen.num_peeked:
-                self._plain_ms = usual_ms(self._plain_ms, seen.model_ms)
+                self._plain_s = usual_s(self._plain_s, seen.model_s)
             return
         tail = share if seen.num_peeked <= length else 0.0
-        grown = (seen.model_ms / self._plain_ms - tail) / (1 - share) - 1
+        grown = (seen.model_s / self._plain_s - tail) / (1 - share) - 1
         self._row_share += (min(max(grown / length, 0.0), 1.0) - self._row_share) * (1 - TIMES_MEMORY)
 
 

@@ -68,7 +68,7 @@ def _markdown(results: Sequence[ReplayResult]) -> str:
             f"{result.ratio:.2f} x",
             f"{result.tokens_per_call:.2f}",
             f"{result.accepted / result.drafted:.0%}" if result.drafted else "none made",
-            f"{result.draft_ms / result.calls * 1e3:.0f}",
+            f"{result.draft_s / result.calls * 1e6:.0f}",
         ]
         for result in results
     ]

@@ -162,8 +162,8 @@ def _table(curve: CostCurve) -> str:
     head = ["rows", *(f"ms at {context}" for context in curve.contexts), "x one row", "pays from"]
     lines = []
     for index, rows in enumerate(curve.rows):
-        times = [line[index] for line in curve.ms]
-        factor = times[0] / curve.ms[0][0]
+        times = [line[index] for line in curve.seconds]
+        factor = times[0] / curve.seconds[0][0]
         pays = f"{(factor - 1) / (rows - 1):.0%}" if rows > 1 else ""
-        lines.append([str(rows), *(f"{ms:.3g}" for ms in times), f"{factor:.2f}", pays])
+        lines.append([str(rows), *(f"{1e3 * seconds:.3g}" for seconds in times), f"{factor:.2f}", pays])
     return _aligned([head, *lines])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from skipstone.errors import ConfigError
 from skipstone.runtime.costs import CostCurve
 
-CURVE = CostCurve(rows=(1, 2, 4), contexts=(100, 300), ms=((1.0, 1.5, 2.0), (2.0, 2.5, 5.0)))
+CURVE = CostCurve(rows=(1, 2, 4), contexts=(100, 300), seconds=((1.0, 1.5, 2.0), (2.0, 2.5, 5.0)))
 
 
 def rising(size: int) -> st.SearchStrategy[list[int]]:
@@ -24,11 +24,11 @@ def curves(draw: st.DrawFn) -> CostCurve:
     """Any curve, however the noise of the machine has bent it."""
     rows, contexts = [1, *draw(rising(draw(st.integers(0, 4))))], draw(rising(draw(st.integers(1, 3))))
     times = st.lists(st.floats(0.01, 100), min_size=len(rows), max_size=len(rows)).map(tuple)
-    return CostCurve(rows=tuple(rows), contexts=tuple(contexts), ms=tuple(draw(times) for _ in contexts))
+    return CostCurve(rows=tuple(rows), contexts=tuple(contexts), seconds=tuple(draw(times) for _ in contexts))
 
 
 def test_measured_points_are_given_back() -> None:
-    for context, line in zip(CURVE.contexts, CURVE.ms, strict=True):
+    for context, line in zip(CURVE.contexts, CURVE.seconds, strict=True):
         costs = CURVE.costs(context, max_rows=4)
         assert [costs[rows] for rows in CURVE.rows] == list(line)
 
@@ -48,12 +48,12 @@ def test_before_the_first_context_the_time_is_that_of_the_first() -> None:
 
 
 def test_one_row_and_one_context_make_a_flat_curve() -> None:
-    curve = CostCurve(rows=(1,), contexts=(0,), ms=((0.4,),))
+    curve = CostCurve(rows=(1,), contexts=(0,), seconds=((0.4,),))
     assert curve.costs(1000, max_rows=3) == [0, 0.4, 0.4, 0.4]
 
 
 def test_a_context_that_was_measured_too_quick_makes_no_call_free() -> None:
-    curve = CostCurve(rows=(1, 2), contexts=(64, 512), ms=((1.0, 1.2), (0.9, 1.1)))
+    curve = CostCurve(rows=(1, 2), contexts=(64, 512), seconds=((1.0, 1.2), (0.9, 1.1)))
     assert curve.costs(100_000, max_rows=2) == pytest.approx([0, 0.9, 1.1])
 
 
@@ -82,16 +82,16 @@ def test_a_curve_comes_back_from_json(curve: CostCurve) -> None:
         ({"contexts": ()}, "contexts of a cost curve must rise"),
         ({"contexts": (300, 100)}, "contexts of a cost curve must rise"),
         ({"rows": (2, 3, 4)}, "from one row on"),
-        ({"ms": ((1.0, 1.5, 2.0),)}, "for each of its contexts"),
-        ({"ms": ((1.0, 1.5, 2.0), (2.0, 2.5))}, "for each of its contexts and rows"),
-        ({"ms": ((1.0, 1.5, 2.0), (2.0, 2.5, 0.0))}, "a positive time"),
-        ({"ms": ((1.0, 1.5, 2.0), (2.0, 2.5, float("nan")))}, "a positive time"),
-        ({"ms": ((1.0, 1.5, 2.0), (2.0, 2.5, float("inf")))}, "a positive time"),
+        ({"seconds": ((1.0, 1.5, 2.0),)}, "for each of its contexts"),
+        ({"seconds": ((1.0, 1.5, 2.0), (2.0, 2.5))}, "for each of its contexts and rows"),
+        ({"seconds": ((1.0, 1.5, 2.0), (2.0, 2.5, 0.0))}, "a positive time"),
+        ({"seconds": ((1.0, 1.5, 2.0), (2.0, 2.5, float("nan")))}, "a positive time"),
+        ({"seconds": ((1.0, 1.5, 2.0), (2.0, 2.5, float("inf")))}, "a positive time"),
     ],
 )
 def test_a_curve_that_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        CostCurve(**{"rows": CURVE.rows, "contexts": CURVE.contexts, "ms": CURVE.ms} | changes)
+        CostCurve(**{"rows": CURVE.rows, "contexts": CURVE.contexts, "seconds": CURVE.seconds} | changes)
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_a_curve_that_makes_no_sense_is_refused(changes: dict[str, Any], message
         [],
         None,
         {"rows": [1], "contexts": [0]},
-        {"rows": 1, "contexts": [0], "ms": [[1.0]]},
-        {"rows": [1], "contexts": [0], "ms": [["fast"]]},
-        {"rows": [1], "contexts": [float("inf")], "ms": [[1.0]]},
-        {"rows": [1, 2], "contexts": [0], "ms": [[1.0]]},
+        {"rows": 1, "contexts": [0], "seconds": [[1.0]]},
+        {"rows": [1], "contexts": [0], "seconds": [["fast"]]},
+        {"rows": [1], "contexts": [float("inf")], "seconds": [[1.0]]},
+        {"rows": [1, 2], "contexts": [0], "seconds": [[1.0]]},
     ],
 )
 def test_what_holds_no_curve_is_refused(data: Any) -> None:

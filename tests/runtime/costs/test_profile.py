@@ -14,8 +14,8 @@ from skipstone.devices import CpuDevice
 from skipstone.runtime.costs import CostCurve, cost_curve, profile_path, save_curve
 from skipstone.runtime.engine import Model, SharedStores
 
-CURVE = CostCurve(rows=(1, 2), contexts=(64,), ms=((1.0, 1.25),))
-OTHER = CostCurve(rows=(1, 2), contexts=(64,), ms=((2.0, 2.5),))
+CURVE = CostCurve(rows=(1, 2), contexts=(64,), seconds=((0.001, 0.00125),))
+OTHER = CostCurve(rows=(1, 2), contexts=(64,), seconds=((0.002, 0.0025),))
 OpenModel = Callable[..., Model]
 
 
@@ -58,7 +58,7 @@ def test_a_curve_saved_on_wish_replaces_the_one_before(opened: OpenModel) -> Non
 
 @pytest.mark.parametrize(
     "damage",
-    [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"rows": [1]}', b'{"rows": [1], "contexts": [0], "ms": [[0]]}'],
+    [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"rows": [1]}', b'{"rows": [1], "contexts": [0], "seconds": [[0]]}'],
 )
 def test_a_damaged_file_is_measured_again_and_mended(opened: OpenModel, damage: bytes) -> None:
     path = save_curve(opened(), CURVE)

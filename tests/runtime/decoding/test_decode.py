@@ -298,7 +298,7 @@ def test_a_round_tells_what_was_fed_and_what_came_of_it(
             assert seen.rows == seen.draft.path(seen.token_ids)
             assert seen.logits.shape == (1 + len(seen.draft), VOCAB_SIZE)
             assert seen.logits[seen.rows].argmax(axis=1).tolist() == seen.token_ids
-            assert seen.model_ms > 0
+            assert seen.model_s > 0
             told.extend(seen.token_ids)
 
         def finish(self, history: SequenceOf[int]) -> None:

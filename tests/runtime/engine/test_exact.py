@@ -31,7 +31,7 @@ NUM_TOKENS = 24
 GREEDY = SamplingOptions()
 SAMPLED = SamplingOptions(temperature=0.8, seed=3)
 # Where rows are free auto drafts as much as it can, and nothing needs to be measured.
-FREE_ROWS = CostCurve(rows=(1, 16), contexts=(64,), ms=((1.0, 1.0),))
+FREE_ROWS = CostCurve(rows=(1, 16), contexts=(64,), seconds=((0.001, 0.001),))
 
 
 @pytest.fixture(scope="module", params=["int4", "int8"])

@@ -39,7 +39,7 @@ NUM_TOKENS = 32
 NEAR = 0.25  # of the two largest logits; int4 moves a logit by some hundredths
 MOST_TEXTS = 0.25  # may differ in int4
 # Where rows and exits are free they draft as much as they can, and nothing needs to be measured.
-FREE_ROWS = CostCurve(rows=(1, 16), contexts=(64,), ms=((1.0, 1.0),))
+FREE_ROWS = CostCurve(rows=(1, 16), contexts=(64,), seconds=((0.001, 0.001),))
 CHEAP_EXITS = ExitTimes(1.0, {2: 0.1, 4: 0.1, 6: 0.1}, {2: [0.1] * 3, 4: [0.1] * 3, 6: [0.1] * 3})
 
 

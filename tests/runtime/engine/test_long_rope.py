@@ -52,7 +52,7 @@ PHI: dict[str, Any] = {
         "long_factor": [3 + pair / 2 for pair in range(6)],
     },
 }
-CURVE = CostCurve(rows=(1, 16), contexts=(0,), ms=((1.0, 1.5),))
+CURVE = CostCurve(rows=(1, 16), contexts=(0,), seconds=((0.001, 0.0015),))
 TEXT: list[int] = np.random.default_rng(0).integers(3, 300, size=40).tolist()
 NEW = 24  # behind a prompt of four tokens: across the border, and some way on
 

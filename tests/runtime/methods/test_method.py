@@ -20,7 +20,7 @@ from skipstone.runtime.methods.auto import Planner
 from skipstone.runtime.methods.from_text import NgramDrafter, SuffixDrafter
 from skipstone.runtime.sampling import Sampler, SamplingOptions
 
-CURVE = CostCurve(rows=(1, 16), contexts=(0,), ms=((1.0, 4.0),))
+CURVE = CostCurve(rows=(1, 16), contexts=(0,), seconds=((0.001, 0.004),))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from skipstone.runtime.costs import CostCurve
 from tests.sdk.bench.test_comparison import COMPARISON, runs_of
 
 PNG = b"\x89PNG\r\n\x1a\n"
-CURVE = CostCurve(rows=(1, 2, 4), contexts=(64, 512), ms=((1.0, 1.1, 1.4), (1.2, 1.3, 1.7)))
+CURVE = CostCurve(rows=(1, 2, 4), contexts=(64, 512), seconds=((0.001, 0.0011, 0.0014), (0.0012, 0.0013, 0.0017)))
 
 
 def comparison_of(*methods: str) -> Comparison:

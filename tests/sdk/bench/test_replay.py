@@ -14,11 +14,11 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.costs import MAX_ROWS, CostCurve
 from skipstone.runtime.engine import Model, SharedStores
 from skipstone.runtime.methods import registered_drafters
-from skipstone.runtime.methods.auto import LOOP_MS
+from skipstone.runtime.methods.auto import LOOP_S
 from skipstone.runtime.methods.from_text import SuffixMemory
 
 # One row 1 ms, each further one 0.1 ms.
-CURVE = CostCurve(rows=(1, 16), contexts=(0,), ms=((1.0, 2.5),))
+CURVE = CostCurve(rows=(1, 16), contexts=(0,), seconds=((0.001, 0.0025),))
 
 
 @pytest.fixture
@@ -122,9 +122,9 @@ def test_plain_decoding_makes_a_call_for_each_token(model: Model) -> None:
     result = replay(model, [Recording("12345", "67890")], "plain", source="by hand")
     assert (result.source, result.method, result.texts, result.num_bytes) == ("by hand", "plain", 1, 5)
     assert (result.tokens, result.calls, result.drafted, result.accepted) == (5, 5, 0, 0)
-    assert result.plain_ms == result.model_ms == pytest.approx(5 * (1 + LOOP_MS))
+    assert result.plain_s == result.model_s == pytest.approx(5 * (1e-3 + LOOP_S))
     assert result.tokens_per_call == 1
-    assert result.ratio == pytest.approx(result.plain_ms / (result.model_ms + result.draft_ms)) and result.ratio < 1
+    assert result.ratio == pytest.approx(result.plain_s / (result.model_s + result.draft_s)) and result.ratio < 1
 
 
 def test_guesses_are_paid_for_and_counted(model: Model) -> None:
@@ -133,8 +133,8 @@ def test_guesses_are_paid_for_and_counted(model: Model) -> None:
     result = replay(model, [Recording("12345678123", "45670")], "ngram")
     assert (result.tokens, result.calls) == (5, 2)
     assert (result.drafted, result.accepted) == (3, 3), "the last token of a text is never guessed: no room behind it"
-    assert result.model_ms == pytest.approx(1 + 1.3 + 2 * LOOP_MS)
-    assert result.plain_ms == pytest.approx(5 * (1 + LOOP_MS))
+    assert result.model_s == pytest.approx(1e-3 + 1.3e-3 + 2 * LOOP_S)
+    assert result.plain_s == pytest.approx(5 * (1e-3 + LOOP_S))
     assert result.tokens_per_call == 2.5
 
 
@@ -145,17 +145,17 @@ def test_wrong_guesses_cost_their_rows(model: Model) -> None:
     assert result.accepted == result.tokens - result.calls
     assert result.drafted > result.accepted
     # All costs lie on one line, so they can be added up.
-    assert result.model_ms == pytest.approx(result.calls * (1 + LOOP_MS) + 0.1 * result.drafted)
+    assert result.model_s == pytest.approx(result.calls * (1e-3 + LOOP_S) + 1e-4 * result.drafted)
 
 
 def test_costs_follow_the_context(model: Model) -> None:
-    rising = CostCurve(rows=(1, 16), contexts=(0, 100), ms=((1.0, 2.5), (3.0, 4.5)))
+    rising = CostCurve(rows=(1, 16), contexts=(0, 100), seconds=((0.001, 0.0025), (0.003, 0.0045)))
     model.shared = SharedStores()
     model.shared.get("cost curve", lambda: rising)
     prompt = "0" * 50
     assert num_tokens(model, prompt) == 50
     result = replay(model, [Recording(prompt, "12")], "plain")
-    assert result.model_ms == pytest.approx(2 * (2.0 + LOOP_MS))
+    assert result.model_s == pytest.approx(2 * (2e-3 + LOOP_S))
 
 
 def test_a_text_without_a_prompt_is_its_own(model: Model) -> None:
@@ -201,11 +201,11 @@ def test_methods_that_need_only_text_gain_where_text_repeats(model: Model, metho
     result = replay(model, [Recording("", "def add(first, second):\n    return first + second\n" * 8)], method)
     assert result.method == method
     assert result.accepted == result.tokens - result.calls
-    assert result.model_ms < 0.7 * result.plain_ms
+    assert result.model_s < 0.7 * result.plain_s
 
 
 def test_auto_makes_no_call_dearer_than_it_must_where_nothing_repeats(model: Model) -> None:
-    steep = CostCurve(rows=(1, 2, 16), contexts=(0,), ms=((1.0, 2.0, 16.0),))
+    steep = CostCurve(rows=(1, 2, 16), contexts=(0,), seconds=((0.001, 0.002, 0.016),))
     model.shared = SharedStores()
     model.shared.get("cost curve", lambda: steep)
     result = replay(model, [Recording("", "0123456789" * 20)], "auto")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from skipstone.runtime.costs import MAX_ROWS, CostCurve
 from skipstone.runtime.decoding import Acceptance, Drafter, Guard, Round
 from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.auto import LOOP_MS, CallTimes, Knowledge, Planner, best_cut
+from skipstone.runtime.methods.auto import LOOP_S, CallTimes, Knowledge, Planner, best_cut
 
 NO_LOGITS = np.zeros((0, 0), np.float32)
 IsRight = Callable[[int], bool]
@@ -87,7 +87,7 @@ def never(position: int) -> bool:
 
 def line(row_ms: float, *, plain_ms: float = 1.0) -> CostCurve:
     """Return a curve on which each row beyond the first costs the same."""
-    return CostCurve(rows=(1, 2), contexts=(0,), ms=((plain_ms, plain_ms + row_ms),))
+    return CostCurve(rows=(1, 2), contexts=(0,), seconds=((plain_ms / 1e3, (plain_ms + row_ms) / 1e3),))
 
 
 @dataclass
@@ -104,21 +104,21 @@ class Simulation:
 
     def run(self, num_tokens: int) -> float:
         """Make so many more tokens; return the time it took, as a multiple of what plain decoding takes."""
-        start_ms, end = self.clock.now_ms, len(self.text.token_ids) + num_tokens
+        start_s, end = self.clock(), len(self.text.token_ids) + num_tokens
         costs = self.real.costs(0, max_rows=MAX_ROWS + 1)
         while len(self.text.token_ids) < end:
             left = end - len(self.text.token_ids)
             draft = self.planner.propose(self.text.token_ids, limit=left - 1) if left > 1 else Draft.empty()
             rows = 1 + len(draft)
-            call_ms = costs[rows + rows % 2 if self.exact else rows]
-            self.clock.now_ms += call_ms + LOOP_MS
+            call_s = costs[rows + rows % 2 if self.exact else rows]
+            self.clock.now_ms += 1e3 * (call_s + LOOP_S)
             path = draft.path([0] * left)
             accepted = [0] * min(len(path), left)
             self.text.token_ids += accepted
-            self.planner.observe(Round(draft, 0, accepted, path, NO_LOGITS, model_ms=call_ms))
+            self.planner.observe(Round(draft, 0, accepted, path, NO_LOGITS, model_s=call_s))
             self.drafts.append(draft)
-        plain_ms = num_tokens * (costs[2 if self.exact else 1] + LOOP_MS)
-        return (self.clock.now_ms - start_ms) / plain_ms
+        plain_s = num_tokens * (costs[2 if self.exact else 1] + LOOP_S)
+        return (self.clock() - start_s) / plain_s
 
     @property
     def num_drafted(self) -> int:
@@ -164,7 +164,7 @@ def rate_of(rows: Sequence[int], draft: Draft, chances: Sequence[float], costs: 
         while at:
             chance, at = chance * chances[draft.levels[at - 1]], draft.parents[at - 1]
         expected += chance
-    return expected / (costs[1 + len(rows)] + LOOP_MS)
+    return expected / (costs[1 + len(rows)] + LOOP_S)
 
 
 @st.composite
@@ -234,14 +234,14 @@ def test_large_drafts_are_cut_to_few_sizes_and_the_best_of_those(
 def test_a_draft_without_levels_is_all_of_one_level() -> None:
     draft = Draft.chain([5, 6, 7], source="x")
     cut, rate = best_cut(draft, Acceptance(lambda level: [0.5][level]), [0, 1.0, 1.1, 1.2, 1.9], 0.0)
-    assert (cut.token_ids, rate) == ((5, 6), pytest.approx(1.75 / (1.2 + LOOP_MS)))
+    assert (cut.token_ids, rate) == ((5, 6), pytest.approx(1.75 / (1.2 + LOOP_S)))
 
 
 # Whether to draft
 
 
 def test_a_gain_below_three_percent_is_not_worth_a_draft() -> None:
-    cost, plain = 1.2 + LOOP_MS, 1.0 + LOOP_MS
+    cost, plain = 1.2e-3 + LOOP_S, 1e-3 + LOOP_S
     for gain, drafted in ((1.0, 0), (1.029, 0), (1.031, 1), (1.2, 1)):
         run, _ = with_one(always, row_ms=0.2, length=1, chance=gain * cost / plain - 1)
         assert len(run.planner.propose([0], limit=9)) == drafted
@@ -505,7 +505,7 @@ def test_not_even_drafters_that_know_the_plan_can_make_it_lose(
 
     def planned(name: str) -> Callable[[Draft], int]:
         record = knowledge.record(Guard(Scripted(Clock(), never, name=name), Text()))  # type: ignore[arg-type]
-        return lambda draft: len(best_cut(draft, record.acceptance, costs, 1.03 / (costs[1] + LOOP_MS))[0])
+        return lambda draft: len(best_cut(draft, record.acceptance, costs, 1.03 / (costs[1] + LOOP_S))[0])
 
     def make(clock: Clock) -> list[Spiteful]:
         names = [f"{number}" for number in range(num_drafters)]
@@ -528,7 +528,7 @@ def test_the_factors_of_calls_follow_the_median() -> None:
     times = CallTimes()
     for index in range(600):
         # Two calls in three take 1.3 ms and one takes fifty times as long.
-        times.update(2, measured_ms=65.0 if index % 3 == 0 else 1.3, expected_ms=1.0)
+        times.update(2, measured_s=65.0 if index % 3 == 0 else 1.3, expected_s=1.0)
     corrected = times.correct([0.0] + [1.0] * MAX_ROWS)
     assert corrected[2] == pytest.approx(1.3, rel=0.1)
     assert 1 < corrected[1] < 1.2, "half of it is taken for the whole machine"
@@ -536,7 +536,7 @@ def test_the_factors_of_calls_follow_the_median() -> None:
 
 def test_one_slow_call_counts_no_more_than_any() -> None:
     times = CallTimes()
-    times.update(1, measured_ms=1000.0, expected_ms=1.0)
+    times.update(1, measured_s=1000.0, expected_s=1.0)
     assert times.correct([0.0] + [1.0] * MAX_ROWS)[1] == pytest.approx(1.02**2)
 
 
@@ -544,7 +544,7 @@ def test_one_slow_call_counts_no_more_than_any() -> None:
 def test_corrected_costs_never_fall_and_stay_within_bounds(calls: list[tuple[int, float]]) -> None:
     times, costs = CallTimes(), line(0.1).costs(0, max_rows=MAX_ROWS)
     for rows, measured_ms in calls:
-        times.update(rows, measured_ms=measured_ms, expected_ms=costs[rows])
+        times.update(rows, measured_s=measured_ms / 1e3, expected_s=costs[rows])
     corrected = times.correct(costs)
     assert corrected[0] == 0 and corrected == sorted(corrected) and len(corrected) == len(costs)
     assert all(cost / 8 <= after for cost, after in zip(costs, corrected, strict=True))
@@ -553,8 +553,8 @@ def test_corrected_costs_never_fall_and_stay_within_bounds(calls: list[tuple[int
 
 def test_a_curve_that_is_wrong_mends_itself() -> None:
     # The second row seems to be free, and costs nearly as much as another call.
-    wrong = CostCurve(rows=(1, 2, 16), contexts=(0,), ms=((1.0, 1.05, 1.3),))
-    real = CostCurve(rows=(1, 2, 16), contexts=(0,), ms=((1.0, 1.9, 14.0),))
+    wrong = CostCurve(rows=(1, 2, 16), contexts=(0,), seconds=((0.001, 0.00105, 0.0013),))
+    real = CostCurve(rows=(1, 2, 16), contexts=(0,), seconds=((0.001, 0.0019, 0.014),))
     clock = Clock()
     half = np.random.default_rng(0).random(3000) < 0.5
     run = simulation(lambda _: [Scripted(clock, lambda at: half[at], length=1)], curve=wrong, real=real, clock=clock)
@@ -565,14 +565,14 @@ def test_a_curve_that_is_wrong_mends_itself() -> None:
 def test_a_prompt_that_nobody_was_asked_for_tells_nothing() -> None:
     knowledge = Knowledge()
     run = simulation(lambda clock: [Scripted(clock, always)], knowledge=knowledge)
-    run.planner.observe(Round(Draft.empty(), 0, [0], [0], NO_LOGITS, model_ms=500.0))
+    run.planner.observe(Round(Draft.empty(), 0, [0], [0], NO_LOGITS, model_s=0.5))
     assert knowledge.times.correct([0.0] + [1.0] * MAX_ROWS) == [0.0] + [1.0] * MAX_ROWS
     assert knowledge.stake == Knowledge().stake
 
 
 def test_costs_are_those_of_the_context() -> None:
     # Rows are dear behind a short text and cheap behind a long one.
-    curve = CostCurve(rows=(1, 2, 16), contexts=(0, 1000), ms=((1.0, 3.0, 20.0), (4.0, 4.1, 4.5)))
+    curve = CostCurve(rows=(1, 2, 16), contexts=(0, 1000), seconds=((0.001, 0.003, 0.02), (0.004, 0.0041, 0.0045)))
     for length, drafted in ((10, 0), (1000, 4)):
         run = simulation(lambda clock: [Scripted(clock, always, chance=0.9)], curve=curve)
         assert len(run.planner.propose([0] * length, limit=9)) == drafted
@@ -583,7 +583,7 @@ def test_costs_are_those_of_the_context() -> None:
 
 def test_an_exact_text_counts_rows_in_pairs() -> None:
     # The second row is fed anyway, the third and fourth cost as much as three more calls.
-    curve = CostCurve(rows=(1, 2, 3, 4, 16), contexts=(0,), ms=((1.0, 1.9, 4.9, 4.9, 30.0),))
+    curve = CostCurve(rows=(1, 2, 3, 4, 16), contexts=(0,), seconds=((0.001, 0.0019, 0.0049, 0.0049, 0.03),))
     for exact, drafted in ((True, 1), (False, 0)):
         run = simulation(lambda clock: [Scripted(clock, always, chance=0.8)], curve=curve, exact=exact)
         assert len(run.planner.propose([0], limit=9)) == drafted
@@ -611,7 +611,7 @@ class Peeking(Scripted):
         self.num_peeked = len(draft)
         return draft
 
-    def spared_ms(self, rows: int, costs: Sequence[float]) -> float:
+    def spared_s(self, rows: int, costs: Sequence[float]) -> float:
         """What a call of so many rows takes less after the guesses."""
         left = rows - min(self.num_peeked, rows)
         return self.share * (costs[rows] - costs[left])
@@ -622,7 +622,7 @@ class StagedSimulation(Simulation):
     """Calls after guesses of the first stages are shorter."""
 
     def run(self, num_tokens: int) -> float:
-        start_ms, end = self.clock.now_ms, len(self.text.token_ids) + num_tokens
+        start_s, end = self.clock(), len(self.text.token_ids) + num_tokens
         costs = self.real.costs(0, max_rows=MAX_ROWS + 1)
         (peeking,) = (guard._drafter for guard, _ in self.planner._sources if guard.peeks)
         assert isinstance(peeking, Peeking)
@@ -631,14 +631,14 @@ class StagedSimulation(Simulation):
             draft = self.planner.propose(self.text.token_ids, limit=left - 1) if left > 1 else Draft.empty()
             rows = 1 + len(draft)
             num_peeked = min(peeking.num_peeked, rows)
-            call_ms = costs[rows] - peeking.spared_ms(rows, costs)
-            self.clock.now_ms += call_ms + LOOP_MS
+            call_s = costs[rows] - peeking.spared_s(rows, costs)
+            self.clock.now_ms += 1e3 * (call_s + LOOP_S)
             path = draft.path([0] * left)
             accepted = [0] * min(len(path), left)
             self.text.token_ids += accepted
-            self.planner.observe(Round(draft, 0, accepted, path, NO_LOGITS, call_ms, num_peeked))
+            self.planner.observe(Round(draft, 0, accepted, path, NO_LOGITS, call_s, num_peeked))
             self.drafts.append(draft)
-        return (self.clock.now_ms - start_ms) / (num_tokens * (costs[1] + LOOP_MS))
+        return (self.clock() - start_s) / (num_tokens * (costs[1] + LOOP_S))
 
 
 def with_peeking(is_right: IsRight, *others: Scripted, row_ms: float = 0.1, **options: Any) -> StagedSimulation:
@@ -689,8 +689,8 @@ def test_the_price_of_guesses_is_what_they_take_less_what_they_spare(is_right: I
     run.run(3000)
     record = run.planner._sources[0][1]
     spared_ms = 0.25 * 0.3 if is_right is always else 0.25
-    assert record.price_ms == pytest.approx(0.75 - spared_ms, rel=0.05)
-    assert record.guess_ms == pytest.approx((0.75 - spared_ms) / 3, rel=0.05)
+    assert record.price_s == pytest.approx((0.75 - spared_ms) / 1e3, rel=0.05)
+    assert record.guess_s == pytest.approx((0.75 - spared_ms) / 3e3, rel=0.05)
 
 
 def test_guesses_of_the_first_stages_rest_while_a_cheap_drafter_knows_the_text() -> None:

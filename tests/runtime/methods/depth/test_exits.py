@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.costs import MOST_BEHIND, ROWS, ExitTimes, exit_times, tokens_per_ms
+from skipstone.runtime.costs import MOST_BEHIND, ROWS, ExitTimes, exit_times, tokens_per_s
 from skipstone.runtime.costs import exit_times as times_module
 from skipstone.runtime.engine import Model, SharedStores
 from skipstone.runtime.methods.depth import (
@@ -39,26 +39,26 @@ def policy(*shares: float, **options: float) -> ExitPolicy:
     return ExitPolicy(exits, TIMES, num_layers=8, **options)
 
 
-def simulated(share: float, leave_ms: float, late_ms: list[float], stay_ms: float, num_tokens: int = 200_000) -> float:
+def simulated(share: float, leave_s: float, late_s: list[float], stay_s: float, num_tokens: int = 200_000) -> float:
     """The loop itself, played: tokens per millisecond."""
     draws = np.random.default_rng(0).random(num_tokens) < share
     spent, behind = 0.0, 0
     for leaves in draws:
-        if leaves and behind < len(late_ms) - 1:
-            spent += leave_ms
+        if leaves and behind < len(late_s) - 1:
+            spent += leave_s
             behind += 1
         else:
-            spent += stay_ms + late_ms[behind]
+            spent += stay_s + late_s[behind]
             behind = 0
     return num_tokens / spent
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 0.97, 1.0])
 def test_expected_tokens_per_millisecond_are_those_of_the_loop_played(share: float) -> None:
-    late_ms = [3.0 + 0.4 * row for row in range(MOST_BEHIND + 1)]
-    assert tokens_per_ms(share, 1.5, late_ms) == pytest.approx(simulated(share, 1.5, late_ms, 1.5), rel=0.01)
-    found = tokens_per_ms(share, 1.5, late_ms, stay_ms=0.6)
-    assert found == pytest.approx(simulated(share, 1.5, late_ms, 0.6), rel=0.01)
+    late_s = [3.0 + 0.4 * row for row in range(MOST_BEHIND + 1)]
+    assert tokens_per_s(share, 1.5, late_s) == pytest.approx(simulated(share, 1.5, late_s, 1.5), rel=0.01)
+    found = tokens_per_s(share, 1.5, late_s, stay_s=0.6)
+    assert found == pytest.approx(simulated(share, 1.5, late_s, 0.6), rel=0.01)
 
 
 def test_without_a_token_that_leaves_a_round_is_the_exit_and_one_late_call() -> None:
@@ -131,21 +131,21 @@ def test_times_are_measured_once_and_then_read(
     tiny_stages: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = exit_times(own_model(tiny_stages, tmp_path))
-    assert set(measured.exit_ms) == set(measured.late_ms) == {1, 2, 3}
-    assert measured.full_ms > 0 and min(measured.exit_ms.values()) > 0
-    assert set(measured.states_ms) == {2, 3}, "nothing goes into the first stage but tokens"
-    assert all(min(parts) > 0 for parts in measured.states_ms.values())
-    assert all(len(late) == len(ROWS) and min(late) > 0 for late in measured.late_ms.values())
+    assert set(measured.exit_s) == set(measured.late_s) == {1, 2, 3}
+    assert measured.full_s > 0 and min(measured.exit_s.values()) > 0
+    assert set(measured.states_s) == {2, 3}, "nothing goes into the first stage but tokens"
+    assert all(min(parts) > 0 for parts in measured.states_s.values())
+    assert all(len(late) == len(ROWS) and min(late) > 0 for late in measured.late_s.values())
     monkeypatch.setattr(times_module, "ROUNDS", 1)
     assert exit_times(own_model(tiny_stages, tmp_path)) == measured
     (file,) = tmp_path.iterdir()
     kept = json.loads(file.read_text())
-    del kept["states_ms"]
+    del kept["states_s"]
     for damaged in ({}, kept):  # the second is a file of before, which knew no hidden states
         file.write_text(json.dumps(damaged))
         assert exit_times(own_model(tiny_stages, tmp_path)) != measured
-    assert json.loads(file.read_text())["full_ms"] > 0
-    assert exit_times(own_model(tiny_stages, None)).full_ms > 0
+    assert json.loads(file.read_text())["full_s"] > 0
+    assert exit_times(own_model(tiny_stages, None)).full_s > 0
 
 
 # Opening

@@ -23,7 +23,7 @@ from decoding import OPTIONS, PROMPT, cached_rows, plain_text, sampler_for
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.costs import best_length, usual_ms
+from skipstone.runtime.costs import best_length, usual_s
 from skipstone.runtime.decoding import (
     Calibration,
     ConfidenceStop,
@@ -115,9 +115,9 @@ class Trust(Calibration):
 def trained(drafter: Drafter, *, num_stages: int = 2) -> SelfDrafter:
     """Return a drafter that trusts one of its exits fully, and knows all prices."""
     assert isinstance(drafter, SelfDrafter)
-    drafter._plain_ms = 1.0
+    drafter._plain_s = 1.0
     for number, one in enumerate(drafter._exits, start=1):
-        one.text.guess_ms = 0.05
+        one.text.guess_s = 0.05
         one.drafter._stop, one.drafter._calibration = ConfidenceStop(threshold=0.0), Trust()
         one.matches, one.misses = (200.0, 0.0) if number == num_stages else (0.0, 200.0)
     return drafter
@@ -430,8 +430,8 @@ def test_the_least_chance_is_the_time_of_one_more_guess_at_the_best_rate() -> No
 
 @dataclass
 class FakeText:
-    price_ms: float
-    guess_ms: float = 0.0
+    price_s: float
+    guess_s: float = 0.0
     num_calls: int = 0
 
 
@@ -444,7 +444,7 @@ class FakeExit(Drafter):
     name: str = "self"
 
     def propose(self, history: SequenceOf[int], *, limit: int, min_chance: float = 0.0) -> Draft:
-        self.text.guess_ms = self.text.price_ms
+        self.text.guess_s = self.text.price_s
         self.text.num_calls += limit
         return Draft.chain([int(not self.is_right(len(history) + depth)) for depth in range(limit)], source=self.name)
 
@@ -466,7 +466,7 @@ class Decoding:
         ]
         self.exits, self.drafter = exits, SelfDrafter(exits)
         self.history = [0]
-        self.spent_ms = 0.0
+        self.spent_s = 0.0
         self.plans: list[tuple[float, int]] = []  # the share of the exit that drafted, and how much
 
     def run(self, num_rounds: int, *, cut: int = 100) -> None:
@@ -479,21 +479,21 @@ class Decoding:
             self.plans.append((share, len(draft)))
             num_peeked = min(len(draft), 1 + cut)
             draft = draft.keep(range(1, 1 + min(len(draft), cut)))
-            call_ms = self.call_ms(share, len(draft), num_peeked)
-            self.spent_ms += call_ms + share * self.num_layers * sum(calls)
+            call_s = self.call_s(share, len(draft), num_peeked)
+            self.spent_s += call_s + share * self.num_layers * sum(calls)
             rows = draft.path([0] * (1 + len(draft)))
             accepted = [0] * len(rows)
             self.history += accepted
-            self.drafter.observe(Round(draft, 0, accepted, rows, NO_LOGITS, call_ms, num_peeked))
+            self.drafter.observe(Round(draft, 0, accepted, rows, NO_LOGITS, call_s, num_peeked))
 
-    def call_ms(self, share: float, length: int, num_peeked: int) -> float:
+    def call_s(self, share: float, length: int, num_peeked: int) -> float:
         late = (1 - share) * (1 + self.row_share * length)
         return self.num_layers * (late + (share if num_peeked <= length else 0.0))
 
     @property
     def pace(self) -> float:
         """Milliseconds of a token, as a multiple of what plain decoding takes."""
-        return self.spent_ms / (len(self.history) - 1) / self.num_layers
+        return self.spent_s / (len(self.history) - 1) / self.num_layers
 
 
 def always(position: int) -> bool:
@@ -576,10 +576,10 @@ def test_chances_fade() -> None:
 
 def test_the_call_of_the_prompt_is_not_taken_for_a_plain_one() -> None:
     decoding = Decoding((0.5,), (never,))
-    prompt = Round(Draft.empty(), 0, [0], [0], NO_LOGITS, model_ms=5000.0)
+    prompt = Round(Draft.empty(), 0, [0], [0], NO_LOGITS, model_s=5000.0)
     decoding.drafter.observe(prompt)
     decoding.run(20)
-    assert decoding.drafter._plain_ms == decoding.num_layers
+    assert decoding.drafter._plain_s == decoding.num_layers
     assert sum(length for _, length in decoding.plans[2:]) < 10
 
 
@@ -587,7 +587,7 @@ def test_a_call_after_a_draft_that_was_dropped_is_not_taken_for_a_plain_one() ->
     decoding = Decoding((0.25, 0.5), (always, always))
     decoding.run(3)
     decoding.run(100, cut=0)
-    assert decoding.drafter._plain_ms == decoding.num_layers
+    assert decoding.drafter._plain_s == decoding.num_layers
     assert decoding.exits[0].chance > 0.9, "the text shows that the guesses were right"
 
 
@@ -602,10 +602,10 @@ def test_the_price_of_a_row_is_learned_from_whole_and_cut_drafts(row_share: floa
 
 def test_a_first_call_that_is_slow_does_not_put_an_exit_off() -> None:
     believed = 0.0
-    for spent_ms in (50.0, 2.0, 2.2, 1.8):
-        believed = usual_ms(believed, spent_ms)
+    for spent_s in (50.0, 2.0, 2.2, 1.8):
+        believed = usual_s(believed, spent_s)
     assert believed == 1.8
-    assert usual_ms(2.0, 22.0) == pytest.approx(3.0)
+    assert usual_s(2.0, 22.0) == pytest.approx(3.0)
 
 
 def test_it_hears_of_others_drafts_and_learns_nothing_from_them() -> None:
@@ -613,6 +613,6 @@ def test_it_hears_of_others_drafts_and_learns_nothing_from_them() -> None:
     decoding.run(3)
     known = [(one.matches, one.misses) for one in decoding.exits]
     other = Draft.chain([0, 1], source="suffix")
-    decoding.drafter.observe(Round(other, 0, [0, 0], [0, 1], NO_LOGITS, model_ms=900.0))
+    decoding.drafter.observe(Round(other, 0, [0, 0], [0, 1], NO_LOGITS, model_s=900.0))
     assert [(one.matches, one.misses) for one in decoding.exits] == known
-    assert decoding.drafter._plain_ms == decoding.num_layers
+    assert decoding.drafter._plain_s == decoding.num_layers

@@ -68,7 +68,7 @@ def opened(context: DrafterContext) -> Drafter:
     drafter = open_skip(context)
     assert isinstance(drafter, SelfDrafter)
     (one,) = drafter._exits
-    drafter._plain_ms, one.text.guess_ms, one.matches = 1.0, 0.05, 200.0
+    drafter._plain_s, one.text.guess_s, one.matches = 1.0, 0.05, 200.0
     one.drafter._stop, one.drafter._calibration = ConfidenceStop(threshold=0.0, step=0.0), Trust()
     return drafter
 

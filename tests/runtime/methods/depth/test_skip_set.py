@@ -40,11 +40,11 @@ def test_the_best_length_grows_with_agreement_and_is_one_at_least() -> None:
     assert best_speed_up(0.0, 0.3, [1.1] * LONGEST) == (pytest.approx(1 / 1.4), 1)
 
 
-TIMES = StageTimes(stage_ms=[[1.0, 1.1, 1.3, 1.8]] * 8, head_ms=[2.0, 2.2, 2.6, 3.6])
+TIMES = StageTimes(stage_s=[[1.0, 1.1, 1.3, 1.8]] * 8, head_s=[2.0, 2.2, 2.6, 3.6])
 
 
 def test_costs_are_shares_of_a_plain_step() -> None:
-    assert TIMES.plain_ms == 10
+    assert TIMES.plain_s == 10
     assert TIMES.guess_cost(range(8)) == 1.0
     assert TIMES.guess_cost((0, 1, 7)) == pytest.approx(0.5)
     costs = TIMES.verify_costs(3)
@@ -56,8 +56,8 @@ def test_costs_are_shares_of_a_plain_step() -> None:
 
 def test_every_stage_of_a_bundle_is_timed(tiny_stages: Model) -> None:
     times = stage_times(tiny_stages)
-    assert [len(one) for one in (*times.stage_ms, times.head_ms)] == [len(ROWS)] * 5
-    assert min(ms for one in (*times.stage_ms, times.head_ms) for ms in one) > 0
+    assert [len(one) for one in (*times.stage_s, times.head_s)] == [len(ROWS)] * 5
+    assert min(ms for one in (*times.stage_s, times.head_s) for ms in one) > 0
 
 
 # The search
@@ -104,7 +104,7 @@ def test_a_stage_is_left_out_even_where_that_does_not_pay() -> None:
 
 @given(losses=st.lists(st.floats(0, 0.5), min_size=4, max_size=7), joint=st.floats(0, 0.3))
 def test_what_is_found_promises_as_much_as_any_set_of_one(losses: list[float], joint: float) -> None:
-    times = StageTimes(stage_ms=[[1.0, 1.1, 1.3, 1.8]] * len(losses), head_ms=[2.0, 2.2, 2.6, 3.6])
+    times = StageTimes(stage_s=[[1.0, 1.1, 1.3, 1.8]] * len(losses), head_s=[2.0, 2.2, 2.6, 3.6])
     agreements = table(losses, joint)
     found = best_set(len(losses), agreements, times)  # type: ignore[arg-type]
     assert 0 < found.skipped[0] <= found.skipped[-1] < len(losses) - 1
