@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import tokenizers
 
 from skipstone.errors import ConfigError
-
-if TYPE_CHECKING:
-    from skipstone.exporters.export import ExportPlan
+from skipstone.exporters.checkpoints import Checkpoint, TokenRoles
+from skipstone.exporters.families import Architecture
 
 __all__ = ["check_pair"]
 
@@ -18,7 +17,26 @@ __all__ = ["check_pair"]
 LEAST_SHARED = 0.05
 
 
-def check_pair(target: ExportPlan, draft_model: ExportPlan) -> tuple[str, ...]:
+class PlannedModel(Protocol):
+    """What is looked at of each of the two models: an `ExportPlan`."""
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
+
+    @property
+    def architecture(self) -> Architecture: ...
+
+    @property
+    def roles(self) -> TokenRoles: ...
+
+    @property
+    def num_parameters(self) -> int: ...
+
+    @property
+    def draft_model(self) -> PlannedModel | None: ...
+
+
+def check_pair(target: PlannedModel, draft_model: PlannedModel) -> tuple[str, ...]:
     """Return remarks on a pair that works; lossless decoding gives the same text with any.
 
     Raises: ConfigError when the draft model is the target, carries another, is too large, or shares too little text.
@@ -37,14 +55,14 @@ def check_pair(target: ExportPlan, draft_model: ExportPlan) -> tuple[str, ...]:
     return (*_context_remarks(target, draft_model), *_tokenizer_remarks(target, draft_model, pair))
 
 
-def _context_remarks(target: ExportPlan, draft_model: ExportPlan) -> list[str]:
+def _context_remarks(target: PlannedModel, draft_model: PlannedModel) -> list[str]:
     own, wanted = draft_model.architecture.context_length, target.architecture.context_length
     if own >= wanted:
         return []
     return [f"the draft model sees {own} tokens and the target {wanted}: in a longer text it stops drafting"]
 
 
-def _tokenizer_remarks(target: ExportPlan, draft_model: ExportPlan, pair: str) -> list[str]:
+def _tokenizer_remarks(target: PlannedModel, draft_model: PlannedModel, pair: str) -> list[str]:
     files = [plan.checkpoint.texts["tokenizer.json"] for plan in (target, draft_model)]
     if files[0] != files[1]:
         theirs, own = (tokenizers.Tokenizer.from_buffer(file) for file in files)

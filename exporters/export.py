@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -32,8 +33,9 @@ from skipstone.exporters.graph import (
     build_stage,
     kernel_head_size,
 )
+from skipstone.exporters.options import ExportOptions
 from skipstone.exporters.stages import parse_cuts, parse_draft_head, parse_exits, plan_stages
-from skipstone.exporters.transforms import merged, narrowed
+from skipstone.exporters.transforms import Transform, apply
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import (
     BundleWriter,
@@ -47,7 +49,7 @@ from skipstone.runtime.bundle import (
     write_manifest,
 )
 
-__all__ = ["ExportPlan", "plan_export", "write_bundle"]
+__all__ = ["ExportPlan", "plan_export"]
 
 WEIGHTS_FILE = "weights.bin"
 HEAD_FILE = "head.onnx"
@@ -59,9 +61,10 @@ DRAFT_MODEL_FOLDER = "drafter"
 class ExportPlan:
     """An export that is checked as far as the checkpoint's headers tell; `remarks` say what is not as asked for.
 
-    `exits` are the numbers of layers after which the head may run, without the full depth; stages may end elsewhere.
-    `draft_head` is how many of the first tokens the head for drafts knows; None is no such head. `exit_adapters` are
-    what was trained for the exits, those not exported with them.
+    `architecture` and the tensors of `checkpoint` are those that are written. `transforms` are those that changed them,
+    in their order. `exits` are the numbers of layers after which the head may run, without the full depth; stages may
+    end elsewhere. `draft_head` is how many of the first tokens the head for drafts knows; None is no such head.
+    `exit_adapters` are what was trained for the exits, those not exported with them.
     """
 
     checkpoint: Checkpoint
@@ -69,6 +72,7 @@ class ExportPlan:
     roles: TokenRoles
     recipe: Recipe
     stages: tuple[StageEntry, ...]
+    transforms: tuple[Transform, ...] = ()
     exits: tuple[int, ...] = ()
     draft_model: ExportPlan | None = None
     draft_head: int | None = None
@@ -82,10 +86,17 @@ class ExportPlan:
 
     @property
     def is_as_shipped(self) -> bool:
-        """Whether the weights are those of a folder of Hugging Face: not merged, narrowed or read from integers."""
-        a, checkpoint = self.architecture, self.checkpoint
-        is_plain = checkpoint.path.is_dir() and isinstance(checkpoint.tensors, StoredTensors)
-        return is_plain and a.ffn_widths == a.stored_widths
+        """Whether the weights are those of a folder of Hugging Face: not transformed or read from integers."""
+        checkpoint = self.checkpoint
+        return not self.transforms and checkpoint.path.is_dir() and isinstance(checkpoint.tensors, StoredTensors)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """config.json of the model that is written, as numbers. Raises UnsupportedModel where transformers has none."""
+        config = {key: value for key, value in self.checkpoint.config.items() if key != "quantization_config"}
+        for transform in self.transforms:
+            config = transform.settings(config, self.architecture)
+        return config
 
     @property
     def num_kept(self) -> int:
@@ -114,69 +125,89 @@ class ExportPlan:
 
     @property
     def num_parameters(self) -> int:
-        """Weights of the checkpoint, without those of the draft model."""
+        """Weights of the model, without those of the draft model."""
         return sum(math.prod(shape) for shape in self.architecture.tensor_shapes().values())
 
+    @property
+    def work(self) -> tuple[float, float]:
+        """The bytes of all checkpoints that are read, and of a parameter."""
+        num_bytes = sum(plan.checkpoint.tensors.num_bytes for plan in self.models)
+        return num_bytes, num_bytes / sum(plan.num_parameters for plan in self.models)
 
-def plan_export(
-    source: str | Path,
-    recipe: Recipe,
-    *,
-    exits: str = "none",
-    cuts: str = "none",
-    revision: str | None = None,
-    draft_model: ExportPlan | None = None,
-    lora: Path | None = None,
-    ffn_width: str | None = None,
-    draft_head: str | int | None = None,
-    exit_adapters: str | Path = "auto",
-) -> ExportPlan:
-    """Return the checked plan, no weight read; with `draft_model`, the two become one bundle.
+    def write(
+        self,
+        target: Path,
+        *,
+        force: bool = False,
+        command: str = "",
+        check: Check | None = None,
+        on_progress: Callable[[int], None] = lambda num_parameters: None,
+    ) -> None:
+        """Write the bundle to `target`, whole or not at all.
 
-    `exits` are layer numbers or a word, and so are `cuts`, after which stages end without one; see `stages.py`.
-    `lora` is the folder of an adapter that is merged into the weights. `ffn_width` is the inner width of all FFNs, or
-    of each, apart by commas: the first channels of wider ones are taken. `draft_head` is `auto` or how many tokens the
-    head for drafts knows.
-    `exit_adapters` is a file that `train-exits` made, `none`, or `auto`: the one in the checkpoint's folder, if any;
-    then one small matrix is read, to see whether it is for these weights.
+        `on_progress` gets the number of parameters that were read since its last call. `check` gets the finished bundle
+        in a hidden place, before it is shown, and returns figures for the manifest; where it raises, nothing appears.
+        Raises: OutputError when the place is taken and not `force`, or cannot be written; CheckpointError for bad
+        weights.
+        """
+        with BundleWriter(target, force=force) as writer:
+            _write_files(self, writer.path, on_progress)
+            if (draft_model := self.draft_model) is not None:
+                folder = writer.path / DRAFT_MODEL_FOLDER
+                folder.mkdir()
+                _write_files(draft_model, folder, on_progress)
+                write_manifest(folder, lambda files: _manifest(draft_model, files, command))
+            finish(writer, lambda files, figures: _manifest(self, files, command, figures), check)
+
+
+def plan_export(source: str | Path, options: ExportOptions, *, draft_model: ExportPlan | None = None) -> ExportPlan:
+    """Return the checked plan; with `draft_model`, the two become one bundle.
+
+    No weight is read, except that adapters of exits read one small matrix, to see whether they are for these weights,
+    and what `ensures` of a transform reads.
     Raises: CheckpointError, UnsupportedModel, ConfigError.
     """
-    checkpoint = Checkpoint.open(source, revision=revision)
+    checkpoint = Checkpoint.open(source, revision=options.revision)
     architecture = read_architecture(checkpoint.config, checkpoint.tensors.names())
     require_tensors(checkpoint, architecture)
-    if lora is not None:
-        names = architecture.names
-        tied = (names["embedding"], names["head"]) if architecture.tied_embedding else None
-        checkpoint = replace(checkpoint, tensors=merged(checkpoint.tensors, lora, tied=tied))
-    if ffn_width is not None:
-        architecture = narrowed(architecture, checkpoint.tensors, ffn_width)
-    roles = TokenRoles.read(checkpoint, vocab_size=architecture.dimensions.vocab_size)
-    places, stages = _stages(architecture, exits, cuts)
+    architecture, tensors, transforms = apply(options.transforms, architecture, checkpoint.tensors)
+    checkpoint = replace(checkpoint, tensors=tensors)
+    exits, stages = _stages(architecture, options)
+    adapters, said = adapters_for(checkpoint, architecture, exits, options.exit_adapters)
     plan = ExportPlan(
-        checkpoint=checkpoint, architecture=architecture, roles=roles, recipe=recipe, stages=stages, exits=places
+        checkpoint=checkpoint,
+        architecture=architecture,
+        roles=TokenRoles.read(checkpoint, vocab_size=architecture.dimensions.vocab_size),
+        recipe=options.recipe,
+        stages=stages,
+        transforms=transforms,
+        exits=exits,
+        draft_head=_draft_head(architecture, options, num_stages=len(stages)),
+        exit_adapters=adapters,
     )
-    if draft_head is not None:
-        vocab_size = architecture.dimensions.vocab_size
-        known = parse_draft_head(draft_head, vocab_size=vocab_size, num_stages=len(stages))
-        plan = replace(plan, draft_head=known)
-    adapters, said = adapters_for(checkpoint, architecture, plan.exits, exit_adapters)
-    plan = replace(plan, exit_adapters=adapters, remarks=(*_remarks(plan), *said))
+    plan = replace(plan, remarks=(*_remarks(plan), *said))
     if draft_model is None:
         return plan
     return replace(plan, draft_model=draft_model, remarks=(*plan.remarks, *check_pair(plan, draft_model)))
 
 
-def _stages(architecture: Architecture, exits: str, cuts: str) -> tuple[tuple[int, ...], tuple[StageEntry, ...]]:
+def _stages(architecture: Architecture, options: ExportOptions) -> tuple[tuple[int, ...], tuple[StageEntry, ...]]:
     """Return the exits and the stages."""
     num_layers = architecture.dimensions.num_layers
-    places = parse_exits(exits, num_layers)
-    stages = plan_stages(num_layers, places, parse_cuts(cuts, num_layers))
+    exits = parse_exits(options.exits, num_layers)
+    stages = plan_stages(num_layers, exits, parse_cuts(options.cuts, num_layers))
     if len(stages) > 1 and architecture.altup is not None:
         raise UnsupportedModel(
             f"{architecture.family} has no exits: its streams and the inputs of its layers do not pass between stages; "
             "leave out --exits and --cuts"
         )
-    return places, stages
+    return exits, stages
+
+
+def _draft_head(architecture: Architecture, options: ExportOptions, *, num_stages: int) -> int | None:
+    if options.draft_head is None:
+        return None
+    return parse_draft_head(options.draft_head, vocab_size=architecture.dimensions.vocab_size, num_stages=num_stages)
 
 
 def _remarks(plan: ExportPlan) -> tuple[str, ...]:
@@ -189,31 +220,6 @@ def _remarks(plan: ExportPlan) -> tuple[str, ...]:
     if unused := unused_tensors(plan.checkpoint, plan.architecture):
         remarks.append(f"{len(unused)} tensors are not part of the model and left out: {', '.join(unused[:3])}")
     return tuple(remarks)
-
-
-def write_bundle(
-    plan: ExportPlan,
-    target: Path,
-    *,
-    force: bool = False,
-    command: str = "",
-    check: Check | None = None,
-    on_progress: Callable[[int], None] = lambda num_parameters: None,
-) -> None:
-    """Write the bundle to `target`, whole or not at all; `on_progress` gets the parameters read since its last call.
-
-    `check` gets the finished bundle in a hidden place, before it is shown, and returns figures for the manifest; where
-    it raises, nothing appears.
-    Raises: OutputError when the place is taken and not `force`, or cannot be written; CheckpointError for bad weights.
-    """
-    with BundleWriter(target, force=force) as writer:
-        _write_files(plan, writer.path, on_progress)
-        if (draft_model := plan.draft_model) is not None:
-            folder = writer.path / DRAFT_MODEL_FOLDER
-            folder.mkdir()
-            _write_files(draft_model, folder, on_progress)
-            write_manifest(folder, lambda files: _manifest(draft_model, files, command))
-        finish(writer, lambda files, figures: _manifest(plan, files, command, figures), check)
 
 
 def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:

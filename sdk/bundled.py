@@ -42,12 +42,12 @@ def bundled_bundle(name: str) -> Path:
     try:
         Bundle.open(path)
     except BundleError:
-        from skipstone.exporters import plan_export, write_bundle
+        from skipstone.exporters import ExportOptions, plan_export
 
         try:
-            small = None if drafter is None else plan_export(BUNDLED[drafter], recipe)
-            chosen = plan_export(BUNDLED[name], recipe, draft_model=small)
-            write_bundle(chosen, path, force=True, command=f"load {name}")
+            options = ExportOptions(recipe=recipe)
+            small = None if drafter is None else plan_export(BUNDLED[drafter], options)
+            plan_export(BUNDLED[name], options, draft_model=small).write(path, force=True, command=f"load {name}")
         except OutputError as error:
             raise OutputError(f"{error}; SKIPSTONE_CACHE sets the folder") from error
     return path

@@ -16,7 +16,7 @@ from skipstone.exporters.checkpoints.files import blaming, optional_json
 from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
 from skipstone.exporters.checkpoints.inventory import require_tensors, unused_tensors
 from skipstone.exporters.checkpoints.safetensors_file import safetensors_in
-from skipstone.exporters.checkpoints.tensors import StoredTensors, TensorSource
+from skipstone.exporters.checkpoints.tensors import StoredTensors, TensorSource, check_shape
 from skipstone.exporters.checkpoints.token_roles import TokenRoles
 from skipstone.exporters.checkpoints.torch_bin import torch_tensors_in
 
@@ -32,6 +32,7 @@ __all__ = [
     "adapters_bytes",
     "adapters_for",
     "blaming",
+    "check_shape",
     "fetch",
     "is_hub_id",
     "optional_json",

@@ -38,11 +38,10 @@ class Architecture:
     has no name is not there: a layer without `attention_norm` reads the stream itself, one with `attention_out_norm`
     norms what attention adds. `biases` are the names of the tensors that have one, called `..._bias`. One entry per
     layer have `windows` (how many newest tokens, itself included, a token attends to; None is all), `rotaries` (None is
-    a layer without positions) and `ffn_widths`, the inner width of the dense FFN, of which `stored_widths` are in the
-    checkpoint. Sums are over norms with `norm_offset` added to their gains. `parallel` layers add attention and FFN of
-    the same input. `scale` options multiply: `attention_scales` the scores, `embedding_scale` the embeddings,
-    `residual_scale` all that is added to the stream, `logit_scale` the logits; caps bound them softly, by tanh. With an
-    `altup` there are several streams.
+    a layer without positions) and `ffn_widths`, the inner width of the dense FFN. Sums are over norms with
+    `norm_offset` added to their gains. `parallel` layers add attention and FFN of the same input. `scale` options
+    multiply: `attention_scales` the scores, `embedding_scale` the embeddings, `residual_scale` all that is added to the
+    stream, `logit_scale` the logits; caps bound them softly, by tanh. With an `altup` there are several streams.
     """
 
     family: str
@@ -53,7 +52,6 @@ class Architecture:
     tied_embedding: bool
     windows: tuple[int | None, ...]
     rotaries: tuple[Rotary | None, ...]
-    stored_widths: tuple[int, ...]
     ffn_widths: tuple[int, ...]
     norm: str
     norm_epsilon: float
@@ -106,7 +104,7 @@ class Architecture:
         return next((rotary.switch_after for rotary in self.rotaries if rotary is not None), None)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of every tensor that the checkpoint must hold, by the checkpoint's names."""
+        """Return the shape of every tensor of the model, by the checkpoint's names."""
         named = dict(self._shapes_of({name: shape for name, shape in self._outer_shapes().items() if self.has(name)}))
         for layer in range(self.dimensions.num_layers):
             shapes = {name: shape for name, shape in self.layer_shapes(layer).items() if self.has(name)}
@@ -126,7 +124,7 @@ class Architecture:
 
     def layer_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the tensors that a layer can have, by our names; outputs come first."""
-        d, inner = self.dimensions, self.stored_widths[layer]
+        d, inner = self.dimensions, self.ffn_widths[layer]
         hidden, query, key_value = d.hidden_size, d.num_heads * d.head_size, d.num_kv_heads * d.head_size
         shapes: dict[str, tuple[int, ...]] = {
             **{f"{part}{norm}": (hidden,) for part in ("attention", "ffn") for norm in ("_norm", "_out_norm")},

@@ -39,7 +39,7 @@ def _read(family: Family, config: Config, names: Collection[str]) -> Architectur
     if names and _positive(config, "num_hidden_layers") > len(names):
         found = config["num_hidden_layers"]
         raise CheckpointError(f"config.json: {found} layers, the checkpoint holds {len(names)} tensors in all")
-    dimensions, widths = _dimensions(family, config), _widths(family, config)
+    dimensions = _dimensions(family, config)
     layer_types, our_names = _layer_types(family, config), _names(family, config, names)
     return Architecture(
         family=family.model_type,
@@ -50,8 +50,7 @@ def _read(family: Family, config: Config, names: Collection[str]) -> Architectur
         tied_embedding=bool(config.get("tie_word_embeddings", False)),
         windows=_windows(family, config, layer_types),
         rotaries=_rotaries(family, config, dimensions.head_size, layer_types),
-        stored_widths=widths,
-        ffn_widths=widths,
+        ffn_widths=_widths(family, config),
         norm=family.norm,
         norm_epsilon=float(chosen(family.norm_epsilon, config)),
         norm_offset=family.norm_offset,

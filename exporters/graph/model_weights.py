@@ -140,25 +140,19 @@ class ModelWeights:
 
     def inner(self, layer: int) -> list[Matrix]:
         """Return what leads into the FFN: gate and up, one under the other [2 * I, E], or up alone [I, E]."""
-        a, width = self._architecture, self._architecture.ffn_widths[layer]
-        stored, rows = a.stored_widths[layer], np.arange(width)
-        if a.has("gate_up"):
-            return [take_rows(self.matrix("gate_up", layer), np.concatenate([rows, stored + rows]))]
-        names = ("gate", "up") if a.has("gate") else ("up",)
-        return stack([take_rows(self.matrix(name, layer), rows) for name in names])
+        if self._architecture.has("gate_up"):
+            return [self.matrix("gate_up", layer)]
+        names = ("gate", "up") if self._architecture.has("gate") else ("up",)
+        return stack([self.matrix(name, layer) for name in names])
 
     def inner_bias(self, layer: int) -> Floats | None:
         """Return the biases of what leads into the FFN [2 * I] or [I]; None where it has none."""
-        width = self._architecture.ffn_widths[layer]
         parts = [bias for name in ("gate", "up") if (bias := self.bias(name, layer)) is not None]
-        return np.concatenate([part[:width] for part in parts]) if parts else None
+        return np.concatenate(parts) if parts else None
 
     def down(self, layer: int) -> Matrix:
         """Return what leads out of the FFN, [E, I]."""
-        a, matrix = self._architecture, self.matrix("down", layer)
-        if a.ffn_widths[layer] < a.stored_widths[layer]:
-            matrix = _numbers(matrix)[:, : a.ffn_widths[layer]]
-        return scale(matrix, a.residual_scale)
+        return scale(self.matrix("down", layer), self._architecture.residual_scale)
 
     def scaled_bias(self, name: str, layer: int) -> Floats | None:
         """Return the bias of what is added to the stream."""
@@ -203,5 +197,5 @@ class ModelWeights:
 
 
 def _numbers(matrix: Matrix) -> Floats:
-    assert isinstance(matrix, np.ndarray), "vectors, and matrices that are cut, are never quantized"
+    assert isinstance(matrix, np.ndarray), "vectors are never quantized"
     return matrix

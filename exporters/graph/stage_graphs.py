@@ -16,11 +16,12 @@ from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.pen import FLOAT, GraphPen
 from skipstone.exporters.graph.step_inputs import StepInputs
 from skipstone.exporters.graph.weight_file import WeightFile
-from skipstone.exporters.stages import INT32
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import StageEntry
 
 __all__ = ["build_draft_head", "build_exit", "build_head", "build_stage"]
+
+INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 
 
 def build_exit(layers: int, adapter: ExitAdapter, file: WeightFile, *, target: type[Kernels] = OrtKernels) -> ir.Model:
@@ -120,9 +121,6 @@ def _turns(pen: GraphPen, architecture: Architecture, layer: int) -> tuple[ir.Va
     width = kernel_head_size(architecture.dimensions.head_size) // 2
     tables = functools.cache(lambda: rotary.tables(architecture.context_length, width=width))
     return pen.weight(f"{name}.cosines", lambda: tables()[0]), pen.weight(f"{name}.sines", lambda: tables()[1])
-
-
-INT64 = ir.DataType.INT64
 
 
 def build_draft_head(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from skipstone.exporters.optimum.plan import WrappedPlan, plan_wrapped, refuse_options, write_wrapped
+from skipstone.exporters.optimum.plan import WrappedPlan, plan_wrapped
 
-__all__ = ["WrappedPlan", "plan_wrapped", "refuse_options", "write_wrapped"]
+__all__ = ["WrappedPlan", "plan_wrapped"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +18,11 @@ from skipstone.exporters.graph import WeightFile
 from skipstone.exporters.optimum.graph import WrappedGraph
 from skipstone.exporters.optimum.process import require_optimum, run_optimum
 from skipstone.exporters.optimum.weights import store_weights
+from skipstone.exporters.options import ExportOptions
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import BundleWriter, Check, Dimensions, Manifest, Provenance, StageEntry, finish
 
-__all__ = ["WrappedPlan", "plan_wrapped", "refuse_options", "write_wrapped"]
+__all__ = ["WrappedPlan", "plan_wrapped"]
 
 STAGE_FILE = "stage-00.onnx"
 WEIGHTS_FILE = "weights.bin"
@@ -35,15 +36,6 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def refuse_options(**options: object) -> None:
-    """Raise ConfigError for the first option, by name, that has a value: the graph stays as optimum makes it."""
-    for name, value in options.items():
-        if value is not None:
-            raise ConfigError(
-                f"{name.replace('_', '-')} {value} does not go with optimum, whose graph stays as it is: leave it out"
-            )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrappedPlan:
     """An export through optimum that has been checked as far as the settings tell; it has what `ExportPlan` has too."""
@@ -52,39 +44,57 @@ class WrappedPlan:
     recipe: Recipe
     remarks: tuple[str, ...] = ()
     num_kept: int = 0
-    is_as_shipped: bool = True
+
+    @property
+    def work(self) -> tuple[None, float]:
+        """Nothing that can be counted: optimum reads the checkpoint."""
+        return None, 0.0
+
+    def write(
+        self,
+        target: Path,
+        *,
+        force: bool = False,
+        command: str = "",
+        check: Check | None = None,
+        on_progress: Callable[[int], None] = lambda num_parameters: None,
+    ) -> None:
+        """Write the graph that optimum makes of a checkpoint as a bundle to `target`, whole or not at all.
+
+        Products with matrices are stored as the recipe says, embeddings in float32. The parameters are as those of
+        `ExportPlan.write`; `on_progress` is never called.
+        Cost: the whole model in memory, and on disk once more while it works. Raises: UnsupportedModel when optimum
+        does not know the family or its graph cannot decode; CheckpointError; OutputError.
+        """
+        with BundleWriter(target, force=force) as writer:
+            make_manifest = _write_files(self, writer.path, command)
+            finish(writer, lambda files, figures: make_manifest(files=files, check=figures), check)
 
 
-def plan_wrapped(source: str | Path, recipe: Recipe, *, revision: str | None = None) -> WrappedPlan:
+def plan_wrapped(source: str | Path, options: ExportOptions, *, draft_model: str | Path | None = None) -> WrappedPlan:
     """Return the checked plan, no weight read.
 
-    Raises: ConfigError without optimum and for a checkpoint in one file; CheckpointError; UnsupportedModel.
+    Raises: ConfigError without optimum, for a checkpoint in one file, for a draft model and for options other than the
+    recipe and the revision; CheckpointError; UnsupportedModel.
     """
+    _refuse_options(options, draft_model)
     require_optimum()
-    checkpoint = Checkpoint.open(source, revision=revision)
+    checkpoint = Checkpoint.open(source, revision=options.revision)
     if not checkpoint.path.is_dir():
         raise ConfigError(f"optimum reads folders in the format of Hugging Face, and {checkpoint.source} is a file")
     _require_readable(checkpoint.config)
-    return WrappedPlan(checkpoint=checkpoint, recipe=recipe)
+    return WrappedPlan(checkpoint=checkpoint, recipe=options.recipe)
 
 
-def write_wrapped(
-    plan: WrappedPlan,
-    target: Path,
-    *,
-    force: bool = False,
-    command: str = "",
-    check: Check | None = None,
-) -> None:
-    """Write the graph that optimum makes of a checkpoint as a bundle to `target`, whole or not at all.
-
-    Products with matrices are stored as the recipe says, embeddings in float32. `check` is as in `write_bundle`.
-    Cost: the whole model in memory, and on disk once more while it works. Raises: UnsupportedModel when optimum does
-    not know the family or its graph cannot decode; CheckpointError; OutputError.
-    """
-    with BundleWriter(target, force=force) as writer:
-        make_manifest = _write_files(plan, writer.path, command)
-        finish(writer, lambda files, figures: make_manifest(files=files, check=figures), check)
+def _refuse_options(options: ExportOptions, draft_model: str | Path | None) -> None:
+    """Raise ConfigError for the first option that would change the graph: it stays as optimum makes it."""
+    refused = [*map(str, options.transforms)] + ([] if draft_model is None else [f"draft-model {draft_model}"])
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in ("recipe", "revision", "transforms") and value != field.default:
+            refused.append(f"{field.name.replace('_', '-')} {value}")
+    if refused:
+        raise ConfigError(f"{refused[0]} does not go with optimum, whose graph stays as it is: leave it out")
 
 
 def _require_readable(config: Mapping[str, Any]) -> None:

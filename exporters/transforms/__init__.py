@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from skipstone.exporters.transforms.ffn_width import narrowed
-from skipstone.exporters.transforms.lora import merged
+from skipstone.exporters.transforms.ffn_width import FfnWidth
+from skipstone.exporters.transforms.lora import Lora, MergedTensors, merged
+from skipstone.exporters.transforms.transform import Transform, apply
 
-__all__ = ["merged", "narrowed"]
+__all__ = ["FfnWidth", "Lora", "MergedTensors", "Transform", "apply", "merged"]

@@ -2,43 +2,143 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError, UnsupportedModel
-from skipstone.exporters.checkpoints import TensorSource
+from skipstone.exporters.checkpoints import TensorSource, check_shape
 from skipstone.exporters.families import Architecture
+from skipstone.exporters.transforms.transform import ChangedTensors, Transform
+from skipstone.quant import QuantizedMatrix, take_rows
 
-__all__ = ["narrowed"]
+__all__ = ["FfnWidth"]
+
+Channels: TypeAlias = NDArray[np.int64]
 
 
-def narrowed(architecture: Architecture, tensors: TensorSource, text: str) -> Architecture:
-    """Return the architecture with FFNs of the widths in `text`: one number, or one per layer apart by commas.
+@dataclass(frozen=True, slots=True)
+class FfnWidth(Transform):
+    """Narrows the FFNs to `widths`: one number, or one per layer apart by commas.
 
     Source: MatFormer (Devvrit et al., 2023): every prefix of the inner channels is a model that was trained too.
-    Raises: ConfigError for widths that do not fit; UnsupportedModel where FFNs are experts or stored as integers.
+    Raises: ConfigError for a text that holds no widths.
     """
-    num_layers = architecture.dimensions.num_layers
-    widths = _widths(text, num_layers)
-    if architecture.experts is not None:
-        raise UnsupportedModel("--ffn-width is for nested FFNs, and this model has experts: leave it out")
-    for layer, (width, stored) in enumerate(zip(widths, architecture.stored_widths, strict=True)):
-        if not 1 <= width <= stored:
-            raise ConfigError(f"--ffn-width: layer {layer} has {stored} channels, {width} wanted; give 1 to {stored}")
-        down = architecture.names["down"].format(layer=layer)
-        if width < stored and tensors.is_quantized(down):
-            raise UnsupportedModel(
-                f"--ffn-width: {down} is stored as integers, whose blocks cannot be cut; "
-                "take the checkpoint as it was before quantization"
-            )
-    dimensions = replace(architecture.dimensions, intermediate_size=max(widths))
-    return replace(architecture, ffn_widths=widths, dimensions=dimensions)
+
+    widths: str
+
+    def __post_init__(self) -> None:
+        _numbers(self.widths)
+
+    def __str__(self) -> str:
+        return f"ffn-width {self.widths}"
+
+    def requires(self, architecture: Architecture, tensors: TensorSource) -> None:
+        """Raise ConfigError for widths that do not fit; UnsupportedModel where FFNs are experts or integers."""
+        widths = self._by_layer(architecture)
+        if architecture.experts is not None:
+            raise UnsupportedModel("--ffn-width is for nested FFNs, and this model has experts: leave it out")
+        for layer, (width, whole) in enumerate(zip(widths, architecture.ffn_widths, strict=True)):
+            if not 1 <= width <= whole:
+                raise ConfigError(f"--ffn-width: layer {layer} has {whole} channels, {width} wanted; give 1 to {whole}")
+            down = architecture.names["down"].format(layer=layer)
+            if width < whole and tensors.is_quantized(down):
+                raise UnsupportedModel(
+                    f"--ffn-width: {down} is stored as integers, whose blocks cannot be cut; "
+                    "take the checkpoint as it was before quantization"
+                )
+
+    def change(self, architecture: Architecture, tensors: TensorSource) -> tuple[Architecture, TensorSource]:
+        """Return the model with the first channels of each FFN."""
+        widths = self._by_layer(architecture)
+        if widths == architecture.ffn_widths:
+            return architecture, tensors
+        dimensions = replace(architecture.dimensions, intermediate_size=max(widths))
+        narrow = replace(architecture, ffn_widths=widths, dimensions=dimensions)
+        return narrow, _NarrowedTensors(tensors, narrow.tensor_shapes(), _kept(architecture, widths))
+
+    def ensures(self, architecture: Architecture, tensors: TensorSource) -> None:
+        """Raise UnsupportedModel unless the widths are those that were asked for."""
+        if architecture.ffn_widths != self._by_layer(architecture):
+            raise UnsupportedModel(f"{self} gives FFNs of the widths {architecture.ffn_widths}")
+
+    def settings(self, config: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
+        """Return config.json with the narrower FFNs. Raises: UnsupportedModel where transformers has no such model."""
+        if (inner := config.get("text_config")) is not None:
+            return {**config, "text_config": self.settings(inner, architecture)}
+        if "intermediate_size" not in config or architecture.has("gate_up"):
+            raise UnsupportedModel(f"--check cannot narrow a {architecture.family} of transformers; leave it out")
+        widths, is_list = architecture.ffn_widths, isinstance(config["intermediate_size"], list)
+        if not is_list and len(set(widths)) > 1:
+            raise UnsupportedModel(f"transformers has one FFN width for a {architecture.family}; leave --check out")
+        return {**config, "intermediate_size": [*widths] if is_list else widths[0]}
+
+    def _by_layer(self, architecture: Architecture) -> tuple[int, ...]:
+        """Return the width of each layer. Raises: ConfigError for another number of them."""
+        widths, num_layers = _numbers(self.widths), architecture.dimensions.num_layers
+        if len(widths) not in (1, num_layers):
+            raise ConfigError(f"--ffn-width: {len(widths)} widths for {num_layers} layers; give one, or one per layer")
+        return widths if len(widths) == num_layers else widths * num_layers
 
 
-def _widths(text: str, num_layers: int) -> tuple[int, ...]:
+class _NarrowedTensors(ChangedTensors):
+    """The tensors of a model of which some are cut, along one axis each."""
+
+    def __init__(
+        self, source: TensorSource, shapes: Mapping[str, tuple[int, ...]], kept: Mapping[str, tuple[int, Channels]]
+    ) -> None:
+        super().__init__(source)
+        self._shapes, self._kept = shapes, kept
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor, after the cut. Raises CheckpointError when there is no such tensor."""
+        return self._shapes[name] if name in self._kept else self._source.shape(name)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """One tensor as a new C-contiguous array; it is read whole. Raises: CheckpointError, as the source does."""
+        if name not in self._kept:
+            return self._source.read(name, shape)
+        check_shape(name, self.shape(name), shape)
+        axis, channels = self._kept[name]
+        whole = self._source.read(name, self._source.shape(name))
+        return np.ascontiguousarray(np.take(whole, channels, axis=axis))
+
+    def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
+        """The integers of one matrix [N, K]; only its rows may be cut. Raises: as `read` does."""
+        if name not in self._kept:
+            return self._source.read_quantized(name, shape)
+        check_shape(name, self.shape(name), shape)
+        num_rows, num_columns = self._source.shape(name)
+        matrix = take_rows(self._source.read_quantized(name, (num_rows, num_columns)), self._kept[name][1])
+        assert isinstance(matrix, QuantizedMatrix), "rows of integers are integers"
+        return matrix
+
+
+def _kept(architecture: Architecture, widths: tuple[int, ...]) -> dict[str, tuple[int, Channels]]:
+    """Return the axis that is cut, and the indices that stay, of each tensor of the narrower layers."""
+    kept: dict[str, tuple[int, Channels]] = {}
+    for layer, (width, whole) in enumerate(zip(widths, architecture.ffn_widths, strict=True)):
+        channels = np.arange(width)
+        cuts = {
+            "gate": (0, channels),
+            "up": (0, channels),
+            "gate_up": (0, np.concatenate([channels, whole + channels])),
+            "down": (1, channels),
+        }
+        for name, (axis, indices) in cuts.items():
+            if width < whole and architecture.has(name):
+                stored_axis = 1 - axis if architecture.is_transposed(name) else axis
+                kept[architecture.names[name].format(layer=layer)] = stored_axis, indices
+                if axis == 0 and name in architecture.biases:
+                    kept[architecture.names[f"{name}_bias"].format(layer=layer)] = 0, indices
+    return kept
+
+
+def _numbers(text: str) -> tuple[int, ...]:
     try:
-        widths = tuple(int(part) for part in text.split(","))
+        return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"--ffn-width takes a number, or one per layer like 8192,4096, not '{text}'") from error
-    if len(widths) not in (1, num_layers):
-        raise ConfigError(f"--ffn-width: {len(widths)} widths for {num_layers} layers; give one, or one per layer")
-    return widths if len(widths) == num_layers else widths * num_layers

@@ -15,17 +15,50 @@ from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.checkpoints import StoredTensors, TensorSource
+from skipstone.exporters.families import Architecture
 from skipstone.exporters.transforms.peft_adapter import ADVICE, Adapter
-from skipstone.quant import QuantizedMatrix
+from skipstone.exporters.transforms.transform import ChangedTensors, Transform
 
-__all__ = ["MergedTensors", "merged"]
+__all__ = ["Lora", "MergedTensors", "merged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lora(Transform):
+    """Merges the PEFT adapter in `folder` into the weights of its base model."""
+
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"lora {self.folder}"
+
+    def requires(self, architecture: Architecture, tensors: TensorSource) -> None:
+        """Raise CheckpointError for a damaged adapter or one of another model, UnsupportedModel for another kind."""
+        self.change(architecture, tensors)
+
+    def change(self, architecture: Architecture, tensors: TensorSource) -> tuple[Architecture, MergedTensors]:
+        """Return the same architecture, the adapter added to its tensors."""
+        return architecture, merged(tensors, self.folder, tied=_tied(architecture))
+
+    def ensures(self, architecture: Architecture, tensors: TensorSource) -> None:
+        """Raise UnsupportedModel when embedding and head differ now, where they are one matrix.
+
+        An adapter may change both of them alike, or none; to compare them they are read, and no other weight is.
+        """
+        tied = _tied(architecture)
+        if tied is not None and isinstance(tensors, MergedTensors):
+            _require_alike(tensors, tied)
+
+
+def _tied(architecture: Architecture) -> tuple[str, str] | None:
+    """Return the names of embedding and head where they are one matrix."""
+    names = architecture.names
+    return (names["embedding"], names["head"]) if architecture.tied_embedding else None
 
 
 def merged(source: TensorSource, folder: Path, *, tied: tuple[str, str] | None) -> MergedTensors:
-    """The tensors of a base model, with the PEFT adapter in `folder` added to them.
+    """The tensors of a base model, with the PEFT adapter in `folder` added to them; no weight is read.
 
-    `tied` are the names of embedding and head where they are one matrix, else None. An adapter may change both of them
-    alike, or none; to compare them they are read, and no other weight is.
+    `tied` are the names of embedding and head where they are one matrix, else None.
     Raises: CheckpointError for an adapter that is damaged or of another model; UnsupportedModel for what cannot be
     merged, by name.
     """
@@ -37,10 +70,7 @@ def merged(source: TensorSource, folder: Path, *, tied: tuple[str, str] | None) 
             raise CheckpointError(f"{folder}: two names of the adapter mean the tensor {target!r}: save it again")
         base = tied[0] if tied is not None and target not in source.names() else target
         changes[target] = _change(adapter, name, base, source)
-    tensors = MergedTensors(source, adapter.tensors, changes)
-    if tied is not None:
-        _require_alike(tensors, tied, source.shape(tied[0]))
-    return tensors
+    return MergedTensors(source, adapter.tensors, changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,29 +86,17 @@ class _Change:
     is_transposed: bool  # the matrix lies [in, out]
 
 
-class MergedTensors:
-    """A TensorSource: the tensors of the base model, the changed ones merged each time that they are read."""
+class MergedTensors(ChangedTensors):
+    """The tensors of the base model, the changed ones merged each time that they are read."""
 
     def __init__(self, source: TensorSource, adapter: StoredTensors, changes: Mapping[str, _Change]) -> None:
-        self._source, self._adapter, self._changes = source, adapter, changes
+        super().__init__(source)
+        self._adapter, self._changes = adapter, changes
 
     @property
     def changed(self) -> frozenset[str]:
-        """The names of the tensors that the adapter changes."""
+        """The names of the tensors that the adapter changes; none of them is stored as integers."""
         return frozenset(self._changes)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all tensors of the base model as they are stored."""
-        return self._source.num_bytes
-
-    def names(self) -> frozenset[str]:
-        """The names of all tensors."""
-        return self._source.names()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one tensor. Raises CheckpointError when there is no such tensor."""
-        return self._source.shape(name)
 
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """One tensor as a new C-contiguous array; merging takes as much memory again.
@@ -108,19 +126,6 @@ class MergedTensors:
 
     def _whole(self, name: str) -> NDArray[np.float32]:
         return self._adapter.read(name, self._adapter.shape(name))
-
-    @property
-    def num_rounded(self) -> int:
-        """As in the base model."""
-        return self._source.num_rounded
-
-    def is_quantized(self, name: str) -> bool:
-        """Whether the tensor is stored as integers, which no adapter changes."""
-        return self._source.is_quantized(name)
-
-    def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
-        """The integers of one matrix [N, K] for which `is_quantized` holds. Raises: as `read` does."""
-        return self._source.read_quantized(name, shape)
 
 
 def _target(name: str, parts: Mapping[str, str], names: Collection[str], tied: tuple[str, str] | None) -> str:
@@ -193,7 +198,7 @@ def _check_shapes(adapter: Adapter, name: str, change: _Change, shape: tuple[int
             )
 
 
-def _require_alike(tensors: MergedTensors, tied: tuple[str, str], shape: tuple[int, ...]) -> None:
+def _require_alike(tensors: MergedTensors, tied: tuple[str, str]) -> None:
     """Raise UnsupportedModel when the adapter makes embedding and head differ."""
     changed = tensors.changed & {*tied}
     if not changed:
@@ -204,6 +209,7 @@ def _require_alike(tensors: MergedTensors, tied: tuple[str, str], shape: tuple[i
         raise UnsupportedModel(
             f"the adapter changes {min(changed)!r} and not {other!r}, but in this model they are one matrix: {advice}"
         )
+    shape = tensors.shape(tied[0])
     embedding, head = (tensors.read(name, shape) for name in tied)
     largest = np.abs(embedding).max()
     embedding -= head

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from skipstone.errors import ConfigError, UnsupportedModel
 from skipstone.exporters import ExportPlan
 
 if TYPE_CHECKING:
-    from skipstone.exporters.families import Architecture
     from skipstone.exporters.optimum import WrappedPlan
 
 __all__ = ["TransformersReference", "require_reference", "require_transformers"]
@@ -37,13 +35,13 @@ def require_reference(plan: ExportPlan | WrappedPlan) -> None:
     """Raise UnsupportedModel for a plan whose model transformers does not have, ConfigError without transformers."""
     require_transformers()
     if isinstance(plan, ExportPlan):
-        _settings(plan)
+        _ = plan.settings
 
 
 class TransformersReference:
     """Token ids to logits, by the checkpoint of a plan. Costs the memory of all its weights in float32.
 
-    A folder of Hugging Face is read by transformers itself. Where weights were changed on the way, merged, narrowed or
+    A folder of Hugging Face is read by transformers itself. Where weights were changed on the way, by a transform or
     unpacked, transformers gets them as the export reads them.
     Raises: ConfigError without torch and transformers; UnsupportedModel where transformers cannot load the model.
     """
@@ -79,32 +77,10 @@ def _load(plan: ExportPlan | WrappedPlan, torch: Any, transformers: Any) -> Any:
 
 
 def _from_tensors(plan: ExportPlan, torch: Any, transformers: Any) -> Any:
-    a, tensors = plan.architecture, plan.checkpoint.tensors
-    settings = transformers.AutoConfig.for_model(**_settings(plan))
-    wanted = replace(a, stored_widths=a.ffn_widths).tensor_shapes()
+    settings = transformers.AutoConfig.for_model(**plan.settings)
     weights = {
-        name: torch.from_numpy(np.ascontiguousarray(tensors.read(name, shape)[tuple(map(slice, wanted[name]))]))
-        for name, shape in a.tensor_shapes().items()
+        name: torch.from_numpy(np.ascontiguousarray(plan.checkpoint.tensors.read(name, shape)))
+        for name, shape in plan.architecture.tensor_shapes().items()
     }
     kind = type(transformers.AutoModelForCausalLM.from_config(settings))
     return kind.from_pretrained(None, config=settings, state_dict=weights, dtype=torch.float32)
-
-
-def _settings(plan: ExportPlan) -> dict[str, Any]:
-    """Return config.json of the model that the plan's weights make, as numbers."""
-    a = plan.architecture
-    config = {key: value for key, value in plan.checkpoint.config.items() if key != "quantization_config"}
-    return config if a.ffn_widths == a.stored_widths else _narrowed(config, a)
-
-
-def _narrowed(config: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
-    """Return the settings of the model with the narrower FFNs."""
-    inner = config.get("text_config")
-    if inner is not None:
-        return {**config, "text_config": _narrowed(inner, architecture)}
-    if "intermediate_size" not in config or architecture.has("gate_up"):
-        raise UnsupportedModel(f"--check cannot narrow a {architecture.family} of transformers; leave it out")
-    widths, is_list = architecture.ffn_widths, isinstance(config["intermediate_size"], list)
-    if not is_list and len(set(widths)) > 1:
-        raise UnsupportedModel(f"transformers has one FFN width for a {architecture.family}; leave --check out")
-    return {**config, "intermediate_size": [*widths] if is_list else widths[0]}

@@ -20,13 +20,12 @@ PROMPT = "class Stack:"
 def run(quiet: QuietOption = False) -> None:
     """Export the bundled model and run it, in seconds."""
     from skipstone.api import load, plan
-    from skipstone.api import write as write_bundle
 
     console = notes(quiet=quiet)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        chosen, target = plan("pebble"), Path(folder) / "pebble"
-        write_bundle(chosen, target, command="skipstone demo")
+        target = Path(folder) / "pebble"
+        plan("pebble").write(target, command="skipstone demo")
         size = sum(file.stat().st_size for file in target.iterdir())
         console.print(f"exported pebble to int4: {size / 1e6:.1f} MB in {time.perf_counter() - start:.1f} s")
         model, piece = load(target), None

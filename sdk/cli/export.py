@@ -7,17 +7,13 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.progress import DownloadColumn
 
 from skipstone.cli.options import QuietOption
 from skipstone.cli.terminal import notes, progress_bar
-
-if TYPE_CHECKING:
-    from skipstone.exporters import ExportPlan
-    from skipstone.exporters.optimum import WrappedPlan
 
 NAME = "export"
 EXAMPLES = """\b
@@ -117,7 +113,7 @@ def run(
 
     The folder appears whole or not at all.
     """
-    from skipstone.api import plan, write
+    from skipstone.api import plan
     from skipstone.check import ExportCheck, require_transformers
     from skipstone.runtime.bundle import Bundle, BundleWriter
 
@@ -144,10 +140,9 @@ def run(
     console = notes(quiet=quiet)
     for remark in chosen.remarks:
         console.print(remark)
-    total, bytes_each = _work(chosen)
+    total, bytes_each = chosen.work
     with progress_bar("exporting", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
-        write(
-            chosen,
+        chosen.write(
             output,
             force=force,
             command=shlex.join(["skipstone", *sys.argv[1:]]),
@@ -161,13 +156,3 @@ def run(
     if manifest.draft_model:
         size += f" with a drafter of {manifest.draft_model_bytes / 1e6:.1f} MB"
     console.print(f"{output}: {precision.value}, {size}, {time.perf_counter() - start:.1f} s")
-
-
-def _work(chosen: ExportPlan | WrappedPlan) -> tuple[float | None, float]:
-    """Return the bytes to read, None where we do not read them ourselves, and the bytes of a parameter."""
-    from skipstone.exporters import ExportPlan
-
-    if not isinstance(chosen, ExportPlan):
-        return None, 0.0
-    total = sum(model.checkpoint.tensors.num_bytes for model in chosen.models)
-    return total, total / sum(model.num_parameters for model in chosen.models)

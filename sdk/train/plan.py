@@ -15,9 +15,8 @@ import tokenizers
 
 from skipstone.bundled import BUNDLED
 from skipstone.errors import ConfigError, OutputError
-from skipstone.exporters import ExportPlan, plan_export
+from skipstone.exporters import ExportOptions, ExportPlan, plan_export
 from skipstone.exporters.checkpoints import ADAPTERS_FILE, weights_identity
-from skipstone.quant import Recipe
 from skipstone.runtime.text import LEAST_TOKENS, WINDOW, Tokenizer, windows_of
 from skipstone.train.head import require_torch
 from skipstone.train.state import PartialRun
@@ -159,7 +158,7 @@ def _export(checkpoint: str | Path, training: ExitTraining) -> ExportPlan:
     if training.exits == "none":
         raise ConfigError("there is nothing to train without exits; give auto or layer numbers like 4,8")
     source = BUNDLED.get(str(checkpoint), checkpoint)
-    export = plan_export(source, Recipe.named("fp32"), exits=training.exits, exit_adapters="none")
+    export = plan_export(source, ExportOptions.of(precision="fp32", exits=training.exits, exit_adapters="none"))
     if not export.exits:
         raise ConfigError("this model has one layer, so there is no place for an exit")
     return export

@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from skipstone.exporters import write_bundle
 from skipstone.exporters.checkpoints import adapters_bytes
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods.depth import depth_hidden
@@ -61,7 +60,7 @@ def train(
     folders = tempfile.TemporaryDirectory(prefix="skipstone-", ignore_cleanup_errors=True)
     with folders as folder, threads_for(plan.export.architecture.dimensions):
         bundle = Path(folder) / "bundle"
-        write_bundle(plan.export, bundle)
+        plan.export.write(bundle)
         trainer = _Trainer(plan, Model.open(bundle))
         try:
             trainer.run(on_progress, save_every_s)

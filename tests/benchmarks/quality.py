@@ -15,7 +15,7 @@ from pathlib import Path
 from skipstone.bench import benchmark
 from skipstone.bundled import BUNDLED
 from skipstone.evaluate import evaluate
-from skipstone.exporters import plan_export, write_bundle
+from skipstone.exporters import ExportOptions, plan_export
 from skipstone.exporters.families import Architecture
 from skipstone.quant import Recipe, TensorRecipe
 from skipstone.runtime.engine import Model
@@ -74,15 +74,15 @@ def main() -> None:
     source, texts = BUNDLED.get(args.checkpoint, args.checkpoint), [args.text.read_text(encoding="utf-8")]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fp32"
-        plan = plan_export(source, Recipe.named("fp32"))
-        write_bundle(plan, path)
+        plan = plan_export(source, ExportOptions.of(precision="fp32"))
+        plan.write(path)
         reference = Model.open(path)
         sizes = matrices(plan.architecture)
         print("| recipe | bits per weight | MB | perplexity | KL | top-1 kept | tokens/s |")
         print("|---|---|---|---|---|---|---|")
         for name, recipe in {"fp32": Recipe.named("fp32"), **RECIPES}.items():
             path = Path(folder) / "trial"
-            write_bundle(plan_export(source, recipe), path, force=True)
+            plan_export(source, ExportOptions(recipe=recipe)).write(path, force=True)
             model = Model.open(path)
             result = evaluate(model, texts, reference=reference, max_tokens=args.max_tokens)
             speed = benchmark(path, runs=args.runs).decode_tokens_per_s

@@ -17,7 +17,7 @@ from tokenizers import decoders, models
 from skipstone import bundled as pebble
 from skipstone.api import export, plan
 from skipstone.errors import BundleError, ConfigError
-from skipstone.exporters import plan_export
+from skipstone.exporters import ExportOptions, plan_export
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Model
@@ -81,9 +81,10 @@ def test_a_drafter_of_half_the_size_or_more_is_refused(refused: Refused, make_ch
 
 def test_a_drafter_that_carries_a_drafter_is_refused(make_checkpoint: MakeCheckpoint) -> None:
     recipe, smallest = Recipe.named("fp32"), make_checkpoint(num_hidden_layers=1)
-    middle = plan_export(make_checkpoint(), recipe, draft_model=plan_export(smallest, recipe))
+    options = ExportOptions(recipe=recipe)
+    middle = plan_export(make_checkpoint(), options, draft_model=plan_export(smallest, options))
     with pytest.raises(ConfigError, match="it carries a draft model of its own; plan it without one"):
-        plan_export(make_checkpoint(num_hidden_layers=12), recipe, draft_model=middle)
+        plan_export(make_checkpoint(num_hidden_layers=12), options, draft_model=middle)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_the_drafter_gets_the_precision_of_the_target_or_its_own(tiny_checkpoint
 
 
 def test_the_precision_of_a_drafter_without_a_drafter_is_refused(tiny_checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match="the drafter's precision is int8, but there is no drafter"):
+    with pytest.raises(ConfigError, match="the draft model's precision is int8, but there is no draft model"):
         plan(tiny_checkpoint, drafter_precision="int8")
 
 

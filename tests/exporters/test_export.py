@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from skipstone.api import export, plan
 from skipstone.errors import CheckpointError, ConfigError, OutputError, UnsupportedModel
-from skipstone.exporters import plan_export, write_bundle
+from skipstone.exporters import ExportOptions, plan_export
 from skipstone.quant import Recipe, TensorRecipe
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model
@@ -262,9 +262,10 @@ def test_a_taken_place_is_replaced_by_force(checkpoint: Path, tmp_path: Path) ->
 def test_progress_counts_every_parameter_once(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, precision: str, tied: bool, exits: str
 ) -> None:
-    chosen = plan_export(make_checkpoint(tie_word_embeddings=tied), Recipe.named(precision), exits=exits)
+    options = ExportOptions(recipe=Recipe.named(precision), exits=exits)
+    chosen = plan_export(make_checkpoint(tie_word_embeddings=tied), options)
     counts: list[int] = []
-    write_bundle(chosen, tmp_path / "out", on_progress=counts.append)
+    chosen.write(tmp_path / "out", on_progress=counts.append)
     assert sum(counts) == chosen.num_parameters
     assert len(counts) == len(chosen.architecture.tensor_shapes())
 
@@ -272,7 +273,7 @@ def test_progress_counts_every_parameter_once(
 def test_progress_counts_the_parameters_of_the_drafter_too(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     chosen = plan(make_checkpoint(), drafter=make_checkpoint(num_hidden_layers=1))
     counts: list[int] = []
-    write_bundle(chosen, tmp_path / "out", on_progress=counts.append)
+    chosen.write(tmp_path / "out", on_progress=counts.append)
     assert sum(counts) == sum(model.num_parameters for model in chosen.models) > chosen.num_parameters
 
 
@@ -306,7 +307,7 @@ def test_a_quantized_bundle_stays_close_to_the_checkpoint(
     """Sizes 52 and 76 fill no block. `bound` is in nats per token; the logits of other positions are 0.15 off."""
     checkpoint = make_checkpoint(tie_word_embeddings=tied, initializer_range=0.1)
     recipe = Recipe.named(precision, group_size=group_size, symmetric=symmetric)
-    write_bundle(plan_export(checkpoint, recipe), tmp_path / "out")
+    plan_export(checkpoint, ExportOptions(recipe=recipe)).write(tmp_path / "out")
     found, wanted = logits_of(tmp_path / "out"), reference_logits(checkpoint, TOKEN_IDS)
     assert 0 < kl(wanted, found) < bound
     assert kl(wanted, found[::-1]) > 0.1
@@ -317,6 +318,6 @@ def test_a_recipe_may_give_every_tensor_its_own_bits(
 ) -> None:
     checkpoint = make_checkpoint(initializer_range=0.1)
     rules = (("*", TensorRecipe(bits=32)), ("layers.*.down", TensorRecipe(bits=8)), ("embedding", TensorRecipe(bits=4)))
-    write_bundle(plan_export(checkpoint, Recipe(name="mixed", rules=rules)), tmp_path / "out")
+    plan_export(checkpoint, ExportOptions(recipe=Recipe(name="mixed", rules=rules))).write(tmp_path / "out")
     found, wanted = logits_of(tmp_path / "out"), reference_logits(checkpoint, TOKEN_IDS)
     assert 0 < kl(wanted, found) < 0.02

@@ -130,7 +130,7 @@ def test_what_config_json_does_not_say_is_what_transformers_takes() -> None:
         theirs.num_key_value_heads,
         theirs.head_dim,
     ]
-    assert found.stored_widths == tuple(theirs.intermediate_size)
+    assert found.ffn_widths == tuple(theirs.intermediate_size)
     assert found.windows == tuple(512 if kind == SLIDING else None for kind in theirs.layer_types)
     assert found.altup.sparsities == tuple(theirs.activation_sparsity_pattern)
     assert [owner != layer for layer, owner in enumerate(owners)] == [

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from skipstone.bench import benchmark
 from skipstone.errors import CheckFailed, CheckpointError, ConfigError, SkipstoneError, UnsupportedModel
+from skipstone.exporters import ExportOptions
 from skipstone.exporters.optimum import plan as via_optimum
-from skipstone.exporters.optimum import plan_wrapped, refuse_options, write_wrapped
+from skipstone.exporters.optimum import plan_wrapped
 from skipstone.language_model import LanguageModel
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
@@ -38,6 +39,7 @@ from tests.runtime.engine.test_sequence import Machine
 Logits = NDArray[np.float32]
 ReferenceLogits = Callable[[Path, tuple[int, ...]], Logits]
 FP32 = Recipe.named("fp32")
+OPTIONS = ExportOptions(recipe=FP32)
 TOKEN_IDS = tuple(np.random.default_rng(0).integers(3, 300, size=30).tolist())
 PROMPT = "def add(first"
 # Learned positions and Gemm nodes; positions turned in pairs, which the config names in the older way; slopes, and no
@@ -133,7 +135,8 @@ def wrap(tmp_path_factory: pytest.TempPathFactory, traced: Callable[[Path, Path]
             patch.setattr(via_optimum, "require_optimum", lambda: None)
             patch.setattr(via_optimum, "run_optimum", run)
             try:
-                write_wrapped(plan_wrapped(checkpoint, recipe), target, command="skipstone export", check=check)
+                plan = plan_wrapped(checkpoint, ExportOptions(recipe=recipe))
+                plan.write(target, command="skipstone export", check=check)
             except SkipstoneError:
                 assert list(target.parent.iterdir()) == [], "nothing is left of what failed"
                 raise
@@ -332,10 +335,21 @@ def test_what_a_wrapped_graph_cannot_do_is_refused_by_name(wrapped_opt: Model) -
         sequence.extend(Draft((5, 6), "test", (0, 0)))
 
 
-def test_an_option_that_would_change_the_graph_is_refused_by_name() -> None:
-    refuse_options(exits=None, drafter=None)
-    with pytest.raises(ConfigError, match=r"ffn-width 0\.5 does not go with optimum"):
-        refuse_options(exits=None, ffn_width=0.5)
+@pytest.mark.parametrize(
+    ("options", "draft_model", "message"),
+    [
+        ({"ffn_width": "8", "draft_head": 64}, None, "ffn-width 8"),
+        ({"lora": "folder"}, None, "lora folder"),
+        ({"draft_head": 64}, None, "draft-head 64"),
+        ({"exit_adapters": "none"}, None, "exit-adapters none"),
+        ({}, "small", "draft-model small"),
+    ],
+)
+def test_an_option_that_would_change_the_graph_is_refused_by_name(
+    options: dict[str, Any], draft_model: str | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{message} does not go with optimum, whose graph stays as it is"):
+        plan_wrapped("no such folder", ExportOptions.of(**options), draft_model=draft_model)
 
 
 Edit = Callable[[onnx.ModelProto], None]
@@ -524,7 +538,7 @@ def test_optimum_runs_in_a_process_of_its_own(
 ) -> None:
     traced(opt, tmp_path / "made")
     fake_optimum(f"shutil.copytree({str(tmp_path / 'made')!r}, output); assert name == {str(opt)!r}")
-    write_wrapped(plan_wrapped(opt, FP32), tmp_path / "out")
+    plan_wrapped(opt, OPTIONS).write(tmp_path / "out")
     assert_close(logits_of(Model.open(tmp_path / "out")), reference_logits(opt, TOKEN_IDS))
 
 
@@ -544,19 +558,19 @@ def test_what_optimum_says_is_the_reason(
 ) -> None:
     fake_optimum(body)
     with pytest.raises(UnsupportedModel, match=message):
-        write_wrapped(plan_wrapped(opt, FP32), tmp_path / "out")
+        plan_wrapped(opt, OPTIONS).write(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(find_spec("optimum") is not None, reason="optimum is installed")
 def test_a_missing_optimum_is_named_before_anything_is_read() -> None:
     with pytest.raises(ConfigError, match=r"pip install 'skipstone\[optimum\]'"):
-        plan_wrapped("no such folder", FP32)
+        plan_wrapped("no such folder", OPTIONS)
 
 
 @with_optimum
 def test_what_optimum_makes_gives_the_logits_of_transformers(
     checkpoint: Path, tmp_path: Path, reference_logits: ReferenceLogits
 ) -> None:
-    write_wrapped(plan_wrapped(checkpoint, FP32), tmp_path / "out")
+    plan_wrapped(checkpoint, OPTIONS).write(tmp_path / "out")
     assert_close(logits_of(Model.open(tmp_path / "out")), reference_logits(checkpoint, TOKEN_IDS))

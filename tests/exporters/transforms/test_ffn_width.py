@@ -20,7 +20,7 @@ from skipstone.errors import ConfigError, UnsupportedModel
 from skipstone.exporters import ExportPlan
 from skipstone.exporters.checkpoints import Checkpoint
 from skipstone.exporters.families import read_architecture
-from skipstone.exporters.transforms import narrowed
+from skipstone.exporters.transforms import FfnWidth, apply
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model
 from tests.exporters.test_export_ways import TARGETS, write_gptq
@@ -158,11 +158,12 @@ def test_one_width_is_for_every_layer_and_several_are_one_for_each(
 ) -> None:
     checkpoint = Checkpoint.open(tiny_checkpoint)
     whole = read_architecture(checkpoint.config)
-    each = narrowed(whole, checkpoint.tensors, f",{spaces}".join(map(str, widths)))
-    assert (each.ffn_widths, each.stored_widths) == (tuple(widths), (STORED,) * 4)
-    assert each.dimensions.intermediate_size == max(widths)
-    assert each.tensor_shapes() == whole.tensor_shapes(), "what is stored stays"
-    alike = narrowed(whole, checkpoint.tensors, str(widths[0]))
+    each, tensors, _ = apply([FfnWidth(f",{spaces}".join(map(str, widths)))], whole, checkpoint.tensors)
+    assert each.ffn_widths == tuple(widths) and each.dimensions.intermediate_size == max(widths)
+    for name, shape in each.tensor_shapes().items():
+        stored = checkpoint.tensors.read(name, whole.tensor_shapes()[name])
+        np.testing.assert_array_equal(tensors.read(name, shape), stored[tuple(map(slice, shape))])
+    alike, _, _ = apply([FfnWidth(str(widths[0]))], whole, checkpoint.tensors)
     assert alike.ffn_widths == (widths[0],) * 4
 
 
@@ -201,9 +202,8 @@ def test_integers_are_not_cut_but_may_stay(make_checkpoint: MakeCheckpoint, tmp_
     assert isinstance(whole, ExportPlan) and whole.num_kept == 14
 
 
-@pytest.mark.usefixtures("unreadable")
-def test_a_refusal_reads_no_weight_and_writes_nothing(cli: CommandLine, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    done = cli("export", tiny_checkpoint, "-o", tmp_path / "out", "--ffn-width", "8k")
+def test_nonsense_is_refused_before_the_checkpoint_is_opened(cli: CommandLine, tmp_path: Path) -> None:
+    done = cli("export", tmp_path / "nowhere", "-o", tmp_path / "out", "--ffn-width", "8k")
     assert (done.code, done.out) == (2, "")
     assert done.err == "skipstone: --ffn-width takes a number, or one per layer like 8192,4096, not '8k'\n"
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]

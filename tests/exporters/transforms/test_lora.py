@@ -21,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.checkpoints import StoredTensors, safetensors_in
-from skipstone.exporters.transforms import merged
+from skipstone.exporters.families import Architecture, read_architecture
+from skipstone.exporters.transforms import Lora, MergedTensors, apply, merged
 from skipstone.quant import QuantizedMatrix
 
 Arrays = dict[str, NDArray[Any]]
@@ -33,6 +34,10 @@ TARGETS = ["q_proj", "v_proj", "down_proj"]
 
 def weights_of(checkpoint: Path) -> StoredTensors:
     return StoredTensors(safetensors_in(checkpoint / "model.safetensors"))
+
+
+def architecture_of(checkpoint: Path) -> Architecture:
+    return read_architecture(json.loads((checkpoint / "config.json").read_text()))
 
 
 def trained(checkpoint: Path, **config: Any) -> Any:
@@ -150,14 +155,14 @@ def test_a_change_of_only_one_of_two_tied_matrices_is_refused(
     checkpoint = make_checkpoint(tie_word_embeddings=True, **SMALL)
     folder = saved(trained(checkpoint, **config), tmp_path)
     with pytest.raises(UnsupportedModel, match=r"the adapter changes .* and not .*one matrix"):
-        merged(weights_of(checkpoint), folder, tied=TIED)
+        apply([Lora(folder)], architecture_of(checkpoint), weights_of(checkpoint))
 
 
 def test_different_changes_of_tied_matrices_are_refused(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
     checkpoint = make_checkpoint(tie_word_embeddings=True, **SMALL)
     folder = saved(trained(checkpoint, target_modules=["embed_tokens", "lm_head"]), tmp_path)
     with pytest.raises(UnsupportedModel, match=r"makes 'model\.embed_tokens\.weight' and 'lm_head\.weight' differ"):
-        merged(weights_of(checkpoint), folder, tied=TIED)
+        apply([Lora(folder)], architecture_of(checkpoint), weights_of(checkpoint))
 
 
 @pytest.mark.parametrize(
@@ -173,8 +178,11 @@ def test_equal_changes_of_tied_matrices_give_the_logits_of_the_adapter(
     """PEFT's own merge would add the change twice to the shared matrix, so its logits before merging are compared."""
     checkpoint = make_checkpoint(tie_word_embeddings=True, **SMALL)
     adapted = trained(checkpoint, ensure_weight_tying=True, **config)
-    tensors = merged(weights_of(checkpoint), saved(adapted, tmp_path), tied=TIED)
-    assert tensors.changed >= {*TIED} and TIED[1] not in tensors.names()
+    lora = Lora(saved(adapted, tmp_path))
+    architecture = architecture_of(checkpoint)
+    same, tensors, transforms = apply([lora], architecture, weights_of(checkpoint))
+    assert same is architecture and transforms == (lora,)
+    assert isinstance(tensors, MergedTensors) and tensors.changed >= {*TIED} and TIED[1] not in tensors.names()
     plain = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     plain.load_state_dict(
         {name: torch.tensor(tensors.read(name, tensors.shape(name))) for name in tensors.names()}, strict=False

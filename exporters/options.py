@@ -1,0 +1,103 @@
+"""What an export may be asked for, beside the checkpoint itself: one frozen record, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack
+
+from skipstone.errors import ConfigError
+from skipstone.exporters.stages import check_draft_head, check_layers
+from skipstone.exporters.transforms import FfnWidth, Lora, Transform
+from skipstone.quant import Recipe
+
+__all__ = ["ExportKeywords", "ExportOptions", "PlanKeywords", "Precision"]
+
+Precision = Literal["int4", "int4-fast", "int8", "fp32"]
+
+
+class _SameKeywords(TypedDict, total=False):
+    """The keywords that are fields of `ExportOptions` as they are."""
+
+    exits: str
+    cuts: str
+    revision: str | None
+    draft_head: str | int | None
+    exit_adapters: str | Path
+
+
+class ExportKeywords(_SameKeywords, total=False):
+    """All keywords of `ExportOptions.of`, for functions that pass them on."""
+
+    precision: Precision
+    group_size: int | None
+    lora: str | Path | None
+    ffn_width: str | None
+    transforms: Iterable[Transform]
+
+
+class PlanKeywords(ExportKeywords, total=False):
+    """All keywords of `skipstone.api.plan`: the draft model is a checkpoint with a plan of its own."""
+
+    draft_model: str | Path | None
+    draft_model_precision: Precision | None
+    drafter: str | Path | None
+    drafter_precision: Precision | None
+    via: Literal["optimum"] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """How one checkpoint becomes a bundle; by default it is the whole model, in one piece.
+
+    `exits` is `none`, `auto` or layer numbers like `4,8`, after which the model may stop; `cuts` is `none`, `each` or
+    layer numbers, after which stages end too. `revision` is a branch, tag or commit of a checkpoint on the hub.
+    `transforms` change the model before its graph is written, one after the other. `draft_head` is `auto` or how many
+    tokens the head for drafts knows, None for no such head. `exit_adapters` is a file that `train-exits` made, `none`,
+    or `auto`: the one in the checkpoint's folder, if any.
+    Raises: ConfigError for what is right for no model at all.
+    """
+
+    recipe: Recipe
+    exits: str = "none"
+    cuts: str = "none"
+    revision: str | None = None
+    transforms: tuple[Transform, ...] = ()
+    draft_head: str | int | None = None
+    exit_adapters: str | Path = "auto"
+
+    def __post_init__(self) -> None:
+        check_layers(self.exits, option="--exits", word="auto")
+        check_layers(self.cuts, option="--cuts", word="each")
+        if self.draft_head is not None:
+            check_draft_head(self.draft_head)
+        for transform in self.transforms:
+            if not isinstance(transform, Transform):
+                raise ConfigError(f"{transform!r} is no transform: pass objects of a class derived from Transform")
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        precision: Precision = "int4",
+        group_size: int | None = None,
+        lora: str | Path | None = None,
+        ffn_width: str | None = None,
+        transforms: Iterable[Transform] = (),
+        **fields: Unpack[_SameKeywords],
+    ) -> ExportOptions:
+        """Return the options that are called so in `skipstone.export` and on the command line.
+
+        `precision` and `group_size` choose a recipe; the transforms of `lora` and `ffn_width` come before the others.
+        Raises: ConfigError.
+        """
+        try:
+            recipe = Recipe.named(precision, group_size=group_size)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        named = (
+            *(() if lora is None else (Lora(Path(lora)),)),
+            *(() if ffn_width is None else (FfnWidth(ffn_width),)),
+        )
+        return cls(recipe=recipe, transforms=(*named, *transforms), **fields)
