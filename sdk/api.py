@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from skipstone.bundled import BUNDLED, bundled_bundle, cache_folder
+from skipstone.bundled import BUNDLED, bundled_bundle, notes_folder
 from skipstone.errors import ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.bundle import BundleWriter
@@ -44,7 +44,7 @@ def load(
         resolve(bundle),
         device=device,
         threads=threads,
-        profiles=cache_folder() / "profiles",
+        profiles=notes_folder(),
         draft_model=None if draft_model is None else resolve(draft_model),
     )
     if suffix_memory is not None:

@@ -13,7 +13,7 @@ from skipstone.errors import BundleError, OutputError
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
 
-__all__ = ["BUNDLED", "bundled_bundle", "cache_folder"]
+__all__ = ["BUNDLED", "bundled_bundle", "cache_folder", "notes_folder"]
 
 _HERE = Path(__file__).parent / "models"
 BUNDLED: Mapping[str, Path] = {name: _HERE / name for name in ("pebble", "pebble-mini")}
@@ -27,6 +27,11 @@ def cache_folder() -> Path:
     if stated := os.environ.get("SKIPSTONE_CACHE"):
         return Path(stated)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skipstone"
+
+
+def notes_folder() -> Path:
+    """Return the folder for all that is found out about bundles: measurements, calibrations, layers to leave out."""
+    return cache_folder() / "profiles"
 
 
 def bundled_bundle(name: str) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from skipstone.runtime.bundle.bundle import Bundle
 from skipstone.runtime.bundle.manifest import Dimensions, FileEntry, LayerCache, Manifest, Provenance, StageEntry
-from skipstone.runtime.bundle.notes import keep_json
+from skipstone.runtime.bundle.notes import Note
+from skipstone.runtime.bundle.typed_json import parse_json, read_typed
 from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
 
 __all__ = [
@@ -15,9 +16,11 @@ __all__ = [
     "FileEntry",
     "LayerCache",
     "Manifest",
+    "Note",
     "Provenance",
     "StageEntry",
     "finish",
-    "keep_json",
+    "parse_json",
+    "read_typed",
     "write_manifest",
 ]

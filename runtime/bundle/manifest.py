@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from skipstone.errors import BundleError
+from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
 
 __all__ = [
     "FORMAT_VERSION",
@@ -28,14 +28,6 @@ MANIFEST_NAME = "skipstone.json"
 FORMAT_VERSION = 5
 GRAPHS = ("skipstone", "optimum")
 CACHE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "int8": 1}
-JSON_NAMES: Mapping[type, str] = {
-    str: "a string",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,12 +243,11 @@ class Manifest:
         Raises: BundleError with the path of the field that is wrong, or when a newer version is needed to read it.
         """
         try:
-            data = json.loads(text, object_pairs_hook=_unique_keys)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"the manifest is not JSON: {error}") from error
-        _refuse_newer(data)
-        manifest: Manifest = _read(cls, _upgraded(data), "")
-        return manifest
+            data = parse_json(text)
+            _refuse_newer(data)
+            return read_typed(cls, _upgraded(data), name="the manifest")
+        except DataError as error:
+            raise BundleError(str(error)) from error
 
 
 def _require(holds: bool, message: str) -> None:
@@ -269,12 +260,6 @@ def _check_file_name(name: str) -> None:
     parts_fit = all(part not in ("", ".", "..") for part in name.split("/"))
     fits = parts_fit and name.isprintable() and "\\" not in name and ":" not in name
     _require(fits, f"{name!r} is not a file name inside the bundle")
-
-
-def _format_of(data: object) -> int:
-    """Return the format version that `data` states, 0 where it states none."""
-    found = data.get("format_version") if isinstance(data, dict) else None
-    return found if type(found) is int else 0
 
 
 # The fields that each format added, with what their absence means.
@@ -291,7 +276,7 @@ RENAMED_FIELDS = ((5, "drafter", "draft_model"),)
 
 def _upgraded(data: Any) -> Any:
     """Return the data of an older format as today's has it; other data as it is."""
-    found = _format_of(data)
+    found = format_of(data)
     added = {key: value for number, fields in ADDED_FIELDS.items() if number > found for key, value in fields.items()}
     renamed = {old: new for number, old, new in RENAMED_FIELDS if number > found}
     if not 1 <= found < FORMAT_VERSION or {*added, *renamed.values()} & data.keys():
@@ -301,60 +286,9 @@ def _upgraded(data: Any) -> Any:
 
 
 def _refuse_newer(data: object) -> None:
-    found = _format_of(data)
+    found = format_of(data)
     if found > FORMAT_VERSION:
         raise BundleError(
             f"bundle format {found} is newer than this skipstone {version('skipstone')} reads ({FORMAT_VERSION}): "
             "upgrade with pip install -U skipstone"
         )
-
-
-def _unique_keys(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the field {key!r} stands twice")
-        found[key] = value
-    return found
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """Return JSON `value` as `kind`: a dataclass, tuple[X, ...], Mapping[str, X], X | None, a plain type or object."""
-    if kind is object:
-        return value
-    if is_dataclass(kind):
-        return _read_fields(kind, _typed(dict, value, where), where)
-    arguments = get_args(kind)
-    if get_origin(kind) is UnionType:
-        return None if value is None else _read(arguments[0], value, where)
-    if get_origin(kind) is tuple:
-        items = _typed(list, value, where)
-        return tuple(_read(arguments[0], item, f"{where}[{number}]") for number, item in enumerate(items))
-    if get_origin(kind) is Mapping:
-        entries = _typed(dict, value, where)
-        return {key: _read(arguments[1], item, f"{where}[{key!r}]") for key, item in entries.items()}
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        return float(value)
-    return _typed(kind, value, where)
-
-
-def _read_fields(kind: Any, values: dict[str, object], where: str) -> Any:
-    prefix = f"{where}." if where else ""
-    wanted = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
-    for name in names:
-        _require(name in values, f"{prefix}{name} is missing")
-    for name in values:
-        _require(name in names, f"{where or 'the manifest'} has an unknown field {name!r}")
-    arguments = {name: _read(wanted[name], values[name], prefix + name) for name in names}
-    try:
-        return kind(**arguments)
-    except BundleError as error:
-        raise BundleError(f"{where}: {error}" if where else str(error)) from error
-
-
-def _typed(kind: type, value: Any, where: str) -> Any:
-    if type(value) is not kind:
-        found = JSON_NAMES[type(value)] if isinstance(value, list | dict) else json.dumps(value)[:60]
-        raise BundleError(f"{where or 'the manifest'}: {JSON_NAMES[kind]} is wanted, found {found}")
-    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from skipstone.runtime.costs.curve import CostCurve
 from skipstone.runtime.costs.exit_times import MOST_BEHIND, ExitTimes, exit_times, tokens_per_s
 from skipstone.runtime.costs.measure import MAX_ROWS, measure_costs
-from skipstone.runtime.costs.profile import cost_curve, profile_path, save_curve
+from skipstone.runtime.costs.profile import cost_curve, costs_note, device_note
 from skipstone.runtime.costs.stage_times import (
     LONGEST,
     ROWS,
@@ -30,10 +30,10 @@ __all__ = [
     "best_length",
     "best_speed_up",
     "cost_curve",
+    "costs_note",
+    "device_note",
     "exit_times",
     "measure_costs",
-    "profile_path",
-    "save_curve",
     "speed_up",
     "stage_times",
     "tokens_per_s",

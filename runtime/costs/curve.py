@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 from skipstone.errors import ConfigError
 
@@ -40,19 +39,6 @@ class CostCurve:
         for rows in range(1, max_rows + 1):
             costs.append(max(costs[-1], _between(self.rows, line, rows)))
         return costs
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data that `from_json` reads."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> CostCurve:
-        """Return the curve in `data`. Raises: ConfigError when it holds none."""
-        try:
-            seconds = tuple(tuple(map(float, line)) for line in data["seconds"])
-            return cls(rows=tuple(map(int, data["rows"])), contexts=tuple(map(int, data["contexts"])), seconds=seconds)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ConfigError(f"not a cost curve: {error}") from error
 
 
 def _between(points: Sequence[int], values: Sequence[float], point: int) -> float:

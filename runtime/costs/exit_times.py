@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
 
-from skipstone.runtime.bundle import keep_json
-from skipstone.runtime.costs.profile import profile_path
+from skipstone.runtime.costs.profile import device_note
 from skipstone.runtime.engine import Draft, Model, Sequence, exit_stages
 from skipstone.runtime.sampling import gap, saturation
 
@@ -37,7 +34,7 @@ class ExitTimes:
 
     full_s: float
     exit_s: Mapping[int, float]
-    late_s: Mapping[int, SequenceOf[float]]
+    late_s: Mapping[int, tuple[float, ...]]
     states_s: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     def rate(self, num_layers: int, share: float, *, reads_states: bool = False) -> float:
@@ -72,33 +69,8 @@ def tokens_per_s(share: float, leave_s: float, late_s: SequenceOf[float], *, sta
 
 def exit_times(model: Model) -> ExitTimes:
     """Return what the exits of this model cost here; measured when no file knows it: some 800 calls."""
-    return model.shared.get("exit times", lambda: _load(model) or _measured(model))
-
-
-def _path(model: Model) -> Path | None:
-    costs = profile_path(model)
-    return None if costs is None else costs.with_name(costs.name.replace("costs-", "exit-times-"))
-
-
-def _load(model: Model) -> ExitTimes | None:
-    path = _path(model)
-    if path is None:
-        return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        exit_s = {int(key): float(value) for key, value in data["exit_s"].items()}
-        late_s = {int(key): [*map(float, values)] for key, values in data["late_s"].items()}
-        states_s = {int(key): (float(stages), float(head)) for key, (stages, head) in data["states_s"].items()}
-        return ExitTimes(float(data["full_s"]), exit_s, late_s, states_s)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # missing, damaged or of an earlier version, so measured
-
-
-def _measured(model: Model) -> ExitTimes:
-    times, path = _measure(model), _path(model)
-    if path is not None:
-        keep_json(asdict(times), path)  # where it cannot be kept it is measured again
-    return times
+    note = device_note(ExitTimes, model, name="exit-times", what="times of exits")
+    return model.shared.get("exit times", lambda: note.find_or_make(model.profiles, lambda: _measure(model)))
 
 
 def _measure(model: Model) -> ExitTimes:
@@ -109,11 +81,11 @@ def _measure(model: Model) -> ExitTimes:
     sequence = model.new_sequence(context_length=min(model.manifest.context_length, 4 * MOST_BEHIND))
     full: list[float] = []
     exit_s: dict[int, float] = {}
-    late_s: dict[int, list[float]] = {}
+    late_s: dict[int, tuple[float, ...]] = {}
     states_s: dict[int, tuple[float, float]] = {}
     for num_layers, num_stages in exit_stages(model).items():
         peeks: list[float] = []
-        late_s[num_layers] = []
+        late_rows: list[float] = []
         for rows in ROWS:
             late = []
             for turn in range(1 + ROUNDS):
@@ -122,8 +94,8 @@ def _measure(model: Model) -> ExitTimes:
                 if turn:
                     peeks += spent
                     late.append(caught_up)
-            late_s[num_layers].append(min(late))
-        exit_s[num_layers] = min(peeks)
+            late_rows.append(min(late))
+        late_s[num_layers], exit_s[num_layers] = tuple(late_rows), min(peeks)
         if num_stages > 1:
             states_s[num_layers] = _states_s(sequence, num_stages)
     return ExitTimes(min(full), exit_s, late_s, states_s)

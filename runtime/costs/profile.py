@@ -1,66 +1,59 @@
-"""The cost curve of a model on this device: measured once, then read from a file."""
+"""What calls of a model cost on this device: measured once, then read from a file."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import onnxruntime
 
-from skipstone.errors import ConfigError
-from skipstone.runtime.bundle import keep_json
+from skipstone.runtime.bundle import Note
 from skipstone.runtime.costs.curve import CostCurve
 from skipstone.runtime.costs.measure import measure_costs
 from skipstone.runtime.engine import Model
 
-__all__ = ["cost_curve", "profile_path", "save_curve"]
+__all__ = ["cost_curve", "costs_note", "device_note"]
+
+T = TypeVar("T")
 
 
 def cost_curve(model: Model, *, measure: Callable[[Model], CostCurve] = measure_costs) -> CostCurve:
     """Return what calls of this model cost here; measured when no file knows it, which takes about a second."""
-    return model.shared.get("cost curve", lambda: _load(model) or _measured(model, measure))
+    return model.shared.get(
+        "cost curve", lambda: costs_note(model).find_or_make(model.profiles, lambda: measure(model))
+    )
 
 
-def profile_path(model: Model) -> Path | None:
-    """Return the file for the curve, None when nothing is to be kept.
-
-    Its name depends on all that changes the costs: the bundle's files, the device, its threads, processor, onnxruntime.
-    """
-    if model.profiles is None:
-        return None
-    device = model.device
-    parts = (model.manifest.to_json(), device.name, device.threads, _processor(), onnxruntime.__version__)
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    return model.profiles / f"costs-{key}.json"
+def costs_note(model: Model) -> Note[CostCurve]:
+    """Return the note of a model's cost curve on its device."""
+    return device_note(CostCurve, model, name="costs", what="cost curve")
 
 
-def save_curve(model: Model, curve: CostCurve) -> Path | None:
-    """Write the curve for later processes and return its file.
-
-    None when it cannot be kept, which is no error: it is measured again.
-    """
-    path = profile_path(model)
-    return path if path is not None and keep_json(curve.to_json(), path) else None
-
-
-def _load(model: Model) -> CostCurve | None:
-    path = profile_path(model)
-    if path is None:
-        return None
-    try:
-        return CostCurve.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ConfigError):
-        return None  # missing or damaged, so measured
-
-
-def _measured(model: Model, measure: Callable[[Model], CostCurve]) -> CostCurve:
-    curve = measure(model)
-    save_curve(model, curve)
-    return curve
+def device_note(
+    finding: type[T],
+    model: Model,
+    *,
+    name: str,
+    what: str,
+    processor: str | None = None,
+    onnxruntime_version: str = onnxruntime.__version__,
+) -> Note[T]:
+    """Return the note of a measurement. It depends on the bundle's files, the device, its threads and processor."""
+    device, manifest = model.device, model.manifest.to_json()
+    made_for = {
+        "manifest": hashlib.sha256(manifest.encode()).hexdigest(),
+        "device": device.name,
+        "threads": device.threads,
+        "processor": _processor() if processor is None else processor,
+        "onnxruntime": onnxruntime_version,
+    }
+    return Note(
+        finding=finding, name=name, what=what, command="`skipstone tune BUNDLE`", made_for=made_for, key=made_for
+    )
 
 
 def _processor() -> str:

@@ -7,12 +7,9 @@ from skipstone.runtime.methods.calibration import (
     DialCalibration,
     DialFinding,
     calibrated_setting,
-    dial_path,
-    made_for,
-    made_here,
-    read_dial,
+    dial_note,
+    dial_note_of,
     risk_p_value,
-    save_dial,
 )
 from skipstone.runtime.methods.in_order import Cascade
 from skipstone.runtime.methods.method import (
@@ -39,15 +36,12 @@ __all__ = [
     "Method",
     "Opened",
     "calibrated_setting",
-    "dial_path",
-    "made_for",
-    "made_here",
+    "dial_note",
+    "dial_note_of",
     "open_drafter",
     "planned_names",
-    "read_dial",
     "registered_drafters",
     "require_agreement",
     "require_number",
     "risk_p_value",
-    "save_dial",
 ]

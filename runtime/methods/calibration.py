@@ -8,19 +8,15 @@ were written: by the design effect of texts as clusters (Kish, 1965; Rao and Sco
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.bundle import Manifest, keep_json
+from skipstone.runtime.bundle import Manifest, Note
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods.method import ApproximateMethod
 
@@ -29,15 +25,10 @@ __all__ = [
     "DialCalibration",
     "DialFinding",
     "calibrated_setting",
-    "dial_path",
-    "made_for",
-    "made_here",
-    "read_dial",
+    "dial_note",
+    "dial_note_of",
     "risk_p_value",
-    "save_dial",
 ]
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +45,23 @@ class DialFinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialCalibration:
-    """What was found of one method on one bundle, or pair of them; `bundle` tells which, see `made_for`.
+    """What was found of one method on one bundle, or pair of them.
 
     `tested` are settings from the strictest on, the plain end not among them; `num_tokens` were written at each.
+    Raises: ConfigError for numbers that cannot be.
     """
 
     method: str
-    bundle: Mapping[str, Any]
     num_tokens: int
     error_rate: float
     tested: tuple[DialFinding, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.error_rate < 1:
+            raise ConfigError(f"error_rate must lie between 0 and 1, got {self.error_rate}")
+        for finding in self.tested:
+            if not 0 <= finding.num_wrong <= self.num_tokens or not 0 <= finding.design_effect <= self.num_tokens:
+                raise ConfigError(f"{finding} cannot be of {self.num_tokens} tokens")
 
     def loosest(self, min_agreement: float) -> float | None:
         """Return the loosest setting that keeps `min_agreement`; None where none of the tested does."""
@@ -101,112 +99,46 @@ def calibrated_setting(
 
 
 def _calibration(model: Model, method: ApproximateMethod, file: Path | None) -> DialCalibration:
-    here = made_here(model, method)
-    if file is not None:
-        return read_dial(file, here, method)
-    path = None if model.profiles is None else dial_path(here, method, model.profiles)
-    if path is None or not path.exists():
+    note = dial_note(model, method)
+    calibration = note.kept(model.profiles) if file is None else note.read(file)
+    if calibration is None:
         pair = " and small model" if method.little else ""
-        raise ConfigError(f"{method.name} is not calibrated for this bundle{pair}; run {_command(method)} once")
-    return read_dial(path, here, method)
+        raise ConfigError(f"{method.name} is not calibrated for this bundle{pair}; run {note.command} once")
+    if calibration.method != method.name:
+        raise ConfigError(f"{file} is a calibration of {calibration.method}; make one of {method.name}: {note.command}")
+    for finding in calibration.tested:
+        method.require(finding.setting)
+    return calibration
 
 
-def made_here(model: Model, method: ApproximateMethod) -> dict[str, Any]:
-    """Return what a calibration of a method on this model is made for. Raises: as opening the small model does."""
-    little = model.draft_model if method.little else None
-    return made_for(model.manifest, None if little is None else little.manifest)
+def dial_note(model: Model, method: ApproximateMethod) -> Note[DialCalibration]:
+    """Return the note of a method's calibration on this model. Raises: as opening the small model does."""
+    draft_model = model.draft_model if method.little else None
+    return dial_note_of(method, model.manifest, None if draft_model is None else draft_model.manifest)
 
 
-def made_for(manifest: Manifest, little: Manifest | None) -> dict[str, Any]:
-    """Return what tells bundles whose approximate texts may differ, as plain data; `little` is of those that use it.
+def dial_note_of(method: ApproximateMethod, manifest: Manifest, draft_model: Manifest | None) -> Note[DialCalibration]:
+    """Return the note of a method's calibration; `draft_model` is of those that use it.
 
-    Weights and what stands before exits by sha256, the recipe, where stages end and exits are, the little weights.
+    It depends on all that may change an approximate text: weights and what stands before exits by sha256, the recipe,
+    where stages end and exits are, the draft model's weights.
     """
-    parts = {
-        "weights": manifest.files["weights.bin"].sha256,
+    made_for = {
         "recipe": manifest.recipe,
+        "weights": manifest.files["weights.bin"].sha256,
+        "little_weights": None if draft_model is None else draft_model.files["weights.bin"].sha256,
         "stages": [stage.end_layer for stage in manifest.stages],
         "exits": manifest.exits,
         "adapters": {depth: manifest.files[file].sha256 for depth, file in manifest.adapters.items()},
-        "little_weights": None if little is None else little.files["weights.bin"].sha256,
     }
-    plain: dict[str, Any] = json.loads(json.dumps(parts))
-    return plain
-
-
-def dial_path(bundle: Mapping[str, Any], method: ApproximateMethod, folder: Path) -> Path:
-    """Return the file in `folder` for a method's calibration on a bundle, told by what `made_for` gives."""
-    key = hashlib.sha256(json.dumps(bundle, sort_keys=True).encode()).hexdigest()[:16]
-    return folder / f"dial-{method.name}-{key}.json"
-
-
-def save_dial(calibration: DialCalibration, path: Path) -> bool:
-    """Write a calibration for later processes; return whether it could be written."""
-    return keep_json({"format_version": FORMAT_VERSION, **asdict(calibration)}, path)
-
-
-def read_dial(path: Path, bundle: Mapping[str, Any], method: ApproximateMethod) -> DialCalibration:
-    """Return the calibration in a file. Raises: ConfigError when it is none, or of another method or bundle."""
-    try:
-        found = _from_json(json.loads(path.read_text(encoding="utf-8")), method)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}; calibrate with {_command(method)}") from error
-    except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is no calibration of {method.name} of this version; make one with {_command(method)}"
-        ) from error
-    difference = _difference(found.bundle, bundle)
-    if difference is not None:
-        raise ConfigError(f"{path} was made for {difference}; make one for this bundle with {_command(method)}")
-    return found
-
-
-def _difference(made: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
-    """Return in words what a calibration was made for, where that is not what the bundle is."""
-    if made["recipe"] != here["recipe"]:
-        was, now = made["recipe"].get("name"), here["recipe"].get("name")
-        return f"precision {was}, the bundle has {now}" if was != now else f"another recipe of precision {now}"
-    if made["weights"] != here["weights"]:
-        return f"weights {made['weights'][:12]}, the bundle has {here['weights'][:12]}"
-    if made["little_weights"] != here["little_weights"]:
-        return "another small model than the bundle has"
-    if made != here:
-        return f"stages that end after {made['stages']} layers and exits {made['exits']}, the bundle has others"
-    return None
-
-
-def _from_json(data: Any, method: ApproximateMethod) -> DialCalibration:
-    if (data["format_version"], data["method"]) != (FORMAT_VERSION, method.name):
-        raise ValueError(f"wanted version {FORMAT_VERSION} of {method.name}")
-    found = DialCalibration(
-        method=method.name,
-        bundle={
-            "weights": str(data["bundle"]["weights"]),
-            "recipe": dict(data["bundle"]["recipe"]),
-            "stages": list(data["bundle"]["stages"]),
-            "exits": list(data["bundle"]["exits"]),
-            "adapters": dict(data["bundle"]["adapters"]),
-            "little_weights": data["bundle"]["little_weights"],
-        },
-        num_tokens=int(data["num_tokens"]),
-        error_rate=float(data["error_rate"]),
-        tested=tuple(
-            DialFinding(float(one["setting"]), int(one["num_wrong"]), float(one["design_effect"]))
-            for one in data["tested"]
-        ),
+    return Note(
+        finding=DialCalibration,
+        name=f"dial-{method.name}",
+        what=f"calibration of {method.name}",
+        command=f"`skipstone tune BUNDLE --dial {method.name} --text FILE`",
+        made_for=made_for,
+        key=made_for,
     )
-    for one in found.tested:
-        method.require(one.setting)
-    counts = [one.num_wrong for one in found.tested]
-    if not 0 < found.error_rate < 1 or any(not 0 <= count <= found.num_tokens for count in [0, *counts]):
-        raise ValueError("an error rate lies between 0 and 1, and no more tokens are wrong than there are")
-    if not all(0 <= one.design_effect <= found.num_tokens for one in found.tested):
-        raise ValueError("texts cannot tell less than one token")
-    return found
-
-
-def _command(method: ApproximateMethod) -> str:
-    return f"`skipstone tune BUNDLE --dial {method.name} --text FILE`"
 
 
 ERROR_RATE = 0.05

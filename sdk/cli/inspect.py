@@ -40,17 +40,17 @@ def run(
     Layers, sizes, precision, exits, drafter, cache, memory and where it comes from; its whole manifest with --json.
     """
     from skipstone.api import resolve
-    from skipstone.bundled import cache_folder
+    from skipstone.bundled import notes_folder
     from skipstone.check import draft_head_tokens, part_sizes
-    from skipstone.runtime.methods.depth import find_calibration
+    from skipstone.runtime.methods.depth import exits_note
 
     opened = Bundle.open(resolve(bundle))
     if verify:
         total = opened.manifest.total_bytes
         with progress_bar("verifying", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
             opened.verify(lambda num_bytes: progress.advance(task, num_bytes))
-    folder = cache_folder() / "profiles"
-    calibration = find_calibration(opened.manifest, folder)
+    folder = notes_folder()
+    calibration = exits_note(opened.manifest).find(folder) if opened.manifest.exits else None
     facts = summary(opened, part_sizes(opened), calibration) | ({"verified": True} if verify else {})
     if adapted := opened.manifest.adapters:
         facts["exit_adapters"] = f"after {', '.join(sorted(adapted, key=int))} layers"
@@ -115,14 +115,13 @@ def _calibrated(calibration: Calibration | None) -> list[str]:
 
 def _calibrated_dials(bundle: Bundle, folder: Path) -> list[str]:
     """Return how far each dial may be turned that is calibrated for the bundle here, with its own little model."""
-    from skipstone.runtime.methods import APPROXIMATE, dial_path, made_for, read_dial
+    from skipstone.runtime.methods import APPROXIMATE, dial_note_of
 
     drafter, lines = bundle.open_draft_model(), []
     for method in APPROXIMATE.values():
-        here = made_for(bundle.manifest, drafter.manifest if drafter and method.little else None)
-        try:
-            known = read_dial(dial_path(here, method, folder), here, method)
-        except ConfigError:
+        note = dial_note_of(method, bundle.manifest, drafter.manifest if drafter and method.little else None)
+        known = note.find(folder)
+        if known is None:
             continue
         setting = known.loosest(SHOWN_AGREEMENT)
         far = "plain decoding only" if setting is None else f"{setting:g} ({method.dial})"
@@ -132,11 +131,13 @@ def _calibrated_dials(bundle: Bundle, folder: Path) -> list[str]:
 
 def _layers_to_skip(bundle: Bundle, folder: Path) -> str | None:
     """Return which layers `tune --skip` found for this bundle here; None where nothing is kept that fits its stages."""
-    from skipstone.runtime.methods.depth import read_skip_set, skip_path, skipped_stages
+    from skipstone.runtime.methods.depth import skip_note, skipped_stages
 
     manifest = bundle.manifest
+    found = skip_note(manifest).find(folder)
+    if found is None:
+        return None
     try:
-        found = read_skip_set(skip_path(manifest, folder), manifest)
         skipped_stages(manifest, found.layers)
     except ConfigError:
         return None

@@ -12,7 +12,7 @@ import numpy as np
 from skipstone.errors import ConfigError
 from skipstone.evaluate.judged_texts import NEW_TOKENS, judged_text, prompts_of
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import AGREEMENTS, ERROR_RATE, ApproximateMethod, DialCalibration, DialFinding, made_here
+from skipstone.runtime.methods import AGREEMENTS, ERROR_RATE, ApproximateMethod, DialCalibration, DialFinding
 
 __all__ = ["LEAST_TOKENS", "MOST_TOKENS", "calibrate_dial", "design_effect", "settings_to_test"]
 
@@ -69,9 +69,7 @@ def calibrate_dial(
             f"the text gives prompts for {num_tokens} tokens; a calibration wants at least {LEAST_TOKENS}, better "
             f"{MOST_TOKENS}: give more or longer files"
         )
-    known = DialCalibration(
-        method=method.name, bundle=made_here(model, method), num_tokens=num_tokens, error_rate=error_rate, tested=()
-    )
+    known = DialCalibration(method=method.name, num_tokens=num_tokens, error_rate=error_rate, tested=())
     for number, setting in enumerate(settings):
         wrong: list[int] = []  # by text
         for prompt in prompts:

@@ -19,13 +19,8 @@ from skipstone.runtime.methods.depth.calibrate import (
     Level,
     calibrate,
     exit_levels,
+    exits_note,
     lowest_threshold,
-)
-from skipstone.runtime.methods.depth.calibration_file import (
-    calibration_path,
-    find_calibration,
-    read_calibration,
-    save_calibration,
 )
 from skipstone.runtime.methods.depth.exit import decode_early
 from skipstone.runtime.methods.depth.exits import (
@@ -49,8 +44,7 @@ from skipstone.runtime.methods.depth.free import (
 )
 from skipstone.runtime.methods.depth.self_draft import LONGEST, MidpointStop, SelfDrafter, open_self
 from skipstone.runtime.methods.depth.skip import can_skip, open_skip, require_skip_set
-from skipstone.runtime.methods.depth.skip_file import read_skip_set, save_skip_set, skip_path, skipped_stages
-from skipstone.runtime.methods.depth.skip_set import Reader, SkipSet, best_set, find_skip_set
+from skipstone.runtime.methods.depth.skip_set import Reader, SkipSet, best_set, find_skip_set, skip_note, skipped_stages
 from skipstone.runtime.methods.depth.skipdecode import SkipSchedule
 
 __all__ = [
@@ -83,7 +77,6 @@ __all__ = [
     "at_depths",
     "best_set",
     "calibrate",
-    "calibration_path",
     "can_skip",
     "decayed",
     "decode_early",
@@ -91,7 +84,7 @@ __all__ = [
     "depth_logits",
     "exit_levels",
     "exits_for",
-    "find_calibration",
+    "exits_note",
     "find_skip_set",
     "fit_beta",
     "fit_mixture",
@@ -100,13 +93,9 @@ __all__ = [
     "open_policy",
     "open_self",
     "open_skip",
-    "read_calibration",
-    "read_skip_set",
     "records_of",
     "require_skip_set",
-    "save_calibration",
-    "save_skip_set",
-    "skip_path",
+    "skip_note",
     "skipped_stages",
     "text_windows",
 ]

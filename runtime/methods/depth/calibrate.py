@@ -17,17 +17,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
+from skipstone.runtime.bundle import Manifest, Note
 from skipstone.runtime.engine import Model, exit_stages
 from skipstone.runtime.methods.calibration import ERROR_RATE, risk_p_value
 from skipstone.runtime.methods.depth.at_depths import at_depths, text_windows
 from skipstone.runtime.methods.method import AGREEMENTS
-from skipstone.runtime.sampling import confidence_named
+from skipstone.runtime.sampling import SATURATION, confidence_named
 from skipstone.runtime.text import LEAST_TOKENS
 
-__all__ = ["Calibration", "ExitLevels", "Level", "calibrate", "exit_levels", "lowest_threshold"]
+__all__ = [
+    "COMMAND",
+    "Calibration",
+    "ExitLevels",
+    "Level",
+    "calibrate",
+    "exit_levels",
+    "exits_note",
+    "lowest_threshold",
+    "require_same_exits",
+]
 
 # Thresholds that are tested: those that let so many shares of the text's tokens leave.
 NUM_THRESHOLDS = 128
+COMMAND = "`skipstone tune BUNDLE --exits --text FILE`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +76,8 @@ class ExitLevels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What is known of the exits of one bundle, told by its weights' sha256 and its recipe."""
+    """What is known of the exits of one bundle."""
 
-    weights: str
-    recipe: Mapping[str, object]
     num_tokens: int
     error_rate: float
     exits: tuple[ExitLevels, ...]
@@ -75,6 +85,38 @@ class Calibration:
     def __post_init__(self) -> None:
         if not 0 < self.error_rate < 1:
             raise ConfigError(f"error_rate must lie between 0 and 1, got {self.error_rate}")
+
+
+def exits_note(manifest: Manifest) -> Note[Calibration]:
+    """Return the note of a bundle's calibration; it belongs to weights and their precision, not to a device."""
+    weights = manifest.files["weights.bin"].sha256
+    return Note(
+        finding=Calibration,
+        name="exits",
+        what="calibration of exits",
+        command=COMMAND,
+        made_for={"recipe": manifest.recipe, "weights": weights},
+        key=(weights, manifest.recipe, manifest.exits),
+    )
+
+
+def require_same_exits(calibration: Calibration, manifest: Manifest, where: str) -> Calibration:
+    """Return a calibration from the file `where` if it knows exits of a bundle, measured around the stages they end.
+
+    Raises: ConfigError for one of other exits, or where saturation was measured around another stage.
+    """
+    if not {exit.num_layers for exit in calibration.exits} & {*manifest.exits}:
+        known = ", ".join(str(exit.num_layers) for exit in calibration.exits)
+        raise ConfigError(f"{where} knows exits after {known} layers, the bundle has others; make one with {COMMAND}")
+    starts = {stage.end_layer: stage.first_layer for stage in manifest.stages if stage.end_layer in manifest.exits}
+    for exit in calibration.exits:
+        start, measured = starts.get(exit.num_layers), {level.metric for level in exit.levels}
+        if start is not None and start != exit.last_stage_from and SATURATION in measured:
+            raise ConfigError(
+                f"{where} was made for a stage from layer {exit.last_stage_from} to the exit after {exit.num_layers}, "
+                f"the bundle has one from layer {start}; make one for this bundle with {COMMAND}"
+            )
+    return calibration
 
 
 def exit_levels(
@@ -158,8 +200,6 @@ def calibrate(
                     confidences[num_layers][metric].append(confidence_named(metric)(at.shown(metric)))
             on_progress(len(wanted))
     return Calibration(
-        weights=model.manifest.files["weights.bin"].sha256,
-        recipe=model.manifest.recipe,
         num_tokens=num_tokens,
         error_rate=error_rate,
         exits=tuple(

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.costs import ExitTimes, exit_times, usual_s
 from skipstone.runtime.engine import Model, Sequence, exit_stages
-from skipstone.runtime.methods.depth.calibrate import Calibration
-from skipstone.runtime.methods.depth.calibration_file import COMMAND, find_calibration, read_calibration
+from skipstone.runtime.methods.depth.calibrate import COMMAND, Calibration, exits_note, require_same_exits
 from skipstone.runtime.methods.method import require_agreement
 from skipstone.runtime.sampling import SATURATION, confidence_named
 
@@ -139,12 +138,11 @@ def require_calibration(model: Model, file: Path | None) -> Calibration:
 
 
 def _calibration(model: Model, file: Path | None) -> Calibration:
-    if file is not None:
-        return read_calibration(file, model.manifest)
-    found = find_calibration(model.manifest, model.profiles)
-    if found is None:
+    note = exits_note(model.manifest)
+    calibration = note.kept(model.profiles) if file is None else note.read(file)
+    if calibration is None:
         raise ConfigError(f"the exits of this bundle are not calibrated; run {COMMAND} once")
-    return found
+    return require_same_exits(calibration, model.manifest, str(file or "the kept calibration"))
 
 
 def open_policy(

@@ -7,8 +7,7 @@ from skipstone.runtime.decoding import ConfidenceStop, Drafter, ModelDrafter, pi
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods.depth.exits import ExitText
 from skipstone.runtime.methods.depth.self_draft import Exit, SelfDrafter
-from skipstone.runtime.methods.depth.skip_file import COMMAND, read_skip_set, skip_path, skipped_stages
-from skipstone.runtime.methods.depth.skip_set import SkipSet
+from skipstone.runtime.methods.depth.skip_set import COMMAND, SkipSet, skip_note, skipped_stages
 from skipstone.runtime.methods.method import DrafterContext
 
 __all__ = ["can_skip", "open_skip"]
@@ -41,10 +40,9 @@ def require_skip_set(model: Model) -> SkipSet:
 
 
 def _read(model: Model) -> SkipSet:
-    folder, num_stages = model.profiles, len(model.manifest.stages)
-    path = None if folder is None else skip_path(model.manifest, folder)
-    if path is not None and path.exists():
-        return read_skip_set(path, model.manifest)
+    known, num_stages = skip_note(model.manifest).kept(model.profiles), len(model.manifest.stages)
+    if known is not None:
+        return known
     if num_stages < 3:
         raise ConfigError(
             f"decoding method 'skip' leaves out stages between the first and the last, the bundle has {num_stages}; "

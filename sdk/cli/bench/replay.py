@@ -50,7 +50,7 @@ def run_replay(
                 results.append(done)
     records = [asdict(result) | {"ratio": result.ratio, "estimate": "replay"} for result in results]
     if output is OutputFormat.json:
-        print_json({"bundle": bundle, "curve": curve.to_json(), "results": records})
+        print_json({"bundle": bundle, "curve": asdict(curve), "results": records})
     elif output is OutputFormat.csv:
         write(csv_table(records))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,7 +109,8 @@ def run(
         model = load(bundle, device=device, threads=threads).runtime
         _calibrate(model, texts, bundle, as_json=as_json, quiet=quiet)
         return
-    from skipstone.runtime.costs import measure_costs, profile_path, save_curve
+    from skipstone.bundled import notes_folder
+    from skipstone.runtime.costs import costs_note, measure_costs
 
     if plot is not None:
         from skipstone.bench import require_plot
@@ -123,16 +125,18 @@ def run(
             max_sweeps=10**6,
             on_progress=lambda share: progress.update(task, completed=share),
         )
-    kept = save_curve(model, curve)
+    note = costs_note(model)
+    path = note.path(model.profiles or notes_folder())
+    kept = note.save(curve, path)
     if plot is not None:
         from skipstone.bench import plot_costs
 
         plot_costs(curve, title=f"{bundle} on {model.device.name}, {model.device.threads} threads", path=plot)
     if as_json:
-        print_json({"bundle": bundle, "device": model.device.name, "threads": model.device.threads, **curve.to_json()})
+        print_json({"bundle": bundle, "device": model.device.name, "threads": model.device.threads, **asdict(curve)})
         return
     write(_table(curve))
-    note_kept(profile_path(model), "the curve is", kept=kept is not None, quiet=quiet)
+    note_kept(path, "the curve is", kept=kept, quiet=quiet)
 
 
 def _calibrate_dial(

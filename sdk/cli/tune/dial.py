@@ -15,8 +15,7 @@ from skipstone.runtime.methods import (
     ApproximateMethod,
     DialCalibration,
     DialFinding,
-    dial_path,
-    save_dial,
+    dial_note,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def calibrate(
     quiet: bool,
 ) -> None:
     """Calibrate, keep and print what was found."""
-    from skipstone.bundled import cache_folder
+    from skipstone.bundled import notes_folder
     from skipstone.evaluate import MOST_TOKENS, calibrate_dial
 
     with progress_bar("calibrating", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
@@ -57,8 +56,9 @@ def calibrate(
             max_tokens=max_tokens or MOST_TOKENS,
             on_progress=lambda share: progress.update(task, completed=share),
         )
-    path = dial_path(found.bundle, method, model.profiles or cache_folder() / "profiles")
-    kept = save_dial(found, path)
+    note = dial_note(model, method)
+    path = note.path(model.profiles or notes_folder())
+    kept = note.save(found, path)
     if as_json:
         print_json(_record(found, method, bundle))
     else:

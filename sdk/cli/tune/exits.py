@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 
 def _calibrate(model: Model, texts: list[str], bundle: str, *, as_json: bool, quiet: bool) -> None:
-    from skipstone.bundled import cache_folder
-    from skipstone.runtime.methods.depth import calibrate, calibration_path, save_calibration, text_windows
+    from skipstone.bundled import notes_folder
+    from skipstone.runtime.methods.depth import calibrate, exits_note, text_windows
 
     texts = texts or bench_texts()
     total = sum(map(len, text_windows(model, texts)))
     with progress_bar("calibrating", total=total, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
         found = calibrate(model, texts, on_progress=lambda count: progress.advance(task, count))
-    path = calibration_path(model.manifest, model.profiles or cache_folder() / "profiles")
-    kept = save_calibration(found, path)
+    note = exits_note(model.manifest)
+    path = note.path(model.profiles or notes_folder())
+    kept = note.save(found, path)
     if as_json:
-        print_json({"bundle": bundle, **asdict(found)})
+        print_json({"bundle": bundle, **note.made_for, **asdict(found)})
     else:
         write(_exits_table(found))
     note_kept(path, "the calibration is", kept=kept, quiet=quiet)

@@ -21,17 +21,18 @@ def search(model: Model, texts: list[str], bundle: str, *, as_json: bool, quiet:
 
     Raises: ConfigError for a bundle of fewer than three stages, and for a short text.
     """
-    from skipstone.bundled import cache_folder
-    from skipstone.runtime.methods.depth import find_skip_set, save_skip_set, skip_path
+    from skipstone.bundled import notes_folder
+    from skipstone.runtime.methods.depth import find_skip_set, skip_note
 
     num_inner = max(len(model.manifest.stages) - 2, 0)
     total = num_inner * (num_inner + 1) // 2  # most searches end long before
     with progress_bar("searching", total=total, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
         found = find_skip_set(model, texts, on_progress=lambda count: progress.advance(task, count))
-    path = skip_path(model.manifest, model.profiles or cache_folder() / "profiles")
-    kept = save_skip_set(found, path)
+    note = skip_note(model.manifest)
+    path = note.path(model.profiles or notes_folder())
+    kept = note.save(found, path)
     if as_json:
-        print_json({"bundle": bundle, **asdict(found)})
+        print_json({"bundle": bundle, **note.made_for, **asdict(found)})
     else:
         print_columns(_rows(model, found))
     if found.speed_up <= 1:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, SkipstoneError
+from skipstone.runtime.bundle import read_typed
 from skipstone.runtime.costs import CostCurve
 
 CURVE = CostCurve(rows=(1, 2, 4), contexts=(100, 300), seconds=((1.0, 1.5, 2.0), (2.0, 2.5, 5.0)))
@@ -67,7 +69,7 @@ def test_more_rows_never_cost_less_and_no_call_is_free(curve: CostCurve, context
 
 @given(curves())
 def test_a_curve_comes_back_from_json(curve: CostCurve) -> None:
-    assert CostCurve.from_json(json.loads(json.dumps(curve.to_json()))) == curve
+    assert read_typed(CostCurve, json.loads(json.dumps(asdict(curve))), name="the curve") == curve
 
 
 # Bad data
@@ -108,5 +110,5 @@ def test_a_curve_that_makes_no_sense_is_refused(changes: dict[str, Any], message
     ],
 )
 def test_what_holds_no_curve_is_refused(data: Any) -> None:
-    with pytest.raises(ConfigError, match="cost curve"):
-        CostCurve.from_json(data)
+    with pytest.raises(SkipstoneError):
+        read_typed(CostCurve, data, name="the curve")

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import skipstone.runtime.costs.profile as profile_module
 from skipstone.devices import CpuDevice
-from skipstone.runtime.costs import CostCurve, cost_curve, profile_path, save_curve
+from skipstone.runtime.costs import CostCurve, cost_curve, costs_note, device_note
 from skipstone.runtime.engine import Model, SharedStores
 
 CURVE = CostCurve(rows=(1, 2), contexts=(64,), seconds=((0.001, 0.00125),))
@@ -44,15 +43,15 @@ def test_the_curve_is_measured_once_and_read_later(opened: OpenModel) -> None:
 
 def test_without_a_folder_the_curve_lives_as_long_as_the_model(opened: OpenModel) -> None:
     model = opened(None)
-    assert profile_path(model) is None
     assert cost_curve(model, measure=lambda model: CURVE) == CURVE
     assert cost_curve(model, measure=never) == CURVE
     assert cost_curve(opened(None), measure=lambda model: OTHER) == OTHER
 
 
-def test_a_curve_saved_on_wish_replaces_the_one_before(opened: OpenModel) -> None:
-    assert save_curve(opened(), CURVE) == profile_path(opened())
-    save_curve(opened(), OTHER)
+def test_a_curve_saved_on_wish_replaces_the_one_before(opened: OpenModel, tmp_path: Path) -> None:
+    note = costs_note(opened())
+    for curve in (CURVE, OTHER):
+        assert note.save(curve, note.path(tmp_path / "profiles"))
     assert cost_curve(opened(), measure=never) == OTHER
 
 
@@ -60,46 +59,21 @@ def test_a_curve_saved_on_wish_replaces_the_one_before(opened: OpenModel) -> Non
     "damage",
     [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"rows": [1]}', b'{"rows": [1], "contexts": [0], "seconds": [[0]]}'],
 )
-def test_a_damaged_file_is_measured_again_and_mended(opened: OpenModel, damage: bytes) -> None:
-    path = save_curve(opened(), CURVE)
-    assert path is not None
-    path.write_bytes(damage)
+def test_a_damaged_file_is_measured_again_and_mended(opened: OpenModel, tmp_path: Path, damage: bytes) -> None:
+    assert cost_curve(opened(), measure=lambda model: CURVE) == CURVE
+    (file,) = (tmp_path / "profiles").iterdir()
+    file.write_bytes(damage)
     assert cost_curve(opened(), measure=lambda model: OTHER) == OTHER
     assert cost_curve(opened(), measure=never) == OTHER
 
 
-def test_no_half_file_is_left_beside_the_whole_one(opened: OpenModel) -> None:
-    path = save_curve(opened(), CURVE)
-    assert path is not None
-    assert [*path.parent.iterdir()] == [path]
-
-
-@pytest.mark.parametrize("kind", ["a file in its place", "a name that is too long"])
-def test_a_folder_that_cannot_be_written_is_no_error(opened: OpenModel, tmp_path: Path, kind: str) -> None:
-    (tmp_path / "taken").touch()
-    profiles = tmp_path / ("taken" if kind == "a file in its place" else "x" * 300) / "profiles"
-    model = opened(profiles)
-    assert cost_curve(model, measure=lambda model: CURVE) == CURVE
-    assert save_curve(model, CURVE) is None
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
-
-
-def test_the_file_depends_on_all_that_changes_the_costs(
-    opened: OpenModel, tiny_stages: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = opened()
-    paths = {profile_path(model)}
-    other_threads, other_device, other_bundle = opened(), opened(), opened()
+def test_the_file_depends_on_all_that_changes_the_costs(opened: OpenModel, tiny_stages: Model, tmp_path: Path) -> None:
+    model, other_threads, other_device, other_bundle = opened(), opened(), opened(), opened()
     other_threads.device = CpuDevice(threads=model.device.threads + 1)
     other_device.device = SimpleNamespace(name="other", threads=model.device.threads)  # type: ignore[assignment]
     other_bundle.manifest = tiny_stages.manifest
-    paths |= {profile_path(changed) for changed in (other_threads, other_device, other_bundle)}
-    monkeypatch.setattr(profile_module, "onnxruntime", SimpleNamespace(__version__="0.0"))
-    paths.add(profile_path(model))
-    monkeypatch.setattr(profile_module, "_processor", lambda: "another one")
-    paths.add(profile_path(model))
-    assert len(paths) == 6 and None not in paths
-
-
-def test_the_same_model_has_the_same_file_in_every_process(opened: OpenModel) -> None:
-    assert profile_path(opened()) == profile_path(opened())
+    notes = [costs_note(changed) for changed in (model, other_threads, other_device, other_bundle)]
+    for change in ({"processor": "another one"}, {"onnxruntime_version": "0.0"}):
+        notes += [device_note(CostCurve, model, name="costs", what="cost curve", **change)]
+    assert len({note.path(tmp_path) for note in notes}) == 6
+    assert costs_note(opened()).path(tmp_path) == costs_note(opened()).path(tmp_path)

@@ -22,8 +22,7 @@ from skipstone.runtime.methods.depth import (
     Calibration,
     ExitLevels,
     Level,
-    calibration_path,
-    save_calibration,
+    exits_note,
     text_windows,
 )
 from skipstone.runtime.methods.depth import exits as policy
@@ -68,14 +67,12 @@ def calibrated(bundle: Path, profiles: Path, monkeypatch: pytest.MonkeyPatch) ->
         Level(agreement=0.98, metric="gap", threshold=None, share=0.0),
     )
     known = Calibration(
-        weights=manifest.files["weights.bin"].sha256,
-        recipe=manifest.recipe,
         num_tokens=4321,
         error_rate=0.05,
         exits=(ExitLevels(num_layers=2, agreement=0.712, levels=levels),),
     )
-    path = calibration_path(manifest, profiles)
-    assert save_calibration(known, path)
+    path = exits_note(manifest).path(profiles)
+    assert exits_note(manifest).save(known, path)
     times = ExitTimes(10.0, {2: 1.0}, {2: (1.0, 1.0, 1.0)})
     monkeypatch.setattr(policy, "exit_times", lambda model: times)
     return path
@@ -259,9 +256,7 @@ def test_tune_calibrates_and_keeps_what_generate_and_inspect_use(
     assert outcome.err == f"kept in {file}\n"
     told = json.loads(cli("tune", bundle, "--exits", "--text", text_file, "--json").out)
     kept = json.loads(file.read_text())
-    assert {name: told[name] for name in kept if name != "format_version"} == {
-        name: value for name, value in kept.items() if name != "format_version"
-    }
+    assert told == {"bundle": str(bundle), **kept["made_for"], **kept["finding"]}
     assert (
         f"calibrated on {told['num_tokens']} tokens" in cli("generate", bundle, "-p", "x", "-n", 2, *exit_method()).err
     )

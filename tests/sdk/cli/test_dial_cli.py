@@ -12,7 +12,7 @@ from conftest import MakeBundle, MakeCheckpoint
 
 import skipstone
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import APPROXIMATE, DialCalibration, DialFinding, dial_path, made_here, save_dial
+from skipstone.runtime.methods import APPROXIMATE, DialCalibration, DialFinding, dial_note
 from tests.sdk.evaluate.test_methods import words
 
 PROMPT = "def add(first, second):"
@@ -49,11 +49,11 @@ def text_file(tmp_path: Path) -> Path:
 def calibrated(bundle: Path, profiles: Path) -> Path:
     """A kept calibration of switch: 0.9 at 7.2 bits."""
     method = APPROXIMATE["switch"]
-    here = made_here(Model.open(bundle), method)
+    note = dial_note(Model.open(bundle), method)
     found = (DialFinding(LOOSE, 40), DialFinding(9.0, 2000))
-    known = DialCalibration(method="switch", bundle=here, num_tokens=4096, error_rate=0.05, tested=found)
-    path = dial_path(here, method, profiles)
-    assert save_dial(known, path)
+    known = DialCalibration(method="switch", num_tokens=4096, error_rate=0.05, tested=found)
+    path = note.path(profiles)
+    assert note.save(known, path)
     return path
 
 

@@ -28,15 +28,13 @@ from skipstone.runtime.methods import (
     DialCalibration,
     DialFinding,
     calibrated_setting,
-    dial_path,
-    made_for,
-    made_here,
-    read_dial,
-    save_dial,
+    dial_note,
+    dial_note_of,
 )
 from tests.sdk.evaluate.test_methods import words
 
 SWITCH = APPROXIMATE["switch"]
+NO_CALIBRATION = r"\.json is no calibration of switch: .*; make it anew with `skipstone tune"
 NUM_TOKENS = 4096
 COUNTS = st.lists(st.integers(0, NUM_TOKENS), max_size=8)
 
@@ -53,10 +51,10 @@ def pair(pair_bundle: Path, tmp_path: Path) -> Model:
     return Model.open(pair_bundle, profiles=tmp_path)
 
 
-def calibration_of(bundle: dict[str, Any], *counts: int, method: str = "switch") -> DialCalibration:
+def calibration_of(*counts: int) -> DialCalibration:
     """Return a calibration in which so many tokens were wrong at 1, 2, 3 ... of the dial."""
     found = tuple(DialFinding(float(number), count) for number, count in enumerate(counts, start=1))
-    return DialCalibration(method=method, bundle=bundle, num_tokens=NUM_TOKENS, error_rate=0.05, tested=found)
+    return DialCalibration(method="switch", num_tokens=NUM_TOKENS, error_rate=0.05, tested=found)
 
 
 # The statistics
@@ -74,7 +72,7 @@ def test_the_settings_to_test_go_from_the_plain_end_to_the_loosest(method: Any) 
 
 @given(counts=COUNTS, agreements=st.tuples(st.floats(0.8, 1.0), st.floats(0.8, 1.0)))
 def test_more_agreement_never_allows_a_looser_setting(counts: list[int], agreements: tuple[float, float]) -> None:
-    known = calibration_of({}, *counts)
+    known = calibration_of(*counts)
     lower, higher = sorted(agreements)
     assert (known.loosest(higher) or 0) <= (known.loosest(lower) or 0)
 
@@ -84,23 +82,23 @@ def test_more_wrong_tokens_never_allow_a_looser_setting(
     counts: list[int], more: int, place: int, agreement: float
 ) -> None:
     worse = [min(NUM_TOKENS, count + more * (number == place)) for number, count in enumerate(counts)]
-    found, other = (calibration_of({}, *some).loosest(agreement) or 0 for some in (counts, worse))
+    found, other = (calibration_of(*some).loosest(agreement) or 0 for some in (counts, worse))
     assert other <= found
 
 
 def test_a_setting_behind_one_that_failed_is_not_used() -> None:
-    assert calibration_of({}, 0, 2000, 0).loosest(0.9) == 1
-    assert calibration_of({}, 2000, 0, 0).loosest(0.9) is None
-    assert calibration_of({}, 0, 0, 0).loosest(1.0) is None
+    assert calibration_of(0, 2000, 0).loosest(0.9) == 1
+    assert calibration_of(2000, 0, 0).loosest(0.9) is None
+    assert calibration_of(0, 0, 0).loosest(1.0) is None
 
 
 def test_a_setting_whose_agreement_is_too_low_is_seldom_let_through() -> None:
     """With the true share of wrong tokens at the border the chance to pass is the error rate, or less."""
     wrong = np.random.default_rng(0).binomial(NUM_TOKENS, 0.02, size=2000)
-    passed = np.mean([calibration_of({}, int(count)).loosest(0.98) is not None for count in wrong])
+    passed = np.mean([calibration_of(int(count)).loosest(0.98) is not None for count in wrong])
     assert 0 < passed < 0.05
     right = np.random.default_rng(0).binomial(NUM_TOKENS, 0.01, size=200)
-    assert np.mean([calibration_of({}, int(count)).loosest(0.98) is not None for count in right]) > 0.9
+    assert np.mean([calibration_of(int(count)).loosest(0.98) is not None for count in right]) > 0.9
 
 
 def test_wrong_tokens_that_come_together_count_as_fewer() -> None:
@@ -109,7 +107,7 @@ def test_wrong_tokens_that_come_together_count_as_fewer() -> None:
     for _ in range(500):
         wrong = (32 * random.binomial(1, 0.2, size=NUM_TOKENS // 64)).tolist()  # a tenth of all tokens
         one = DialFinding(1.0, sum(wrong), design_effect(wrong))
-        known = replace(calibration_of({}), tested=(one,))
+        known = replace(calibration_of(), tested=(one,))
         passed.append(known.keeps(one, 0.9))
         naive.append(replace(known, tested=()).keeps(one, 0.9))
     assert np.mean(passed) < 0.05 < 0.2 < np.mean(naive)
@@ -120,7 +118,7 @@ def test_the_design_effect_is_one_by_chance_and_the_size_of_a_text_where_whole_t
     assert design_effect(chance.tolist()) == pytest.approx(1, abs=0.1)
     assert design_effect([0, 64] * 1000) == pytest.approx(64, rel=0.01)
     assert design_effect([0, 0]) == design_effect([64, 64]) == 1
-    known = calibration_of({}, 0, 100)
+    known = calibration_of(0, 100)
     loose = replace(known, tested=(known.tested[0], DialFinding(2.0, 100, 8.0)))
     assert (known.num_independent, loose.num_independent) == (4096, 512)
     assert known.loosest(0.995) == 1 and loose.loosest(0.995) is None
@@ -132,7 +130,7 @@ def test_the_design_effect_is_one_by_chance_and_the_size_of_a_text_where_whole_t
 def test_the_found_counts_are_those_of_the_judged_texts_and_it_ends_where_nothing_is_kept(pair: Model) -> None:
     method, text, shares = APPROXIMATE["skipdecode"], words(count=1500), list[float]()
     known = calibrate_dial(pair, method, [text], max_tokens=2000, on_progress=shares.append)
-    assert known.num_tokens == 2048 and known.bundle == made_here(pair, method)
+    assert known.num_tokens == 2048 and known.method == "skipdecode"
     assert [one.setting for one in known.tested] == [*settings_to_test(method)[: len(known.tested)]]
     assert not known.keeps(known.tested[-1], 0.8) and all(known.keeps(one, 0.8) for one in known.tested[:-1])
     assert len(known.tested) < len(settings_to_test(method)), "a random model loses much with a layer less"
@@ -158,8 +156,8 @@ def test_what_cannot_be_calibrated_is_refused(pair: Model, tiny: Model) -> None:
 
 
 def test_a_kept_calibration_sets_the_dial_and_says_what_it_promises(pair: Model, tmp_path: Path) -> None:
-    here = made_here(pair, SWITCH)
-    assert save_dial(calibration_of(here, 10, 100, 2000), dial_path(here, SWITCH, tmp_path))
+    note = dial_note(pair, SWITCH)
+    assert note.save(calibration_of(10, 100, 2000), note.path(tmp_path))
     promise = "9{}.0 % of tokens as the full model's, calibrated on 4096 tokens; "
     assert calibrated_setting(pair, SWITCH, 0.95) == (2.0, promise.format(5) + "switch at 2 (entropy in bits)")
     assert calibrated_setting(pair, SWITCH, 0.99)[0] == 1.0
@@ -182,10 +180,9 @@ def test_without_one_it_says_how_to_make_it(pair: Model, pair_bundle: Path) -> N
 
 
 def test_a_file_of_the_users_own_is_used_in_its_place(pair: Model, tmp_path: Path) -> None:
-    here = made_here(pair, SWITCH)
-    save_dial(calibration_of(here, 0, 0), dial_path(here, SWITCH, tmp_path))
-    own = tmp_path / "own.json"
-    save_dial(calibration_of(here, 0), own)
+    note, own = dial_note(pair, SWITCH), tmp_path / "own.json"
+    note.save(calibration_of(0, 0), note.path(tmp_path))
+    note.save(calibration_of(0), own)
     assert calibrated_setting(pair, SWITCH, 0.9)[0] == 2.0
     assert calibrated_setting(pair, SWITCH, 0.9, file=own)[0] == 1.0
     with pytest.raises(ConfigError, match=r"missing\.json cannot be read: No such file"):
@@ -195,83 +192,46 @@ def test_a_file_of_the_users_own_is_used_in_its_place(pair: Model, tmp_path: Pat
 # The file
 
 
-def test_what_was_saved_is_read_again(pair: Model, tmp_path: Path) -> None:
-    here = made_here(pair, SWITCH)
-    known, path = calibration_of(here, 3, 40), tmp_path / "new" / "dial.json"
-    assert save_dial(known, path)
-    assert read_dial(path, here, SWITCH) == known
-    assert [file.name for file in path.parent.iterdir()] == ["dial.json"]
-    (tmp_path / "taken").touch()
-    assert not save_dial(known, tmp_path / "taken" / "dial.json")
-
-
 def test_the_name_of_the_file_depends_on_all_that_changes_the_text(pair: Model, tmp_path: Path) -> None:
-    manifest, little = pair.manifest, pair.draft_model.manifest if pair.draft_model else None
+    manifest, draft_model = pair.manifest, pair.draft_model.manifest if pair.draft_model else None
     weights = {**manifest.files, "weights.bin": manifest.files["tokenizer.json"]}
-    others = [
-        made_for(manifest, little),
-        made_for(manifest, None),
-        made_for(replace(manifest, recipe={**manifest.recipe, "name": "int8"}), little),
-        made_for(replace(manifest, files=weights), little),
-        made_for(replace(manifest, exits=manifest.exits[:1]), little),
+    notes = [
+        dial_note_of(SWITCH, manifest, draft_model),
+        dial_note_of(SWITCH, manifest, None),
+        dial_note_of(SWITCH, replace(manifest, recipe={**manifest.recipe, "name": "int8"}), draft_model),
+        dial_note_of(SWITCH, replace(manifest, files=weights), draft_model),
+        dial_note_of(SWITCH, replace(manifest, exits=manifest.exits[:1]), draft_model),
+        dial_note_of(APPROXIMATE["cascade"], manifest, draft_model),
     ]
-    assert len({dial_path(one, SWITCH, tmp_path) for one in others}) == len(others)
-    assert dial_path(others[0], SWITCH, tmp_path) != dial_path(others[0], APPROXIMATE["cascade"], tmp_path)
+    assert len({note.path(tmp_path) for note in notes}) == len(notes)
     elsewhere = replace(manifest, provenance=replace(manifest.provenance, source="another folder"))
-    assert made_for(elsewhere, little) == others[0]
-    assert made_here(pair, SWITCH) == others[0] and made_here(pair, APPROXIMATE["skipdecode"]) == others[1]
+    assert dial_note_of(SWITCH, elsewhere, draft_model) == notes[0] == dial_note(pair, SWITCH)
+    skipdecode = APPROXIMATE["skipdecode"]
+    assert dial_note(pair, skipdecode) == dial_note_of(skipdecode, manifest, None)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": "ab" * 32}, "was made for weights abababababab, the bundle has "),
-        ({"recipe": {"name": "int8"}}, "was made for precision int8, the bundle has fp32"),
-        ({"recipe": {"name": "fp32", "x": 1}}, "was made for another recipe of precision fp32"),
-        ({"little_weights": "cd" * 32}, "was made for another small model than the bundle has"),
-        ({"stages": [4], "exits": []}, r"was made for stages that end after \[4\] layers and exits \[\], the bundle"),
-    ],
-)
-def test_a_file_made_for_another_bundle_is_refused(
-    pair: Model, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    here, path = made_here(pair, SWITCH), tmp_path / "own.json"
-    save_dial(calibration_of(here | change, 0), path)
-    with pytest.raises(ConfigError, match=rf"own\.json {message}.*`skipstone tune BUNDLE --dial switch --text FILE`"):
-        read_dial(path, here, SWITCH)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format_version": 2},
-        {"method": "cascade"},
-        {"num_tokens": 5},
-        {"error_rate": 1.0},
-        {"tested": [{"setting": -1.0, "num_wrong": 0}]},
-        {"tested": [{"setting": 1.0, "num_wrong": -1}]},
-        {"tested": [{"setting": 1.0}]},
-        {"tested": [{"setting": 1.0, "num_wrong": 1}]},
-        {"tested": [{"setting": 1.0, "num_wrong": 1, "design_effect": -1.0}]},
-        {"bundle": {}},
+        ({"method": "cascade"}, "is a calibration of cascade; make one of switch: `skipstone tune"),
+        ({"tested": [{"setting": -1.0, "num_wrong": 0, "design_effect": 1.0}]}, "the dial of switch, .* got -1"),
+        ({"num_tokens": 5}, NO_CALIBRATION),
+        ({"error_rate": 1.0}, NO_CALIBRATION),
+        ({"tested": [{"setting": 1.0, "num_wrong": -1, "design_effect": 1.0}]}, NO_CALIBRATION),
+        ({"tested": [{"setting": 1.0, "num_wrong": 1}]}, NO_CALIBRATION),
+        ({"tested": [{"setting": 1.0, "num_wrong": 1, "design_effect": -1.0}]}, NO_CALIBRATION),
     ],
 )
 def test_a_damaged_file_or_that_of_another_method_is_refused(
-    pair: Model, tmp_path: Path, change: dict[str, Any]
+    pair: Model, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    here = made_here(pair, SWITCH)
-    path = dial_path(here, SWITCH, tmp_path)
-    save_dial(calibration_of(here, 10), path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ConfigError, match=r"\.json is no calibration of switch of this version; make one with"):
+    note = dial_note(pair, SWITCH)
+    path = note.path(tmp_path)
+    note.save(calibration_of(10), path)
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"finding": data["finding"] | change}))
+    with pytest.raises(ConfigError, match=message):
         calibrated_setting(pair, SWITCH, 0.9)
-
-
-@pytest.mark.parametrize("content", ["", "{}", "[1]", "null", '{"format_version": 1'])
-def test_a_file_that_is_no_calibration_is_refused(pair: Model, tmp_path: Path, content: str) -> None:
-    (tmp_path / "own.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"own\.json is no calibration of switch of this version"):
-        read_dial(tmp_path / "own.json", made_here(pair, SWITCH), SWITCH)
 
 
 @pytest.mark.slow
@@ -282,7 +242,8 @@ def test_on_the_bundled_model_an_agreement_is_kept_on_other_text(tmp_path: Path)
         [inspect.getsource(one) for one in (argparse, logging, difflib)],
     )
     known = calibrate_dial(model, SWITCH, texts[:2], max_tokens=2048)
-    assert save_dial(known, dial_path(known.bundle, SWITCH, tmp_path))
+    note = dial_note(model, SWITCH)
+    assert note.save(known, note.path(tmp_path))
     setting, _ = calibrated_setting(model, SWITCH, 0.95)
     assert setting != SWITCH.plain
     (row,) = evaluate_dial(model, SWITCH, texts[2:], settings=[setting])

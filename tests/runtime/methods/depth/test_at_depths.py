@@ -98,8 +98,6 @@ def test_windows_end_before_positions_change(tiny_stages: Model, monkeypatch: py
 def test_a_calibration_tells_how_often_each_exit_agrees(tiny_stages: Model) -> None:
     counts: list[int] = []
     found = calibrate(tiny_stages, [TEXT] * 3, on_progress=counts.append)
-    manifest = tiny_stages.manifest
-    assert (found.weights, found.recipe) == (manifest.files["weights.bin"].sha256, manifest.recipe)
     assert found.num_tokens == sum(counts) == sum(map(len, text_windows(tiny_stages, [TEXT] * 3)))
     assert [one.num_layers for one in found.exits] == [1, 2, 3]
     agree = [

@@ -125,4 +125,4 @@ def test_an_agreement_between_two_levels_gets_the_stricter_one_and_never_is_no_l
 @pytest.mark.parametrize("error_rate", [0.0, 1.0, -0.1])
 def test_an_error_rate_that_is_none_is_refused(error_rate: float) -> None:
     with pytest.raises(ConfigError, match="error_rate must lie between 0 and 1"):
-        Calibration(weights="0", recipe={}, num_tokens=1, error_rate=error_rate, exits=())
+        Calibration(num_tokens=1, error_rate=error_rate, exits=())

@@ -21,9 +21,8 @@ from skipstone.runtime.methods.depth import (
     ExitLevels,
     ExitPolicy,
     Level,
-    calibration_path,
+    exits_note,
     open_policy,
-    save_calibration,
 )
 
 SURE, UNSURE = (np.array([value, 0, 0], np.float32) for value in (9, 0))
@@ -139,12 +138,9 @@ def test_times_are_measured_once_and_then_read(
     monkeypatch.setattr(times_module, "ROUNDS", 1)
     assert exit_times(own_model(tiny_stages, tmp_path)) == measured
     (file,) = tmp_path.iterdir()
-    kept = json.loads(file.read_text())
-    del kept["states_s"]
-    for damaged in ({}, kept):  # the second is a file of before, which knew no hidden states
-        file.write_text(json.dumps(damaged))
-        assert exit_times(own_model(tiny_stages, tmp_path)) != measured
-    assert json.loads(file.read_text())["full_s"] > 0
+    file.write_text("{}")
+    assert exit_times(own_model(tiny_stages, tmp_path)) != measured
+    assert json.loads(file.read_text())["finding"]["full_s"] > 0
     assert exit_times(own_model(tiny_stages, None)).full_s > 0
 
 
@@ -159,13 +155,12 @@ def calibrated(model: Model, folder: Path) -> Model:
         Level(agreement=0.98, metric="gap", threshold=None, share=0.0),
     )
     known = Calibration(
-        weights=model.manifest.files["weights.bin"].sha256,
-        recipe=model.manifest.recipe,
         num_tokens=4321,
         error_rate=0.05,
         exits=(ExitLevels(num_layers=2, agreement=0.7, levels=levels),),
     )
-    save_calibration(known, calibration_path(model.manifest, folder))
+    note = exits_note(model.manifest)
+    note.save(known, note.path(folder))
     return fresh
 
 
@@ -197,19 +192,29 @@ def test_without_a_calibration_the_command_is_named(tiny_stages: Model, tmp_path
 
 def test_a_file_given_is_used_in_place_of_the_kept_one(tiny_stages: Model, tmp_path: Path) -> None:
     calibrated(tiny_stages, tmp_path)
-    file = calibration_path(tiny_stages.manifest, tmp_path)
+    file = exits_note(tiny_stages.manifest).path(tmp_path)
     opened, _ = open_policy(own_model(tiny_stages, None), 0.9, calibration=file, min_gain=0.0)
     assert opened.choose() is not None
 
 
-def test_a_calibration_of_before_that_knows_no_saturation_is_still_read(tiny_stages: Model, tmp_path: Path) -> None:
+def test_a_damaged_calibration_is_refused_by_name(tiny_stages: Model, tmp_path: Path) -> None:
     model = calibrated(tiny_stages, tmp_path)
-    file = calibration_path(tiny_stages.manifest, tmp_path)
-    data = json.loads(file.read_text())
-    for one in data["exits"]:
-        del one["last_stage_from"]
-    file.write_text(json.dumps(data))
-    assert open_policy(model, 0.85, min_gain=0.0)[0].choose() is not None
+    file = exits_note(tiny_stages.manifest).path(tmp_path)
+    file.write_text(file.read_text().replace("last_stage_from", "last"))
+    with pytest.raises(
+        ConfigError, match=r"is no calibration of exits: exits\[0\]\.last_stage_from is missing; make it"
+    ):
+        open_policy(model, 0.85, min_gain=0.0)
+
+
+def test_a_calibration_of_other_exits_is_refused(tiny_stages: Model, tmp_path: Path) -> None:
+    manifest, file = tiny_stages.manifest, tmp_path / "own.json"
+    exits = (ExitLevels(num_layers=9, agreement=0.7, levels=()),)
+    exits_note(manifest).save(Calibration(num_tokens=4321, error_rate=0.05, exits=exits), file)
+    with pytest.raises(
+        ConfigError, match=r"own\.json knows exits after 9 layers, the bundle has others; make one with"
+    ):
+        open_policy(own_model(tiny_stages, None), 0.9, calibration=file)
 
 
 @pytest.mark.parametrize(("starts", "is_read"), [(1, True), (0, False), (None, False)])
@@ -219,13 +224,11 @@ def test_saturation_is_believed_only_around_the_stage_it_was_measured_around(
     level = Level(agreement=0.9, metric="saturation", threshold=0.1, share=0.9)
     manifest, file = tiny_stages.manifest, tmp_path / "own.json"
     known = Calibration(
-        weights=manifest.files["weights.bin"].sha256,
-        recipe=manifest.recipe,
         num_tokens=4321,
         error_rate=0.05,
         exits=(ExitLevels(num_layers=2, agreement=0.7, levels=(level,), last_stage_from=starts),),
     )
-    save_calibration(known, file)
+    exits_note(manifest).save(known, file)
     if is_read:
         chosen = open_policy(own_model(tiny_stages, None), 0.9, calibration=file, min_gain=0.0)[0].choose()
         assert chosen is not None and chosen.reads_states

@@ -24,8 +24,7 @@ from skipstone.runtime.methods.depth import (
     can_skip,
     open_skip,
     require_skip_set,
-    save_skip_set,
-    skip_path,
+    skip_note,
 )
 from skipstone.runtime.sampling import SamplingOptions
 from tests.runtime.methods.depth.test_self_draft import Picky, Trust, context_of, error_of_texts, run
@@ -199,7 +198,8 @@ def test_without_a_search_it_says_how_to_make_one(folders: dict[str, Path], tiny
 def test_what_a_search_found_is_used_and_planned_with(folders: dict[str, Path], tmp_path: Path) -> None:
     model = Model.open(folders["silent"], profiles=tmp_path)
     known = require_skip_set(leave_out(Model.open(folders["silent"]), 1))
-    assert save_skip_set(known, skip_path(model.manifest, tmp_path))
+    note = skip_note(model.manifest)
+    assert note.save(known, note.path(tmp_path))
     assert planned_names(model) == ("ngram", "suffix", "recycle", "skip")
     drafter = open_skip(context_of(model, GREEDY))
     assert isinstance(drafter, SelfDrafter) and drafter.name == "skip" and drafter.peeks
@@ -209,9 +209,8 @@ def test_what_a_search_found_is_used_and_planned_with(folders: dict[str, Path], 
 def test_it_holds_for_a_bundle_of_the_same_weights_that_is_cut_elsewhere(make_folder: Any, tmp_path: Path) -> None:
     for options, fits in (({"cuts": "1,3"}, True), ({"cuts": "none", "exits": "1,3"}, True), ({"cuts": "2"}, False)):
         model = Model.open(make_folder("silent", **options), profiles=tmp_path)
-        save_skip_set(
-            require_skip_set(leave_out(Model.open(model.bundle.path), 1, 2)), skip_path(model.manifest, tmp_path)
-        )
+        note, known = skip_note(model.manifest), require_skip_set(leave_out(Model.open(model.bundle.path), 1, 2))
+        note.save(known, note.path(tmp_path))
         assert can_skip(model) == fits
         if fits:
             assert open_skip(context_of(model, GREEDY)).name == "skip"
@@ -222,7 +221,7 @@ def test_it_holds_for_a_bundle_of_the_same_weights_that_is_cut_elsewhere(make_fo
 
 def test_a_damaged_file_is_refused_and_auto_goes_on_without(folders: dict[str, Path], tmp_path: Path) -> None:
     model = Model.open(folders["silent"], profiles=tmp_path)
-    skip_path(model.manifest, tmp_path).write_text("{}")
-    with pytest.raises(ConfigError, match="holds no layers to leave out; make it again with `skipstone tune"):
+    skip_note(model.manifest).path(tmp_path).write_text("{}")
+    with pytest.raises(ConfigError, match=r"is no set of layers to leave out: .*; make it anew with `skipstone tune"):
         open_skip(context_of(model, GREEDY))
     assert "skip" not in planned_names(model)

@@ -161,7 +161,6 @@ def test_the_order_of_sets_changes_nothing_and_skipping_nothing_agrees_everywher
 def test_layers_of_whole_stages_are_found_along_the_text(tiny_stages: Model) -> None:
     counts: list[int] = []
     found = find_skip_set(tiny_stages, [TEXT] * 3, on_progress=counts.append)
-    assert found.weights == tiny_stages.manifest.files["weights.bin"].sha256
     assert counts[0] == 2 and {*found.layers} <= {1, 2} and found.layers
     assert found.num_tokens > 1800 and 0 <= found.agreement <= 1
     assert found.agreement == Reader(tiny_stages, spread(tiny_stages, 3)).agreements([found.layers])[0]
