@@ -11,6 +11,7 @@ from skipstone.conversation import Conversation
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.generation import Choice, Generation, GenerationOptions, Piece, choose, stream, stream_batch
+from skipstone.runtime.methods import MethodChoice
 from skipstone.runtime.sampling import SamplingOptions
 
 __all__ = ["LanguageModel", "generation_options"]
@@ -58,7 +59,7 @@ class LanguageModel:
             return Generation.join(list(self.stream(prompts, context_length=context_length, **options)))
         chosen = generation_options(**options)
         takes_batches = self.runtime.manifest.graph == "skipstone"
-        if chosen.decode not in ("auto", "plain") or chosen.exact or not takes_batches:
+        if not MethodChoice.parse(chosen.decode).takes_batches or chosen.exact or not takes_batches:
             return [self.generate(prompt, context_length=context_length, **options) for prompt in prompts]
         encoded = [self.encode(prompt) for prompt in prompts]
         pieces: list[list[Piece]] = [[] for _ in encoded]

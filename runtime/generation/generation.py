@@ -20,7 +20,7 @@ from skipstone.runtime.decoding.verify import rule_named
 from skipstone.runtime.engine import Model, Sequence
 from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Clock, Stats
-from skipstone.runtime.methods import ApproximateContext, Method
+from skipstone.runtime.methods import ApproximateContext, MethodChoice, dial_setting
 from skipstone.runtime.sampling import Sampler, logprob_of, top_logprobs
 from skipstone.runtime.text import FinishReason, StopDecision
 
@@ -106,7 +106,7 @@ def stream(
     sequence.require_room(options.max_new_tokens)
     prompt_tokens = len(sequence.token_ids)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)
-    method = Method.parse(options.decode, rule=options.verify)
+    method = MethodChoice.parse(options.decode, rule=options.verify)
     if drafter is None and options.approximate is not None:
         return _stream_approximate(model, sequence, options, sampler)
     if drafter is None:
@@ -127,7 +127,7 @@ def _stream_approximate(
     """Yield the pieces of an approximate text."""
     method, file = options.approximate, None if options.calibration is None else Path(options.calibration)
     assert method is not None, "the caller has looked"
-    setting, promise = method.setting(model, options.min_agreement, options.dial, calibration=file)
+    setting, promise = dial_setting(model, method, options.min_agreement, options.dial, calibration=file)
     opened = method.open(
         ApproximateContext(
             model=model,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import APPROXIMATE, ApproximateMethod, Method, require_number
+from skipstone.runtime.methods import Method, MethodChoice, approximate_methods, require_number
 from skipstone.runtime.sampling import SamplingOptions
 from skipstone.runtime.text import StopDecision, TextBuilder
 
@@ -49,7 +49,7 @@ class GenerationOptions:
             if getattr(self, name) is not None:
                 require_number(name, getattr(self, name))
         StopDecision(self.stop_below)
-        Method.parse(self.decode, rule=self.verify)
+        MethodChoice.parse(self.decode, rule=self.verify)
         if self.approximate is not None:
             self.approximate.require_setting(self.min_agreement, self.dial, self.calibration)
             if self.verify != "match":
@@ -59,7 +59,7 @@ class GenerationOptions:
         elif (self.min_agreement, self.dial, self.calibration) not in ((None, None, None), (None, 0.0, None)):
             raise ConfigError(
                 f"min_agreement, dial and calibration are for approximate decoding only, got decode {self.decode}; "
-                f"approximate are {', '.join(APPROXIMATE)}"
+                f"approximate are {', '.join(approximate_methods())}"
             )
         if self.exact and self.verify != "match":
             raise ConfigError(f"exact gives the bits of plain decoding, which {self.verify} does not; use match")
@@ -73,10 +73,15 @@ class GenerationOptions:
             raise ConfigError(f"logprobs must be at least 0, got {self.logprobs}")
 
     @property
-    def approximate(self) -> ApproximateMethod | None:
+    def approximate(self) -> Method | None:
         """The approximate method that is asked for; None where the text is to be plain decoding's."""
-        method = APPROXIMATE.get(self.decode.strip())
-        if method is not None and method.drafts and self.min_agreement is None and self.dial in (None, method.plain):
+        method = approximate_methods().get(self.decode.strip())
+        if (
+            method is not None
+            and method.drafts
+            and self.min_agreement is None
+            and self.dial in (None, method.dial.plain)
+        ):
             return None
         return method
 

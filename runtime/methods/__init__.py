@@ -7,41 +7,53 @@ from skipstone.runtime.methods.calibration import (
     DialCalibration,
     DialFinding,
     calibrated_setting,
-    dial_note,
-    dial_note_of,
+    dial_path,
+    dial_setting,
+    made_for,
+    made_here,
+    read_dial,
     risk_p_value,
+    save_dial,
 )
-from skipstone.runtime.methods.in_order import Cascade
+from skipstone.runtime.methods.choice import MethodChoice, weighed_methods
+from skipstone.runtime.methods.in_order import InOrder
 from skipstone.runtime.methods.method import (
     AGREEMENTS,
     ApproximateContext,
-    ApproximateMethod,
     DrafterContext,
+    Method,
     Opened,
     require_agreement,
     require_number,
 )
-from skipstone.runtime.methods.registry import APPROXIMATE, Method, open_drafter, planned_names, registered_drafters
+from skipstone.runtime.methods.plain import PLAIN
+from skipstone.runtime.methods.registry import approximate_methods, method_named, open_drafter, registered_drafters
 
 __all__ = [
     "AGREEMENTS",
-    "APPROXIMATE",
     "ERROR_RATE",
+    "PLAIN",
     "ApproximateContext",
-    "ApproximateMethod",
-    "Cascade",
     "DialCalibration",
     "DialFinding",
     "DrafterContext",
+    "InOrder",
     "Method",
+    "MethodChoice",
     "Opened",
+    "approximate_methods",
     "calibrated_setting",
-    "dial_note",
-    "dial_note_of",
+    "dial_path",
+    "dial_setting",
+    "made_for",
+    "made_here",
+    "method_named",
     "open_drafter",
-    "planned_names",
+    "read_dial",
     "registered_drafters",
     "require_agreement",
     "require_number",
     "risk_p_value",
+    "save_dial",
+    "weighed_methods",
 ]

@@ -18,7 +18,7 @@ import numpy as np
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Manifest, Note
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods.method import ApproximateMethod
+from skipstone.runtime.methods.method import Method
 
 __all__ = [
     "ERROR_RATE",
@@ -27,6 +27,7 @@ __all__ = [
     "calibrated_setting",
     "dial_note",
     "dial_note_of",
+    "dial_setting",
     "risk_p_value",
 ]
 
@@ -82,8 +83,25 @@ class DialCalibration:
         return risk_p_value(num_wrong, self.num_independent, 1.0 - min_agreement) <= self.error_rate
 
 
+def dial_setting(
+    model: Model, method: Method, min_agreement: float | None, dial: float | None, *, calibration: Path | None = None
+) -> tuple[float, str]:
+    """Return the setting of a method's dial, and what it promises; "" is what the method says itself.
+
+    Raises: ConfigError when an agreement is asked for and no calibration knows what setting keeps it.
+    """
+    if dial is not None:
+        return dial, ""
+    assert min_agreement is not None, "require_setting has looked"
+    if method.dial.is_agreement:
+        return min_agreement, ""
+    if min_agreement == 1:
+        return method.dial.plain, "all tokens as the full model's"
+    return calibrated_setting(model, method, min_agreement, file=calibration)
+
+
 def calibrated_setting(
-    model: Model, method: ApproximateMethod, min_agreement: float, *, file: Path | None = None
+    model: Model, method: Method, min_agreement: float, *, file: Path | None = None
 ) -> tuple[float, str]:
     """Return the loosest setting that keeps `min_agreement`, and the promise in words; the plain end where none does.
 
@@ -94,15 +112,18 @@ def calibrated_setting(
     promise = f"{100 * min_agreement:.1f} % of tokens as the full model's, calibrated on {known.num_tokens} tokens"
     setting = known.loosest(min_agreement)
     if setting is None:
-        return method.plain, f"{promise}; no setting of {method.name} keeps that, so {method.plain:g} is used: plain"
-    return setting, f"{promise}; {method.name} at {setting:g} ({method.dial})"
+        return (
+            method.dial.plain,
+            f"{promise}; no setting of {method.name} keeps that, so {method.dial.plain:g} is used: plain",
+        )
+    return setting, f"{promise}; {method.name} at {setting:g} ({method.dial.unit})"
 
 
-def _calibration(model: Model, method: ApproximateMethod, file: Path | None) -> DialCalibration:
+def _calibration(model: Model, method: Method, file: Path | None) -> DialCalibration:
     note = dial_note(model, method)
     calibration = note.kept(model.profiles) if file is None else note.read(file)
     if calibration is None:
-        pair = " and small model" if method.little else ""
+        pair = " and small model" if method.uses_draft_model else ""
         raise ConfigError(f"{method.name} is not calibrated for this bundle{pair}; run {note.command} once")
     if calibration.method != method.name:
         raise ConfigError(f"{file} is a calibration of {calibration.method}; make one of {method.name}: {note.command}")
@@ -111,13 +132,13 @@ def _calibration(model: Model, method: ApproximateMethod, file: Path | None) -> 
     return calibration
 
 
-def dial_note(model: Model, method: ApproximateMethod) -> Note[DialCalibration]:
+def dial_note(model: Model, method: Method) -> Note[DialCalibration]:
     """Return the note of a method's calibration on this model. Raises: as opening the small model does."""
-    draft_model = model.draft_model if method.little else None
+    draft_model = model.draft_model if method.uses_draft_model else None
     return dial_note_of(method, model.manifest, None if draft_model is None else draft_model.manifest)
 
 
-def dial_note_of(method: ApproximateMethod, manifest: Manifest, draft_model: Manifest | None) -> Note[DialCalibration]:
+def dial_note_of(method: Method, manifest: Manifest, draft_model: Manifest | None) -> Note[DialCalibration]:
     """Return the note of a method's calibration; `draft_model` is of those that use it.
 
     It depends on all that may change an approximate text: weights and what stands before exits by sha256, the recipe,

@@ -1,4 +1,4 @@
-"""Several drafters in order of price: the first that has a guess drafts."""
+"""Several drafters, joined by commas, in order of price: the first that has a guess drafts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from skipstone.runtime.decoding import Drafter, Guard, Round
 from skipstone.runtime.engine import Draft
+from skipstone.runtime.methods.method import DrafterContext
 
-__all__ = ["Cascade"]
+__all__ = ["InOrder", "in_order"]
 
 
-class Cascade(Drafter):
+class InOrder(Drafter):
     """Asks one drafter after the other until one proposes something; all learn from every round.
 
     Source: hierarchy drafting (Cho et al., 2025), its tiers as drafters of their own.
@@ -33,3 +34,8 @@ class Cascade(Drafter):
     def finish(self, history: Sequence[int]) -> None:
         for guard in self._guards:
             guard.finish()
+
+
+def in_order(context: DrafterContext, drafters: Sequence[Drafter]) -> InOrder:
+    """Return one drafter of several, the cheapest first."""
+    return InOrder([Guard(drafter, context.sequence) for drafter in drafters])

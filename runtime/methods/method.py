@@ -1,28 +1,33 @@
-"""The approximate methods by name: what the dial of each turns, and who runs it."""
+"""A method of `--decode` as a row: its name, what it needs of a model, its dial, and whether it drafts or writes.
+
+Each row stands in the file of its method; the registry collects them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
-from importlib import import_module
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from skipstone.errors import ConfigError
+from skipstone.runtime.decoding import Drafter, Step
 from skipstone.runtime.engine import Model, Sequence, SharedStores
 from skipstone.runtime.sampling import Sampler
-
-if TYPE_CHECKING:
-    from skipstone.runtime.decoding import Step
-    from skipstone.runtime.text import TextBuilder
+from skipstone.runtime.text import TextBuilder
 
 __all__ = [
     "AGREEMENTS",
+    "DRAFT_MODEL",
+    "EXITS",
     "ApproximateContext",
-    "ApproximateMethod",
+    "Dial",
     "DrafterContext",
+    "Method",
+    "Need",
     "Opened",
     "require_agreement",
     "require_number",
@@ -62,81 +67,6 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApproximateMethod:
-    """One method. Its dial goes from `least` to `most`, and gives plain decoding's text at `plain`, one of the two.
-
-    `dial` says what it turns and in which unit; `settings` are five of it, the plain one first, each looser than the
-    one before. `where` is the module and function that opens a text. `drafts`: at its plain end it is a drafter of the
-    same name, which the verifying loop runs. `little`: a little model writes beside the full one.
-    """
-
-    name: str
-    dial: str
-    least: float
-    most: float
-    plain: float
-    settings: tuple[float, ...]
-    where: str
-    drafts: bool = False
-    little: bool = False
-
-    def require(self, setting: float) -> None:
-        """Raise ConfigError for a setting outside of the dial, or no number."""
-        require_number(f"the dial of {self.name}", setting)
-        if not self.least <= setting <= self.most:
-            most = "" if math.isinf(self.most) else f" and {self.most:g}"
-            how = f"at least {self.least:g}" if math.isinf(self.most) else f"between {self.least:g}{most}"
-            raise ConfigError(f"the dial of {self.name}, {self.dial}, must be {how}, got {setting:g}")
-
-    def require_setting(
-        self, min_agreement: float | None, dial: float | None, calibration: str | Path | None = None
-    ) -> None:
-        """Raise ConfigError unless one of the two says how far the text may differ, and for a file that none reads."""
-        if min_agreement is None and dial is None:
-            raise ConfigError(
-                f"decode {self.name} is approximate; say how close it must stay: min_agreement, such as 0.98, "
-                f"or dial, {self.dial}, plain decoding at {self.plain:g}"
-            )
-        if min_agreement is not None and dial is not None:
-            raise ConfigError(f"min_agreement and dial both set the dial of {self.name}; give one of them")
-        if dial is not None and calibration is not None and self.name != "exit":  # its dial is the agreement
-            raise ConfigError(
-                f"the calibration {calibration} says what dial of {self.name} keeps a min_agreement, and the dial is "
-                "given; leave one out"
-            )
-        if dial is not None:
-            self.require(dial)
-        elif min_agreement is not None:
-            require_agreement(min_agreement)
-
-    def setting(
-        self, model: Model, min_agreement: float | None, dial: float | None, *, calibration: Path | None = None
-    ) -> tuple[float, str]:
-        """Return the setting of the dial, and what it promises; "" is what the method says itself.
-
-        Raises: ConfigError when an agreement is asked for and no calibration knows what setting keeps it.
-        """
-        if dial is not None:
-            return dial, ""
-        assert min_agreement is not None, "require_setting has looked"
-        if self.name == "exit":  # its dial is the agreement
-            return min_agreement, ""
-        if min_agreement == 1:
-            return self.plain, "all tokens as the full model's"
-        from skipstone.runtime.methods.calibration import calibrated_setting
-
-        return calibrated_setting(model, self, min_agreement, file=calibration)
-
-    def open(self, context: ApproximateContext) -> Opened:
-        """Return the text's steps. Raises: ConfigError where the model lacks what the method needs."""
-        self.require(context.setting)
-        module, function = self.where.split(":")
-        opened = getattr(import_module(f"skipstone.runtime.methods.{module}"), function)(context)
-        assert isinstance(opened, Opened)
-        return opened
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterContext:
     """What a drafter may use for one text.
 
@@ -154,6 +84,140 @@ class DrafterContext:
     text: SharedStores = field(default_factory=SharedStores)
     trees: bool = True
     rule: Literal["match", "rejection", "k-seq"] = "match"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a model must have for a method: in words, how to see it, and what to do where it is missing."""
+
+    words: str
+    is_met: Callable[[Model], bool]
+    remedy: str
+
+
+DRAFT_MODEL = Need(
+    "a small model",
+    lambda model: model.has_draft_model,
+    "make one with `skipstone export CHECKPOINT -o OUT --drafter SMALL_CHECKPOINT`, or name a smaller bundle "
+    "with --drafter",
+)
+EXITS = Need(
+    "an exit",
+    lambda model: bool(model.manifest.exits),
+    "make one with `skipstone export CHECKPOINT -o OUT --exits auto`",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dial:
+    """How far the text may differ from plain decoding's: from `least` to `most`, not at all at `plain`, one of the two.
+
+    `unit` says what the dial turns. `settings` are five of it, the plain one first, each looser than the one before.
+    Where the dial `is_agreement` it is the share of tokens as the full model's, and needs no calibration of its own.
+    """
+
+    unit: str
+    least: float
+    most: float
+    plain: float
+    settings: tuple[float, ...]
+    is_agreement: bool = False
+
+
+FIXED = Dial(unit="nothing", least=0.0, most=0.0, plain=0.0, settings=(0.0,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One method. It drafts, and its text is plain decoding's; or it writes a text that its `dial` lets differ.
+
+    A method that does both drafts at the plain end of its dial. One that `joins` makes one drafter of those that have
+    an `auto_rank`, the cheapest first, where a model meets their needs and each `is_ready`: what `tune` finds for it
+    is kept. `stands_alone`: no drafters can be named beside it. `text_only`: it never looks at logits. `remembers`: it
+    keeps texts in the suffix memory. `takes_batches`: several texts may be decoded together without its drafts.
+    """
+
+    name: str
+    needs: tuple[Need, ...] = ()
+    drafts: Callable[[DrafterContext], Drafter] | None = None
+    joins: Callable[[DrafterContext, SequenceOf[Drafter]], Drafter] | None = None
+    writes: Callable[[ApproximateContext], Opened] | None = None
+    dial: Dial = FIXED
+    auto_rank: int | None = None
+    is_ready: Callable[[Model], bool] = lambda model: True
+    stands_alone: bool = False
+    text_only: bool = False
+    remembers: bool = False
+    takes_batches: bool = False
+
+    @property
+    def is_drafter(self) -> bool:
+        """Whether it drafts and can be joined with others that do."""
+        return self.drafts is not None and not self.stands_alone
+
+    @property
+    def only_writes(self) -> bool:
+        """Whether tokens may differ from the full model's choice at any dial, each made by a depth of its own."""
+        return self.writes is not None and self.drafts is None
+
+    @property
+    def uses_draft_model(self) -> bool:
+        return DRAFT_MODEL in self.needs
+
+    def can_run(self, model: Model) -> bool:
+        """Return whether the model has all that the method needs."""
+        return all(need.is_met(model) for need in self.needs) and self.is_ready(model)
+
+    def require_model(self, model: Model) -> None:
+        """Raise ConfigError for a model that lacks what the method needs."""
+        for need in self.needs:
+            if not need.is_met(model):
+                raise ConfigError(
+                    f"decoding method {self.name!r} needs {need.words}, and the bundle has none; {need.remedy}"
+                )
+
+    def require(self, setting: float) -> None:
+        """Raise ConfigError for a setting outside of the dial, or no number."""
+        require_number(f"the dial of {self.name}", setting)
+        dial = self.dial
+        if not dial.least <= setting <= dial.most:
+            most = "" if math.isinf(dial.most) else f" and {dial.most:g}"
+            how = f"at least {dial.least:g}" if math.isinf(dial.most) else f"between {dial.least:g}{most}"
+            raise ConfigError(f"the dial of {self.name}, {dial.unit}, must be {how}, got {setting:g}")
+
+    def require_setting(
+        self, min_agreement: float | None, dial: float | None, calibration: str | Path | None = None
+    ) -> None:
+        """Raise ConfigError unless one of the two says how far the text may differ, and for a file that none reads."""
+        if min_agreement is None and dial is None:
+            raise ConfigError(
+                f"decode {self.name} is approximate; say how close it must stay: min_agreement, such as 0.98, "
+                f"or dial, {self.dial.unit}, plain decoding at {self.dial.plain:g}"
+            )
+        if min_agreement is not None and dial is not None:
+            raise ConfigError(f"min_agreement and dial both set the dial of {self.name}; give one of them")
+        if dial is not None and calibration is not None and not self.dial.is_agreement:
+            raise ConfigError(
+                f"the calibration {calibration} says what dial of {self.name} keeps a min_agreement, and the dial is "
+                "given; leave one out"
+            )
+        if dial is not None:
+            self.require(dial)
+        elif min_agreement is not None:
+            require_agreement(min_agreement)
+
+    def draft(self, context: DrafterContext) -> Drafter:
+        """Return the drafter of one text. Raises: ConfigError where the model lacks what the method needs."""
+        assert self.drafts is not None, "a method that joins or writes is opened otherwise"
+        self.require_model(context.model)
+        return self.drafts(context)
+
+    def open(self, context: ApproximateContext) -> Opened:
+        """Return the text's steps. Raises: ConfigError where the model lacks what the method needs."""
+        assert self.writes is not None, "a lossless method is opened as a drafter"
+        self.require(context.setting)
+        self.require_model(context.model)
+        return self.writes(context)
 
 
 AGREEMENTS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)

@@ -17,6 +17,7 @@ from skipstone.bench.suite import Suite
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.runtime.engine import Model, SharedStores
 from skipstone.runtime.generation import Generation, GenerationOptions, peak_memory_bytes, stream
+from skipstone.runtime.methods import PLAIN
 
 __all__ = ["compare", "method_names", "unread"]
 
@@ -69,7 +70,7 @@ def method_names(methods: Sequence[str]) -> tuple[str, ...]:
         raise ConfigError(f"each method is compared once, got {','.join(given)}")
     for name in given:
         _options(name, 2)
-    return ("plain", *(name for name in given if name != "plain"))
+    return (PLAIN.name, *(name for name in given if name != PLAIN.name))
 
 
 def _options(method: str, new_tokens: int) -> GenerationOptions:
@@ -153,7 +154,7 @@ def _record(number: int, task: _Task, method: str, done: Mapping[str, tuple[Gene
         model_calls=stats.model_calls,
         drafted=sum(drafter.drafted for drafter in stats.drafters.values()),
         accepted=sum(drafter.accepted for drafter in stats.drafters.values()),
-        same_text=generation.token_ids == done["plain"][0].token_ids,
+        same_text=generation.token_ids == done[PLAIN.name][0].token_ids,
         peak_memory_bytes=peak_bytes,
     )
 

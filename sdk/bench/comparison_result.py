@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from skipstone.runtime.methods import PLAIN
+
 __all__ = ["Cell", "Comparison", "Run"]
 
 
@@ -82,7 +84,9 @@ class Comparison:
         """Return the figures of one method on one category."""
         runs = [run for run in self.runs if (run.category, run.method) == (category, method)]
         drafted, peaks = sum(run.drafted for run in runs), [run.peak_memory_bytes or 0 for run in runs]
-        plain = {(run.round, run.prompt): run for run in self.runs if (run.category, run.method) == (category, "plain")}
+        plain = {
+            (run.round, run.prompt): run for run in self.runs if (run.category, run.method) == (category, PLAIN.name)
+        }
         return Cell(
             category=category,
             method=method,

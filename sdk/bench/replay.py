@@ -20,7 +20,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.costs import MAX_ROWS, cost_curve
 from skipstone.runtime.decoding import Guard, Round
 from skipstone.runtime.engine import Draft, Model, SharedStores
-from skipstone.runtime.methods import Method
+from skipstone.runtime.methods import MethodChoice
 from skipstone.runtime.methods.auto import LOOP_S
 from skipstone.runtime.sampling import Sampler
 
@@ -125,7 +125,7 @@ def replay(
     alone = copy.copy(model)
     alone.shared = SharedStores()
     alone.shared.get("cost curve", lambda: cost_curve(model))
-    parsed = Method.parse(method)
+    parsed = MethodChoice.parse(method)
     total = _Tally()
     for recording in recordings:
         for prompt, reply in _pieces(alone, recording):
@@ -169,7 +169,7 @@ def _pieces(model: Model, recording: Recording) -> Iterator[tuple[list[int], lis
             yield piece[:cut], piece[cut:]
 
 
-def _replay_one(model: Model, method: Method, prompt: list[int], reply: list[int], total: _Tally) -> None:
+def _replay_one(model: Model, method: MethodChoice, prompt: list[int], reply: list[int], total: _Tally) -> None:
     """Decode one text as `decode` does, with the recorded tokens in the place of the model's."""
     sequence = model.new_sequence()
     sequence.append(prompt)

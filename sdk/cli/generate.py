@@ -42,8 +42,6 @@ Examples:
   skipstone generate pebble -p "class Stack:" --decode suffix,recycle --stats
   skipstone generate my-bundle -p "x = " --decode exit --min-agreement 0.98"""
 
-SHALLOW = ("exit", "adaptive", "skipdecode", "switch", "cascade")
-
 
 class RuleName(StrEnum):
     match = "match"
@@ -143,7 +141,7 @@ def run(
     from skipstone.errors import ConfigError
     from skipstone.language_model import generation_options
     from skipstone.runtime.generation import Generation
-    from skipstone.runtime.methods import APPROXIMATE
+    from skipstone.runtime.methods import approximate_methods
 
     if logprobs is not None and not as_json:
         raise ConfigError("--logprobs is shown with --json only; add --json")
@@ -152,8 +150,9 @@ def run(
     if show_depth and (as_json or samples > 1 or show_drafts):
         other = "--json" if as_json else "--samples" if samples > 1 else "--show-drafts"
         raise ConfigError(f"--show-depth is for one text on the terminal; leave {other} out")
-    if show_depth and decode not in SHALLOW:
-        known = ", ".join(SHALLOW)
+    shallow = {name: method for name, method in approximate_methods().items() if method.only_writes}
+    if show_depth and decode not in shallow:
+        known = ", ".join(shallow)
         raise ConfigError(f"--show-depth colours what part of the layers made; --decode {decode} uses all, not {known}")
     options = {
         "max_new_tokens": max_new_tokens,
@@ -194,7 +193,7 @@ def run(
         return
     painter: DraftPainter | DepthPainter | None = None
     if show_depth:
-        little = APPROXIMATE[decode].little
+        little = shallow[decode].uses_draft_model
         painter = DepthPainter(model.runtime, last_id=model.encode(text)[-1], little=little)
     elif show_drafts:
         painter = DraftPainter(model.runtime, last_id=model.encode(text)[-1])

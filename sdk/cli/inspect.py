@@ -115,16 +115,16 @@ def _calibrated(calibration: Calibration | None) -> list[str]:
 
 def _calibrated_dials(bundle: Bundle, folder: Path) -> list[str]:
     """Return how far each dial may be turned that is calibrated for the bundle here, with its own little model."""
-    from skipstone.runtime.methods import APPROXIMATE, dial_note_of
+    from skipstone.runtime.methods import approximate_methods, dial_note_of
 
     drafter, lines = bundle.open_draft_model(), []
-    for method in APPROXIMATE.values():
-        note = dial_note_of(method, bundle.manifest, drafter.manifest if drafter and method.little else None)
+    for method in approximate_methods().values():
+        note = dial_note_of(method, bundle.manifest, drafter.manifest if drafter and method.uses_draft_model else None)
         known = note.find(folder)
         if known is None:
             continue
         setting = known.loosest(SHOWN_AGREEMENT)
-        far = "plain decoding only" if setting is None else f"{setting:g} ({method.dial})"
+        far = "plain decoding only" if setting is None else f"{setting:g} ({method.dial.unit})"
         lines.append(f"{method.name}: {far} at {SHOWN_AGREEMENT:.0%} agreement, on {known.num_tokens} tokens")
     return lines
 

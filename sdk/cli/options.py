@@ -74,44 +74,38 @@ SuffixMemoryOption = Annotated[
 
 def require_drafter(decode: str, drafter: str | None) -> None:
     """Raise ConfigError for a small model that the decoding method would not use."""
-    from skipstone.runtime.methods import APPROXIMATE
+    from skipstone.runtime.methods import MethodChoice
 
-    users = {"auto", "model", "tree", "staged", *(method.name for method in APPROXIMATE.values() if method.little)}
-    if drafter is not None and not users & _names(decode):
-        todo = "leave it out" if _stands_alone(decode) else "add model"
+    if drafter is None:
+        return
+    choice = MethodChoice.parse(decode)
+    if not any(method.uses_draft_model for method in choice.considered):
+        todo = "leave it out" if choice.stands_alone else "add model"
         raise ConfigError(f"--drafter names a small model, which --decode {decode} does not use; {todo}")
 
 
 def require_suffix(decode: str, suffix_memory: Path | None) -> None:
     """Raise ConfigError for a memory that the decoding method would not use."""
-    if suffix_memory is not None and not {"auto", "suffix"} & _names(decode):
-        todo = "leave it out" if _stands_alone(decode) else "add suffix"
+    from skipstone.runtime.methods import MethodChoice
+
+    if suffix_memory is None:
+        return
+    choice = MethodChoice.parse(decode)
+    if not any(method.remembers for method in choice.considered):
+        todo = "leave it out" if choice.stands_alone else "add suffix"
         raise ConfigError(f"--suffix-memory is for the suffix drafter, which --decode {decode} does not use; {todo}")
 
 
 def require_lossless(names: Iterable[str], command: str) -> None:
     """Raise ConfigError for an approximate method among those given to a command that runs none."""
+    from skipstone.runtime.methods import approximate_methods
+
+    approximate = [name for name, method in approximate_methods().items() if method.only_writes]
     for name in map(str.strip, names):
-        if name in _approximate_names():
+        if name in approximate:
             raise ConfigError(
                 f"--decode {name} is approximate, which generate and eval run; {command} takes auto, plain and drafters"
             )
-
-
-def _names(decode: str) -> set[str]:
-    return {name.strip() for name in decode.split(",")}
-
-
-def _stands_alone(decode: str) -> bool:
-    """Return whether a method cannot be joined by drafters."""
-    return bool(_names(decode) & {"plain", "auto", *_approximate_names()})
-
-
-def _approximate_names() -> set[str]:
-    """Return the methods that are no drafters at any dial."""
-    from skipstone.runtime.methods import APPROXIMATE
-
-    return {method.name for method in APPROXIMATE.values() if not method.drafts}
 
 
 def dial_settings(given: Sequence[str]) -> tuple[float, ...]:

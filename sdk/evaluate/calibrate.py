@@ -12,7 +12,7 @@ import numpy as np
 from skipstone.errors import ConfigError
 from skipstone.evaluate.judged_texts import NEW_TOKENS, judged_text, prompts_of
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import AGREEMENTS, ERROR_RATE, ApproximateMethod, DialCalibration, DialFinding
+from skipstone.runtime.methods import AGREEMENTS, ERROR_RATE, Method, DialCalibration, DialFinding
 
 __all__ = ["LEAST_TOKENS", "MOST_TOKENS", "calibrate_dial", "design_effect", "settings_to_test"]
 
@@ -20,13 +20,13 @@ LEAST_TOKENS = 2000
 MOST_TOKENS = 4096
 
 
-def settings_to_test(method: ApproximateMethod) -> tuple[float, ...]:
+def settings_to_test(method: Method) -> tuple[float, ...]:
     """Return the settings that are tested, the strictest first: those of the method, and between each two their mean.
 
     The plain end is none of them: it is known.
     """
-    means = {one: (one + other) / 2 for one, other in pairwise(method.settings)}
-    finer = [setting for one in method.settings for setting in (one, means.get(one)) if setting is not None]
+    means = {one: (one + other) / 2 for one, other in pairwise(method.dial.settings)}
+    finer = [setting for one in method.dial.settings for setting in (one, means.get(one)) if setting is not None]
     return tuple(finer[1:])
 
 
@@ -42,7 +42,7 @@ def design_effect(wrong: SequenceOf[int]) -> float:
 
 def calibrate_dial(
     model: Model,
-    method: ApproximateMethod,
+    method: Method,
     texts: SequenceOf[str],
     *,
     max_tokens: int = MOST_TOKENS,
@@ -56,9 +56,9 @@ def calibrate_dial(
     Raises: ConfigError for `exit`, whose exits are calibrated instead, for a model that lacks what the method needs,
     and when the texts are too short.
     """
-    if method.name == "exit":
+    if method.dial.is_agreement:
         raise ConfigError(
-            "the dial of exit is the agreement; calibrate its exits with `skipstone tune BUNDLE --exits --text FILE`"
+            f"the dial of {method.name} is the agreement; calibrate its exits with `skipstone tune BUNDLE --exits --text FILE`"
         )
     if max_tokens < LEAST_TOKENS:
         raise ConfigError(f"a calibration wants at least {LEAST_TOKENS} tokens at each setting, got {max_tokens}")

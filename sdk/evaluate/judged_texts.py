@@ -13,7 +13,7 @@ from skipstone.errors import ConfigError
 from skipstone.evaluate.perplexity import log_softmax
 from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Draft, Model, Sequence
-from skipstone.runtime.methods import ApproximateContext, ApproximateMethod
+from skipstone.runtime.methods import ApproximateContext, Method
 from skipstone.runtime.methods.small_model import Follower
 from skipstone.runtime.sampling import Sampler
 
@@ -65,7 +65,7 @@ def new_text(model: Model, prompt: SequenceOf[int], *, exact: bool = False) -> S
     return sequence
 
 
-def steps_of(model: Model, method: ApproximateMethod, setting: float, sequence: Sequence) -> Iterator[Step]:
+def steps_of(model: Model, method: Method, setting: float, sequence: Sequence) -> Iterator[Step]:
     """Return the loop over one greedy text, which runs the method even where it does not pay.
 
     Stop tokens are ignored, so that all texts are equally long.
@@ -82,7 +82,7 @@ def steps_of(model: Model, method: ApproximateMethod, setting: float, sequence: 
     return method.open(context).steps
 
 
-def judged_text(model: Model, method: ApproximateMethod, setting: float, prompt: SequenceOf[int]) -> Verdict:
+def judged_text(model: Model, method: Method, setting: float, prompt: SequenceOf[int]) -> Verdict:
     """Write one text and let the full model judge it, in few calls of many rows.
 
     Both are exact where the bundle can be: then a row's bits do not depend on how many stand beside it, and a text of
@@ -95,7 +95,7 @@ def judged_text(model: Model, method: ApproximateMethod, setting: float, prompt:
     for step in steps_of(model, method, setting, new_text(model, prompt, exact=exact)):
         partial = step.depth not in (None, model.manifest.dimensions.num_layers)
         for number, (token_id, law) in enumerate(zip(step.token_ids, step.logits, strict=True)):
-            stands = method.drafts and number < step.num_accepted and int(law.argmax()) != token_id
+            stands = method.drafts is not None and number < step.num_accepted and int(law.argmax()) != token_id
             if stands:
                 lenient.append(len(token_ids))
             token_ids.append(token_id)

@@ -13,7 +13,7 @@ from skipstone.evaluate.judged_texts import NEW_TOKENS, judged_text, new_text, p
 from skipstone.runtime.decoding import PlainDrafter, Step, decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import ApproximateMethod
+from skipstone.runtime.methods import Method
 from skipstone.runtime.sampling import Sampler
 
 __all__ = ["DialQuality", "evaluate_dial"]
@@ -42,7 +42,7 @@ class DialQuality:
 
 def evaluate_dial(
     model: Model,
-    method: ApproximateMethod,
+    method: Method,
     texts: SequenceOf[str],
     *,
     settings: SequenceOf[float] | None = None,
@@ -55,7 +55,7 @@ def evaluate_dial(
     it does not pay, so that its quality is seen. `on_progress` gets the share that is done. Raises: ConfigError for a
     setting outside of the dial, for a model that lacks what the method needs, and for too short a text.
     """
-    chosen = method.settings if settings is None else tuple(settings)
+    chosen = method.dial.settings if settings is None else tuple(settings)
     for setting in chosen:
         method.require(setting)
     prompts = prompts_of(model, texts, most=max(1, round(max_tokens / NEW_TOKENS)))
@@ -103,7 +103,7 @@ class _Played:
 
 def _play(
     model: Model,
-    method: ApproximateMethod,
+    method: Method,
     settings: SequenceOf[float],
     prompts: SequenceOf[SequenceOf[int]],
     progress: _Progress,
@@ -131,7 +131,7 @@ def _plain_steps(model: Model, prompt: SequenceOf[int]) -> Iterator[Step]:
 
 def _quality(
     model: Model,
-    method: ApproximateMethod,
+    method: Method,
     setting: float,
     prompts: SequenceOf[SequenceOf[int]],
     played: _Played,

@@ -1,4 +1,4 @@
-"""The plan of each round: the draft with the most expected tokens per second, or none where none pays."""
+"""The method `auto`: each round the draft with the most expected tokens per second, or none where none pays."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from skipstone.runtime.costs import MAX_ROWS, CostCurve
+from skipstone.runtime.costs import MAX_ROWS, CostCurve, cost_curve
 from skipstone.runtime.decoding import Acceptance, Drafter, Guard, Round
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.methods.auto.knowledge import LOOP_S, Knowledge, Record
+from skipstone.runtime.methods.method import DrafterContext, Method
 
-__all__ = ["Planner", "best_cut"]
+__all__ = ["METHOD", "Planner", "best_cut"]
 
 MIN_GAIN = 1.03
 # Costs change slowly with the context; they are looked up again after so many tokens.
@@ -165,3 +166,14 @@ def best_cut(draft: Draft, acceptance: Acceptance, costs: Sequence[float], rate:
         if expected > rate * cost:
             rate, num_rows = expected / cost, count
     return draft.keep(sorted(order[:num_rows])), rate
+
+
+def open_planner(context: DrafterContext, drafters: Sequence[Drafter]) -> Planner:
+    """Return the plan of one text over drafters in order of price; what it learns outlives the text."""
+    model, sequence = context.model, context.sequence
+    guards = [Guard(drafter, sequence) for drafter in drafters]
+    knowledge = model.shared.get("planner knowledge", Knowledge)
+    return Planner(guards, cost_curve(model), knowledge=knowledge, exact=sequence.exact)
+
+
+METHOD = Method(name="auto", joins=open_planner, stands_alone=True, text_only=True, takes_batches=True)

@@ -22,10 +22,10 @@ from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Draft, Sequence, exit_stages
 from skipstone.runtime.methods.depth.exits import MIN_GAIN, NO_EXIT_PAYS, ExitText
 from skipstone.runtime.methods.depth.free import FreeDrafter, FreeExit, records_of
-from skipstone.runtime.methods.method import ApproximateContext, Opened
+from skipstone.runtime.methods.method import EXITS, ApproximateContext, Dial, Method, Opened
 from skipstone.runtime.sampling import Sampler
 
-__all__ = ["let_leave", "open_adaptive"]
+__all__ = ["METHOD", "let_leave", "open_adaptive"]
 
 NAME = "adaptive"
 
@@ -150,3 +150,17 @@ def _promise(drafter: FreeDrafter, chance: float) -> str:
         return f"{promise}; not known yet, so tokens that leave are checked until then"
     surer = "never" if isinf(drafter.threshold) else f"above a confidence of {drafter.threshold:g}"
     return f"{promise}; now after {num_layers} layers {surer}, from {record.num_pairs} tokens"
+
+
+METHOD = Method(
+    name="adaptive",
+    needs=(EXITS,),
+    writes=open_adaptive,
+    dial=Dial(
+        unit="the least estimated chance that a token which leaves is the full model's",
+        least=0.0,
+        most=1.0,
+        plain=1.0,
+        settings=(1.0, 0.99, 0.9, 0.7, 0.5),
+    ),
+)

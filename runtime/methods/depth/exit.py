@@ -12,9 +12,9 @@ from skipstone.runtime.costs import MOST_BEHIND
 from skipstone.runtime.decoding import Choose, Step
 from skipstone.runtime.engine import Draft, Sequence
 from skipstone.runtime.methods.depth.exits import MIN_GAIN, NO_EXIT_PAYS, Exit, ExitPolicy, open_policy
-from skipstone.runtime.methods.method import ApproximateContext, Opened
+from skipstone.runtime.methods.method import EXITS, ApproximateContext, Dial, Method, Opened
 
-__all__ = ["decode_early", "open_exit"]
+__all__ = ["METHOD", "decode_early", "open_exit"]
 
 
 def open_exit(context: ApproximateContext) -> Opened:
@@ -72,3 +72,18 @@ def _step(sequence: Sequence, policy: ExitPolicy, chosen: Exit | None, choose: C
     token_id = choose(logits, sequence.token_ids)
     sequence.commit([token_id])
     return Step.of_one(token_id, logits, policy.num_layers, model_s=called - start, accept_s=perf_counter() - called)
+
+
+METHOD = Method(
+    name="exit",
+    needs=(EXITS,),
+    writes=open_exit,
+    dial=Dial(
+        unit="the share of tokens as the full model's",
+        least=0.8,
+        most=1.0,
+        plain=1.0,
+        settings=(1.0, 0.99, 0.98, 0.95, 0.9),
+        is_agreement=True,
+    ),
+)

@@ -21,10 +21,10 @@ from skipstone.runtime.decoding import Drafter, DraftText, Round
 from skipstone.runtime.engine import Draft, Model, SharedStores, exit_stages
 from skipstone.runtime.methods.depth.beta_mixture import LAST_SHARE, WIDE_GRID, BetaMixture, decayed, fit_mixture
 from skipstone.runtime.methods.depth.exits import MIN_GAIN, PRIOR_TOKENS, TRY_AGAIN, ExitText
-from skipstone.runtime.methods.method import DrafterContext
+from skipstone.runtime.methods.method import EXITS, DrafterContext, Method
 from skipstone.runtime.sampling import Sampler, gap
 
-__all__ = ["CHANCE", "FIRST_THRESHOLD", "ExitRecord", "FreeDrafter", "FreeExit", "open_free", "records_of"]
+__all__ = ["CHANCE", "FIRST_THRESHOLD", "METHOD", "ExitRecord", "FreeDrafter", "FreeExit", "open_free", "records_of"]
 
 # The paper's: the threshold before enough is seen, and the chance of a guess to be made, if right and wrong ones were
 # equally many.
@@ -212,3 +212,6 @@ def open_free(context: DrafterContext) -> Drafter:
         times=exit_times(model),
         num_layers=model.manifest.dimensions.num_layers,
     )
+
+
+METHOD = Method(name="free", needs=(EXITS,), drafts=open_free)

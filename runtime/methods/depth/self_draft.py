@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from skipstone.errors import ConfigError
 from skipstone.runtime.costs import TIMES_MEMORY, best_length, usual_s
 from skipstone.runtime.decoding import Drafter, ModelDrafter, Round, picker_for
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.methods.depth.exits import ExitText
-from skipstone.runtime.methods.method import DrafterContext
+from skipstone.runtime.methods.method import EXITS, DrafterContext, Method
 
-__all__ = ["Exit", "MidpointStop", "SelfDrafter", "open_self"]
+__all__ = ["METHOD", "Exit", "MidpointStop", "SelfDrafter", "open_self"]
 
 COUNTS_MEMORY: Final = 0.99
 LONGEST: Final = 8
@@ -184,11 +183,6 @@ class SelfDrafter(Drafter):
 def open_self(context: DrafterContext) -> Drafter:
     """Return a drafter of chains for one text. Raises: ConfigError when the bundle has no exits."""
     manifest = context.model.manifest
-    if not manifest.exits:
-        raise ConfigError(
-            "decoding method 'self' drafts from an exit, and the bundle has none; "
-            "make one with `skipstone export CHECKPOINT -o OUT --exits auto`"
-        )
     exits = []
     for num_stages, stage in enumerate(manifest.stages, start=1):
         if stage.end_layer not in manifest.exits:
@@ -198,3 +192,6 @@ def open_self(context: DrafterContext) -> Drafter:
         share = stage.end_layer / manifest.dimensions.num_layers
         exits.append(Exit(text, drafter, share, share))
     return SelfDrafter(exits, timed=context.rule == "match")
+
+
+METHOD = Method(name="self", needs=(EXITS,), drafts=open_self, auto_rank=4)

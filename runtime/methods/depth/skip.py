@@ -8,9 +8,9 @@ from skipstone.runtime.engine import Model
 from skipstone.runtime.methods.depth.exits import ExitText
 from skipstone.runtime.methods.depth.self_draft import Exit, SelfDrafter
 from skipstone.runtime.methods.depth.skip_set import COMMAND, SkipSet, skip_note, skipped_stages
-from skipstone.runtime.methods.method import DrafterContext
+from skipstone.runtime.methods.method import DrafterContext, Method
 
-__all__ = ["can_skip", "open_skip"]
+__all__ = ["METHOD", "can_skip", "open_skip"]
 
 NAME = "skip"
 
@@ -64,3 +64,6 @@ def _can_skip(model: Model) -> bool:
     except ConfigError:
         return False
     return True
+
+
+METHOD = Method(name="skip", drafts=open_skip, auto_rank=5, is_ready=can_skip)

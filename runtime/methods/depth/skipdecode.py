@@ -18,9 +18,9 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import StageEntry
 from skipstone.runtime.decoding import Choose, Step
 from skipstone.runtime.engine import Draft, Sequence
-from skipstone.runtime.methods.method import ApproximateContext, Opened
+from skipstone.runtime.methods.method import ApproximateContext, Dial, Method, Opened
 
-__all__ = ["SkipSchedule", "decode_skipping", "open_skipdecode"]
+__all__ = ["METHOD", "SkipSchedule", "decode_skipping", "open_skipdecode"]
 
 WARM_UP = 1  # so many first stages run for every token
 
@@ -123,3 +123,16 @@ def decode_skipping(
         yield Step.of_one(token_id, logits, depth, model_s=spent_s, accept_s=kept_s)
         if token_id in stop_ids:
             return
+
+
+METHOD = Method(
+    name="skipdecode",
+    writes=open_skipdecode,
+    dial=Dial(
+        unit="the share of the layers that run at the end",
+        least=0.0,
+        most=1.0,
+        plain=1.0,
+        settings=(1.0, 0.9, 0.75, 0.5, 0.25),
+    ),
+)

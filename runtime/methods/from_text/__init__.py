@@ -5,7 +5,14 @@ from __future__ import annotations
 from skipstone.runtime.methods.from_text.jacobi import CHANGED, FRESH, KINDS, STABLE, JacobiDrafter
 from skipstone.runtime.methods.from_text.lookahead import WINDOW_LEVEL, LookaheadDrafter, NgramPool
 from skipstone.runtime.methods.from_text.ngram import NgramDrafter
-from skipstone.runtime.methods.from_text.recycle import Node, RecycleDrafter, RecyclingTable, top_ids, tree_template
+from skipstone.runtime.methods.from_text.recycle import (
+    Node,
+    RecycleDrafter,
+    RecyclingTable,
+    open_recycle,
+    top_ids,
+    tree_template,
+)
 from skipstone.runtime.methods.from_text.suffix import MATCHES, NUM_VOTES, OTHER_TEXTS, SuffixDrafter, prior
 from skipstone.runtime.methods.from_text.suffix_index import (
     BOUNDARY,
@@ -41,6 +48,7 @@ __all__ = [
     "SuffixIndex",
     "SuffixMemory",
     "TextIndex",
+    "open_recycle",
     "overlapping",
     "prior",
     "top_ids",

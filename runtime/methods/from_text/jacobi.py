@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import Drafter, Round
 from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.method import DrafterContext
+from skipstone.runtime.methods.method import DrafterContext, Method
 from skipstone.runtime.sampling import Sampler
 
-__all__ = ["CHANGED", "FRESH", "KINDS", "STABLE", "JacobiDrafter", "open_jacobi"]
+__all__ = ["CHANGED", "FRESH", "KINDS", "METHOD", "STABLE", "JacobiDrafter", "open_jacobi"]
 
 WINDOW = 3
 # What a guess rests on: nothing; the last call, against the one before; two calls that agree.
@@ -84,3 +84,6 @@ def open_jacobi(context: DrafterContext) -> JacobiDrafter:
     if context.rule != "match":
         raise ConfigError(f"jacobi has no laws of its guesses, which the rule {context.rule} needs; use match")
     return JacobiDrafter(context.sampler, context.sequence.token_ids, stop_ids=context.model.manifest.stop_ids)
+
+
+METHOD = Method(name="jacobi", drafts=open_jacobi)

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import Drafter, Round
 from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.method import DrafterContext
+from skipstone.runtime.methods.method import DrafterContext, Method
 
-__all__ = ["LookaheadDrafter", "NgramPool", "open_lookahead"]
+__all__ = ["METHOD", "LookaheadDrafter", "NgramPool", "open_lookahead"]
 
 WINDOW = 3
 NGRAM = 3
@@ -179,3 +179,6 @@ def open_lookahead(context: DrafterContext) -> LookaheadDrafter:
     if context.rule != "match":
         raise ConfigError(f"lookahead has no laws of its guesses, which the rule {context.rule} needs; use match")
     return LookaheadDrafter(stop_ids=context.model.manifest.stop_ids)
+
+
+METHOD = Method(name="lookahead", drafts=open_lookahead)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from skipstone.runtime.decoding import Drafter
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.methods.from_text.suffix_index import LONGEST_MATCH, TextIndex, overlapping
-from skipstone.runtime.methods.method import DrafterContext
+from skipstone.runtime.methods.method import DrafterContext, Method
 
-__all__ = ["NgramDrafter", "open_ngram"]
+__all__ = ["METHOD", "NgramDrafter", "open_ngram"]
 
 
 MOST = 64
@@ -68,3 +68,6 @@ class NgramDrafter(Drafter):
 def open_ngram(context: DrafterContext) -> NgramDrafter:
     """Return an n-gram drafter for one text."""
     return NgramDrafter(context.text.get("index", lambda: TextIndex(context.sequence.capacity)))
+
+
+METHOD = Method(name="ngram", drafts=open_ngram, auto_rank=0, text_only=True)

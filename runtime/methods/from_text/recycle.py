@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import Drafter, Round
 from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.method import DrafterContext
+from skipstone.runtime.methods.method import DrafterContext, Method
 
-__all__ = ["Node", "RecycleDrafter", "RecyclingTable", "open_recycle", "top_ids", "tree_template"]
+__all__ = ["METHOD", "Node", "RecycleDrafter", "RecyclingTable", "open_recycle", "top_ids", "tree_template"]
 
 # How often the next token is the first, second, ... successor kept: pebble gave 0.52, 0.10, 0.04 at
 # temperature 0.8. They shape the tree, and a planner starts from them.
@@ -158,3 +158,6 @@ def open_recycle(context: DrafterContext) -> RecycleDrafter:
     if context.trees:
         return RecycleDrafter(table, tree_template(NUM_NODES, RANK_CHANCES))
     return RecycleDrafter(table, tree_template(CHAIN_LENGTH, RANK_CHANCES[:1]))
+
+
+METHOD = Method(name="recycle", drafts=open_recycle, auto_rank=2)

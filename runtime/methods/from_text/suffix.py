@@ -15,9 +15,9 @@ from skipstone.runtime.methods.from_text.suffix_index import (
     overlapping,
 )
 from skipstone.runtime.methods.from_text.suffix_memory import SuffixMemory
-from skipstone.runtime.methods.method import DrafterContext
+from skipstone.runtime.methods.method import DrafterContext, Method
 
-__all__ = ["SuffixDrafter", "open_suffix"]
+__all__ = ["METHOD", "SuffixDrafter", "open_suffix"]
 
 OTHER_TEXTS = 100
 # A match this long is copied on as it stands; looking again would find the same place.
@@ -126,3 +126,6 @@ def open_suffix(context: DrafterContext) -> SuffixDrafter:
         context.shared.get("suffix memory", SuffixMemory),
         num_known=context.sequence.num_cached,
     )
+
+
+METHOD = Method(name="suffix", drafts=open_suffix, auto_rank=1, text_only=True, remembers=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +10,11 @@ from numpy.typing import NDArray
 
 from skipstone.runtime.decoding import Accept, ConfidenceStop, Drafter, ModelDrafter, decode, picker_for
 from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.method import ApproximateContext, DrafterContext, Opened
+from skipstone.runtime.methods.method import DRAFT_MODEL, ApproximateContext, Dial, DrafterContext, Method, Opened
 from skipstone.runtime.methods.small_model.follower import as_drafter_context, drafter_of, follower_of
 from skipstone.runtime.sampling import Sampler, logprob_of
 
-__all__ = ["forgive", "open_big_little", "open_lenient"]
+__all__ = ["METHOD", "forgive", "open_big_little", "open_lenient"]
 
 NAME = "big-little"
 FALLBACK = 0.6
@@ -73,3 +74,18 @@ def forgive(sampler: Sampler, history: Sequence[int], *, dial: float) -> Accept:
         return text[start:]
 
     return accept
+
+
+METHOD = Method(
+    name=NAME,
+    needs=(DRAFT_MODEL,),
+    drafts=open_big_little,
+    writes=open_lenient,
+    dial=Dial(
+        unit="surprise in nats",
+        least=0.0,
+        most=math.inf,
+        plain=0.0,
+        settings=(0.0, 1.0, 2.0, 3.0, 5.0),
+    ),
+)

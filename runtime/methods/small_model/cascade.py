@@ -17,14 +17,14 @@ import numpy as np
 from skipstone.runtime.decoding import PlainDrafter, Step, decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Sequence
-from skipstone.runtime.methods.method import ApproximateContext, Opened
+from skipstone.runtime.methods.method import DRAFT_MODEL, ApproximateContext, Dial, Method, Opened
 from skipstone.runtime.methods.small_model.follower import LittleModel, open_little
 from skipstone.runtime.sampling import Sampler, logprob_of
 
 if TYPE_CHECKING:
     from skipstone.runtime.text import TextBuilder
 
-__all__ = ["Deferral", "chow_quantile", "decode_cascade", "open_cascade"]
+__all__ = ["METHOD", "Deferral", "chow_quantile", "decode_cascade", "open_cascade"]
 
 
 def chow_quantile(logprobs: SequenceOf[float], level: float) -> float:
@@ -139,3 +139,17 @@ def _written(
             waited_s = perf_counter() - began - first.model_s - first.accept_s
             return [replace(first, waited_s=waited_s), *steps[1:]] if deferral.stands(logprobs) else []
     return []
+
+
+METHOD = Method(
+    name="cascade",
+    needs=(DRAFT_MODEL,),
+    writes=open_cascade,
+    dial=Dial(
+        unit="the probability that the small model gives its least likely tokens",
+        least=0.0,
+        most=1.0,
+        plain=1.0,
+        settings=(1.0, 0.3, 0.2, 0.15, 0.1),
+    ),
+)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Draft, Model
-from skipstone.runtime.methods.method import ApproximateContext, DrafterContext
+from skipstone.runtime.methods.method import DRAFT_MODEL, ApproximateContext, DrafterContext
 from skipstone.runtime.text import same_tokenizer
 
 __all__ = ["Follower", "LittleModel", "as_drafter_context", "drafter_of", "follower_of", "open_little"]
@@ -23,12 +23,8 @@ def drafter_of(context: DrafterContext, name: str, *, own_tokenizer: bool = True
     """
     model = context.model.draft_model
     if model is None:
-        raise ConfigError(
-            f"decoding method {name!r} needs a small model, and the bundle has none; "
-            "make one with `skipstone export CHECKPOINT -o OUT --drafter SMALL_CHECKPOINT`, or name a smaller bundle "
-            "with --drafter"
-        )
-    if not own_tokenizer and not _same_tokenizer(context, model):
+        raise ConfigError(f"decoding method {name!r} needs {DRAFT_MODEL.words}, and the bundle has none")
+    if not own_tokenizer and not has_same_tokenizer(context, model):
         raise ConfigError(
             f"decoding method {name!r} needs a small model with the tokenizer of the large one, which this is not; "
             "use model, which translates"
@@ -36,7 +32,7 @@ def drafter_of(context: DrafterContext, name: str, *, own_tokenizer: bool = True
     return model
 
 
-def _same_tokenizer(context: DrafterContext, model: Model) -> bool:
+def has_same_tokenizer(context: DrafterContext, model: Model) -> bool:
     """Return whether the two have the same tokens; compared once for all texts."""
     target = context.model.tokenizer
     return context.shared.get("drafter has the target's tokenizer", lambda: same_tokenizer(target, model.tokenizer))

@@ -14,6 +14,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import Drafter, Picker, Picks, level_of, picker_for
 from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.methods.method import DrafterContext
+from skipstone.runtime.methods.small_model.follower import drafter_of
 from skipstone.runtime.methods.small_model.mirror import Mirror
 from skipstone.runtime.sampling import relative_probabilities
 from skipstone.runtime.text import SharedVocabulary, Spelling, whole_characters
@@ -145,9 +146,7 @@ def open_foreign(context: DrafterContext) -> ForeignDrafter:
     Raises: ConfigError when there is no draft model, when one of the tokenizers is of an unknown kind, for the rule
     k-seq unless the text is greedy, and for the rule rejection when the two share no token.
     """
-    model = context.model.draft_model
-    if model is None:
-        raise ConfigError("the bundle holds no draft model; export it with one, or choose another decoding method")
+    model = drafter_of(context, ForeignDrafter.name)
     draws = context.rule != "match" and not context.sampler.greedy
     if draws and context.rule == "k-seq":
         raise ConfigError(

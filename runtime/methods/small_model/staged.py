@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from skipstone.runtime.decoding import Drafter, ModelDrafter, Picker, Picks, decode, picker_for
 from skipstone.runtime.engine import Draft, Model
-from skipstone.runtime.methods.method import DrafterContext
-from skipstone.runtime.methods.registry import open_drafter
+from skipstone.runtime.methods.from_text import open_recycle
+from skipstone.runtime.methods.method import DRAFT_MODEL, DrafterContext, Method
 from skipstone.runtime.methods.small_model.follower import Follower, drafter_of, follower_of
 from skipstone.runtime.sampling import Sampler
 
-__all__ = ["StagedChain", "open_staged", "open_staged_chain"]
+__all__ = ["METHOD", "StagedChain", "open_staged", "open_staged_chain"]
 
 
 def open_staged(context: DrafterContext) -> Drafter:
@@ -66,4 +66,7 @@ def open_staged_chain(model: Model, text: Follower, sampler: Sampler) -> StagedC
     context = DrafterContext(
         model=model, sampler=sampler, sequence=text.sequence, shared=model.shared, trees=text.sequence.takes_trees
     )
-    return StagedChain(open_drafter("recycle", context))
+    return StagedChain(open_recycle(context))
+
+
+METHOD = Method(name="staged", needs=(DRAFT_MODEL,), drafts=open_staged)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from skipstone.runtime.decoding import Choose, Step
 from skipstone.runtime.engine import Draft, Sequence
-from skipstone.runtime.methods.method import ApproximateContext, Opened
+from skipstone.runtime.methods.method import DRAFT_MODEL, ApproximateContext, Dial, Method, Opened
 from skipstone.runtime.methods.small_model.follower import LittleModel, open_little
 
-__all__ = ["EntropySwitch", "decode_switch", "entropy_bits", "open_switch"]
+__all__ = ["METHOD", "EntropySwitch", "decode_switch", "entropy_bits", "open_switch"]
 
 LOWEST = -1e4  # of which exp is 0, and 0 times it is a number
 
@@ -110,3 +110,17 @@ def decode_switch(
         yield Step.of_one(token_id, logits, depth, model_s=spent_s, accept_s=kept_s)
         if token_id in stop_ids:
             return
+
+
+METHOD = Method(
+    name="switch",
+    needs=(DRAFT_MODEL,),
+    writes=open_switch,
+    dial=Dial(
+        unit="entropy in bits",
+        least=0.0,
+        most=math.inf,
+        plain=0.0,
+        settings=(0.0, 0.5, 1.0, 2.0, 4.0),
+    ),
+)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import Calibration, Drafter, Picker, Round, level_of, middle_of, picker_for
 from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.method import DrafterContext
+from skipstone.runtime.methods.method import DRAFT_MODEL, DrafterContext, Method
 from skipstone.runtime.methods.small_model.follower import Follower, drafter_of, follower_of
 
-__all__ = ["ChainsDrafter", "Node", "TreeDrafter", "as_draft", "open_tree"]
+__all__ = ["METHOD", "ChainsDrafter", "Node", "TreeDrafter", "as_draft", "open_tree"]
 
 
 def open_tree(context: DrafterContext) -> Drafter:
@@ -196,3 +196,6 @@ def as_draft(root: Node, *, source: str) -> Draft:
         laws if laws[0] is not None else (),
         tuple(tuple(row_of[child] for child in node.draws) for node in nodes) if root.draws else (),
     )
+
+
+METHOD = Method(name="tree", needs=(DRAFT_MODEL,), drafts=open_tree)

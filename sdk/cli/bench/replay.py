@@ -31,11 +31,11 @@ def run_replay(
     from skipstone.api import load
     from skipstone.bench import read_recordings, replay
     from skipstone.runtime.costs import cost_curve
-    from skipstone.runtime.methods import Method
+    from skipstone.runtime.methods import MethodChoice
 
     names = [name.strip().replace("+", ",") for name in methods.split(",")]
     for name in names:
-        Method.parse(name)
+        MethodChoice.parse(name)
     texts = {path: read_recordings(path) for path in paths}
     model = load(bundle, device=device, threads=threads).runtime
     curve = cost_curve(model)

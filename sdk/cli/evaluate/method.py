@@ -12,7 +12,7 @@ from rich.progress import MofNCompleteColumn, TaskProgressColumn
 from skipstone.cli.options import dial_settings
 from skipstone.cli.terminal import markdown_table, print_json, progress_bar, write
 from skipstone.errors import ConfigError
-from skipstone.runtime.methods import APPROXIMATE, ApproximateMethod, require_agreement
+from skipstone.runtime.methods import Method, approximate_methods, dial_setting, require_agreement
 
 if TYPE_CHECKING:
     from skipstone.evaluate import DialQuality, ExitQuality
@@ -44,7 +44,7 @@ class Judging:
     `exit` is judged along the given text, or as the others along what it writes: its `own`.
     """
 
-    method: ApproximateMethod
+    method: Method
     min_agreement: tuple[float, ...]
     dial: tuple[float, ...]
     calibration: Path | None
@@ -52,7 +52,7 @@ class Judging:
     own: bool = False
 
     def __post_init__(self) -> None:
-        if self.own and (self.method.name != "exit" or self.calibration is not None):
+        if self.own and (not self.method.dial.is_agreement or self.calibration is not None):
             raise ConfigError(
                 "--own is for --decode exit, with the calibration that is kept; others are judged on their own texts"
             )
@@ -62,7 +62,7 @@ class Judging:
             require_agreement(agreement)
         for setting in self.dial:
             self.method.require(setting)
-        if self.calibration is not None and self.method.name != "exit" and not self.min_agreement:
+        if self.calibration is not None and not self.method.dial.is_agreement and not self.min_agreement:
             raise ConfigError("--calibration says which setting keeps an agreement; add --min-agreement")
 
     @classmethod
@@ -81,8 +81,8 @@ class Judging:
         """Return what the options ask for. Raises: ConfigError where they do not go together."""
         from skipstone.bench import require_plot
 
-        if decode not in APPROXIMATE:
-            known = ", ".join(APPROXIMATE)
+        if decode not in approximate_methods():
+            known = ", ".join(approximate_methods())
             raise ConfigError(
                 f"--decode takes {known} here, got {decode}; lossless methods write plain decoding's text"
             )
@@ -91,7 +91,7 @@ class Judging:
         if plot is not None:
             require_plot(plot)
         return cls(
-            method=APPROXIMATE[decode],
+            method=approximate_methods()[decode],
             min_agreement=tuple(min_agreement or ()),
             dial=dial_settings(dial or ()),
             calibration=calibration,
@@ -105,7 +105,7 @@ class Judging:
         """Judge, print and draw."""
         from skipstone.bench import DialPoint, plot_dial
 
-        if self.method.name == "exit" and not self.own:
+        if self.method.dial.is_agreement and not self.own:
             exits = self._judge_exits(model, texts, quiet=quiet)
             unit = f"{exits[0].num_tokens} tokens of the text"
             self._show(_exit_table(exits), unit, [asdict(row) for row in exits], bundle, as_json=as_json)
@@ -114,7 +114,7 @@ class Judging:
             ]
         else:
             rows = self._judge(model, texts, quiet=quiet)
-            unit = f"{rows[0].num_tokens} tokens of its own, dial: {self.method.dial}"
+            unit = f"{rows[0].num_tokens} tokens of its own, dial: {self.method.dial.unit}"
             self._show(_dial_table(rows, self.min_agreement), unit, self._records(rows), bundle, as_json=as_json)
             points = [DialPoint(one.setting, one.agreement, one.times_plain) for one in rows]
         if plot is not None:
@@ -146,7 +146,9 @@ class Judging:
     def _judge(self, model: Model, texts: list[str], *, quiet: bool) -> list[DialQuality]:
         from skipstone.evaluate import MOST_TOKENS, evaluate_dial
 
-        kept = [self.method.setting(model, one, None, calibration=self.calibration)[0] for one in self.min_agreement]
+        kept = [
+            dial_setting(model, self.method, one, None, calibration=self.calibration)[0] for one in self.min_agreement
+        ]
         with progress_bar("judging", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
             return evaluate_dial(
                 model,

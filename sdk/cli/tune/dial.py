@@ -11,11 +11,11 @@ from skipstone.cli.terminal import markdown_table, note_kept, print_json, progre
 from skipstone.errors import ConfigError
 from skipstone.runtime.methods import (
     AGREEMENTS,
-    APPROXIMATE,
-    ApproximateMethod,
     DialCalibration,
     DialFinding,
     dial_note,
+    Method,
+    approximate_methods,
 )
 
 if TYPE_CHECKING:
@@ -24,19 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["calibrate", "dial_method"]
 
 
-def dial_method(name: str) -> ApproximateMethod:
+def dial_method(name: str) -> Method:
     """Return the approximate method called `name`. Raises: ConfigError when there is none, or it has no such dial."""
-    known = [one for one in APPROXIMATE if one != "exit"]
-    if name == "exit":
-        raise ConfigError("the dial of exit is the agreement itself; calibrate its exits with --exits")
-    if name not in known:
-        raise ConfigError(f"--dial takes {', '.join(known)} here, got {name}")
-    return APPROXIMATE[name]
+    methods = approximate_methods()
+    if name in methods and methods[name].dial.is_agreement:
+        raise ConfigError(f"the dial of {name} is the agreement itself; calibrate its exits with --exits")
+    if name not in methods:
+        known = ", ".join(name for name, method in methods.items() if not method.dial.is_agreement)
+        raise ConfigError(f"--dial takes {known} here, got {name}")
+    return methods[name]
 
 
 def calibrate(
     model: Model,
-    method: ApproximateMethod,
+    method: Method,
     texts: Sequence[str],
     bundle: str,
     *,
@@ -66,13 +67,13 @@ def calibrate(
     note_kept(path, "the calibration is", kept=kept, quiet=quiet)
 
 
-def _used_for(found: DialCalibration, setting: float, method: ApproximateMethod) -> list[float]:
+def _used_for(found: DialCalibration, setting: float, method: Method) -> list[float]:
     """Return the agreements for which a setting is the one in use, the plain end where no other keeps them."""
     loosest = {agreement: found.loosest(agreement) for agreement in AGREEMENTS}
-    return [agreement for agreement, one in loosest.items() if setting == (method.plain if one is None else one)]
+    return [agreement for agreement, one in loosest.items() if setting == (method.dial.plain if one is None else one)]
 
 
-def _record(found: DialCalibration, method: ApproximateMethod, bundle: str) -> dict[str, object]:
+def _record(found: DialCalibration, method: Method, bundle: str) -> dict[str, object]:
     return {
         "bundle": bundle,
         "approximate": found.method,
@@ -92,22 +93,22 @@ def _record(found: DialCalibration, method: ApproximateMethod, bundle: str) -> d
     }
 
 
-def _with_plain(found: DialCalibration, method: ApproximateMethod) -> list[DialFinding]:
+def _with_plain(found: DialCalibration, method: Method) -> list[DialFinding]:
     """Return what was found, and before it what is known: at the plain end every token is the full model's."""
-    return [DialFinding(method.plain, 0), *found.tested]
+    return [DialFinding(method.dial.plain, 0), *found.tested]
 
 
-def _table(found: DialCalibration, method: ApproximateMethod) -> str:
+def _table(found: DialCalibration, method: Method) -> str:
     """Return, by setting, how many tokens were the full model's and for which agreement it is used."""
     rows = [
         [
             f"{one.setting:g}",
-            f"{1 - one.num_wrong / found.num_tokens:.2%}" if one.setting != method.plain else "plain decoding",
+            f"{1 - one.num_wrong / found.num_tokens:.2%}" if one.setting != method.dial.plain else "plain decoding",
             ", ".join(f"{agreement:g}" for agreement in _used_for(found, one.setting, method)) or "-",
         ]
         for one in _with_plain(found, method)
     ]
-    title = f"approximate decoding: {method.name}, dial: {method.dial}\n"
+    title = f"approximate decoding: {method.name}, dial: {method.dial.unit}\n"
     sure = f"each min agreement holds with a chance of {1 - found.error_rate:.0%} on texts like this one"
     worth = f"which tell as much as {found.num_independent} independent ones"
     count = f"calibrated on {found.num_tokens} tokens at each setting, {worth}; {sure}\n"

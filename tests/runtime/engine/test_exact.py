@@ -22,7 +22,7 @@ from skipstone.runtime.decoding import Drafter, PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import PREFILL_CHUNK, Model, Sequence
 from skipstone.runtime.generation import GenerationOptions
-from skipstone.runtime.methods import Method, registered_drafters
+from skipstone.runtime.methods import MethodChoice, registered_drafters
 from skipstone.runtime.sampling import Sampler, SamplingOptions
 
 # The bundle that everybody loads is one stage; test_identity.py has `self` and `skip`.
@@ -70,7 +70,7 @@ class Texts:
         sequence = self.model.new_sequence(exact=True)
         sequence.append(prompt)
         sampler = Sampler.from_options(self.options, stop_ids=(), num_prompt_tokens=len(prompt))
-        return decoded(sequence, sampler, Method.parse(method).open(self.model, sequence, sampler))
+        return decoded(sequence, sampler, MethodChoice.parse(method).open(self.model, sequence, sampler))
 
     def check(self, prompts: SequenceOf[SequenceOf[int]], method: str) -> int:
         """Compare the texts of these prompts with those of plain decoding; return how many guesses stood."""
@@ -101,7 +101,7 @@ def is_refused(model: Model, method: str, *, exact: bool) -> bool:
     """Whether a drafter cannot be opened for a text of this kind."""
     sequence = model.new_sequence(exact=exact)
     try:
-        Method.parse(method).open(model, sequence, Sampler(greedy=True))
+        MethodChoice.parse(method).open(model, sequence, Sampler(greedy=True))
     except ConfigError as error:
         assert "chains only" in str(error) or "branch" in str(error), error
         return True

@@ -23,7 +23,7 @@ from skipstone.runtime.decoding import decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import Generation
-from skipstone.runtime.methods import Method, registered_drafters
+from skipstone.runtime.methods import MethodChoice, registered_drafters
 from skipstone.runtime.sampling import Sampler, SamplingOptions
 
 METHODS = ("auto", "suffix,recycle,model", *registered_drafters())
@@ -125,7 +125,7 @@ def decoded(
     sequence = model.new_sequence(exact=exact)
     sequence.append(prompt)
     sampler = Sampler.from_options(sampling, stop_ids=(), num_prompt_tokens=len(prompt))
-    drafter = Method.parse(method).open(model, sequence, sampler)
+    drafter = MethodChoice.parse(method).open(model, sequence, sampler)
     accept = match(sampler, sequence.token_ids)
     logits, num_guessed = list[NDArray[np.float32]](), 0
     for step in decode(sequence, drafter=drafter, accept=accept, max_new_tokens=num_tokens, stop_ids=()):

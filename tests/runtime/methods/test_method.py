@@ -15,7 +15,7 @@ from skipstone.runtime.costs import CostCurve
 from skipstone.runtime.decoding import Drafter, PlainDrafter
 from skipstone.runtime.engine import Model, SharedStores
 from skipstone.runtime.generation import GenerationOptions
-from skipstone.runtime.methods import Cascade, Method, planned_names, registered_drafters
+from skipstone.runtime.methods import InOrder, MethodChoice, registered_drafters, weighed_methods
 from skipstone.runtime.methods.auto import Planner
 from skipstone.runtime.methods.from_text import NgramDrafter, SuffixDrafter
 from skipstone.runtime.sampling import Sampler, SamplingOptions
@@ -35,7 +35,7 @@ def model(tiny: Model) -> Model:
 def opened(model: Model, names: str, *, rule: str = "match", exact: bool = False, text_only: bool = False) -> Drafter:
     sequence = model.new_sequence(exact=exact)
     sequence.append([1, 50])
-    return Method.parse(names, rule=rule).open(model, sequence, Sampler(greedy=True), text_only=text_only)
+    return MethodChoice.parse(names, rule=rule).open(model, sequence, Sampler(greedy=True), text_only=text_only)
 
 
 # Names
@@ -52,16 +52,16 @@ def opened(model: Model, names: str, *, rule: str = "match", exact: bool = False
     ],
 )
 def test_names_are_read_in_their_order(text: str, names: tuple[str, ...]) -> None:
-    assert Method.parse(text) == Method(names)
+    assert MethodChoice.parse(text) == MethodChoice(names)
 
 
 def test_the_default_is_auto_with_the_rule_that_keeps_the_text() -> None:
-    assert Method() == Method.parse("auto", rule="match")
+    assert MethodChoice() == MethodChoice.parse("auto", rule="match")
 
 
 def test_every_registered_drafter_is_a_method() -> None:
     for name in registered_drafters():
-        assert Method.parse(name).names == (name,)
+        assert MethodChoice.parse(name).names == (name,)
 
 
 @pytest.mark.parametrize(
@@ -81,23 +81,23 @@ def test_every_registered_drafter_is_a_method() -> None:
 )
 def test_names_that_cannot_be_meant_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Method.parse(text)
+        MethodChoice.parse(text)
     with pytest.raises(ConfigError, match=message):
         GenerationOptions(decode=text)
 
 
 def test_exit_is_no_drafter_and_goes_with_match_only(model: Model) -> None:
-    assert Method.parse("exit").is_approximate and not Method.parse("auto").is_approximate
+    assert MethodChoice.parse("exit").is_approximate and not MethodChoice.parse("auto").is_approximate
     assert "exit" not in registered_drafters()
     with pytest.raises(ConfigError, match="exit has no drafts that rejection could verify"):
-        Method.parse("exit", rule="rejection")
+        MethodChoice.parse("exit", rule="rejection")
     with pytest.raises(ConfigError, match="exit drafts nothing and may change the text; it is for generate and eval"):
         opened(model, "exit")
 
 
 def test_no_name_at_all_is_refused() -> None:
     with pytest.raises(ConfigError, match="must be given once each, got none"):
-        Method(())
+        MethodChoice(())
 
 
 # Rules
@@ -106,19 +106,19 @@ def test_no_name_at_all_is_refused() -> None:
 @pytest.mark.parametrize("rule", ["match", "rejection", "k-seq"])
 @pytest.mark.parametrize("names", ["plain", "model", "ngram,model"])
 def test_every_rule_goes_with_drafters_by_name(names: str, rule: str) -> None:
-    assert Method.parse(names, rule=rule).rule == rule
+    assert MethodChoice.parse(names, rule=rule).rule == rule
 
 
 @pytest.mark.parametrize("rule", ["rejection", "k-seq"])
 def test_auto_goes_with_match_only(rule: str) -> None:
     with pytest.raises(ConfigError, match=f"would bend the law that {rule} keeps; name the drafter, such as model"):
-        Method.parse("auto", rule=rule)
+        MethodChoice.parse("auto", rule=rule)
 
 
 @pytest.mark.parametrize("rule", ["", "Match", "typical"])
 def test_an_unknown_rule_is_refused(rule: str) -> None:
     with pytest.raises(ConfigError, match=f"verify '{rule}' is not known; known are match, rejection, k-seq"):
-        Method.parse("ngram", rule=rule)
+        MethodChoice.parse("ngram", rule=rule)
 
 
 # What opens
@@ -128,7 +128,7 @@ def test_a_single_name_opens_its_drafter_and_several_a_cascade(model: Model) -> 
     assert isinstance(opened(model, "plain"), PlainDrafter)
     assert isinstance(opened(model, "ngram"), NgramDrafter)
     both = opened(model, "suffix,ngram")
-    assert isinstance(both, Cascade) and both.name == "suffix,ngram"
+    assert isinstance(both, InOrder) and both.name == "suffix,ngram"
 
 
 def test_a_drafter_that_cannot_run_here_is_refused_with_its_reason(model: Model) -> None:
@@ -148,10 +148,10 @@ def test_auto_opens_a_planner_with_the_cost_curve_of_the_model(model: Model, exa
 def test_auto_weighs_the_small_model_where_there_is_one(
     model: Model, tiny_checkpoint: Path, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
 ) -> None:
-    assert planned_names(model) == ("ngram", "suffix", "recycle")
+    assert tuple(method.name for method in weighed_methods(model)) == ("ngram", "suffix", "recycle")
     small = make_checkpoint(num_hidden_layers=1)
     pair = Model.open(make_bundle(tiny_checkpoint, drafter=small))
-    assert planned_names(pair) == ("ngram", "suffix", "recycle", "model")
+    assert tuple(method.name for method in weighed_methods(pair)) == ("ngram", "suffix", "recycle", "model")
 
 
 def test_what_auto_learns_outlives_the_text(model: Model) -> None:
@@ -184,7 +184,7 @@ def test_auto_does_not_measure_again_for_a_second_text(model: Model, fed: list[t
 def test_methods_that_read_text_only_open_without_logits(model: Model) -> None:
     assert isinstance(opened(model, "plain", text_only=True), PlainDrafter)
     assert isinstance(opened(model, "suffix", text_only=True), SuffixDrafter)
-    assert isinstance(opened(model, "suffix,ngram", text_only=True), Cascade)
+    assert isinstance(opened(model, "suffix,ngram", text_only=True), InOrder)
     assert isinstance(opened(model, "auto", text_only=True), Planner)
 
 

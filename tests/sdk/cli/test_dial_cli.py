@@ -12,7 +12,7 @@ from conftest import MakeBundle, MakeCheckpoint
 
 import skipstone
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import APPROXIMATE, DialCalibration, DialFinding, dial_note
+from skipstone.runtime.methods import method_named, DialCalibration, DialFinding, dial_note
 from tests.sdk.evaluate.test_methods import words
 
 PROMPT = "def add(first, second):"
@@ -48,7 +48,7 @@ def text_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def calibrated(bundle: Path, profiles: Path) -> Path:
     """A kept calibration of switch: 0.9 at 7.2 bits."""
-    method = APPROXIMATE["switch"]
+    method = method_named("switch")
     note = dial_note(Model.open(bundle), method)
     found = (DialFinding(LOOSE, 40), DialFinding(9.0, 2000))
     known = DialCalibration(method="switch", num_tokens=4096, error_rate=0.05, tested=found)

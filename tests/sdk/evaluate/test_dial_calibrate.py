@@ -24,16 +24,18 @@ from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import GenerationOptions
 from skipstone.runtime.methods import (
     AGREEMENTS,
-    APPROXIMATE,
     DialCalibration,
     DialFinding,
+    approximate_methods,
     calibrated_setting,
     dial_note,
     dial_note_of,
+    dial_setting,
+    method_named,
 )
 from tests.sdk.evaluate.test_methods import words
 
-SWITCH = APPROXIMATE["switch"]
+SWITCH = method_named("switch")
 NO_CALIBRATION = r"\.json is no calibration of switch: .*; make it anew with `skipstone tune"
 NUM_TOKENS = 4096
 COUNTS = st.lists(st.integers(0, NUM_TOKENS), max_size=8)
@@ -60,12 +62,12 @@ def calibration_of(*counts: int) -> DialCalibration:
 # The statistics
 
 
-@pytest.mark.parametrize("method", [one for one in APPROXIMATE.values() if one.name != "exit"])
+@pytest.mark.parametrize("method", [one for one in approximate_methods().values() if not one.dial.is_agreement])
 def test_the_settings_to_test_go_from_the_plain_end_to_the_loosest(method: Any) -> None:
     settings = settings_to_test(method)
-    distances = [abs(setting - method.plain) for setting in settings]
+    distances = [abs(setting - method.dial.plain) for setting in settings]
     assert len(settings) == 8 and distances == sorted(set(distances)) and distances[0] > 0
-    assert {*method.settings[1:]} < {*settings} and settings[-1] == method.settings[-1]
+    assert {*method.dial.settings[1:]} < {*settings} and settings[-1] == method.dial.settings[-1]
     for setting in settings:
         method.require(setting)
 
@@ -128,7 +130,7 @@ def test_the_design_effect_is_one_by_chance_and_the_size_of_a_text_where_whole_t
 
 
 def test_the_found_counts_are_those_of_the_judged_texts_and_it_ends_where_nothing_is_kept(pair: Model) -> None:
-    method, text, shares = APPROXIMATE["skipdecode"], words(count=1500), list[float]()
+    method, text, shares = method_named("skipdecode"), words(count=1500), list[float]()
     known = calibrate_dial(pair, method, [text], max_tokens=2000, on_progress=shares.append)
     assert known.num_tokens == 2048 and known.method == "skipdecode"
     assert [one.setting for one in known.tested] == [*settings_to_test(method)[: len(known.tested)]]
@@ -143,7 +145,7 @@ def test_the_found_counts_are_those_of_the_judged_texts_and_it_ends_where_nothin
 
 def test_what_cannot_be_calibrated_is_refused(pair: Model, tiny: Model) -> None:
     with pytest.raises(ConfigError, match=r"the dial of exit is the agreement; calibrate its exits with .* --exits"):
-        calibrate_dial(pair, APPROXIMATE["exit"], [words()])
+        calibrate_dial(pair, method_named("exit"), [words()])
     with pytest.raises(ConfigError, match="wants at least 2000 tokens at each setting, got 100"):
         calibrate_dial(pair, SWITCH, [words()], max_tokens=100)
     with pytest.raises(ConfigError, match=r"prompts for \d+ tokens; .* at least 2000.*give more or longer files"):
@@ -162,7 +164,7 @@ def test_a_kept_calibration_sets_the_dial_and_says_what_it_promises(pair: Model,
     assert calibrated_setting(pair, SWITCH, 0.95) == (2.0, promise.format(5) + "switch at 2 (entropy in bits)")
     assert calibrated_setting(pair, SWITCH, 0.99)[0] == 1.0
     setting, promised = calibrated_setting(pair, SWITCH, 0.999)
-    assert setting == SWITCH.plain
+    assert setting == SWITCH.dial.plain
     assert promised.endswith("calibrated on 4096 tokens; no setting of switch keeps that, so 0 is used: plain")
     options = GenerationOptions(decode="switch", min_agreement=0.95)
     assert options.approximate is SWITCH and SWITCH.setting(pair, 0.95, None)[0] == 2.0
@@ -176,7 +178,7 @@ def test_without_one_it_says_how_to_make_it(pair: Model, pair_bundle: Path) -> N
                 match=f"^{name} is not calibrated for this bundle{pairing}; "
                 f"run `skipstone tune BUNDLE --dial {name} --text FILE` once$",
             ):
-                calibrated_setting(model, APPROXIMATE[name], 0.9)
+                calibrated_setting(model, method_named(name), 0.9)
 
 
 def test_a_file_of_the_users_own_is_used_in_its_place(pair: Model, tmp_path: Path) -> None:
@@ -201,12 +203,12 @@ def test_the_name_of_the_file_depends_on_all_that_changes_the_text(pair: Model, 
         dial_note_of(SWITCH, replace(manifest, recipe={**manifest.recipe, "name": "int8"}), draft_model),
         dial_note_of(SWITCH, replace(manifest, files=weights), draft_model),
         dial_note_of(SWITCH, replace(manifest, exits=manifest.exits[:1]), draft_model),
-        dial_note_of(APPROXIMATE["cascade"], manifest, draft_model),
+        dial_note_of(method_named("cascade"), manifest, draft_model),
     ]
     assert len({note.path(tmp_path) for note in notes}) == len(notes)
     elsewhere = replace(manifest, provenance=replace(manifest.provenance, source="another folder"))
     assert dial_note_of(SWITCH, elsewhere, draft_model) == notes[0] == dial_note(pair, SWITCH)
-    skipdecode = APPROXIMATE["skipdecode"]
+    skipdecode = method_named("skipdecode")
     assert dial_note(pair, skipdecode) == dial_note_of(skipdecode, manifest, None)
 
 
@@ -245,6 +247,6 @@ def test_on_the_bundled_model_an_agreement_is_kept_on_other_text(tmp_path: Path)
     note = dial_note(model, SWITCH)
     assert note.save(known, note.path(tmp_path))
     setting, _ = calibrated_setting(model, SWITCH, 0.95)
-    assert setting != SWITCH.plain
+    assert setting != SWITCH.dial.plain
     (row,) = evaluate_dial(model, SWITCH, texts[2:], settings=[setting])
     assert 0.93 <= row.agreement < 1

@@ -26,7 +26,7 @@ from skipstone.evaluate import (
 )
 from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Draft, Model
-from skipstone.runtime.methods import APPROXIMATE
+from skipstone.runtime.methods import approximate_methods, method_named
 
 NUM_LAYERS = 4
 # Settings at which the tiny pair gives tokens of both kinds.
@@ -52,18 +52,18 @@ def logits_after(model: Model, text: list[int]) -> NDArray[np.float32]:
     return np.asarray(sequence.extend(Draft.empty())[0])
 
 
-@pytest.mark.parametrize("name", [one for one in APPROXIMATE if one != "exit"])
+@pytest.mark.parametrize("name", [one for one in approximate_methods() if one != "exit"])
 def test_at_the_plain_end_every_token_and_every_law_is_the_full_models(pair: Model, name: str) -> None:
-    method = APPROXIMATE[name]
-    (row,) = evaluate_dial(pair, method, [words()], settings=[method.plain], max_tokens=128)
-    assert (row.setting, row.num_tokens, row.by_less, row.agreement) == (method.plain, 128, 0.0, 1.0)
+    method = method_named(name)
+    (row,) = evaluate_dial(pair, method, [words()], settings=[method.dial.plain], max_tokens=128)
+    assert (row.setting, row.num_tokens, row.by_less, row.agreement) == (method.dial.plain, 128, 0.0, 1.0)
     assert row.kl == pytest.approx(0, abs=1e-9) and row.exact_match == 1.0
     assert row.tokens_per_s > 0 and row.times_plain > 0
 
 
 @pytest.mark.parametrize("name", LOOSE)
 def test_a_text_is_judged_as_the_full_model_does_prefix_by_prefix(pair: Model, name: str) -> None:
-    method, (prompt,) = APPROXIMATE[name], prompts_of(pair, [words()], most=1)
+    method, (prompt,) = method_named(name), prompts_of(pair, [words()], most=1)
     verdict = judged_text(pair, method, LOOSE[name], prompt)
     steps = [
         (step, step.logits.copy())
@@ -93,7 +93,7 @@ def made_by_less(step: Step) -> bool:
 
 
 def test_the_figures_are_the_means_over_all_texts(pair: Model) -> None:
-    method, settings = APPROXIMATE["switch"], (0.0, 7.2)
+    method, settings = method_named("switch"), (0.0, 7.2)
     prompts = prompts_of(pair, [words()], most=3)
     plain, loose = evaluate_dial(pair, method, [words()], settings=settings, max_tokens=3 * NEW_TOKENS)
     verdicts = [judged_text(pair, method, 7.2, prompt) for prompt in prompts]
@@ -105,9 +105,9 @@ def test_the_figures_are_the_means_over_all_texts(pair: Model) -> None:
 
 def test_the_settings_of_the_method_are_judged_where_none_are_given_and_progress_ends_at_one(pair: Model) -> None:
     shares: list[float] = []
-    method = APPROXIMATE["skipdecode"]
+    method = method_named("skipdecode")
     rows = evaluate_dial(pair, method, [words()], max_tokens=NEW_TOKENS, on_progress=shares.append)
-    assert [row.setting for row in rows] == [*method.settings]
+    assert [row.setting for row in rows] == [*method.dial.settings]
     assert shares == sorted(shares) and shares[-1] == 1.0 and len(set(shares)) == len(shares)
 
 
@@ -127,7 +127,7 @@ def test_prompts_are_spread_over_the_texts_and_begin_as_the_tokenizer_begins(pai
 def test_what_cannot_be_judged_is_refused_before_any_work(
     pair: Model, tiny: Model, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
 ) -> None:
-    switch = APPROXIMATE["switch"]
+    switch = method_named("switch")
     with pytest.raises(ConfigError, match="the text is shorter than one prompt of 64 tokens"):
         evaluate_dial(pair, switch, ["def add"])
     with pytest.raises(ConfigError, match=r"the dial of switch, entropy in bits, must be at least 0, got -1"):
@@ -136,14 +136,14 @@ def test_what_cannot_be_judged_is_refused_before_any_work(
         evaluate_dial(tiny, switch, [words()])
     short = Model.open(make_bundle(make_checkpoint(max_position_embeddings=128)))
     with pytest.raises(ConfigError, match="the model sees 128 tokens; judging texts wants at least 129"):
-        evaluate_dial(short, APPROXIMATE["skipdecode"], [words()])
+        evaluate_dial(short, method_named("skipdecode"), [words()])
 
 
 @pytest.mark.slow
 def test_on_the_bundled_model_a_looser_dial_agrees_less(tmp_path: Path) -> None:
     folder = export("pebble", tmp_path / "out", exits="auto", drafter="pebble-mini")
     text = inspect.getsource(argparse)
-    rows = evaluate_dial(Model.open(folder), APPROXIMATE["switch"], [text])
+    rows = evaluate_dial(Model.open(folder), method_named("switch"), [text])
     assert (rows[0].agreement, rows[0].kl, rows[0].exact_match, rows[0].by_less) == (1.0, 0.0, 1.0, 0.0)
     for stricter, looser in pairwise(rows):
         assert looser.agreement < stricter.agreement and looser.kl > stricter.kl and looser.by_less > stricter.by_less

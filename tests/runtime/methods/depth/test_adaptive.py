@@ -18,7 +18,7 @@ from skipstone.runtime.costs import MOST_BEHIND, ExitTimes
 from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.generation import GenerationOptions, stream
-from skipstone.runtime.methods import APPROXIMATE, ApproximateContext
+from skipstone.runtime.methods import ApproximateContext, method_named
 from skipstone.runtime.methods.depth import (
     MOST_UPDATES,
     NO_EXIT_PAYS,
@@ -96,7 +96,7 @@ def run(context: ApproximateContext) -> list[tuple[Step, NDArray[np.float32]]]:
     """Return the steps with copies of their logits; checks what holds for any text."""
     sequence, made = context.sequence, list[tuple[Step, NDArray[np.float32]]]()
     text = [*sequence.token_ids]
-    for step in APPROXIMATE["adaptive"].open(context).steps:
+    for step in method_named("adaptive").open(context).steps:
         text += step.token_ids
         sequence.check()
         assert sequence.token_ids == text and sequence.num_waiting == 1
@@ -123,7 +123,7 @@ def test_at_dial_1_the_text_is_plain_decodings(known: Model, options: SamplingOp
     steps = run(context)
     assert tokens_of(steps) == plain_text(known, options, 60)[len(PROMPT) :]
     assert {step.depth for step, _ in steps} == {NUM_LAYERS}
-    opened = APPROXIMATE["adaptive"].open(context_of(known, dial=1.0))
+    opened = method_named("adaptive").open(context_of(known, dial=1.0))
     assert opened.promise == "all tokens as the full model's: no exit is used"
 
 
@@ -173,7 +173,7 @@ def test_the_caches_of_every_stage_are_those_of_a_prefill_after_every_step(make_
     record_of(model).mixture = KNOWN
     context = context_of(model, dial=0.3, exact=precision != "fp32")
     fresh = model.new_sequence(exact=context.sequence.exact)
-    for _ in APPROXIMATE["adaptive"].open(context).steps:
+    for _ in method_named("adaptive").open(context).steps:
         sequence = context.sequence
         fresh.rollback(0)
         fresh.append(sequence.token_ids)
@@ -247,7 +247,7 @@ def test_it_learns_from_texts_until_tokens_leave_and_says_what_it_knows(fresh: M
     left, promises = [], []
     for seed in range(4):
         options = SamplingOptions(temperature=1.0, seed=seed)
-        promises.append(APPROXIMATE["adaptive"].open(context_of(fresh, options)).promise)
+        promises.append(method_named("adaptive").open(context_of(fresh, options)).promise)
         left.append(left_of(run(context_of(fresh, options, num_tokens=200))))
     assert "not known yet, so tokens that leave are checked until then" in promises[0]
     assert "now after 2 layers above a confidence of 0." in promises[-1]
@@ -287,11 +287,11 @@ def test_where_no_exit_pays_it_decodes_plainly_unless_forced(known: Model) -> No
     model.shared.get("exit times", lambda: dear)
     model.shared.get("adaptive exits", lambda: {EXIT: record})
     assert left_of(run(context_of(model))) == 0
-    assert APPROXIMATE["adaptive"].open(context_of(model)).note == NO_EXIT_PAYS
+    assert method_named("adaptive").open(context_of(model)).note == NO_EXIT_PAYS
     record.mixture = None
-    not_known = APPROXIMATE["adaptive"].open(context_of(model))
+    not_known = method_named("adaptive").open(context_of(model))
     assert "not known yet" in not_known.promise and not_known.note == NO_EXIT_PAYS
-    assert APPROXIMATE["adaptive"].open(context_of(model, forced=True)).note == ""
+    assert method_named("adaptive").open(context_of(model, forced=True)).note == ""
     record.mixture = KNOWN
     assert left_of(run(context_of(model, forced=True))) > 0
 
@@ -299,4 +299,4 @@ def test_where_no_exit_pays_it_decodes_plainly_unless_forced(known: Model) -> No
 def test_a_bundle_without_exits_is_refused(tiny: Model) -> None:
     for dial in (0.5, 1.0):
         with pytest.raises(ConfigError, match=r"no exits.*--exits auto"):
-            APPROXIMATE["adaptive"].open(context_of(tiny, dial=dial))
+            method_named("adaptive").open(context_of(tiny, dial=dial))

@@ -20,7 +20,7 @@ from skipstone.runtime.costs import MOST_BEHIND, ExitTimes
 from skipstone.runtime.decoding import Drafter, PlainDrafter, Step, decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Draft, Model, Sequence
-from skipstone.runtime.methods import DrafterContext, planned_names
+from skipstone.runtime.methods import DrafterContext, weighed_methods
 from skipstone.runtime.methods.depth import (
     FIRST_THRESHOLD,
     MOST_UPDATES,
@@ -402,4 +402,4 @@ def test_each_exit_of_the_bundle_may_draft_and_auto_does_not_weigh_it(silent: Mo
     drafter = open_free(context_of(silent))
     assert isinstance(drafter, FreeDrafter)
     assert [one.num_layers for one in drafter._exits] == [1, 2, 3]
-    assert "free" not in planned_names(silent)
+    assert "free" not in [method.name for method in weighed_methods(silent)]

@@ -36,7 +36,7 @@ from skipstone.runtime.decoding import (
 )
 from skipstone.runtime.decoding.verify import rule_named
 from skipstone.runtime.engine import Draft, Model, Sequence
-from skipstone.runtime.methods import DrafterContext, planned_names
+from skipstone.runtime.methods import DrafterContext, weighed_methods
 from skipstone.runtime.methods.depth import LONGEST, Exit, MidpointStop, SelfDrafter, open_self
 from skipstone.runtime.sampling import SamplingOptions
 
@@ -305,7 +305,7 @@ def test_a_text_drawn_by_chance_can_be_made_again_however_busy_the_machine_is(
 def test_a_bundle_without_exits_says_how_to_make_them(tiny: Model) -> None:
     with pytest.raises(ConfigError, match=r"'self' drafts from an exit, and the bundle has none.*--exits auto"):
         open_self(context_of(tiny, OPTIONS[0]))
-    assert "self" not in planned_names(tiny)
+    assert "self" not in [method.name for method in weighed_methods(tiny)]
 
 
 def test_each_exit_of_the_bundle_is_used(make_model: Any, silent: Model) -> None:
@@ -313,7 +313,7 @@ def test_each_exit_of_the_bundle_is_used(make_model: Any, silent: Model) -> None
         drafter = open_self(context_of(model, OPTIONS[0]))
         assert isinstance(drafter, SelfDrafter)
         assert [one.share for one in drafter._exits] == shares
-        assert planned_names(model) == ("ngram", "suffix", "recycle", "self")
+        assert tuple(method.name for method in weighed_methods(model)) == ("ngram", "suffix", "recycle", "self")
 
 
 # Which exit, and how long: the objective

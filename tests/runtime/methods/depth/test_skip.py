@@ -17,7 +17,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import ConfidenceStop, Drafter, PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Draft, Model, Sequence
-from skipstone.runtime.methods import DrafterContext, planned_names
+from skipstone.runtime.methods import DrafterContext, weighed_methods
 from skipstone.runtime.methods.depth import (
     LONGEST,
     SelfDrafter,
@@ -189,10 +189,10 @@ def test_without_a_search_it_says_how_to_make_one(folders: dict[str, Path], tiny
         model = Model.open(folders["silent"], profiles=profiles)
         with pytest.raises(ConfigError, match=r"'skip' may leave out is not known; run `skipstone tune BUNDLE --skip"):
             open_skip(context_of(model, GREEDY))
-        assert not can_skip(model) and "skip" not in planned_names(model)
+        assert not can_skip(model) and "skip" not in [method.name for method in weighed_methods(model)]
     with pytest.raises(ConfigError, match=r"the bundle has 1; make one with .* --cuts each`, then run `skipstone tune"):
         open_skip(context_of(tiny, GREEDY))
-    assert "skip" not in planned_names(tiny)
+    assert "skip" not in [method.name for method in weighed_methods(tiny)]
 
 
 def test_what_a_search_found_is_used_and_planned_with(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_what_a_search_found_is_used_and_planned_with(folders: dict[str, Path], 
     known = require_skip_set(leave_out(Model.open(folders["silent"]), 1))
     note = skip_note(model.manifest)
     assert note.save(known, note.path(tmp_path))
-    assert planned_names(model) == ("ngram", "suffix", "recycle", "skip")
+    assert tuple(method.name for method in weighed_methods(model)) == ("ngram", "suffix", "recycle", "skip")
     drafter = open_skip(context_of(model, GREEDY))
     assert isinstance(drafter, SelfDrafter) and drafter.name == "skip" and drafter.peeks
     assert [(one.share, one.guess_share) for one in drafter._exits] == [(0.25, 0.75)]
@@ -224,4 +224,4 @@ def test_a_damaged_file_is_refused_and_auto_goes_on_without(folders: dict[str, P
     skip_note(model.manifest).path(tmp_path).write_text("{}")
     with pytest.raises(ConfigError, match=r"is no set of layers to leave out: .*; make it anew with `skipstone tune"):
         open_skip(context_of(model, GREEDY))
-    assert "skip" not in planned_names(model)
+    assert "skip" not in [method.name for method in weighed_methods(model)]

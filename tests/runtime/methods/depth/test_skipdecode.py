@@ -21,7 +21,7 @@ from skipstone.language_model import LanguageModel
 from skipstone.runtime.bundle import StageEntry
 from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Draft, Model, Part, Sequence, Workspace
-from skipstone.runtime.methods import APPROXIMATE, ApproximateContext, Opened
+from skipstone.runtime.methods import ApproximateContext, Opened, method_named
 from skipstone.runtime.methods.depth import SkipSchedule
 from skipstone.runtime.sampling import SamplingOptions
 
@@ -56,7 +56,7 @@ def opened_text(
     num_tokens: int = 30,
     stop_ids: Collection[int] = (),
 ) -> Opened:
-    return APPROXIMATE["skipdecode"].open(
+    return method_named("skipdecode").open(
         ApproximateContext(
             model=sequence._model,
             sequence=sequence,

@@ -19,7 +19,7 @@ from skipstone.language_model import LanguageModel
 from skipstone.runtime.decoding import Drafter, Step
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Draft, Model
-from skipstone.runtime.methods import APPROXIMATE, ApproximateContext, DrafterContext, Opened, open_drafter
+from skipstone.runtime.methods import ApproximateContext, DrafterContext, Opened, method_named, open_drafter
 from skipstone.runtime.methods.small_model import forgive
 from skipstone.runtime.sampling import Sampler, SamplingOptions, logprob_of
 
@@ -62,7 +62,7 @@ def opened(
         max_new_tokens=num_tokens,
         stop_ids=stop_ids,
     )
-    return APPROXIMATE["big-little"].open(context), context
+    return method_named("big-little").open(context), context
 
 
 def lenient(model: Model, dial: float, options: SamplingOptions = GREEDY, **changes: Any) -> list[tuple[Step, Any]]:

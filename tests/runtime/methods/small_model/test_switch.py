@@ -17,7 +17,7 @@ from skipstone.errors import CacheFull, ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Draft, Model, Sequence
-from skipstone.runtime.methods import APPROXIMATE, ApproximateContext
+from skipstone.runtime.methods import ApproximateContext, method_named
 from skipstone.runtime.methods.small_model import EntropySwitch, decode_switch, entropy_bits, open_little
 from skipstone.runtime.sampling import SamplingOptions
 
@@ -57,7 +57,7 @@ def context_of(
 def written(model: Model, dial: float, options: SamplingOptions = GREEDY, **changes: Any) -> list[Step]:
     """Return the steps; checks what holds for any dial."""
     context, made, steps = context_of(model, dial, options, **changes), list(PROMPT), []
-    for step in APPROXIMATE["switch"].open(context).steps:
+    for step in method_named("switch").open(context).steps:
         context.sequence.check()
         made += step.token_ids
         assert context.sequence.token_ids == made
@@ -226,7 +226,7 @@ def test_a_stop_token_ends_the_text_whoever_writes_it(pair: Model, dial: float) 
 
 def test_what_the_little_model_wrote_is_read_by_who_goes_on(pair: Model) -> None:
     context = context_of(pair, INF)
-    list(APPROXIMATE["switch"].open(context).steps)
+    list(method_named("switch").open(context).steps)
     assert context.sequence.num_waiting == 31
     theirs = logits_after(pair, context.sequence.token_ids)
     np.testing.assert_allclose(context.sequence.extend(Draft.empty())[0], theirs, atol=1e-4)
@@ -243,13 +243,13 @@ def test_a_text_that_outgrows_the_little_model_goes_on_with_the_large_one(
 def test_a_text_that_does_not_fit_is_refused_before_any_work(pair: Model, fed: list[tuple[int, ...]]) -> None:
     context = context_of(pair, HALF, num_tokens=1000)
     with pytest.raises(CacheFull):
-        next(APPROXIMATE["switch"].open(context).steps)
+        next(method_named("switch").open(context).steps)
     assert context.sequence.token_ids == [*PROMPT] and fed == []
 
 
 def test_a_bundle_without_a_little_model_is_refused(tiny: Model) -> None:
     with pytest.raises(ConfigError, match="'switch' needs a small model, and the bundle has none"):
-        APPROXIMATE["switch"].open(context_of(tiny, HALF))
+        method_named("switch").open(context_of(tiny, HALF))
 
 
 def test_the_text_says_what_was_promised_and_who_wrote_how_much(pair: Model) -> None:

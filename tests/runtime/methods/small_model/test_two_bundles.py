@@ -16,7 +16,7 @@ from skipstone.cli.app import app
 from skipstone.cli.options import require_drafter, require_suffix
 from skipstone.errors import BundleError, ConfigError
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import planned_names
+from skipstone.runtime.methods import weighed_methods
 
 METHODS = ("model", "tree", "staged", "big-little")
 APPROXIMATE = {"big-little": 5.0, "switch": 20.0, "cascade": 0.0}
@@ -74,10 +74,10 @@ def test_the_bundle_that_is_given_takes_the_place_of_the_one_inside(
 
 
 def test_auto_weighs_a_small_model_wherever_it_comes_from(large: Path, small: Path, joined: Path) -> None:
-    assert "model" not in planned_names(Model.open(large))
+    assert "model" not in [method.name for method in weighed_methods(Model.open(large))]
     assert not Model.open(large).has_draft_model
     for model in (Model.open(large, draft_model=small), Model.open(joined)):
-        assert "model" in planned_names(model)
+        assert "model" in [method.name for method in weighed_methods(model)]
 
 
 def test_a_small_model_may_carry_one_of_its_own_which_nobody_asks(
