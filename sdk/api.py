@@ -14,7 +14,7 @@ from skipstone.errors import ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.bundle import BundleWriter
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods.from_text import SuffixMemory
+from skipstone.runtime.text import SuffixMemory
 
 if TYPE_CHECKING:
     from skipstone.exporters import ExportKeywords, ExportPlan, PlanKeywords, Precision

@@ -88,22 +88,22 @@ class DrafterContext:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a model must have for a method: in words, how to see it, and what to do where it is missing."""
+    """What a model must have for a method: how to see it, and what to say and to do where it is missing."""
 
-    words: str
     is_met: Callable[[Model], bool]
+    lack: str
     remedy: str
 
 
 DRAFT_MODEL = Need(
-    "a small model",
     lambda model: model.has_draft_model,
+    "needs a small model, and the bundle has none",
     "make one with `skipstone export CHECKPOINT -o OUT --drafter SMALL_CHECKPOINT`, or name a smaller bundle "
     "with --drafter",
 )
 EXITS = Need(
-    "an exit",
     lambda model: bool(model.manifest.exits),
+    "goes no further than an exit, and the bundle has no exits",
     "make one with `skipstone export CHECKPOINT -o OUT --exits auto`",
 )
 
@@ -172,9 +172,7 @@ class Method:
         """Raise ConfigError for a model that lacks what the method needs."""
         for need in self.needs:
             if not need.is_met(model):
-                raise ConfigError(
-                    f"decoding method {self.name!r} needs {need.words}, and the bundle has none; {need.remedy}"
-                )
+                raise ConfigError(f"decoding method {self.name!r} {need.lack}; {need.remedy}")
 
     def require(self, setting: float) -> None:
         """Raise ConfigError for a setting outside of the dial, or no number."""

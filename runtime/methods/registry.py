@@ -37,9 +37,9 @@ def known_methods() -> Mapping[str, Method]:
     return dict(sorted(methods.items(), key=lambda item: _place(item[1])))
 
 
-def _place(method: Method) -> tuple[bool, bool, float, str]:
+def _place(method: Method) -> tuple[bool, bool, bool, float, str]:
     rank = math.inf if method.auto_rank is None else method.auto_rank
-    return method.only_writes, method.is_drafter, rank, method.name
+    return method.only_writes, method.is_drafter, method.joins is not None, rank, method.name
 
 
 def _our_methods() -> Iterator[tuple[str, Method]]:

@@ -14,7 +14,7 @@ from skipstone.runtime.methods.from_text.recycle import (
     tree_template,
 )
 from skipstone.runtime.methods.from_text.suffix import MATCHES, NUM_VOTES, OTHER_TEXTS, SuffixDrafter, prior
-from skipstone.runtime.methods.from_text.suffix_index import (
+from skipstone.runtime.text.suffix_index import (
     BOUNDARY,
     LONGEST_MATCH,
     Continuation,
@@ -22,7 +22,7 @@ from skipstone.runtime.methods.from_text.suffix_index import (
     TextIndex,
     overlapping,
 )
-from skipstone.runtime.methods.from_text.suffix_memory import HEADER_BYTES, SuffixMemory
+from skipstone.runtime.text.suffix_memory import HEADER_BYTES, SuffixMemory
 
 __all__ = [
     "BOUNDARY",

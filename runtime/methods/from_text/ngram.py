@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from skipstone.runtime.decoding import Drafter
 from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.from_text.suffix_index import LONGEST_MATCH, TextIndex, overlapping
 from skipstone.runtime.methods.method import DrafterContext, Method
+from skipstone.runtime.text import LONGEST_MATCH, TextIndex, overlapping
 
 __all__ = ["METHOD", "NgramDrafter", "open_ngram"]
 

@@ -7,15 +7,8 @@ from types import MappingProxyType
 
 from skipstone.runtime.decoding import Drafter
 from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.from_text.suffix_index import (
-    LONGEST_MATCH,
-    Continuation,
-    SuffixIndex,
-    TextIndex,
-    overlapping,
-)
-from skipstone.runtime.methods.from_text.suffix_memory import SuffixMemory
 from skipstone.runtime.methods.method import DrafterContext, Method
+from skipstone.runtime.text import LONGEST_MATCH, Continuation, SuffixIndex, SuffixMemory, TextIndex, overlapping
 
 __all__ = ["METHOD", "SuffixDrafter", "open_suffix"]
 

@@ -1,4 +1,9 @@
-"""Big little decoding without its errors: a little model writes until it is unsure, the large one checks it."""
+"""Big little decoding: a small model writes until it is unsure, and the large one checks what it wrote.
+
+The same drafter serves both twins. Checked by `match` the text is plain decoding's; above 0 the dial says how far a
+guess may surprise the large model and still stand.
+Source: Big Little Decoder (Kim et al., 2023), whose fallback policy ends a chain, and whose rollback policy forgives.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +30,7 @@ def open_big_little(context: DrafterContext) -> Drafter:
     """Return a drafter of chains for one text: up to 10 guesses, to the first whose probability is below 0.6.
 
     That last one is proposed too: a row more costs little, and it may be right. Unlike that of `model`, the threshold
-    never moves. `runtime/methods/small_model/big_little.py` runs the same drafter under a rule that forgives.
-    Source: Big Little Decoder (Kim et al., 2023), its fallback policy and defaults.
+    never moves. Both numbers are the paper's defaults.
     Raises: ConfigError when the bundle has no small model with the target's tokenizer.
     """
     text = follower_of(context, drafter_of(context, NAME, own_tokenizer=False))
@@ -37,9 +41,9 @@ def open_big_little(context: DrafterContext) -> Drafter:
 def open_lenient(context: ApproximateContext) -> Opened:
     """Open a text; the dial is the surprise in nats up to which a guess stands.
 
-    Every step is a call of the large model, so its depth is all layers; its first `num_accepted` tokens are the little
-    model's. The large one writes the first token, the one after each chain, and what takes the place of a guess.
-    Source: Big Little Decoder (Kim et al., 2023), which sets 2 to 5.
+    Every step is a call of the large model, so its depth is all layers; its first `num_accepted` tokens are the small
+    model's. The large one writes the first token, the one after each chain, and what takes the place of a guess. The
+    paper sets the dial to 2 to 5.
     Raises: ConfigError when the bundle has no small model with the target's tokenizer.
     """
     steps = decode(
@@ -59,7 +63,6 @@ def forgive(sampler: Sampler, history: Sequence[int], *, dial: float) -> Accept:
     Surprise is -log p in nats, of the raw logits. A guess that is the model's choice always stands; the first that is
     neither is replaced by that choice. With a dial of 0 this is `match`. What may not be chosen at all, the sampler of
     the drafter leaves out: it has the same processors.
-    Source: the rollback policy of Big Little Decoder (Kim et al., 2023).
     """
 
     def accept(draft: Draft, logits: NDArray[np.float32]) -> list[int]:

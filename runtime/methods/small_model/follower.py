@@ -23,7 +23,7 @@ def drafter_of(context: DrafterContext, name: str, *, own_tokenizer: bool = True
     """
     model = context.model.draft_model
     if model is None:
-        raise ConfigError(f"decoding method {name!r} needs {DRAFT_MODEL.words}, and the bundle has none")
+        raise ConfigError(f"decoding method {name!r} {DRAFT_MODEL.lack}; {DRAFT_MODEL.remedy}")
     if not own_tokenizer and not has_same_tokenizer(context, model):
         raise ConfigError(
             f"decoding method {name!r} needs a small model with the tokenizer of the large one, which this is not; "

@@ -15,7 +15,7 @@ from skipstone.runtime.costs import MAX_ROWS, CostCurve
 from skipstone.runtime.engine import Model, SharedStores
 from skipstone.runtime.methods import registered_drafters
 from skipstone.runtime.methods.auto import LOOP_S
-from skipstone.runtime.methods.from_text import SuffixMemory
+from skipstone.runtime.text import SuffixMemory
 
 # One row 1 ms, each further one 0.1 ms.
 CURVE = CostCurve(rows=(1, 16), contexts=(0,), seconds=((0.001, 0.0025),))

@@ -167,7 +167,7 @@ def test_a_kept_calibration_sets_the_dial_and_says_what_it_promises(pair: Model,
     assert setting == SWITCH.dial.plain
     assert promised.endswith("calibrated on 4096 tokens; no setting of switch keeps that, so 0 is used: plain")
     options = GenerationOptions(decode="switch", min_agreement=0.95)
-    assert options.approximate is SWITCH and SWITCH.setting(pair, 0.95, None)[0] == 2.0
+    assert options.approximate is SWITCH and dial_setting(pair, SWITCH, 0.95, None)[0] == 2.0
 
 
 def test_without_one_it_says_how_to_make_it(pair: Model, pair_bundle: Path) -> None:

@@ -36,7 +36,7 @@ from skipstone.runtime.decoding import (
 )
 from skipstone.runtime.decoding.verify import rule_named
 from skipstone.runtime.engine import Draft, Model, Sequence
-from skipstone.runtime.methods import DrafterContext, weighed_methods
+from skipstone.runtime.methods import DrafterContext, method_named, weighed_methods
 from skipstone.runtime.methods.depth import LONGEST, Exit, MidpointStop, SelfDrafter, open_self
 from skipstone.runtime.sampling import SamplingOptions
 
@@ -303,8 +303,8 @@ def test_a_text_drawn_by_chance_can_be_made_again_however_busy_the_machine_is(
 
 
 def test_a_bundle_without_exits_says_how_to_make_them(tiny: Model) -> None:
-    with pytest.raises(ConfigError, match=r"'self' drafts from an exit, and the bundle has none.*--exits auto"):
-        open_self(context_of(tiny, OPTIONS[0]))
+    with pytest.raises(ConfigError, match=r"'self' .* the bundle has no exits.*--exits auto"):
+        method_named("self").draft(context_of(tiny, OPTIONS[0]))
     assert "self" not in [method.name for method in weighed_methods(tiny)]
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.methods import DrafterContext, open_drafter
-from skipstone.runtime.methods.from_text import LONGEST_MATCH, NgramDrafter, TextIndex
+from skipstone.runtime.methods.from_text import NgramDrafter
 from skipstone.runtime.sampling import Sampler, SamplingOptions
+from skipstone.runtime.text import LONGEST_MATCH, TextIndex
 
 PLANNER = 0.01  # a `min_chance` as a planner gives it
 

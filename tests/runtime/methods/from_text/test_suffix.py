@@ -17,16 +17,9 @@ from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Draft, Model, SharedStores
 from skipstone.runtime.generation import Generation, GenerationOptions
 from skipstone.runtime.methods import DrafterContext, open_drafter
-from skipstone.runtime.methods.from_text import (
-    MATCHES,
-    NUM_VOTES,
-    OTHER_TEXTS,
-    SuffixDrafter,
-    SuffixMemory,
-    TextIndex,
-    prior,
-)
+from skipstone.runtime.methods.from_text import MATCHES, NUM_VOTES, OTHER_TEXTS, SuffixDrafter, prior
 from skipstone.runtime.sampling import Sampler, SamplingOptions
+from skipstone.runtime.text import SuffixMemory, TextIndex
 
 PLANNER = 1e-9  # a `min_chance` so low that only what is known ends a draft
 PROMPT = [1, 50, 60, 70]

@@ -11,14 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.methods.from_text import (
-    BOUNDARY,
-    LONGEST_MATCH,
-    Continuation,
-    SuffixIndex,
-    TextIndex,
-    overlapping,
-)
+from skipstone.runtime.text import BOUNDARY, LONGEST_MATCH, Continuation, SuffixIndex, TextIndex, overlapping
 
 SMALLEST = 64
 # So many places are looked at that no chain of colliding runs hides one.

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from skipstone.errors import BundleError, OutputError
-from skipstone.runtime.methods.from_text import BOUNDARY, HEADER_BYTES, SuffixMemory
+from skipstone.runtime.text import BOUNDARY, HEADER_BYTES, SuffixMemory
 
 CAPACITY = 64
 TEXT = [11, 12, 13, 14, 15]
@@ -105,7 +105,7 @@ def test_two_memories_of_one_file_lose_nothing_of_each_other(file: Path) -> None
 WRITER = """
 import sys
 from pathlib import Path
-from skipstone.runtime.methods.from_text.suffix_memory import SuffixMemory
+from skipstone.runtime.text.suffix_memory import SuffixMemory
 
 memory = SuffixMemory(capacity=int(sys.argv[3]), file=Path(sys.argv[1]), vocabulary="words")
 sys.stdin.readline()

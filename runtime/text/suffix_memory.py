@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import RLock
 
 from skipstone.errors import BundleError, OutputError
-from skipstone.runtime.methods.from_text.suffix_index import BOUNDARY, SuffixIndex
+from skipstone.runtime.text.suffix_index import BOUNDARY, SuffixIndex
 
 __all__ = ["SuffixMemory"]
 
