@@ -27,7 +27,13 @@ from skipstone.runtime.methods.method import (
     require_number,
 )
 from skipstone.runtime.methods.plain import PLAIN
-from skipstone.runtime.methods.registry import approximate_methods, method_named, open_drafter, registered_drafters
+from skipstone.runtime.methods.registry import (
+    approximate_methods,
+    known_methods,
+    method_named,
+    open_drafter,
+    registered_drafters,
+)
 
 __all__ = [
     "AGREEMENTS",
@@ -45,6 +51,7 @@ __all__ = [
     "calibrated_setting",
     "dial_path",
     "dial_setting",
+    "known_methods",
     "made_for",
     "made_here",
     "method_named",
