@@ -12,7 +12,7 @@ import numpy as np
 from skipstone.errors import ConfigError
 from skipstone.evaluate.judged_texts import NEW_TOKENS, judged_text, prompts_of
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import AGREEMENTS, ERROR_RATE, Method, DialCalibration, DialFinding
+from skipstone.runtime.methods import AGREEMENTS, ERROR_RATE, DialCalibration, DialFinding, Method
 
 __all__ = ["LEAST_TOKENS", "MOST_TOKENS", "calibrate_dial", "design_effect", "settings_to_test"]
 

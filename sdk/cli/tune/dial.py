@@ -13,9 +13,9 @@ from skipstone.runtime.methods import (
     AGREEMENTS,
     DialCalibration,
     DialFinding,
-    dial_note,
     Method,
     approximate_methods,
+    dial_note,
 )
 
 if TYPE_CHECKING:

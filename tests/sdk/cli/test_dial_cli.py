@@ -12,7 +12,7 @@ from conftest import MakeBundle, MakeCheckpoint
 
 import skipstone
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import method_named, DialCalibration, DialFinding, dial_note
+from skipstone.runtime.methods import DialCalibration, DialFinding, dial_note, method_named
 from tests.sdk.evaluate.test_methods import words
 
 PROMPT = "def add(first, second):"
