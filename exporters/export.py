@@ -18,6 +18,7 @@ from skipstone.exporters.checkpoints import (
     StoredTensors,
     TokenRoles,
     adapters_for,
+    open_checkpoint,
     require_tensors,
     unused_tensors,
 )
@@ -167,7 +168,7 @@ def plan_export(source: str | Path, options: ExportOptions, *, draft_model: Expo
     and what `ensures` of a transform reads.
     Raises: CheckpointError, UnsupportedModel, ConfigError.
     """
-    checkpoint = Checkpoint.open(source, revision=options.revision)
+    checkpoint = open_checkpoint(source, revision=options.revision)
     architecture = read_architecture(checkpoint.config, checkpoint.tensors.names())
     require_tensors(checkpoint, architecture)
     architecture, tensors, transforms = apply(options.transforms, architecture, checkpoint.tensors)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from skipstone.errors import CheckpointError
 
-__all__ = ["blaming", "optional_json", "read_json", "reading", "refuse_lfs_pointer"]
+__all__ = ["blaming", "listing", "optional_json", "read_json", "reading", "refuse_lfs_pointer"]
 
 _LFS_MARK: Final = b"version https://git-lfs"
 
@@ -23,6 +23,12 @@ def blaming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def listing(folder: Path) -> frozenset[str]:
+    """The names of what lies in the folder. Raises CheckpointError when the system refuses."""
+    with blaming(folder):
+        return frozenset(path.name for path in folder.iterdir())
 
 
 @contextmanager

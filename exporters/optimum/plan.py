@@ -13,7 +13,7 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from skipstone.errors import CheckpointError, ConfigError, UnsupportedModel
-from skipstone.exporters.checkpoints import Checkpoint, TokenRoles
+from skipstone.exporters.checkpoints import Checkpoint, TokenRoles, open_checkpoint
 from skipstone.exporters.graph import WeightFile
 from skipstone.exporters.optimum.graph import WrappedGraph
 from skipstone.exporters.optimum.process import require_optimum, run_optimum
@@ -79,7 +79,7 @@ def plan_wrapped(source: str | Path, options: ExportOptions, *, draft_model: str
     """
     _refuse_options(options, draft_model)
     require_optimum()
-    checkpoint = Checkpoint.open(source, revision=options.revision)
+    checkpoint = open_checkpoint(source, revision=options.revision)
     if not checkpoint.path.is_dir():
         raise ConfigError(f"optimum reads folders in the format of Hugging Face, and {checkpoint.source} is a file")
     _require_readable(checkpoint.config)

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from skipstone.exporters.transforms.ffn_width import FfnWidth
 from skipstone.exporters.transforms.lora import Lora, MergedTensors, merged
-from skipstone.exporters.transforms.transform import Transform, apply
+from skipstone.exporters.transforms.transform import ChangedTensors, Transform, apply
 
-__all__ = ["FfnWidth", "Lora", "MergedTensors", "Transform", "apply", "merged"]
+__all__ = ["ChangedTensors", "FfnWidth", "Lora", "MergedTensors", "Transform", "apply", "merged"]

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from skipstone.errors import CheckpointError, UnsupportedModel
-from skipstone.exporters.checkpoints import StoredTensors, blaming, optional_json, safetensors_in, torch_tensors_in
+from skipstone.exporters.checkpoints import StoredTensors, open_weights, optional_json
 
 __all__ = ["ADVICE", "Adapter"]
 
 _SETTINGS: Final = "adapter_config.json"
-_WEIGHTS: Final = {"adapter_model.safetensors": safetensors_in, "adapter_model.bin": torch_tensors_in}
 _PREFIX: Final = "base_model.model."
 # What the name of a tensor ends in: its part in the change, and what it changes in its module.
 _PARTS: Final[Mapping[str, tuple[str, str]]] = {
@@ -68,7 +67,7 @@ class Adapter:
         if not settings:
             raise CheckpointError(f"{folder} has no {_SETTINGS}: pass the folder of a PEFT adapter")
         _check_settings(settings)
-        tensors = _open_weights(folder)
+        tensors = open_weights(folder, safetensors="adapter_model.safetensors", torch="adapter_model.bin")
         return cls(folder=folder, settings=settings, tensors=tensors, parts=_parts(tensors))
 
     @property
@@ -110,15 +109,6 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             f"an adapter with init_lora_weights = {start!r} belongs to a changed base model: save it with "
             "path_initial_model_for_weight_conversion, as PEFT's documentation says, or merge it there"
         )
-
-
-def _open_weights(folder: Path) -> StoredTensors:
-    for name, tensors_in in _WEIGHTS.items():
-        with blaming(folder):
-            exists = (folder / name).exists()
-        if exists:
-            return StoredTensors(tensors_in(folder / name))
-    raise CheckpointError(f"{folder} has no weights: looked for {', '.join(_WEIGHTS)}")
 
 
 def _parts(tensors: StoredTensors) -> dict[str, dict[str, str]]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save, save_file
 
 from skipstone.errors import CheckpointError, ConfigError
-from skipstone.exporters.checkpoints import Checkpoint, StoredTensors, safetensors_in
+from skipstone.exporters.checkpoints import StoredTensors, open_checkpoint, safetensors_in
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1234\n"
 WEIGHTS: dict[str, NDArray[np.float32]] = {
@@ -52,7 +52,7 @@ def write_shards(folder: Path, name: str, shards: Sequence[Mapping[str, Any]], s
 
 
 def read_all(folder: Path) -> dict[str, NDArray[np.float32]]:
-    tensors = Checkpoint.open(folder).tensors
+    tensors = open_checkpoint(folder).tensors
     return {name: tensors.read(name, tensors.shape(name)) for name in tensors.names()}
 
 
@@ -109,7 +109,7 @@ def test_a_file_without_alignment_reads_the_same(folder: Path) -> None:
 
 def test_reading_takes_little_more_memory_than_the_result(folder: Path) -> None:
     save_file({"w": np.ones((1024, 1024), dtype=ml_dtypes.bfloat16)}, folder / "model.safetensors")
-    tensors = Checkpoint.open(folder).tensors
+    tensors = open_checkpoint(folder).tensors
     tracemalloc.start()
     try:
         result = tensors.read("w", (1024, 1024))
@@ -121,12 +121,12 @@ def test_reading_takes_little_more_memory_than_the_result(folder: Path) -> None:
 
 def test_num_bytes_counts_what_is_stored(folder: Path) -> None:
     save_file({"a": np.ones((2, 3), np.float32), "b": np.ones(5, np.float16)}, folder / "model.safetensors")
-    assert Checkpoint.open(folder).tensors.num_bytes == 2 * 3 * 4 + 5 * 2
+    assert open_checkpoint(folder).tensors.num_bytes == 2 * 3 * 4 + 5 * 2
 
 
 def test_names_and_shapes_are_known_without_reading(folder: Path) -> None:
     save_file(WEIGHTS, folder / "model.safetensors")
-    tensors = Checkpoint.open(folder).tensors
+    tensors = open_checkpoint(folder).tensors
     assert tensors.names() == WEIGHTS.keys()
     assert {name: tensors.shape(name) for name in WEIGHTS} == {name: array.shape for name, array in WEIGHTS.items()}
 
@@ -143,7 +143,7 @@ def test_shards_read_as_the_single_file(folder: Path) -> None:
 def test_settings_and_places_are_kept(folder: Path) -> None:
     save_file(WEIGHTS, folder / "model.safetensors")
     (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
-    checkpoint = Checkpoint.open(str(folder))
+    checkpoint = open_checkpoint(str(folder))
     assert checkpoint.config == {"model_type": "llama"}
     assert checkpoint.generation_config == {"eos_token_id": 2}
     assert checkpoint.path == folder and checkpoint.source == str(folder)
@@ -151,13 +151,13 @@ def test_settings_and_places_are_kept(folder: Path) -> None:
 
 def test_generation_config_may_be_absent(folder: Path) -> None:
     save_file(WEIGHTS, folder / "model.safetensors")
-    assert Checkpoint.open(folder).generation_config == {}
+    assert open_checkpoint(folder).generation_config == {}
 
 
 def test_a_folder_without_config_is_refused(folder: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe\xff", b"[" * 100_000, LFS_POINTER, b"[1]"])
@@ -166,29 +166,29 @@ def test_damaged_json_is_refused_by_name(folder: Path, name: str, text: bytes) -
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
     (folder / name).write_bytes(text)
     with pytest.raises(CheckpointError, match=name):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder"):
-        Checkpoint.open(tmp_path / "nothing")
+        open_checkpoint(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("source", ["gpt2", "a/b/c", "./a", "a/..", "x" * 5000, "a\0b"])
 def test_what_is_neither_folder_nor_hub_id_is_refused(source: str) -> None:
     with pytest.raises(CheckpointError, match=r"no such folder|cannot be read"):
-        Checkpoint.open(source)
+        open_checkpoint(source)
 
 
 def test_a_weight_file_is_not_a_checkpoint(folder: Path) -> None:
     save_file(WEIGHTS, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="is a file: pass the folder"):
-        Checkpoint.open(folder / "model.safetensors")
+        open_checkpoint(folder / "model.safetensors")
 
 
 def test_a_revision_does_not_apply_to_a_folder(folder: Path) -> None:
     with pytest.raises(ConfigError, match="'main' does not apply"):
-        Checkpoint.open(folder, revision="main")
+        open_checkpoint(folder, revision="main")
 
 
 # One tensor
@@ -196,7 +196,7 @@ def test_a_revision_does_not_apply_to_a_folder(folder: Path) -> None:
 
 def test_a_missing_tensor_is_named_with_its_neighbours(folder: Path) -> None:
     save_file(WEIGHTS, folder / "model.safetensors")
-    tensors = Checkpoint.open(folder).tensors
+    tensors = open_checkpoint(folder).tensors
     with pytest.raises(CheckpointError, match=r"no tensor 'embed\.weigth': the nearest names are 'embed\.weight'"):
         tensors.read("embed.weigth", (4, 3))
     with pytest.raises(CheckpointError, match="no tensor 'q#q': it has 3 others"):
@@ -206,20 +206,20 @@ def test_a_missing_tensor_is_named_with_its_neighbours(folder: Path) -> None:
 def test_a_wrong_shape_says_what_was_found_and_wanted(folder: Path) -> None:
     save_file(WEIGHTS, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"has shape \[4, 3\], wanted \[3, 4\]"):
-        Checkpoint.open(folder).tensors.read("embed.weight", (3, 4))
+        open_checkpoint(folder).tensors.read("embed.weight", (3, 4))
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32, np.float64])
 def test_values_that_are_not_finite_are_counted(folder: Path, dtype: type) -> None:
     save_file({"w": np.array([[1, np.nan], [np.inf, -np.inf]], dtype=dtype)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="'w' holds 3 NaN or infinite values among 4"):
-        Checkpoint.open(folder).tensors.read("w", (2, 2))
+        open_checkpoint(folder).tensors.read("w", (2, 2))
 
 
 def test_float64_beyond_float32_is_refused(folder: Path) -> None:
     save_file({"w": np.array([1e300, 1.0])}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="'w' holds 1 NaN or infinite"):
-        Checkpoint.open(folder).tensors.read("w", (2,))
+        open_checkpoint(folder).tensors.read("w", (2,))
 
 
 @pytest.mark.parametrize(("dtype", "num_bytes"), [("I8", 4), ("I64", 32), ("BOOL", 4), ("F8_E4M3", 4), ("F4", 2)])
@@ -227,7 +227,7 @@ def test_other_dtypes_are_refused_only_when_they_are_read(folder: Path, dtype: s
     header = {"mask": entry(dtype, [4], 0, num_bytes), "w": entry("F32", [1], num_bytes, num_bytes + 4)}
     data = bytes(num_bytes) + struct.pack("<f", 2.0)
     (folder / "model.safetensors").write_bytes(raw_safetensors(header, data))
-    tensors = Checkpoint.open(folder).tensors
+    tensors = open_checkpoint(folder).tensors
     assert tensors.read("w", (1,)) == [2.0]
     with pytest.raises(CheckpointError, match=f"'mask' is stored as '{dtype}'"):
         tensors.read("mask", (4,))
@@ -235,7 +235,7 @@ def test_other_dtypes_are_refused_only_when_they_are_read(folder: Path, dtype: s
 
 def test_an_empty_tensor_is_refused_only_when_it_is_read(folder: Path) -> None:
     save_file({"a": np.ones(2, np.float32), "empty": np.ones((0, 3), np.float32)}, folder / "model.safetensors")
-    tensors = Checkpoint.open(folder).tensors
+    tensors = open_checkpoint(folder).tensors
     assert tensors.read("a", (2,)).tolist() == [1, 1]
     with pytest.raises(CheckpointError, match=r"'empty' has shape \[0, 3\] and holds no values"):
         tensors.read("empty", (0, 3))
@@ -243,7 +243,7 @@ def test_an_empty_tensor_is_refused_only_when_it_is_read(folder: Path) -> None:
 
 def test_a_file_that_shrinks_after_opening_is_refused(folder: Path) -> None:
     save_file(WEIGHTS, folder / "model.safetensors")
-    tensors = Checkpoint.open(folder).tensors
+    tensors = open_checkpoint(folder).tensors
     os.truncate(folder / "model.safetensors", 40)
     with pytest.raises(CheckpointError, match="became shorter"):
         tensors.read("embed.weight", (4, 3))
@@ -257,27 +257,27 @@ def test_every_truncation_is_refused_at_open(folder: Path) -> None:
     for num_bytes in range(len(whole)):
         (folder / "model.safetensors").write_bytes(whole[:num_bytes])
         with pytest.raises(CheckpointError, match=rf"model\.safetensors: .*expected .*bytes, found {num_bytes}"):
-            Checkpoint.open(folder)
+            open_checkpoint(folder)
 
 
 def test_a_longer_file_is_refused(folder: Path) -> None:
     whole = save(WEIGHTS)
     (folder / "model.safetensors").write_bytes(whole + b"\0")
     with pytest.raises(CheckpointError, match=f"longer than its header says: expected {len(whole)} bytes"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_git_lfs_pointer_is_recognised(folder: Path, name: str) -> None:
     (folder / name).write_bytes(LFS_POINTER)
     with pytest.raises(CheckpointError, match=f"{name}: is a git-lfs pointer, not weights: run git lfs pull"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 def test_a_folder_in_the_place_of_a_file_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").mkdir()
     with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 HEADERS: dict[str, tuple[object, str]] = {
@@ -307,13 +307,13 @@ def test_a_header_that_breaks_the_format_is_refused(folder: Path, case: str) -> 
     header, sentence = HEADERS[case]
     (folder / "model.safetensors").write_bytes(raw_safetensors(header, bytes(8)))
     with pytest.raises(CheckpointError, match=sentence):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 def test_a_header_longer_than_the_format_allows_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 40) + bytes(100))
     with pytest.raises(CheckpointError, match="its header would be 1099511627776 bytes"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 def slow_read(data: bytes, name: str) -> list[float]:
@@ -436,21 +436,21 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
     write_shards(folder, "model.safetensors", [{"a": np.ones(1, np.float32)}, {"b": np.ones(1, np.float32)}], save_file)
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"lacks 'model-00002-of-00002\.safetensors'"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 def test_a_damaged_shard_is_named(folder: Path) -> None:
     write_shards(folder, "model.safetensors", [{"a": np.ones(1, np.float32)}, {"b": np.ones(1, np.float32)}], save_file)
     (folder / "model-00002-of-00002.safetensors").write_bytes(LFS_POINTER)
     with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors: is a git-lfs pointer"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 def test_an_index_that_lists_a_tensor_in_the_wrong_shard_is_refused(folder: Path) -> None:
     save_file({"a": np.ones(1, np.float32)}, folder / "one.safetensors")
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"b": "one.safetensors"}}')
     with pytest.raises(CheckpointError, match=r"puts tensor 'b' into one\.safetensors"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 def test_an_index_cannot_lead_out_of_the_folder(folder: Path) -> None:
@@ -460,14 +460,14 @@ def test_an_index_cannot_lead_out_of_the_folder(folder: Path) -> None:
     save_file({"a": np.ones(1, np.float32)}, folder / "one.safetensors")
     (inner / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../one.safetensors"}}')
     with pytest.raises(CheckpointError, match=r"lacks '\.\./one\.safetensors'"):
-        Checkpoint.open(inner)
+        open_checkpoint(inner)
 
 
 @pytest.mark.parametrize("index", ["{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
 def test_an_index_without_a_weight_map_is_refused(folder: Path, index: str) -> None:
     (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(CheckpointError, match="expected a weight_map"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 # pytorch_model.bin
@@ -503,14 +503,14 @@ def test_torch_shards_read_as_the_single_file(folder: Path) -> None:
 
 def test_changing_what_was_read_does_not_change_the_torch_file(folder: Path) -> None:
     torch.save(as_torch(WEIGHTS, torch.float32), folder / "pytorch_model.bin")
-    tensors = Checkpoint.open(folder).tensors
+    tensors = open_checkpoint(folder).tensors
     tensors.read("norm.weight", (3,))[:] = 0
     np.testing.assert_array_equal(tensors.read("norm.weight", (3,)), WEIGHTS["norm.weight"])
 
 
 def test_torch_num_bytes_counts_what_is_stored(folder: Path) -> None:
     torch.save({"a": torch.ones(2, 3), "b": torch.ones(5, dtype=torch.bfloat16)}, folder / "pytorch_model.bin")
-    assert Checkpoint.open(folder).tensors.num_bytes == 2 * 3 * 4 + 5 * 2
+    assert open_checkpoint(folder).tensors.num_bytes == 2 * 3 * 4 + 5 * 2
 
 
 def test_safetensors_win_over_a_torch_file(folder: Path) -> None:
@@ -530,7 +530,7 @@ def test_safetensors_win_over_a_torch_file(folder: Path) -> None:
 def test_other_torch_dtypes_are_refused_by_name(folder: Path, tensor: torch.Tensor, dtype: str) -> None:
     torch.save({"w": tensor}, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=f"'w' is stored as '{dtype}'"):
-        Checkpoint.open(folder).tensors.read("w", (2,))
+        open_checkpoint(folder).tensors.read("w", (2,))
 
 
 class Harmful:
@@ -546,7 +546,7 @@ class Harmful:
 def test_code_in_a_torch_file_is_not_run(folder: Path) -> None:
     torch.save({"w": torch.ones(1), "x": Harmful(folder / "made")}, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="torch cannot read it"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
     assert not (folder / "made").exists()
 
 
@@ -556,28 +556,28 @@ def test_a_damaged_torch_file_is_refused(folder: Path) -> None:
     for damaged in (b"", b"garbage", whole[: len(whole) // 2], whole[:-1]):
         (folder / "pytorch_model.bin").write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: torch cannot read it"):
-            Checkpoint.open(folder)
+            open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("state", [[torch.ones(1)], {"state": {"w": torch.ones(1)}}, {}])
 def test_a_torch_file_without_named_tensors_is_refused(folder: Path, state: object) -> None:
     torch.save(state, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="expected a dictionary of tensors"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 def test_without_torch_a_torch_file_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(as_torch(WEIGHTS, torch.float32), folder / "pytorch_model.bin")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(CheckpointError, match=r"needs torch: pip install skipstone\[train\], or convert"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 def test_safetensors_are_read_without_importing_torch(folder: Path) -> None:
     save_file(WEIGHTS, folder / "model.safetensors")
     program = (
-        "import sys; from skipstone.exporters.checkpoints.checkpoint import Checkpoint\n"
-        "Checkpoint.open(sys.argv[1]).tensors.read('norm.weight', (3,))\n"
+        "import sys; from skipstone.exporters.checkpoints.opening import open_checkpoint\n"
+        "open_checkpoint(sys.argv[1]).tensors.read('norm.weight', (3,))\n"
         "print({'torch', 'huggingface_hub'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
@@ -586,4 +586,4 @@ def test_safetensors_are_read_without_importing_torch(folder: Path) -> None:
 
 def test_without_weights_the_names_looked_for_are_listed(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no weights: looked for model\.safetensors, .*pytorch_model\.bin"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)

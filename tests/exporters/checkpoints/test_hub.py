@@ -14,7 +14,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import save_file
 
 from skipstone.errors import CheckpointError
-from skipstone.exporters.checkpoints import Checkpoint, fetch, is_hub_id
+from skipstone.exporters.checkpoints import fetch, is_hub_id, open_checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SETTINGS = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}
@@ -98,7 +98,7 @@ def test_a_folder_that_looks_like_a_hub_id_is_opened_as_a_folder(
     (folder / "tokenizer.json").write_text("{}")
     save_file({"w": np.ones(1, np.float32)}, folder / "model.safetensors")
     monkeypatch.chdir(tmp_path)
-    assert Checkpoint.open("owner/name").tensors.names() == {"w"}
+    assert open_checkpoint("owner/name").tensors.names() == {"w"}
 
 
 def test_safetensors_are_fetched_and_every_other_format_is_left(hub_with: Callable[[set[str]], FakeHub]) -> None:
@@ -137,7 +137,7 @@ def test_a_fetched_checkpoint_keeps_the_id_as_its_source(
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer.json").write_text("{}")
     save_file({"w": np.ones(1, np.float32)}, tmp_path / "model.safetensors")
-    checkpoint = Checkpoint.open("owner/name")
+    checkpoint = open_checkpoint("owner/name")
     assert (checkpoint.source, checkpoint.path) == ("owner/name", tmp_path)
 
 
@@ -176,20 +176,20 @@ def test_a_failure_is_one_line_with_the_id_and_what_to_do(
     error, sentence = FAILURES[failure]
     hub_failing(error)
     with pytest.raises(CheckpointError, match=f"^cannot fetch owner/name from the hub: .*{sentence}") as caught:
-        Checkpoint.open("owner/name", revision="v9")
+        open_checkpoint("owner/name", revision="v9")
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is error
 
 
 def test_offline_an_unknown_model_says_that_offline_is_set(cache: Path) -> None:
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set and the cache lacks some of it: unset it"):
-        Checkpoint.open("owner/name")
+        open_checkpoint("owner/name")
 
 
 def test_offline_a_cached_model_opens(cache: Path) -> None:
     snapshot = put_into(cache)
     save_file({"w": np.ones(1, np.float32)}, snapshot / "model.safetensors")
-    checkpoint = Checkpoint.open("owner/name")
+    checkpoint = open_checkpoint("owner/name")
     assert checkpoint.config == {"model_type": "llama"}
     assert checkpoint.tensors.read("w", (1,)) == [1]
 
@@ -197,10 +197,10 @@ def test_offline_a_cached_model_opens(cache: Path) -> None:
 @pytest.mark.parametrize("revision", [COMMIT, "main"])
 def test_offline_a_cached_revision_opens(cache: Path, revision: str) -> None:
     save_file({"w": np.ones(1, np.float32)}, put_into(cache) / "model.safetensors")
-    assert Checkpoint.open("owner/name", revision=revision).path.name == COMMIT
+    assert open_checkpoint("owner/name", revision=revision).path.name == COMMIT
 
 
 def test_offline_a_cached_model_without_weights_says_so(cache: Path) -> None:
     put_into(cache)
     with pytest.raises(CheckpointError, match="has no weights"):
-        Checkpoint.open("owner/name")
+        open_checkpoint("owner/name")

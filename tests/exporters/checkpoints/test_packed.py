@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from skipstone.errors import CheckpointError, UnsupportedModel
-from skipstone.exporters.checkpoints import Checkpoint, StoredTensors, safetensors_in, torch_tensors_in
+from skipstone.exporters.checkpoints import StoredTensors, open_checkpoint, safetensors_in, torch_tensors_in
 from skipstone.exporters.checkpoints.packed import PackedTensors, unpacked
 from skipstone.quant import quantize, unpack
 from skipstone.runtime.engine import Draft, Model
@@ -491,4 +491,4 @@ def test_a_packed_checkpoint_is_opened_as_one(tmp_path: Path) -> None:
     save_file({f"w.{name}": array for name, array in awq(random_grid(32, 64)).items()}, tmp_path / "model.safetensors")
     (tmp_path / "tokenizer.json").write_text("{}")
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": AWQ}))
-    assert Checkpoint.open(tmp_path).tensors.is_quantized("w.weight")
+    assert open_checkpoint(tmp_path).tensors.is_quantized("w.weight")

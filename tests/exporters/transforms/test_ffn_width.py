@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skipstone.api import plan
 from skipstone.errors import ConfigError, UnsupportedModel
 from skipstone.exporters import ExportPlan
-from skipstone.exporters.checkpoints import Checkpoint
+from skipstone.exporters.checkpoints import open_checkpoint
 from skipstone.exporters.families import read_architecture
 from skipstone.exporters.transforms import FfnWidth, apply
 from skipstone.runtime.bundle import Bundle
@@ -156,7 +156,7 @@ NONSENSE = ("", "8k", "4e1", "1.5", "40,", ",40", "40;40", "40 40", "forty")
 def test_one_width_is_for_every_layer_and_several_are_one_for_each(
     tiny_checkpoint: Path, widths: list[int], spaces: str
 ) -> None:
-    checkpoint = Checkpoint.open(tiny_checkpoint)
+    checkpoint = open_checkpoint(tiny_checkpoint)
     whole = read_architecture(checkpoint.config)
     each, tensors, _ = apply([FfnWidth(f",{spaces}".join(map(str, widths)))], whole, checkpoint.tensors)
     assert each.ffn_widths == tuple(widths) and each.dimensions.intermediate_size == max(widths)

@@ -23,7 +23,7 @@ from skipstone.api import plan
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
 from skipstone.exporters import parse_draft_head
-from skipstone.exporters.checkpoints import Checkpoint, ExitAdapter, adapters_bytes, weights_identity
+from skipstone.exporters.checkpoints import ExitAdapter, adapters_bytes, open_checkpoint, weights_identity
 from skipstone.exporters.families import read_architecture
 from skipstone.exporters.graph import FLOAT, GraphPen, Linear, OrtKernels, WeightFile
 from skipstone.quant import QuantizedMatrix, Recipe, quantize
@@ -193,7 +193,7 @@ def test_an_exit_that_goes_on_from_an_earlier_one_uses_it_too(model: Model) -> N
 def test_the_adapter_of_an_exit_stands_before_it(
     tiny_checkpoint: Path, make_bundle: MakeBundle, tmp_path: Path, model: Model
 ) -> None:
-    random, about = np.random.default_rng(0), Checkpoint.open(tiny_checkpoint)
+    random, about = np.random.default_rng(0), open_checkpoint(tiny_checkpoint)
     gain, down, up = (random.normal(size=shape).astype(np.float32) for shape in (52, (4, 52), (52, 4)))
     weights = weights_identity(about, read_architecture(about.config, about.tensors.names()))
     file = tmp_path / "adapters.safetensors"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from skipstone.api import export, plan
 from skipstone.check import KEPT_KL_BOUND, ExportCheck, TransformersReference
 from skipstone.errors import CheckFailed, ConfigError, SkipstoneError, UnsupportedModel
-from skipstone.exporters.checkpoints import Checkpoint, StoredTensors
+from skipstone.exporters.checkpoints import StoredTensors, open_checkpoint
 from skipstone.exporters.optimum import WrappedPlan
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
@@ -271,7 +271,7 @@ def test_no_code_of_a_checkpoint_runs_and_nobody_is_asked(tiny_checkpoint: Path,
     config = json.loads((folder / "config.json").read_text())
     code = {"AutoConfig": "strange.Config", "AutoModelForCausalLM": "strange.Model"}
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "strange", "auto_map": code}))
-    wrapped = WrappedPlan(checkpoint=Checkpoint.open(folder), recipe=Recipe.named("fp32"))
+    wrapped = WrappedPlan(checkpoint=open_checkpoint(folder), recipe=Recipe.named("fp32"))
     with pytest.raises(UnsupportedModel, match=rf"transformers cannot load {folder}: \S"):
         TransformersReference(wrapped)
     assert not (tmp_path / "ran").exists()

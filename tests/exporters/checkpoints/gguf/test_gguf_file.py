@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError, ConfigError
-from skipstone.exporters.checkpoints import Checkpoint
+from skipstone.exporters.checkpoints import open_checkpoint
 from skipstone.exporters.checkpoints.gguf import GgufFile, GgufTensor, GgufTensors, open_gguf
 
 
@@ -114,7 +114,7 @@ def test_scales_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
 def test_a_file_without_an_architecture_is_refused(whole_file: bytes, tmp_path: Path) -> None:
     (tmp_path / "no.gguf").write_bytes(whole_file.replace(b"general.architecture", b"general.architecturf"))
     with pytest.raises(CheckpointError, match=r"no.gguf: lacks general.architecture: convert the checkpoint again"):
-        Checkpoint.open(tmp_path / "no.gguf")
+        open_checkpoint(tmp_path / "no.gguf")
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +127,7 @@ def test_a_truncated_file_is_refused(share: float, whole_file: bytes, tmp_path: 
     path = tmp_path / "cut.gguf"
     path.write_bytes(whole_file[: int(share * len(whole_file))])
     with pytest.raises(CheckpointError, match=r"cut.gguf: (not a GGUF file|truncated)"):
-        Checkpoint.open(path)
+        open_checkpoint(path)
 
 
 @given(data=st.data())
@@ -140,7 +140,7 @@ def test_a_header_with_other_bytes_raises_only_our_errors(
     path = tmp_path_factory.mktemp("damaged") / "model.gguf"
     path.write_bytes(damaged)
     try:
-        checkpoint = Checkpoint.open(path)
+        checkpoint = open_checkpoint(path)
     except CheckpointError as error:
         assert str(path) in str(error)
     else:
@@ -159,21 +159,21 @@ def test_a_header_with_other_bytes_raises_only_our_errors(
 def test_what_is_no_gguf_file_is_refused(start: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(start + bytes(40))
     with pytest.raises(CheckpointError, match=f"bad.gguf: .*{message}"):
-        Checkpoint.open(tmp_path / "bad.gguf")
+        open_checkpoint(tmp_path / "bad.gguf")
 
 
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(CheckpointError, match=r"nowhere.gguf: cannot be read: No such file"):
-        Checkpoint.open("nowhere.gguf")
+        open_checkpoint("nowhere.gguf")
 
 
 def test_a_revision_does_not_apply_to_a_file(write_gguf: WriteGguf) -> None:
     with pytest.raises(ConfigError, match="revision 'main' does not apply to the local file"):
-        Checkpoint.open(write_gguf("llama"), revision="main")
+        open_checkpoint(write_gguf("llama"), revision="main")
 
 
 def test_without_the_package_the_extra_is_named(write_gguf: WriteGguf, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_gguf("llama")
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ConfigError, match=r"pip install skipstone\[gguf\]"):
-        Checkpoint.open(path)
+        open_checkpoint(path)

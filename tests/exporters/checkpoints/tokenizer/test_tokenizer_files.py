@@ -18,7 +18,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tiny_tokenizers import END, byte_level_files, made, trained
 
 from skipstone.errors import CheckpointError, UnsupportedModel
-from skipstone.exporters.checkpoints import Checkpoint
+from skipstone.exporters.checkpoints import open_checkpoint
 from skipstone.exporters.checkpoints.tokenizer import SentencePieceModel, byte_level_bpe
 from skipstone.exporters.checkpoints.tokenizer import files as tokenizer_files
 from skipstone.runtime.text import Tokenizer
@@ -457,7 +457,7 @@ def test_an_opened_checkpoint_carries_the_tokenizer_that_was_built(tiny_checkpoi
         if not file.name.startswith(("tokenizer", "special")):
             (tmp_path / file.name).symlink_to(file)
     write(tmp_path, tokenizer__model=trained())
-    texts = Checkpoint.open(tmp_path).texts
+    texts = open_checkpoint(tmp_path).texts
     assert tokenizers.Tokenizer.from_buffer(texts["tokenizer.json"]).encode("fox").tokens == ["<s>", "▁fox"]
 
 
@@ -465,7 +465,7 @@ def test_a_tokenizer_json_goes_before_the_older_files(tiny_checkpoint: Path, tmp
     for file in tiny_checkpoint.iterdir():
         (tmp_path / file.name).symlink_to(file)
     write(tmp_path, tokenizer__model=b"not read")
-    assert Checkpoint.open(tmp_path).texts["tokenizer.json"] == (tiny_checkpoint / "tokenizer.json").read_bytes()
+    assert open_checkpoint(tmp_path).texts["tokenizer.json"] == (tiny_checkpoint / "tokenizer.json").read_bytes()
 
 
 def test_the_template_for_tools_is_taken_out_of_its_folder(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -473,4 +473,4 @@ def test_the_template_for_tools_is_taken_out_of_its_folder(tiny_checkpoint: Path
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "additional_chat_templates").mkdir()
     write(tmp_path / "additional_chat_templates", tool_use__jinja="tools", rag__jinja="rag")
-    assert Checkpoint.open(tmp_path).texts["chat_template_tool_use.jinja"] == b"tools"
+    assert open_checkpoint(tmp_path).texts["chat_template_tool_use.jinja"] == b"tools"

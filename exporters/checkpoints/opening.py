@@ -1,0 +1,89 @@
+"""Opens a checkpoint: the folder of a Hugging Face model, one GGUF file, or a name on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from skipstone.errors import CheckpointError, ConfigError
+from skipstone.exporters.checkpoints.checkpoint import Checkpoint
+from skipstone.exporters.checkpoints.files import blaming, listing, read_json, reading
+from skipstone.exporters.checkpoints.gguf import open_gguf
+from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
+from skipstone.exporters.checkpoints.packed import unpacked
+from skipstone.exporters.checkpoints.tokenizer import files as tokenizer_files
+from skipstone.exporters.checkpoints.weight_files import open_weights
+
+__all__ = ["open_checkpoint"]
+
+_TEXT_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template_tool_use.jinja",
+    "generation_config.json",
+)
+
+
+def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+    """The checkpoint in a local folder or GGUF file, or fetched from the hub for an id such as "owner/name".
+
+    Checks the settings and the header of every weight file; reads no weight.
+    Raises: CheckpointError when something is missing or damaged; ConfigError for a folder with a revision.
+    """
+    if Path(source).suffix == ".gguf" and not Path(source).is_dir():
+        return _open_gguf(Path(source), revision)
+    folder = _folder(source, revision)
+    present = listing(folder)
+    if "config.json" not in present:
+        hint = next((f"the file {folder / name}" for name in sorted(present) if name.endswith(".gguf")), None)
+        raise CheckpointError(f"{folder} has no config.json: pass {hint or 'the folder of a Hugging Face checkpoint'}")
+    generation_config = folder / "generation_config.json"
+    config = read_json(folder / "config.json")
+    tensors = open_weights(folder, safetensors="model.safetensors", torch="pytorch_model.bin")
+    return Checkpoint(
+        path=folder,
+        source=str(source),
+        config=config,
+        generation_config=read_json(generation_config) if generation_config.name in present else {},
+        texts=_read_texts(folder, present),
+        tensors=tensors if config.get("quantization_config") is None else unpacked(config, tensors),
+    )
+
+
+def _open_gguf(path: Path, revision: str | None) -> Checkpoint:
+    if revision is not None:
+        raise ConfigError(f"revision {revision!r} does not apply to the local file {path}: leave it out")
+    return open_gguf(path)
+
+
+def _folder(source: str | Path, revision: str | None) -> Path:
+    folder = Path(source)
+    with blaming(folder):
+        is_folder, exists = folder.is_dir(), folder.exists()
+    if is_folder:
+        if revision is not None:
+            raise ConfigError(f"revision {revision!r} does not apply to the local folder {folder}: leave it out")
+        return folder
+    if exists:
+        raise CheckpointError(f"{folder} is a file: pass the folder that holds config.json and the weights")
+    if not is_hub_id(str(source)):
+        raise CheckpointError(f"no such folder: {folder}: pass a folder, or a hub id such as owner/name")
+    return fetch(str(source), revision)
+
+
+def _read_texts(folder: Path, present: Collection[str]) -> dict[str, bytes]:
+    texts = {}
+    for name in _TEXT_FILES:
+        if name in present:
+            with reading(folder / name) as file:
+                texts[name] = file.readall()
+    tool_template = folder / "additional_chat_templates" / "tool_use.jinja"
+    if tool_template.parent.name in present and tool_template.is_file():
+        with reading(tool_template) as file:
+            texts["chat_template_tool_use.jinja"] = file.readall()
+    if "tokenizer.json" not in texts:
+        texts["tokenizer.json"] = tokenizer_files.build(folder, read_json(folder / "config.json"))
+    return texts
