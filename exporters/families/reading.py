@@ -9,15 +9,11 @@ from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.families.architecture import ACTIVATIONS, Architecture
 from skipstone.exporters.families.experts import Experts
 from skipstone.exporters.families.family import Config, Family, chosen
-from skipstone.exporters.families.gemma import GEMMA_FAMILIES
-from skipstone.exporters.families.gemma3n import GEMMA3N_FAMILIES
-from skipstone.exporters.families.gpt import GPT_FAMILIES
-from skipstone.exporters.families.llama import LLAMA_FAMILIES
-from skipstone.exporters.families.mixture import MIXTURE_FAMILIES
+from skipstone.exporters.families.registry import registered_families
 from skipstone.exporters.families.rotary import Rotary, read_rotary
 from skipstone.runtime.bundle import Dimensions
 
-__all__ = ["FAMILIES", "read_architecture"]
+__all__ = ["read_architecture"]
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -72,13 +68,13 @@ def _read(family: Family, config: Config, names: Collection[str]) -> Architectur
 
 
 def _family(config: Config) -> Family:
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
+    model_type, families = config.get("model_type"), registered_families()
+    if not isinstance(model_type, str) or model_type not in families:
+        known = ", ".join(sorted(families))
         raise UnsupportedModel(
             f"model_type {model_type!r} is not known; known are {known}; or let optimum export it: --via optimum"
         )
-    return FAMILIES[model_type]
+    return families[model_type]
 
 
 def _complete(family: Family, config: Config) -> dict[str, Any]:
@@ -225,9 +221,3 @@ def _experts(family: Family, config: Config, names: Collection[str]) -> Experts 
     if experts is not None and names and experts.num_experts > len(names):
         raise CheckpointError(f"config.json: {experts.num_experts} experts, the checkpoint holds {len(names)} tensors")
     return experts if experts is not None and any(experts.layers) else None
-
-
-FAMILIES: Mapping[str, Family] = {
-    family.model_type: family
-    for family in (*LLAMA_FAMILIES, *GEMMA_FAMILIES, *GEMMA3N_FAMILIES, *GPT_FAMILIES, *MIXTURE_FAMILIES)
-}
