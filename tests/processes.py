@@ -24,7 +24,7 @@ def use_one_core(config: pytest.Config) -> None:
     if starts_workers or config.getoption("benchmark_only") or not hasattr(os, "sched_setaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))
-    number = int(os.environ.get(WORKER, "gw0").removeprefix("gw"))
+    number = int(os.environ.get(WORKER, f"gw{os.getpid()}").removeprefix("gw"))
     os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 

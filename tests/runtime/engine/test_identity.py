@@ -169,4 +169,5 @@ def test_what_the_model_guesses_itself_leaves_the_text_and_in_exact_mode_every_b
 def test_what_the_model_guesses_itself_leaves_a_hundred_texts_and_in_exact_mode_every_bit(
     request: pytest.FixtureRequest, precision: str, sampling: SamplingOptions, count: int
 ) -> None:
-    check_bits(request.getfixturevalue(precision), sampling, exact=EXACT[precision], count=count, num_tokens=128)
+    num_tokens = 128 if EXACT[precision] else 48  # in fp32 a token takes three times as long, and no bit is compared
+    check_bits(request.getfixturevalue(precision), sampling, exact=EXACT[precision], count=count, num_tokens=num_tokens)
