@@ -10,17 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import pytest
 import tokenizers
 from command_line import CommandLine
-from numpy.typing import NDArray
+from model_calls import watching
 from processes import SharedFolders, shared_folders, use_one_core
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from skipstone.api import export
 from skipstone.exporters.checkpoints import StoredTensors
-from skipstone.runtime.engine import BoundCall, Model
+from skipstone.runtime.engine import Model
 
 if TYPE_CHECKING:
     from gguf_files import WriteGguf
@@ -229,19 +228,11 @@ def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def fed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def fed() -> Iterator[list[tuple[int, ...]]]:
     """The shapes [B, T] of the tokens of every model call from here on."""
     shapes: list[tuple[int, ...]] = []
-    run = BoundCall.run
-
-    def noting(
-        call: BoundCall, token_ids: NDArray[np.int64], lengths: NDArray[np.int64], **options: Any
-    ) -> NDArray[np.float32]:
-        shapes.append(token_ids.shape)
-        return run(call, token_ids, lengths, **options)
-
-    monkeypatch.setattr(BoundCall, "run", noting)
-    return shapes
+    with watching(lambda call, token_ids, lengths, logits: shapes.append(token_ids.shape)):
+        yield shapes
 
 
 @pytest.fixture(scope="session")

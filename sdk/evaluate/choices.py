@@ -94,6 +94,7 @@ def evaluate_choices(
     dials: SequenceOf[float] = DIALS,
     *,
     on_progress: Callable[[int], None] = lambda num_cases: None,
+    clock: Callable[[], float] = perf_counter,
 ) -> list[ChoiceQuality]:
     """Return quality and time of early choices at each dial; `on_progress` gets the cases judged.
 
@@ -109,9 +110,9 @@ def evaluate_choices(
         try:
             full, *_ = (choose(model, case.prompt, case.answers, dial=dial) for dial in (1.0, *dials))
             for dial, tally in zip(dials, tallies, strict=True):
-                start = perf_counter()
+                start = clock()
                 found = choose(model, case.prompt, case.answers, dial=dial)
-                tally.add(found, full, case.right, seconds=perf_counter() - start)
+                tally.add(found, full, case.right, seconds=clock() - start)
         except SkipstoneError as error:
             raise type(error)(f"case {number}: {error}") from error
         on_progress(1)

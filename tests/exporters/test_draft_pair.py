@@ -240,7 +240,7 @@ def test_the_bundle_of_pebble_carries_pebble_mini_and_its_place_tells_so(
     assert drafter is not None
     assert drafter.manifest.files == small.manifest.files
     assert small.manifest.draft_model is None
-    monkeypatch.setattr(pebble, "DRAFTERS", {})
+    monkeypatch.delitem(pebble.DRAFTERS, "pebble")
     assert pebble.bundled_bundle("pebble") != whole.path
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from skipstone.quant import QuantizedMatrix, blockwise, quantize
+from skipstone.quant import QuantizedMatrix, quantize
 
 Floats = NDArray[np.float32]
 ANY_WEIGHTS = arrays(
@@ -152,12 +152,11 @@ def test_search_raises_no_floating_point_warning(weight: Floats, options: dict[s
 
 @pytest.mark.parametrize("num_rows", [1, 7, 39])
 @pytest.mark.parametrize("method", ["search", "absmax"])
-def test_chunks_of_rows_are_put_together_in_order(num_rows: int, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_rows_are_put_together_in_order(num_rows: int, method: str) -> None:
     weight = random_weights("gaussian", (40, 50))
     options: dict[str, Any] = {"bits": 4, "block_size": 16, "symmetric": False, "method": method}
     whole = quantize(weight, importance=np.arange(50, dtype=np.float32), **options)
-    monkeypatch.setattr(blockwise, "_CHUNK", 50 * num_rows)
-    parts = quantize(weight, importance=np.arange(50, dtype=np.float32), **options)
+    parts = quantize(weight, importance=np.arange(50, dtype=np.float32), chunk=50 * num_rows, **options)
     np.testing.assert_array_equal(whole.data, parts.data)
     np.testing.assert_array_equal(whole.zero_points, parts.zero_points)
     np.testing.assert_allclose(whole.scales, parts.scales, rtol=1e-5)

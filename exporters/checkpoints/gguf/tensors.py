@@ -20,7 +20,6 @@ __all__ = ["GgufTensor", "GgufTensors"]
 Bytes: TypeAlias = NDArray[np.uint8]
 Rows: TypeAlias = "slice | NDArray[np.int64]"
 
-_PIECE_BYTES: Final = 1 << 20
 # Bits of the integers that MatMulNBits can take as they are: blocks of 32 with one float16 scale and no offset.
 _CARRIED: Final[Mapping[str, int]] = {"Q4_0": 4, "Q8_0": 8}
 _BLOCK: Final = 32
@@ -32,7 +31,8 @@ class GgufTensor:
     """A tensor of the checkpoint inside a file, undoing what a converter did to it.
 
     `part` picks one of those that are stacked along the first axis. Row i in the file is row order[i] of ours. `added`
-    is what was added to each number. A `transposed` matrix is stored [N, K] and ours is [K, N].
+    is what was added to each number. A `transposed` matrix is stored [N, K] and ours is [K, N]. The file is read in
+    pieces of about `piece_bytes`.
     """
 
     blocks: StoredBlocks
@@ -40,6 +40,7 @@ class GgufTensor:
     order: NDArray[np.int64] | None = None
     added: float = 0.0
     transposed: bool = False
+    piece_bytes: int = 1 << 20
 
     @property
     def dtype(self) -> str:
@@ -97,7 +98,7 @@ class GgufTensor:
     def _pieces(self) -> Iterator[tuple[Rows, Bytes]]:
         """Yield the bytes of some stored rows, and which of our rows they are, until all were there."""
         num_rows, row_bytes = self._stored_shape[0], self.num_bytes // self._stored_shape[0]
-        step = max(1, _PIECE_BYTES // row_bytes) if len(self._stored_shape) > 1 else num_rows
+        step = max(1, self.piece_bytes // row_bytes) if len(self._stored_shape) > 1 else num_rows
         with reading(self.blocks.path) as file:
             file.seek(self.blocks.offset + (self.part or 0) * self.num_bytes)
             for start in range(0, num_rows, step):

@@ -44,7 +44,15 @@ from skipstone.runtime.methods.depth.free import (
 )
 from skipstone.runtime.methods.depth.self_draft import LONGEST, MidpointStop, SelfDrafter, open_self
 from skipstone.runtime.methods.depth.skip import can_skip, open_skip, require_skip_set
-from skipstone.runtime.methods.depth.skip_set import Reader, SkipSet, best_set, find_skip_set, skip_note, skipped_stages
+from skipstone.runtime.methods.depth.skip_set import (
+    Reader,
+    SkipSet,
+    best_set,
+    find_skip_set,
+    skip_note,
+    skipped_stages,
+    spread,
+)
 from skipstone.runtime.methods.depth.skipdecode import SkipSchedule
 
 __all__ = [
@@ -97,5 +105,6 @@ __all__ = [
     "require_skip_set",
     "skip_note",
     "skipped_stages",
+    "spread",
     "text_windows",
 ]

@@ -20,7 +20,17 @@ from skipstone.runtime.engine import Model, Part, Workspace
 from skipstone.runtime.methods.depth.at_depths import MOST_LOGITS, MOST_ROWS, text_windows
 from skipstone.runtime.text import LEAST_TOKENS
 
-__all__ = ["COMMAND", "Candidate", "Reader", "SkipSet", "best_set", "find_skip_set", "skip_note", "skipped_stages"]
+__all__ = [
+    "COMMAND",
+    "Candidate",
+    "Reader",
+    "SkipSet",
+    "best_set",
+    "find_skip_set",
+    "skip_note",
+    "skipped_stages",
+    "spread",
+]
 
 # Each set reads so many tokens of the text: the share of equal choices is then known to about one percent.
 MOST_TOKENS = 2048
@@ -106,7 +116,7 @@ def find_skip_set(
             f"the bundle has {len(manifest.stages)} stages, of which the first and the last stay; "
             "make one of more with `skipstone export CHECKPOINT -o OUT --cuts each`"
         )
-    windows = _spread(text_windows(model, texts))
+    windows = spread(text_windows(model, texts))
     times, reader = stage_times(model), Reader(model, windows)
 
     def agreements(sets: SequenceOf[Skipped]) -> list[float]:
@@ -126,7 +136,7 @@ def find_skip_set(
     )
 
 
-def _spread(windows: SequenceOf[list[int]]) -> list[list[int]]:
+def spread(windows: SequenceOf[list[int]]) -> list[list[int]]:
     """Return windows from all over the texts, of about MOST_TOKENS together."""
     num_tokens = sum(map(len, windows))
     if num_tokens < LEAST_TOKENS:

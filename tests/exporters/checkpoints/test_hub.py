@@ -39,22 +39,28 @@ class FakeHub:
 
 
 @pytest.fixture
-def hub_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[set[str]], FakeHub]:
+def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., str]], None]:
+    """Let a function answer in place of the hub."""
+    return lambda download: monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+
+
+@pytest.fixture
+def hub_with(tmp_path: Path, answer: Callable[[Callable[..., str]], None]) -> Callable[[set[str]], FakeHub]:
     def make(files: set[str]) -> FakeHub:
         fake = FakeHub(tmp_path, files)
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+        answer(fake)
         return fake
 
     return make
 
 
 @pytest.fixture
-def hub_failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+def hub_failing(answer: Callable[[Callable[..., str]], None]) -> Callable[[Exception], None]:
     def make(error: Exception) -> None:
         def fail(*args: object, **options: object) -> str:
             raise error
 
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+        answer(fail)
 
     return make
 
@@ -62,8 +68,8 @@ def hub_failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of the real library, which must not use the network."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name, value in {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": True}.items():
+        monkeypatch.setattr(constants, name, value)
     return tmp_path
 
 

@@ -497,7 +497,10 @@ def test_settings_that_an_older_transformers_overlooks_are_refused(
     wrap: Callable[..., Path], opt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed = with_settings(opt, tmp_path / "changed", rope_parameters={"rope_type": "default", "rope_theta": 5.0})
-    monkeypatch.setattr(via_optimum, "version", {"transformers": "4.57.6", "skipstone": "1"}.__getitem__)
+    older = tmp_path / "packages" / "transformers-4.57.6.dist-info"
+    older.mkdir(parents=True)
+    (older / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 4.57.6\n")
+    monkeypatch.syspath_prepend(older.parent)
     with pytest.raises(UnsupportedModel, match=r"transformers 4\.57\.6 of optimum overlooks"):
         wrap(changed)
 

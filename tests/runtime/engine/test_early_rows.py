@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from family_cases import MIXED_LAYERS, heads, longrope
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from model_calls import watching
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
@@ -84,14 +84,8 @@ class Fed:
 
 @pytest.fixture(scope="module")
 def fed() -> Iterator[Fed]:
-    found, run = Fed(), BoundCall.run
-
-    def noting(call: BoundCall, token_ids: NDArray[np.int64], lengths: NDArray[np.int64], **options: Any) -> Rows:
-        found.add(call, token_ids.shape[1])
-        return run(call, token_ids, lengths, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BoundCall, "run", noting)
+    found = Fed()
+    with watching(lambda call, token_ids, lengths, logits: found.add(call, token_ids.shape[1])):
         yield found
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as SequenceOf
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +13,11 @@ from command_line import CommandLine
 from conftest import MakeBundle, MakeCheckpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_calls import watching
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.evaluate import DIALS, ChoiceCase, evaluate_choices, read_cases
-from skipstone.evaluate import choices as choice_evaluation
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.engine import BoundCall, Draft, Model, exit_stages
 from skipstone.runtime.engine import runner as sequence_module
@@ -119,17 +118,15 @@ def test_an_exit_decides_where_the_lead_is_larger_than_the_dial(
 @settings(max_examples=30, deadline=None)
 @given(case=cases, dial=dials)
 def test_no_layer_sees_a_token_twice(tiny_stages: Model, case: tuple[str, list[str]], dial: float) -> None:
-    prompt, rows, run = "(" + case[0], dict[int, int](), BoundCall.run
+    prompt, rows = "(" + case[0], dict[int, int]()
 
-    def noting(call: BoundCall, token_ids: NDArray[np.int64], *positions: Any, **options: Any) -> NDArray[np.float32]:
+    def count(call: BoundCall, token_ids: NDArray[np.int64], *_: object) -> None:
         for session in call._sessions:
             rows[id(session)] = rows.get(id(session), 0) + token_ids.shape[1]
-        return run(call, token_ids, *positions, **options)
 
     if not distinct(tiny_stages, prompt, case[1]):
         return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BoundCall, "run", noting)
+    with watching(count):
         found = choose(tiny_stages, prompt, case[1], dial=dial)
     seen = [rows.get(id(session), 0) for session in tiny_stages.sessions[:4]]
     assert seen == sorted(seen, reverse=True)  # the first layers saw at least what the later ones did
@@ -260,21 +257,26 @@ def test_cases_without_a_right_answer_have_no_share_of_right_ones(tiny_stages: M
     assert row.right is None
 
 
-def test_no_call_is_bound_by_the_clock(tiny_stages: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    clocked, bound, init = [False], [], BoundCall.__init__
+def test_no_call_is_bound_by_the_clock(tiny_stages: Model) -> None:
+    moments, seen, bound = [0], set[BoundCall](), list[int]()
 
-    def turned() -> float:
-        clocked[0] = not clocked[0]
+    def clock() -> float:
+        moments[0] += 1
         return 0.0
 
-    def noted(self: BoundCall, *args: Any, **options: Any) -> None:
-        bound.append(clocked[0])
-        init(self, *args, **options)
+    def note(call: BoundCall, *_: object) -> None:
+        if call not in seen:
+            bound.append(moments[0] % 2)
+        seen.add(call)
 
-    monkeypatch.setattr(choice_evaluation, "perf_counter", turned)
-    monkeypatch.setattr(BoundCall, "__init__", noted)
-    evaluate_choices(tiny_stages, [case_of("a few words of " + "some " * 9, [" fox", " dog"])], (1.0, 0.5, 0.0))
-    assert bound and not any(bound)
+    with watching(note):
+        evaluate_choices(
+            tiny_stages,
+            [case_of("a few words of " + "some " * 9, [" fox", " dog"])],
+            (1.0, 0.5, 0.0),
+            clock=clock,
+        )
+    assert moments[0] > 0 and bound and not any(bound)
 
 
 def test_a_case_that_cannot_be_decided_is_named(tiny_stages: Model, tiny: Model) -> None:

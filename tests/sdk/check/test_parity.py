@@ -16,6 +16,7 @@ import onnx
 import pytest
 import tokenizers
 from conftest import MakeBundle, MakeCheckpoint
+from model_calls import watching
 from numpy.typing import NDArray
 
 from skipstone.check import LOGIT_TOLERANCE, Difference, Parity, compare, sample_tokens
@@ -217,36 +218,21 @@ CALLS: dict[str, tuple[Callable[[int, int], bool], set[str]]] = {
 }
 
 
-@pytest.fixture
-def break_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, int], bool], float], None]:
-    """Put a wrong number into the logits of the calls with so many rows behind so many cached."""
-    run = BoundCall.run
-
-    def install(is_wrong: Callable[[int, int], bool], value: float) -> None:
-        def running(
-            call: BoundCall, token_ids: NDArray[np.int64], lengths: NDArray[np.int64], **options: Any
-        ) -> Logits:
-            logits = run(call, token_ids, lengths, **options)
-            if is_wrong(token_ids.shape[1], int(lengths[0])):
-                logits[-1, 5] = value
-            return logits
-
-        monkeypatch.setattr(BoundCall, "run", running)
-
-    return install
-
-
 @pytest.mark.parametrize("value", [3.5, math.nan])
 @pytest.mark.parametrize("case", CALLS)
 def test_wrong_logits_are_found_in_the_way_in_which_they_show_and_in_no_other(
     case: str,
     value: float,
     check: Callable[[], Parity],
-    break_calls: Callable[[Callable[[int, int], bool], float], None],
 ) -> None:
     is_wrong, ways = CALLS[case]
-    break_calls(is_wrong, value)
-    parity = check()
+
+    def spoil(call: BoundCall, token_ids: NDArray[np.int64], lengths: NDArray[np.int64], logits: Logits) -> None:
+        if is_wrong(token_ids.shape[1], int(lengths[0])):
+            logits[-1, 5] = value
+
+    with watching(spoil):
+        parity = check()
     assert wrong_ways(parity) == ways
     assert not parity.holds(0)
     assert math.isnan(value) or parity.max_logit_error > 0.1

@@ -59,12 +59,12 @@ def test_integers_are_carried_over_bit_for_bit(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q4_0", "Q8_0"])
-def test_a_tensor_of_many_pieces_is_whole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skipstone.exporters.checkpoints.gguf.tensors._PIECE_BYTES", 250)
+def test_a_tensor_of_many_pieces_is_whole(kind: str, tmp_path: Path) -> None:
     array = np.random.default_rng(0).normal(size=(3, 11, 64)).astype(np.float32)
     order = np.random.default_rng(1).permutation(11)
     file = GgufFile.open(one_matrix(tmp_path, "output.weight", array, kind))
-    tensors = GgufTensors({"ours": GgufTensor(blocks=file.tensors["output.weight"], part=1, order=order)})
+    matrix = GgufTensor(blocks=file.tensors["output.weight"], part=1, order=order, piece_bytes=250)
+    tensors = GgufTensors({"ours": matrix})
     wanted = np.empty((11, 64), np.float32)
     wanted[order] = gguf.quants.dequantize(gguf.quants.quantize(array, KINDS[kind]), KINDS[kind])[1]
     np.testing.assert_array_equal(tensors.read("ours", (11, 64)), wanted)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from wrong_rules import make_mistake
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding.verify import (
@@ -25,10 +26,8 @@ from skipstone.runtime.decoding.verify import (
     judge_draws,
     judge_tree,
     k_seq,
-    kseq,
     match,
     reject,
-    rejection,
     rule_named,
     selection,
 )
@@ -259,15 +258,14 @@ def test_a_tree_may_grow_by_what_was_drawn_but_may_not_turn_from_a_chain_by_it()
 
 
 def test_a_rule_that_draws_from_the_model_after_a_rejection_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (rejection, kseq):
-        monkeypatch.setattr(module, "excess", lambda weights, taken: weights / weights.sum())
+    make_mistake(monkeypatch, "draws from the model after a rejection")
     assert max(error_of(chain_drafter(2), judge_chain, seed, 3) for seed in SEEDS) > 0.01
     assert max(error_of(tree_drafter(2), judge_tree, seed, 2) for seed in SEEDS) > 0.01
     assert max(error_of(k_chains_drafter(2, 1), judge_draws, seed, 2) for seed in SEEDS) > 0.01
 
 
 def test_a_rule_that_keeps_the_law_of_a_rejected_sibling_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejection, "without", lambda q, guess: q)
+    make_mistake(monkeypatch, "keeps the law of a rejected sibling")
     assert max(error_of(tree_drafter(2), judge_tree, seed, 2) for seed in SEEDS) > 0.01
 
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from wrong_rules import make_mistake
 
 from skipstone.runtime.decoding import Accept, Drafter, Step, decode
-from skipstone.runtime.decoding.verify import Coins, Law, chance, kseq, rejection, rule_named
+from skipstone.runtime.decoding.verify import Law, rule_named
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.sampling import Sampler, SamplingOptions, draft_seed, gumbel
 
@@ -310,13 +311,12 @@ def test_judging_the_likeliest_guesses_as_if_they_were_drawn_is_seen(shape: tupl
 def test_drawing_from_the_model_instead_of_the_residual_is_seen(
     monkeypatch: pytest.MonkeyPatch, name: str, make_drafter: MakeDrafter
 ) -> None:
-    for module in (rejection, kseq):
-        monkeypatch.setattr(module, "excess", lambda weights, taken: weights / weights.sum())
+    make_mistake(monkeypatch, "draws from the model after a rejection")
     assert is_seen(rule(name), make_drafter)
 
 
 def test_the_law_of_a_rejected_sibling_used_again_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejection, "without", lambda q, guess: q)
+    make_mistake(monkeypatch, "keeps the law of a rejected sibling")
     assert is_seen(rule("rejection"), drawn(3, 2, options=COLD))
 
 
@@ -332,7 +332,7 @@ def test_a_drafter_that_draws_with_the_same_noise_in_the_next_round_is_seen() ->
 
 
 def test_coins_that_fall_again_as_in_the_last_round_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chance, "Coins", lambda seed, position: Coins(seed, 0))
+    make_mistake(monkeypatch, "coins fall as in the last round")
     assert is_seen(rule("rejection"), drawn(*CHAIN, options=COLD))
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -11,39 +14,47 @@ import pytest
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Draft, Model, exit_stages
 from skipstone.runtime.methods.depth import at_depths, calibrate, depth_hidden, depth_logits, text_windows
-from skipstone.runtime.methods.depth import at_depths as pairs_module
 
 TEXT = "def add(first, second):\n    return first + second\n\nThe quick brown fox. " * 40
 
 
-@pytest.mark.parametrize("most_rows", [128, 5])
+def changed(model: Model, **facts: Any) -> Model:
+    """Return the same model with other facts in its manifest."""
+    other = copy.copy(model)
+    other.manifest = replace(model.manifest, **facts)
+    return other
+
+
+# A call takes 128 tokens, so the second text is read in two.
+TEXTS = [(13, range(13)), (140, (0, 5, 126, 127, 128, 129, 139))]
+
+
+@pytest.mark.parametrize(("num_tokens", "places"), TEXTS, ids=["one call", "two calls"])
 def test_each_depth_gives_what_a_peek_or_a_whole_call_gives(
-    tiny_stages: Model, monkeypatch: pytest.MonkeyPatch, most_rows: int
+    tiny_stages: Model, num_tokens: int, places: SequenceOf[int]
 ) -> None:
-    monkeypatch.setattr(pairs_module, "MOST_ROWS", most_rows)
-    token_ids = np.random.default_rng(0).integers(0, 307, size=13).tolist()
+    token_ids = np.random.default_rng(0).integers(0, 307, size=num_tokens).tolist()
     pieces = list(depth_logits(tiny_stages, token_ids))
     found = {depth: np.concatenate([piece[depth] for piece in pieces]) for depth in pieces[0]}
     assert sorted(found) == [1, 2, 3, 4]
-    whole = tiny_stages.new_sequence()
-    for place, token_id in enumerate(token_ids):
-        whole.append([token_id])
+    for place in places:
+        whole = tiny_stages.new_sequence()
+        whole.append(token_ids[: place + 1])
         np.testing.assert_allclose(found[4][place], whole.extend(Draft.empty())[0], atol=1e-4)
     for depth, num_stages in exit_stages(tiny_stages).items():
         early = tiny_stages.new_sequence()
         early.append(token_ids)
-        for place in range(len(token_ids)):
+        for place in places:
             np.testing.assert_allclose(
                 found[depth][place], early.peek(token_ids[: place + 1], num_stages=num_stages), atol=1e-4
             )
 
 
-@pytest.mark.parametrize("most_rows", [128, 5])
+@pytest.mark.parametrize(("num_tokens", "places"), TEXTS, ids=["one call", "two calls"])
 def test_hidden_states_around_the_last_stage_are_those_of_a_peek_at_them(
-    tiny_stages: Model, monkeypatch: pytest.MonkeyPatch, most_rows: int
+    tiny_stages: Model, num_tokens: int, places: SequenceOf[int]
 ) -> None:
-    monkeypatch.setattr(pairs_module, "MOST_ROWS", most_rows)
-    token_ids = np.random.default_rng(1).integers(0, 307, size=13).tolist()
+    token_ids = np.random.default_rng(1).integers(0, 307, size=num_tokens).tolist()
     pieces = list(at_depths(tiny_stages, token_ids))
     assert pieces[0][1].before is None and "saturation" not in pieces[0][1].metrics
     with pytest.raises(ConfigError, match="the first stage reads tokens"):
@@ -52,10 +63,10 @@ def test_hidden_states_around_the_last_stage_are_those_of_a_peek_at_them(
         if num_stages == 1:
             continue
         found = np.concatenate([piece[depth].shown("saturation") for piece in pieces])
-        assert found.shape == (13, 2, 52)
+        assert found.shape == (num_tokens, 2, 52)
         early = tiny_stages.new_sequence()
         early.append(token_ids)
-        for place in range(len(token_ids)):
+        for place in places:
             theirs = early.peek_hidden(token_ids[: place + 1], num_stages=num_stages)
             np.testing.assert_allclose(found[place], theirs, atol=1e-4)
             logits = np.concatenate([piece[depth].logits for piece in pieces])[place]
@@ -73,11 +84,10 @@ def test_hidden_states_alone_need_no_head(tiny_stages: Model) -> None:
 
 
 def test_a_stage_that_ends_where_no_exit_is_still_bounds_the_last_one(
-    tiny_stages: Model, monkeypatch: pytest.MonkeyPatch
+    tiny_stages: Model,
 ) -> None:
     (wanted,) = at_depths(tiny_stages, [5, 6, 7])
-    monkeypatch.setattr(tiny_stages, "manifest", replace(tiny_stages.manifest, exits=(3,)))
-    (found,) = at_depths(tiny_stages, [5, 6, 7])
+    (found,) = at_depths(changed(tiny_stages, exits=(3,)), [5, 6, 7])
     assert {*found} == {3, 4}
     np.testing.assert_array_equal(found[3].shown("saturation"), wanted[3].shown("saturation"))
     np.testing.assert_array_equal(found[4].logits, wanted[4].logits)
@@ -90,9 +100,9 @@ def test_windows_hold_all_tokens_but_short_rests(tiny_stages: Model) -> None:
     assert [token_id for window in windows for token_id in window] == token_ids
 
 
-def test_windows_end_before_positions_change(tiny_stages: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny_stages, "manifest", replace(tiny_stages.manifest, long_rope_from=40))
-    assert {len(window) for window in text_windows(tiny_stages, [TEXT])[:-1]} == {40}
+def test_windows_end_before_positions_change(tiny_stages: Model) -> None:
+    long_rope = changed(tiny_stages, long_rope_from=40)
+    assert {len(window) for window in text_windows(long_rope, [TEXT])[:-1]} == {40}
 
 
 def test_a_calibration_tells_how_often_each_exit_agrees(tiny_stages: Model) -> None:
@@ -112,15 +122,16 @@ def test_a_calibration_tells_how_often_each_exit_agrees(tiny_stages: Model) -> N
 def test_measures_share_the_error_rate_of_their_exit_and_saturation_needs_two_stages(
     tiny_stages: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    calibration = import_module("skipstone.runtime.methods.depth.calibrate")
     asked: list[tuple[int, tuple[str, ...]]] = []
-    levels_of = pairs_module.exit_levels
+    levels_of = calibration.exit_levels
 
     def noting(num_layers: int, confidences: Any, agrees: Any, **options: Any) -> Any:
         asked.append((num_layers, tuple(confidences)))
         assert {values.shape for values in confidences.values()} == {agrees.shape}
         return levels_of(num_layers, confidences, agrees, **options)
 
-    monkeypatch.setattr(pairs_module, "exit_levels", noting)
+    monkeypatch.setattr(calibration, "exit_levels", noting)
     calibrate(tiny_stages, [TEXT] * 3)
     of_logits = ("gap", "top", "entropy")
     assert asked == [(1, of_logits), (2, (*of_logits, "saturation")), (3, (*of_logits, "saturation"))]

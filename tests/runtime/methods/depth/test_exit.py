@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +13,14 @@ from decoding import GREEDY, OPTIONS, PROMPT, sampler_for
 from family_cases import CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_calls import watching
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull
 from skipstone.runtime.costs import MOST_BEHIND
 from skipstone.runtime.decoding import PlainDrafter, Step, decode
 from skipstone.runtime.decoding.verify import match
-from skipstone.runtime.engine import WHOLE, Draft, Model, Part, Sequence, Workspace, exit_stages
+from skipstone.runtime.engine import Draft, Model, Sequence, exit_stages
 from skipstone.runtime.methods.depth import Exit, ExitPolicy, at_depths, decode_early, depth_logits
 from skipstone.runtime.sampling import SamplingOptions, confidence_named
 
@@ -198,20 +198,14 @@ def test_the_caches_are_those_of_a_prefill_when_hidden_states_are_asked(
 
 
 def test_the_head_runs_once_for_every_token_by_saturation_and_twice_by_logits_that_are_not_believed(
-    tiny_stages: Model, monkeypatch: pytest.MonkeyPatch
+    tiny_stages: Model,
 ) -> None:
-    heads = []
-    call = Workspace.call
-
-    def noting(workspace: Workspace, num_tokens: int, rows: range, part: Part = WHOLE) -> Any:
-        heads.append(part.head)
-        return call(workspace, num_tokens, rows, part)
-
-    monkeypatch.setattr(Workspace, "call", noting)
+    heads = list[bool]()
     for metric, wanted in (("saturation", 30), ("gap", 30 + 20)):  # of 29 tokens behind the prompt 9 leave
         heads.clear()
         policy = Scripted(exits_of(tiny_stages, NEVER, metric)[-1:], [True, False, False])
-        steps = run(opened(tiny_stages), policy, num_tokens=30)
+        with watching(lambda call, token_ids, lengths, logits: heads.append(len(logits) > 0)):
+            steps = run(opened(tiny_stages), policy, num_tokens=30)
         assert sum(heads) == wanted
         assert sum(step.depth != NUM_LAYERS for step, _ in steps) == 9
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from skipstone.errors import ConfigError
 from skipstone.runtime.costs import LONGEST, ROWS, StageTimes, best_speed_up, speed_up, stage_times
 from skipstone.runtime.engine import Draft, Model
-from skipstone.runtime.methods.depth import Reader, best_set, find_skip_set, text_windows
-from skipstone.runtime.methods.depth import skip_set as skip_set_module
+from skipstone.runtime.methods.depth import Reader, best_set, find_skip_set, spread, text_windows
 
 TEXT = "def add(first, second):\n    return first + second\n\nThe quick brown fox. " * 40
 WINDOW = np.random.default_rng(0).integers(0, 307, size=40).tolist()
@@ -117,32 +116,28 @@ def test_what_is_found_promises_as_much_as_any_set_of_one(losses: list[float], j
 # Agreement
 
 
-def choices_slowly(model: Model, skipped: tuple[int, ...]) -> list[int]:
+def choices_slowly(model: Model, window: list[int], skipped: tuple[int, ...]) -> list[int]:
     """The slow obvious way: peek behind each token of the text."""
     num_first = min(skipped)
     then = tuple(number for number in range(num_first, len(model.manifest.stages)) if number not in skipped)
     sequence = model.new_sequence()
-    sequence.append(WINDOW)
+    sequence.append(window)
     return [
-        int(sequence.peek(WINDOW[: place + 1], num_stages=num_first, then=then).argmax())
-        for place in range(len(WINDOW))
+        int(sequence.peek(window[: place + 1], num_stages=num_first, then=then).argmax())
+        for place in range(len(window))
     ]
 
 
-@pytest.mark.parametrize("most_rows", [128, 7])
-def test_choices_are_those_of_drafts_along_the_text(
-    tiny_stages: Model, monkeypatch: pytest.MonkeyPatch, most_rows: int
-) -> None:
-    monkeypatch.setattr(skip_set_module, "MOST_ROWS", most_rows)
-    reader, full, wanted = Reader(tiny_stages, [WINDOW]), tiny_stages.new_sequence(), []
-    for token_id in WINDOW:
+@pytest.mark.parametrize("window", [WINDOW, WINDOW * 4], ids=["one call", "two calls"])  # a call takes 128 tokens
+def test_choices_are_those_of_drafts_along_the_text(tiny_stages: Model, window: list[int]) -> None:
+    reader, full, wanted = Reader(tiny_stages, [window]), tiny_stages.new_sequence(), []
+    for token_id in window:
         full.append([token_id])
         wanted.append(int(full.extend(Draft.empty())[0].argmax()))
     for skipped in ((2,), (1,), (1, 2)):
-        slow = choices_slowly(tiny_stages, skipped)
-        assert reader._choices(np.asarray([WINDOW]), skipped, []).tolist() == slow
+        slow = choices_slowly(tiny_stages, window, skipped)
         same = sum(one == other for one, other in zip(slow, wanted, strict=True))
-        assert reader.agreements([skipped]) == [pytest.approx(same / len(WINDOW))] and 0 < same < len(WINDOW)
+        assert reader.agreements([skipped]) == [pytest.approx(same / len(window))] and 0 < same < len(window)
 
 
 @given(
@@ -163,16 +158,16 @@ def test_layers_of_whole_stages_are_found_along_the_text(tiny_stages: Model) -> 
     found = find_skip_set(tiny_stages, [TEXT] * 3, on_progress=counts.append)
     assert counts[0] == 2 and {*found.layers} <= {1, 2} and found.layers
     assert found.num_tokens > 1800 and 0 <= found.agreement <= 1
-    assert found.agreement == Reader(tiny_stages, spread(tiny_stages, 3)).agreements([found.layers])[0]
+    assert found.agreement == Reader(tiny_stages, spread_texts(tiny_stages, 3)).agreements([found.layers])[0]
 
 
-def spread(model: Model, count: int) -> list[list[int]]:
-    return skip_set_module._spread(text_windows(model, [TEXT] * count))
+def spread_texts(model: Model, count: int) -> list[list[int]]:
+    return spread(text_windows(model, [TEXT] * count))
 
 
 @pytest.mark.parametrize(("num_windows", "wanted"), [(21, 21), (30, 21), (60, 21), (4000, 21)])
 def test_a_long_text_is_read_in_windows_from_all_over_it(num_windows: int, wanted: int) -> None:
-    chosen = skip_set_module._spread([[number] * 100 for number in range(num_windows)])
+    chosen = spread([[number] * 100 for number in range(num_windows)])
     places = [window[0] for window in chosen]
     assert len(places) == wanted and places[0] == 0
     assert {later - place for place, later in pairwise(places)} <= {num_windows // 21, num_windows // 21 + 1}
