@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from skipstone.bench.comparison import compare, method_names, unread
     from skipstone.bench.comparison_result import Cell, Comparison, Run
     from skipstone.bench.plot import DialPoint, plot_comparison, plot_costs, plot_dial, require_plot
-    from skipstone.bench.replay import Recording, ReplayResult, read_recordings, replay
+    from skipstone.bench.replay import Recording, ReplayResult, read_recordings, replay_texts
     from skipstone.bench.speed import benchmark
     from skipstone.bench.suite import SUITES, Category, Prompt, Suite, bench_texts
 
@@ -33,7 +33,7 @@ __all__ = [
     "plot_costs",
     "plot_dial",
     "read_recordings",
-    "replay",
+    "replay_texts",
     "require_plot",
     "unread",
 ]
@@ -59,7 +59,7 @@ __getattr__ = lazy_names(
         "plot_costs": "skipstone.bench.plot",
         "plot_dial": "skipstone.bench.plot",
         "read_recordings": "skipstone.bench.replay",
-        "replay": "skipstone.bench.replay",
+        "replay_texts": "skipstone.bench.replay",
         "require_plot": "skipstone.bench.plot",
         "unread": "skipstone.bench.comparison",
     },

@@ -24,7 +24,7 @@ from skipstone.runtime.methods import MethodChoice
 from skipstone.runtime.methods.auto import LOOP_S
 from skipstone.runtime.sampling import Sampler
 
-__all__ = ["Recording", "ReplayResult", "read_recordings", "replay"]
+__all__ = ["Recording", "ReplayResult", "read_recordings", "replay_texts"]
 
 # A text without a prompt is its own: this share of it, and no more tokens than so many.
 PROMPT_SHARE, PROMPT_TOKENS = 0.2, 512
@@ -109,7 +109,7 @@ def _recording(record: Any) -> Recording:
     return Recording(prompt, reply)
 
 
-def replay(
+def replay_texts(
     model: Model,
     recordings: Sequence[Recording],
     method: str,

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from skipstone.evaluate.exits import SETTINGS, ExitQuality, evaluate_exits
     from skipstone.evaluate.judged_texts import NEW_TOKENS, PROMPT_TOKENS, judged_text, new_text, prompts_of, steps_of
     from skipstone.evaluate.methods import MOST_TOKENS, DialQuality, evaluate_dial
-    from skipstone.evaluate.perplexity import evaluate, log_softmax
-    from skipstone.evaluate.score import score
+    from skipstone.evaluate.perplexity import evaluate, log_softmax, score
     from skipstone.evaluate.stops import STOP_SETTINGS, evaluate_stop
 
 __all__ = [
@@ -69,7 +68,7 @@ __getattr__ = lazy_names(
         "new_text": "skipstone.evaluate.judged_texts",
         "prompts_of": "skipstone.evaluate.judged_texts",
         "read_cases": "skipstone.evaluate.choices",
-        "score": "skipstone.evaluate.score",
+        "score": "skipstone.evaluate.perplexity",
         "settings_to_test": "skipstone.evaluate.calibrate",
         "steps_of": "skipstone.evaluate.judged_texts",
     },

@@ -88,7 +88,7 @@ def judged_text(model: Model, method: Method, setting: float, prompt: SequenceOf
     Both are exact where the bundle can be: then a row's bits do not depend on how many stand beside it, and a text of
     plain decoding agrees with itself to the last bit. Elsewhere rounding shows as some tokens in a thousand.
     The law of a token is the logits of its step, but for a guess that stands though it is not the full model's choice:
-    the little model made that one, so the law is what the little model says after the same tokens.
+    the small model made that one, so the law is what the small model says after the same tokens.
     """
     exact = model.manifest.exact
     token_ids, laws, by_less, lenient = list[int](), list[NDArray[np.float32]](), list[bool](), list[int]()
@@ -102,7 +102,7 @@ def judged_text(model: Model, method: Method, setting: float, prompt: SequenceOf
             laws.append(law.copy())
             by_less.append(partial or stands)
     if lenient:
-        for place, law in zip(lenient, _little_laws(model, prompt, token_ids, lenient), strict=True):
+        for place, law in zip(lenient, _small_model_laws(model, prompt, token_ids, lenient), strict=True):
             laws[place] = law
     agrees, nats = list[bool](), list[float]()
     for full in _full_logits(new_text(model, prompt, exact=exact), token_ids):
@@ -122,12 +122,12 @@ def _full_logits(sequence: Sequence, token_ids: SequenceOf[int]) -> Iterator[NDA
         token_ids = token_ids[len(piece) :]
 
 
-def _little_laws(
+def _small_model_laws(
     model: Model, prompt: SequenceOf[int], token_ids: SequenceOf[int], places: SequenceOf[int]
 ) -> NDArray[np.float32]:
-    """Return the little model's logits [len(places), V] for the tokens at `places` of what follows the prompt."""
-    little = model.draft_model
-    assert little is not None, "its guesses stand in the text"
-    text = Follower(little, capacity=ROOM, vocab_size=model.manifest.dimensions.vocab_size)
+    """Return the small model's logits [len(places), V] for the tokens at `places` of what follows the prompt."""
+    small = model.draft_model
+    assert small is not None, "its guesses stand in the text"
+    text = Follower(small, capacity=ROOM, vocab_size=model.manifest.dimensions.vocab_size)
     text.follow(prompt)
     return text.logits(Draft.chain(token_ids[: places[-1]], source="text"))[places]

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.evaluate.score import score
-from skipstone.runtime.engine import Model
+from skipstone.runtime.engine import Draft, Model
 
-__all__ = ["EvalResult", "evaluate"]
+__all__ = ["EvalResult", "evaluate", "score"]
 
 WINDOW = 1024
+ROWS = 128  # of a call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,3 +98,19 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return natural-log probabilities of each row, float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def score(model: Model, token_ids: SequenceOf[int]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield (targets [N], logits [N, V]) that cover every token but the first; logits are valid until the next step.
+
+    Known text is the perfect draft: every guess is accepted. Raises: CacheFull when the text exceeds the context.
+    """
+    sequence = model.new_sequence()
+    sequence.require_room(len(token_ids))
+    sequence.append(token_ids[:1])
+    start = 1
+    while start < len(token_ids):
+        targets = token_ids[start : start + min(ROWS, 1 + sequence.draft_room)]
+        yield np.asarray(targets), sequence.extend(Draft.chain(targets[:-1], source="text"))
+        sequence.commit(targets)
+        start += len(targets)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skipstone.runtime.methods.small_model.big_little import forgive
 from skipstone.runtime.methods.small_model.cascade import Deferral, chow_quantile
-from skipstone.runtime.methods.small_model.follower import Follower, open_little
+from skipstone.runtime.methods.small_model.follower import Follower, open_small_model
 from skipstone.runtime.methods.small_model.foreign import LEAST_SHARE, ForeignDrafter, open_foreign
 from skipstone.runtime.methods.small_model.mirror import Mirror
 from skipstone.runtime.methods.small_model.model import open_model
@@ -26,8 +26,8 @@ __all__ = [
     "entropy_bits",
     "forgive",
     "open_foreign",
-    "open_little",
     "open_model",
+    "open_small_model",
     "open_staged",
     "open_tree",
 ]

@@ -1,4 +1,4 @@
-"""The cascade: the little model writes the whole answer, and where it is not sure enough the large one writes another.
+"""The cascade: the small model writes the whole answer, and where it is not sure enough the large one writes another.
 
 Source: language model cascades with token-level uncertainty (Gupta et al., 2024), their Chow-quantile.
 """
@@ -18,7 +18,7 @@ from skipstone.runtime.decoding import PlainDrafter, Step, decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Sequence
 from skipstone.runtime.methods.method import DRAFT_MODEL, ApproximateContext, Dial, Method, Opened
-from skipstone.runtime.methods.small_model.follower import LittleModel, open_little
+from skipstone.runtime.methods.small_model.follower import SmallModel, open_small_model
 from skipstone.runtime.sampling import Sampler, logprob_of
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ class Deferral:
 
 
 def open_cascade(context: ApproximateContext) -> Opened:
-    """Open a text that one of two models writes alone; the dial is the probability that the little one must exceed.
+    """Open a text that one of two models writes alone; the dial is the probability that the small one must exceed.
 
     Raises: ConfigError when the bundle has no small model with the target's tokenizer.
     """
     steps = decode_cascade(
         context.sequence,
-        little=open_little(context, "cascade"),
+        small=open_small_model(context, "cascade"),
         num_layers=context.model.manifest.dimensions.num_layers,
         deferral=Deferral(dial=context.setting),
         sampler=context.sampler,
@@ -78,7 +78,7 @@ def open_cascade(context: ApproximateContext) -> Opened:
 def decode_cascade(
     sequence: Sequence,
     *,
-    little: LittleModel,
+    small: SmallModel,
     num_layers: int,
     deferral: Deferral,
     sampler: Sampler,
@@ -89,13 +89,13 @@ def decode_cascade(
     """Yield one token a step, until a stop token or `max_new_tokens`; its depth is that of the model that made it.
 
     Nothing is yielded before it is decided who writes the text; `num_layers` is the depth of the large model. What the
-    little one wrote waits in the sequence, also after the last step. Where `text` ends, the little one ends too, and
+    small one wrote waits in the sequence, also after the last step. Where `text` ends, the small one ends too, and
     what stands behind is not judged.
     Raises: CacheFull when prompt and answer do not fit.
-    Cost: the little model's text, to the point from which it cannot stand; until it is yielded, V logits a token.
+    Cost: the small model's text, to the point from which it cannot stand; until it is yielded, V logits a token.
     """
     sequence.require_room(max_new_tokens)
-    answer = _written(sequence.token_ids, little, deferral, sampler, max_new_tokens, stop_ids, text)
+    answer = _written(sequence.token_ids, small, deferral, sampler, max_new_tokens, stop_ids, text)
     for step in answer:
         sequence.append(step.token_ids)
         yield step
@@ -109,21 +109,21 @@ def decode_cascade(
 
 def _written(
     prompt: SequenceOf[int],
-    little: LittleModel,
+    small: SmallModel,
     deferral: Deferral,
     sampler: Sampler,
     max_new_tokens: int,
     stop_ids: Collection[int],
     text: TextBuilder | None,
 ) -> list[Step]:
-    """Return the little model's answer; nothing where it does not stand, or could outgrow what the model can see."""
+    """Return the small model's answer; nothing where it does not stand, or could outgrow what the model can see."""
     steps, logprobs, history = list[Step](), list[float](), [*prompt]
-    if len(prompt) + max_new_tokens > little.capacity:
+    if len(prompt) + max_new_tokens > small.capacity:
         return []
     began = perf_counter()
     while deferral.may_stand(logprobs, max_new_tokens):
         start = perf_counter()
-        logits = little.logits(history)
+        logits = small.logits(history)
         called = perf_counter()
         assert logits is not None, "the whole answer fits"
         token_id = sampler.choose(logits, history)
@@ -132,7 +132,7 @@ def _written(
         if num_seen or not logprobs:  # an empty text is judged by the token before which it ended
             logprobs.append(logprob_of(logits, token_id))
         times = {"model_s": called - start, "accept_s": perf_counter() - called}
-        steps.append(Step.of_one(token_id, logits.copy(), little.num_layers, **times))
+        steps.append(Step.of_one(token_id, logits.copy(), small.num_layers, **times))
         has_ended = text is not None and text.finish_reason is not None
         if has_ended or token_id in stop_ids or len(steps) == max_new_tokens:
             first = steps[0]

@@ -13,7 +13,7 @@ from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.methods.method import DRAFT_MODEL, ApproximateContext, DrafterContext
 from skipstone.runtime.text import same_tokenizer
 
-__all__ = ["Follower", "LittleModel", "as_drafter_context", "drafter_of", "follower_of", "open_little"]
+__all__ = ["Follower", "SmallModel", "as_drafter_context", "drafter_of", "follower_of", "open_small_model"]
 
 
 def drafter_of(context: DrafterContext, name: str, *, own_tokenizer: bool = True) -> Model:
@@ -107,7 +107,7 @@ class Follower:
         return logits[:, : self._vocab_size]
 
 
-class LittleModel:
+class SmallModel:
     """Reads a text on and says what follows; it reads nothing before it is asked.
 
     Its cache is that of a fresh prefill of all but the last token it was asked about.
@@ -133,14 +133,14 @@ class LittleModel:
         return row
 
 
-def open_little(context: ApproximateContext, name: str) -> LittleModel:
-    """Return the little model for one text of method `name`.
+def open_small_model(context: ApproximateContext, name: str) -> SmallModel:
+    """Return the small model for one text of method `name`.
 
     Raises: ConfigError when there is none, or its tokenizer is another than that of the large one.
     """
     inner = as_drafter_context(context)
     model = drafter_of(inner, name, own_tokenizer=False)
-    return LittleModel(follower_of(inner, model), num_layers=model.manifest.dimensions.num_layers)
+    return SmallModel(follower_of(inner, model), num_layers=model.manifest.dimensions.num_layers)
 
 
 def as_drafter_context(context: ApproximateContext) -> DrafterContext:

@@ -1,4 +1,4 @@
-"""The loop in which two models take turns: the large one writes where the text is hard, the little one elsewhere.
+"""The loop in which two models take turns: the large one writes where the text is hard, the small one elsewhere.
 
 Nobody verifies: what is written stays. Source: entropy-adaptive decoding (Simonds, 2025).
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from skipstone.runtime.decoding import Choose, Step
 from skipstone.runtime.engine import Draft, Sequence
 from skipstone.runtime.methods.method import DRAFT_MODEL, ApproximateContext, Dial, Method, Opened
-from skipstone.runtime.methods.small_model.follower import LittleModel, open_little
+from skipstone.runtime.methods.small_model.follower import SmallModel, open_small_model
 
 __all__ = ["METHOD", "EntropySwitch", "decode_switch", "entropy_bits", "open_switch"]
 
@@ -68,7 +68,7 @@ def open_switch(context: ApproximateContext) -> Opened:
     """
     steps = decode_switch(
         context.sequence,
-        little=open_little(context, "switch"),
+        small=open_small_model(context, "switch"),
         num_layers=context.model.manifest.dimensions.num_layers,
         switch=EntropySwitch(context.setting),
         choose=context.sampler.choose,
@@ -82,7 +82,7 @@ def open_switch(context: ApproximateContext) -> Opened:
 def decode_switch(
     sequence: Sequence,
     *,
-    little: LittleModel,
+    small: SmallModel,
     num_layers: int,
     switch: EntropySwitch,
     choose: Choose,
@@ -92,14 +92,14 @@ def decode_switch(
     """Yield one token a step, until a stop token or `max_new_tokens`; its depth is that of the model that made it.
 
     While one model writes the other falls behind, and reads all it has missed in one call when its turn comes: each
-    cache is that of a fresh prefill. `num_layers` is the depth of the large one, which also writes what the little one
+    cache is that of a fresh prefill. `num_layers` is the depth of the large one, which also writes what the small one
     can no longer see. Tokens that the large one has not read wait in the sequence, also after the last step.
     Raises: CacheFull when prompt and answer do not fit.
     """
     sequence.require_room(max_new_tokens)
     for _ in range(max_new_tokens):
         start = perf_counter()
-        logits, depth = None if switch.is_large else little.logits(sequence.token_ids), little.num_layers
+        logits, depth = None if switch.is_large else small.logits(sequence.token_ids), small.num_layers
         if logits is None:
             logits, depth = sequence.extend(Draft.empty())[0], num_layers
         called = perf_counter()

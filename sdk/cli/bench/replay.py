@@ -29,7 +29,7 @@ def run_replay(
 ) -> None:
     """Replay the texts in each path with each method, and print what they would gain."""
     from skipstone.api import load
-    from skipstone.bench import read_recordings, replay
+    from skipstone.bench import read_recordings, replay_texts
     from skipstone.runtime.costs import cost_curve
     from skipstone.runtime.methods import MethodChoice
 
@@ -44,7 +44,7 @@ def run_replay(
     with progress_bar("replaying", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
         for path, recordings in texts.items():
             for name in names:
-                done = replay(
+                done = replay_texts(
                     model, recordings, name, source=str(path), on_progress=lambda n: progress.advance(task, n)
                 )
                 results.append(done)

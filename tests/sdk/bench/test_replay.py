@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from skipstone.bench import Recording, ReplayResult, read_recordings, replay
+from skipstone.bench import Recording, ReplayResult, read_recordings, replay_texts
 from skipstone.errors import ConfigError
 from skipstone.runtime.costs import MAX_ROWS, CostCurve
 from skipstone.runtime.engine import Model, SharedStores
@@ -119,7 +119,7 @@ def test_where_there_is_no_text_to_replay_that_is_said(tmp_path: Path, name: str
 
 
 def test_plain_decoding_makes_a_call_for_each_token(model: Model) -> None:
-    result = replay(model, [Recording("12345", "67890")], "plain", source="by hand")
+    result = replay_texts(model, [Recording("12345", "67890")], "plain", source="by hand")
     assert (result.source, result.method, result.texts, result.num_bytes) == ("by hand", "plain", 1, 5)
     assert (result.tokens, result.calls, result.drafted, result.accepted) == (5, 5, 0, 0)
     assert result.plain_s == result.model_s == pytest.approx(5 * (1e-3 + LOOP_S))
@@ -130,7 +130,7 @@ def test_plain_decoding_makes_a_call_for_each_token(model: Model) -> None:
 def test_guesses_are_paid_for_and_counted(model: Model) -> None:
     # 1 2 3 4 is followed by 5 6 7 8 in the prompt. The reply begins with a plain call, which gives the 4; then the four
     # tokens behind 1 2 3 4 are guessed, of which 5 6 7 are right, and 0 ends the text.
-    result = replay(model, [Recording("12345678123", "45670")], "ngram")
+    result = replay_texts(model, [Recording("12345678123", "45670")], "ngram")
     assert (result.tokens, result.calls) == (5, 2)
     assert (result.drafted, result.accepted) == (3, 3), "the last token of a text is never guessed: no room behind it"
     assert result.model_s == pytest.approx(1e-3 + 1.3e-3 + 2 * LOOP_S)
@@ -139,7 +139,7 @@ def test_guesses_are_paid_for_and_counted(model: Model) -> None:
 
 
 def test_wrong_guesses_cost_their_rows(model: Model) -> None:
-    result = replay(model, [Recording("12345678123", "4590123")], "ngram")
+    result = replay_texts(model, [Recording("12345678123", "4590123")], "ngram")
     # 4; then 5 and 9 for the guesses 5 6 7 8; then 9 0 1 2 3, of which the 2 is guessed from the 1, the 3 from 1 2.
     assert result.tokens == 7
     assert result.accepted == result.tokens - result.calls
@@ -154,13 +154,13 @@ def test_costs_follow_the_context(model: Model) -> None:
     model.shared.get("cost curve", lambda: rising)
     prompt = "0" * 50
     assert num_tokens(model, prompt) == 50
-    result = replay(model, [Recording(prompt, "12")], "plain")
+    result = replay_texts(model, [Recording(prompt, "12")], "plain")
     assert result.model_s == pytest.approx(2 * (2e-3 + LOOP_S))
 
 
 def test_a_text_without_a_prompt_is_its_own(model: Model) -> None:
     text = "0123456789" * 2
-    result = replay(model, [Recording("", text)], "plain")
+    result = replay_texts(model, [Recording("", text)], "plain")
     assert result.tokens == num_tokens(model, text) - num_tokens(model, text) // 5
     assert result.num_bytes == len(text)
 
@@ -169,7 +169,7 @@ def test_a_long_text_is_replayed_piece_by_piece(model: Model) -> None:
     text = "0123456789" * 60
     room = model.manifest.context_length - MAX_ROWS
     pieces = [room, room, 600 - 2 * room]
-    result = replay(model, [Recording("", text)], "plain")
+    result = replay_texts(model, [Recording("", text)], "plain")
     assert result.tokens == sum(size - size // 5 for size in pieces)
     assert result.texts == 1
 
@@ -177,20 +177,20 @@ def test_a_long_text_is_replayed_piece_by_piece(model: Model) -> None:
 def test_of_what_does_not_fit_the_context_the_prompt_may_take_three_quarters(model: Model) -> None:
     room = model.manifest.context_length - MAX_ROWS
     for prompt_size, kept in ((10, 10), (400, room * 3 // 4)):
-        result = replay(model, [Recording("7" * prompt_size, "0123456789" * 60)], "plain")
+        result = replay_texts(model, [Recording("7" * prompt_size, "0123456789" * 60)], "plain")
         assert result.tokens == room - kept
 
 
 def test_progress_is_told_in_bytes(model: Model) -> None:
     told: list[int] = []
-    replay(model, [Recording("1", "23"), Recording("", "€" * 4)], "plain", on_progress=told.append)
+    replay_texts(model, [Recording("1", "23"), Recording("", "€" * 4)], "plain", on_progress=told.append)
     assert told == [2, 12]
 
 
 @pytest.mark.parametrize("recordings", [[], [Recording("1", "")], [Recording("", "1")]])
 def test_recordings_without_a_token_to_write_are_refused(model: Model, recordings: list[Recording]) -> None:
     with pytest.raises(ConfigError, match="no text to replay"):
-        replay(model, recordings, "plain")
+        replay_texts(model, recordings, "plain")
 
 
 # Methods
@@ -198,7 +198,7 @@ def test_recordings_without_a_token_to_write_are_refused(model: Model, recording
 
 @pytest.mark.parametrize("method", ["ngram", "suffix", "suffix,ngram", "auto"])
 def test_methods_that_need_only_text_gain_where_text_repeats(model: Model, method: str) -> None:
-    result = replay(model, [Recording("", "def add(first, second):\n    return first + second\n" * 8)], method)
+    result = replay_texts(model, [Recording("", "def add(first, second):\n    return first + second\n" * 8)], method)
     assert result.method == method
     assert result.accepted == result.tokens - result.calls
     assert result.model_s < 0.7 * result.plain_s
@@ -208,7 +208,7 @@ def test_auto_makes_no_call_dearer_than_it_must_where_nothing_repeats(model: Mod
     steep = CostCurve(rows=(1, 2, 16), contexts=(0,), seconds=((0.001, 0.002, 0.016),))
     model.shared = SharedStores()
     model.shared.get("cost curve", lambda: steep)
-    result = replay(model, [Recording("", "0123456789" * 20)], "auto")
+    result = replay_texts(model, [Recording("", "0123456789" * 20)], "auto")
     assert (result.drafted, result.calls) == (0, result.tokens)
 
 
@@ -216,12 +216,12 @@ def test_auto_makes_no_call_dearer_than_it_must_where_nothing_repeats(model: Mod
 def test_methods_that_need_more_than_text_are_refused_by_name(model: Model, method: str) -> None:
     for asked in (method, f"suffix,{method}"):
         with pytest.raises(ConfigError, match=f"{asked} needs more than text"):
-            replay(model, [Recording("12", "34")], asked)
+            replay_texts(model, [Recording("12", "34")], asked)
 
 
 def test_an_unknown_method_is_refused(model: Model) -> None:
     with pytest.raises(ConfigError, match="decoding method 'magic' is not known"):
-        replay(model, [Recording("12", "34")], "magic")
+        replay_texts(model, [Recording("12", "34")], "magic")
 
 
 def test_each_method_starts_with_nothing_remembered(model: Model) -> None:
@@ -230,14 +230,14 @@ def test_each_method_starts_with_nothing_remembered(model: Model) -> None:
     def counts(result: ReplayResult) -> tuple[int, int, int]:
         return (result.calls, result.drafted, result.accepted)
 
-    first = replay(model, recordings, "suffix")
-    replay(model, recordings, "ngram")
-    assert counts(replay(model, recordings, "suffix")) == counts(first)
+    first = replay_texts(model, recordings, "suffix")
+    replay_texts(model, recordings, "ngram")
+    assert counts(replay_texts(model, recordings, "suffix")) == counts(first)
 
 
 def test_within_a_replay_earlier_texts_are_remembered(model: Model) -> None:
     recording = Recording("9", "3141592653589793238462643383")
-    once, twice = (replay(model, [recording] * count, "suffix") for count in (1, 2))
+    once, twice = (replay_texts(model, [recording] * count, "suffix") for count in (1, 2))
     assert twice.accepted - once.accepted > once.accepted
     assert twice.tokens == 2 * once.tokens
 
@@ -246,12 +246,12 @@ def test_nothing_of_a_replay_is_left_in_the_model(model: Model) -> None:
     memory = SuffixMemory(capacity=256)
     model.shared.get("suffix memory", lambda: memory)
     for method in ("suffix", "auto"):
-        replay(model, [Recording("1", "234")], method)
+        replay_texts(model, [Recording("1", "234")], method)
     assert memory.index.end == SuffixMemory(capacity=256).index.end
     assert model.shared.get("planner knowledge", lambda: None) is None
 
 
 def test_no_model_call_is_made(model: Model, fed: list[tuple[int, ...]]) -> None:
     for method in ("plain", "ngram", "suffix", "auto"):
-        replay(model, [Recording("1", "0123456789" * 5)], method)
+        replay_texts(model, [Recording("1", "0123456789" * 5)], method)
     assert fed == []

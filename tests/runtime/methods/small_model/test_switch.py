@@ -18,7 +18,7 @@ from skipstone.language_model import LanguageModel
 from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.methods import ApproximateContext, method_named
-from skipstone.runtime.methods.small_model import EntropySwitch, decode_switch, entropy_bits, open_little
+from skipstone.runtime.methods.small_model import EntropySwitch, decode_switch, entropy_bits, open_small_model
 from skipstone.runtime.sampling import SamplingOptions
 
 INF = float("inf")
@@ -162,7 +162,7 @@ def test_in_between_both_write_each_from_its_own_logits(pair: Model) -> None:
     depths = []
     for step in decode_switch(
         context.sequence,
-        little=open_little(context, "switch"),
+        small=open_small_model(context, "switch"),
         num_layers=LARGE,
         switch=EntropySwitch(HALF, min_stay=2),
         choose=context.sampler.choose,
@@ -181,13 +181,13 @@ def test_in_between_both_write_each_from_its_own_logits(pair: Model) -> None:
 def test_after_every_step_the_caches_of_both_are_those_of_a_prefill(pair: Model) -> None:
     context, drafter = context_of(pair, HALF), pair.draft_model
     assert drafter is not None
-    little = open_little(context, "switch")
+    little = open_small_model(context, "switch")
     follower: Sequence = little._text.sequence
     fresh_of = {id(context.sequence): pair, id(follower): drafter}
     num_switches, last = 0, LARGE
     for step in decode_switch(
         context.sequence,
-        little=little,
+        small=little,
         num_layers=LARGE,
         switch=EntropySwitch(HALF, min_stay=3),
         choose=context.sampler.choose,
