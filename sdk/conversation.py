@@ -32,6 +32,11 @@ class Conversation:
         self._sequence = model.new_sequence(context_length=context_length, exact=exact)
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
 
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens of the whole text so far, the template's included."""
+        return list(self._sequence.token_ids)
+
     def reply(self, text: str, options: GenerationOptions) -> Iterator[Piece]:
         """Yield the answer to `text` piece by piece. An answer that is cancelled stays, as far as it came.
 

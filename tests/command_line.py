@@ -37,6 +37,7 @@ class CommandLine:
     def start(self, *arguments: object, stdin: bytes | str = b"") -> None:
         """Run a command; raises SystemExit, or what the program does not catch."""
         given = stdin.encode() if isinstance(stdin, str) else stdin
-        self._monkeypatch.setattr(sys, "argv", ["skipstone", *map(str, arguments)])
-        self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
+        stream = io.TextIOWrapper(io.BytesIO(given), encoding="utf-8")
+        for name, value in {"argv": ["skipstone", *map(str, arguments)], "stdin": stream}.items():
+            self._monkeypatch.setattr(sys, name, value)
         main()

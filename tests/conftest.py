@@ -218,13 +218,19 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
 
 @pytest.fixture
-def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+def read_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[StoredTensors, str, tuple[int, ...]], Any]], None]:
+    """Let a function read the weights of checkpoints."""
+    return lambda read: monkeypatch.setattr(StoredTensors, "read", read)
+
+
+@pytest.fixture
+def unreadable(read_by: Callable[..., None]) -> None:
     """Fail when a weight is read."""
 
     def read(self: StoredTensors, name: str, shape: tuple[int, ...]) -> None:
         raise AssertionError(f"{name} was read")
 
-    monkeypatch.setattr(StoredTensors, "read", read)
+    read_by(read)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ class TransformersReference:
         transformers.utils.logging.disable_progress_bar()
         self.version: str = transformers.__version__
         try:
-            self._model = _load(plan, torch, transformers).eval()
+            self.model = _load(plan, torch, transformers).eval()
         except Exception as error:  # whatever transformers has against a checkpoint
             first_line = str(error).partition("\n")[0]
             raise UnsupportedModel(
@@ -64,7 +64,7 @@ class TransformersReference:
     def __call__(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits [T, V] after each token."""
         with self._torch.no_grad():
-            logits = self._model(self._torch.tensor([[*token_ids]])).logits[0]
+            logits = self.model(self._torch.tensor([[*token_ids]])).logits[0]
         return np.asarray(logits.numpy(), np.float32)
 
 

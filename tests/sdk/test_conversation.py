@@ -104,7 +104,7 @@ def test_an_answer_that_reads_back_as_other_tokens_is_computed_again(
 ) -> None:
     conversation = Conversation(chat_model)
     made = say(conversation, "Hello")
-    before = conversation._sequence.token_ids
+    before = conversation.token_ids
     token_ids = prompt_ids(chat_model, conversation, "more")
     num_shared = next(at for at, pair in enumerate(zip(before, token_ids, strict=False)) if pair[0] != pair[1])
     assert num_shared < made.prompt_tokens + len(made.token_ids), "pick another greeting: this answer reads back whole"
@@ -125,7 +125,7 @@ def test_a_cancelled_answer_stays_as_far_as_it_came(
     assert conversation.messages[-1] == {"role": "assistant", "content": shown}
     assert len(shown) == num_pieces
     token_ids = prompt_ids(chat_model, conversation, "go on")
-    num_seen = len(conversation._sequence.token_ids) - 1
+    num_seen = len(conversation.token_ids) - 1
     fed.clear()
     answer = say(conversation, "go on", in_digits)
     assert fed[0] == (1, len(token_ids) - num_seen)
@@ -146,10 +146,10 @@ def test_a_turn_that_does_not_fit_leaves_the_conversation_as_it_was(chat_model: 
     conversation = Conversation(chat_model, context_length=60)
     say(conversation, "Hi")
     messages = list(conversation.messages)
-    token_ids = list(conversation._sequence.token_ids)
+    token_ids = list(conversation.token_ids)
     with pytest.raises(CacheFull, match="cache holds 60 tokens"):
         conversation.reply("quite a long message", FREE)
-    assert (conversation.messages, conversation._sequence.token_ids) == (messages, token_ids)
+    assert (conversation.messages, conversation.token_ids) == (messages, token_ids)
     small = GenerationOptions(max_new_tokens=1, decode="plain")
     wanted = fresh_answer(chat_model, prompt_ids(chat_model, conversation, "x"), small)
     assert say(conversation, "x", small).token_ids == wanted.token_ids

@@ -132,8 +132,8 @@ def wrap(tmp_path_factory: pytest.TempPathFactory, traced: Callable[[Path, Path]
 
         target = tmp_path_factory.mktemp("wrapped") / "out"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(via_optimum, "require_optimum", lambda: None)
-            patch.setattr(via_optimum, "run_optimum", run)
+            for name, stand_in in {"require_optimum": lambda: None, "run_optimum": run}.items():
+                patch.setattr(via_optimum, name, stand_in)
             try:
                 plan = plan_wrapped(checkpoint, ExportOptions(recipe=recipe))
                 plan.write(target, command="skipstone export", check=check)

@@ -357,7 +357,7 @@ def test_a_chat_that_is_cut_back_before_the_border_answers_as_a_fresh_model_does
     conversation = Conversation(model)
     for text in ("Hello there,", "and a fox?"):
         say(conversation, text, FREE)
-    assert len(conversation._sequence.token_ids) > BORDER
+    assert len(conversation.token_ids) > BORDER
     conversation.messages = conversation.messages[:1]
     token_ids = prompt_ids(model, conversation, "x")
     assert len(token_ids) < BORDER

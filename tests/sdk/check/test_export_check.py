@@ -31,7 +31,7 @@ MISREADING = "model.layers.1.self_attn.o_proj.weight"
 
 
 @pytest.fixture
-def misread(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+def misread(read_by: Callable[..., None]) -> Callable[[float], None]:
     """Let the export read one matrix `factor` times as large as it is; transformers reads it right."""
     read = StoredTensors.read
 
@@ -39,7 +39,7 @@ def misread(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         def reading(self: StoredTensors, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
             return read(self, name, shape) * np.float32(factor if name == MISREADING else 1)
 
-        monkeypatch.setattr(StoredTensors, "read", reading)
+        read_by(reading)
 
     return install
 
@@ -284,4 +284,4 @@ def test_the_reference_computes_in_float32_whatever_is_stored(dtype: str, make_c
     made = TransformersReference(plan(make_checkpoint("qwen2", dtype=dtype, **SMALL)))
     logits = made([5, 6, 7])
     assert (logits.dtype, logits.shape) == (np.float32, (3, 307))
-    assert {parameter.dtype for parameter in made._model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in made.model.parameters()} == {torch.float32}
