@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Protocol
 
 import tokenizers
@@ -10,6 +9,7 @@ import tokenizers
 from skipstone.errors import ConfigError
 from skipstone.exporters.checkpoints import Checkpoint, TokenRoles
 from skipstone.exporters.families import Architecture
+from skipstone.runtime.bundle import decoder_steps
 
 __all__ = ["check_pair"]
 
@@ -48,18 +48,18 @@ def check_pair(target: PlannedModel, draft_model: PlannedModel) -> tuple[str, ..
     if draft_model.draft_model is not None:
         raise ConfigError(f"{pair}: it carries a draft model of its own; plan it without one")
     if 2 * draft_model.num_parameters >= target.num_parameters:
-        found = f"{draft_model.num_parameters / 1e6:.2f} M parameters, the target {target.num_parameters / 1e6:.2f} M"
+        sizes = f"{draft_model.num_parameters / 1e6:.2f} M parameters, the target {target.num_parameters / 1e6:.2f} M"
         raise ConfigError(
-            f"{pair}: it has {found}, and a draft model that large cannot pay; take one below half the size"
+            f"{pair}: it has {sizes}, and a draft model that large cannot pay; take one below half the size"
         )
     return (*_context_remarks(target, draft_model), *_tokenizer_remarks(target, draft_model, pair))
 
 
 def _context_remarks(target: PlannedModel, draft_model: PlannedModel) -> list[str]:
-    own, wanted = draft_model.architecture.context_length, target.architecture.context_length
-    if own >= wanted:
+    own, needed = draft_model.architecture.context_length, target.architecture.context_length
+    if own >= needed:
         return []
-    return [f"the draft model sees {own} tokens and the target {wanted}: in a longer text it stops drafting"]
+    return [f"the draft model sees {own} tokens and the target {needed}: in a longer text it stops drafting"]
 
 
 def _tokenizer_remarks(target: PlannedModel, draft_model: PlannedModel, pair: str) -> list[str]:
@@ -70,15 +70,15 @@ def _tokenizer_remarks(target: PlannedModel, draft_model: PlannedModel, pair: st
             return [_remark_on_text(theirs, own, pair)]
     if set(draft_model.roles.stop_ids) == set(target.roles.stop_ids):
         return []
-    found = (
+    both = (
         f"{_listed(draft_model.roles.stop_ids)} in the draft model and {_listed(target.roles.stop_ids)} in the target"
     )
-    return [f"the tokens that end a text differ, {found}: those of the target hold"]
+    return [f"the tokens that end a text differ, {both}: those of the target hold"]
 
 
 def _are_equal(theirs: tokenizers.Tokenizer, own: tokenizers.Tokenizer) -> bool:
     """Whether every token has the same id and the same role in both."""
-    vocabularies = [one.get_vocab(with_added_tokens=True) for one in (theirs, own)]
+    vocabularies = [tokenizer.get_vocab(with_added_tokens=True) for tokenizer in (theirs, own)]
     return vocabularies[0] == vocabularies[1] and _special_ids(theirs) == _special_ids(own)
 
 
@@ -89,9 +89,9 @@ def _special_ids(tokenizer: tokenizers.Tokenizer) -> set[int]:
 def _remark_on_text(theirs: tokenizers.Tokenizer, own: tokenizers.Tokenizer, pair: str) -> str:
     """Return the remark on a pair that can share text only. Raises: ConfigError where not even that."""
     for whose, tokenizer in (("the draft model", own), ("the target", theirs)):
-        steps = _decoder_steps(tokenizer)
+        steps = decoder_steps(tokenizer)
         # The kinds of which runtime/text/vocabulary.py knows what each token spells.
-        if steps != ["ByteLevel"] and not {"Metaspace", "Replace"} & set(steps):
+        if steps != ("ByteLevel",) and not {"Metaspace", "Replace"} & set(steps):
             raise ConfigError(
                 f"{pair}: the tokenizers differ, so drafts have to go through text, and the decoder of {whose} is "
                 f"{' + '.join(steps) or 'missing'} where ByteLevel alone, Metaspace or Replace is wanted; "
@@ -105,13 +105,6 @@ def _remark_on_text(theirs: tokenizers.Tokenizer, own: tokenizers.Tokenizer, pai
             "take a draft model of the target's family"
         )
     return f"the tokenizers differ, {shared:.0%} of the draft model's tokens are shared: drafts go through text"
-
-
-def _decoder_steps(tokenizer: tokenizers.Tokenizer) -> list[str]:
-    if tokenizer.decoder is None:
-        return []
-    state = json.loads(tokenizer.decoder.__getstate__())
-    return [step["type"] for step in state.get("decoders", [state])]
 
 
 def _words(tokenizer: tokenizers.Tokenizer) -> set[str]:

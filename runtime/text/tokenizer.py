@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
 
 from skipstone.errors import BundleError, ConfigError
+from skipstone.runtime.bundle import decoder_steps
 
 __all__ = ["Tokenizer"]
 
@@ -22,7 +22,7 @@ class Tokenizer:
         self.backend = backend
         added = backend.get_added_tokens_decoder()
         self.special_ids: frozenset[int] = frozenset(token_id for token_id, token in added.items() if token.special)
-        self.decoder_steps: tuple[str, ...] = _decoder_steps(backend)
+        self.decoder_steps: tuple[str, ...] = decoder_steps(backend)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -74,11 +74,3 @@ class Tokenizer:
         if self.decoder_steps == ("ByteLevel",):
             return self.decode([token_id])  # behind itself, its first bytes could complete its last character
         return self.decode_after(token_id, token_id)
-
-
-def _decoder_steps(backend: tokenizers.Tokenizer) -> tuple[str, ...]:
-    """The decoder's steps by type, a sequence flattened: `("Replace", "ByteFallback", "Fuse", "Strip")`."""
-    if backend.decoder is None:
-        return ()
-    state = json.loads(backend.decoder.__getstate__())
-    return tuple(step["type"] for step in state.get("decoders", [state]))
