@@ -156,7 +156,7 @@ def dial_note_of(method: Method, manifest: Manifest, draft_model: Manifest | Non
         finding=DialCalibration,
         name=f"dial-{method.name}",
         what=f"calibration of {method.name}",
-        command=f"`skipstone tune BUNDLE --dial {method.name} --text FILE`",
+        command=f"`skipstone tune dial BUNDLE --decode {method.name} --text FILE`",
         made_for=made_for,
         key=made_for,
     )

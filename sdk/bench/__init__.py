@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from skipstone.bench.replay import Recording, ReplayResult, read_recordings, replay_texts
     from skipstone.bench.speed import benchmark
     from skipstone.bench.suite import SUITES, Category, Prompt, Suite, bench_texts
+    from skipstone.bench.threads import ThreadSpeed, measure_threads
 
 __all__ = [
     "SUITES",
@@ -25,9 +26,11 @@ __all__ = [
     "ReplayResult",
     "Run",
     "Suite",
+    "ThreadSpeed",
     "bench_texts",
     "benchmark",
     "compare",
+    "measure_threads",
     "method_names",
     "plot_comparison",
     "plot_costs",
@@ -51,9 +54,11 @@ __getattr__ = lazy_names(
         "Run": "skipstone.bench.comparison_result",
         "SUITES": "skipstone.bench.suite",
         "Suite": "skipstone.bench.suite",
+        "ThreadSpeed": "skipstone.bench.threads",
         "bench_texts": "skipstone.bench.suite",
         "benchmark": "skipstone.bench.speed",
         "compare": "skipstone.bench.comparison",
+        "measure_threads": "skipstone.bench.threads",
         "method_names": "skipstone.bench.comparison",
         "plot_comparison": "skipstone.bench.plot",
         "plot_costs": "skipstone.bench.plot",

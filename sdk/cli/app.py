@@ -13,9 +13,10 @@ import typer
 from typer.exceptions import TyperException
 
 from skipstone.cli import chat, choose, demo, devices, export, generate, inspect, train_exits
-from skipstone.cli.bench import speed as bench
-from skipstone.cli.evaluate import text as evaluate
-from skipstone.cli.tune import costs as tune
+from skipstone.cli.bench import bench
+from skipstone.cli.command import add_command
+from skipstone.cli.evaluate import evaluate
+from skipstone.cli.tune import tune
 from skipstone.errors import SkipstoneError
 
 __all__ = ["app", "main"]
@@ -26,7 +27,7 @@ app = typer.Typer(
     name="skipstone",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
@@ -48,8 +49,10 @@ def options(
     """Fast, lossless LLM decoding on the device in front of you: export a checkpoint, run the bundle."""
 
 
-for command in (export, generate, choose, chat, inspect, devices, train_exits, tune, bench, evaluate, demo):
-    app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
+for command in (export, generate, choose, chat, inspect, devices, train_exits, demo):
+    add_command(app, command)
+for name, group in {"tune": tune, "bench": bench, "eval": evaluate}.items():
+    app.add_typer(group, name=name)
 
 
 def main() -> NoReturn:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skipstone.cli.options import (
-    BundleArgument,
-    DecodeOption,
-    DeviceOption,
-    QuietOption,
-    SeedOption,
-    SuffixMemoryOption,
-    TemperatureOption,
-    ThreadsOption,
-    TopPOption,
-    require_lossless,
-    require_suffix,
-)
+from skipstone.cli.command import unfold
+from skipstone.cli.generation import DraftFlags, LengthFlags, SamplingFlags, given
+from skipstone.cli.options import BundleArgument, Place, QuietOption, require_lossless
 from skipstone.cli.terminal import notes, write
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from skipstone.conversation import Conversation
+    from skipstone.runtime.generation import GenerationOptions
 
 NAME = "chat"
 EXAMPLES = """\b
@@ -29,56 +25,51 @@ Examples:
   skipstone chat pebble --temperature 0.7 --seed 3"""
 
 
+MAX_NEW_TOKENS = 256
+
+
+@unfold
 def run(
     bundle: BundleArgument,
+    length: LengthFlags,
+    drafts: DraftFlags,
+    sampling: SamplingFlags,
+    place: Place,
     system: Annotated[
         str | None, typer.Option("--system", metavar="TEXT", help="What the model is told first.")
     ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", "-n", metavar="N", min=1, help="Most tokens of an answer.")
-    ] = 256,
-    decode: DecodeOption = "auto",
-    suffix_memory: SuffixMemoryOption = None,
-    device: DeviceOption = "cpu",
-    threads: ThreadsOption = None,
-    temperature: TemperatureOption = 0.0,
-    top_p: TopPOption = 1.0,
-    seed: SeedOption = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Talk to a model.
 
     Each turn computes only its new tokens. Ctrl-C stops an answer, Ctrl-D ends the talk.
     """
-    from skipstone.api import load
     from skipstone.language_model import generation_options
 
-    require_lossless(decode.split(","), "chat")
-    require_suffix(decode, suffix_memory)
-    options = generation_options(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, decode=decode
-    )
-    model = load(bundle, device=device, threads=threads, suffix_memory=suffix_memory)
+    require_lossless(drafts.decode.split(","), "chat")
+    options = generation_options(**{"max_new_tokens": MAX_NEW_TOKENS} | given(length, drafts, sampling))
+    model = place.load(bundle, **drafts.for_loading())
     conversation, console = model.chat(system=system), notes(quiet=quiet)
     if model.runtime.chat_template is None:
         console.print(f"{bundle} has no chat template: it continues the bare text of all turns")
     while (text := _ask(console.is_terminal and not quiet)) is not None:
-        if not text.strip():
-            continue
-        piece = None
-        try:
-            for piece in conversation.reply(text, options):
-                write(piece.text)
-        except KeyboardInterrupt:
-            console.print("\nstopped", style="dim")
-            continue
-        write("\n")
-        if piece is not None and piece.stats is not None:
-            stats = piece.stats
-            console.print(
-                f"{stats.new_tokens} tokens at {stats.decode_tokens_per_s:.1f}/s, first after {stats.ttft_s:.2f} s",
-                style="dim",
-            )
+        if text.strip():
+            _answer(conversation, text, options, console)
+
+
+def _answer(conversation: Conversation, text: str, options: GenerationOptions, console: Console) -> None:
+    """Write the answer to `text` as it comes, and its speed."""
+    piece = None
+    try:
+        for piece in conversation.reply(text, options):
+            write(piece.text)
+    except KeyboardInterrupt:
+        console.print("\nstopped", style="dim")
+        return
+    write("\n")
+    if piece is not None and (stats := piece.stats) is not None:
+        speed = f"{stats.new_tokens} tokens at {stats.decode_tokens_per_s:.1f}/s"
+        console.print(f"{speed}, first after {stats.ttft_s:.2f} s", style="dim")
 
 
 def _ask(prompted: bool) -> str | None:

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from skipstone.cli.command import unfold
 from skipstone.cli.drafts import DepthPainter, DraftPainter, speed_line, stats_table
-from skipstone.cli.options import (
-    BundleArgument,
-    CalibrationOption,
-    DecodeOption,
-    DeviceOption,
-    DialOption,
-    DrafterOption,
-    JsonOption,
-    QuietOption,
-    SeedOption,
-    SuffixMemoryOption,
-    TemperatureOption,
-    ThreadsOption,
-    TopPOption,
-    require_drafter,
-    require_suffix,
-)
+from skipstone.cli.generation import DecodingFlags, DraftFlags, LengthFlags, SamplingFlags, given
+from skipstone.cli.options import BundleArgument, Place, Printing
 from skipstone.cli.terminal import notes, print_json, write
+from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from skipstone.language_model import LanguageModel
     from skipstone.runtime.generation import Generation, Piece, Stats
+    from skipstone.runtime.methods import Method
 
 NAME = "generate"
 EXAMPLES = """\b
@@ -43,168 +30,104 @@ Examples:
   skipstone generate my-bundle -p "x = " --decode exit --min-agreement 0.98"""
 
 
-class RuleName(StrEnum):
-    match = "match"
-    rejection = "rejection"
-    k_seq = "k-seq"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Showing(Printing):
+    """What is shown beside a text."""
+
+    panel: ClassVar[str] = "Output"
+    logprobs: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="With --json: the N likeliest tokens at each position.")
+    ] = None
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Texts to make, with the seeds from --seed on.")] = 1
+    stats: Annotated[bool, typer.Option("--stats", help="Show what each drafter guessed and where the time went.")] = (
+        False
+    )
+    show_drafts: Annotated[bool, typer.Option("--show-drafts", help="Colour guessed tokens by their drafter.")] = False
+    show_depth: Annotated[
+        bool, typer.Option("--show-depth", help="Colour tokens by the layers that made them, where not all did.")
+    ] = False
+
+    def require_possible(self, decode: str) -> None:
+        """Raise ConfigError for figures and colours that do not go together, or not with the method."""
+        if self.logprobs is not None and not self.as_json:
+            raise ConfigError("--logprobs is shown with --json only; add --json")
+        if (self.show_drafts or self.stats) and (self.as_json or self.samples > 1):
+            raise ConfigError("--stats and --show-drafts are for one text on the terminal; --json holds all figures")
+        if self.show_depth and (self.as_json or self.samples > 1 or self.show_drafts):
+            other = "--json" if self.as_json else "--samples" if self.samples > 1 else "--show-drafts"
+            raise ConfigError(f"--show-depth is for one text on the terminal; leave {other} out")
+        if self.show_depth and decode not in (shallow := _shallow_methods()):
+            known = ", ".join(shallow)
+            raise ConfigError(
+                f"--show-depth colours what part of the layers made; --decode {decode} uses all, not {known}"
+            )
+
+    def painter(self, model: LanguageModel, *, decode: str, last_id: int) -> DraftPainter | DepthPainter | None:
+        """Return what colours the tokens behind a prompt that ends with `last_id`, None for plain text."""
+        if self.show_depth:
+            return DepthPainter(model.runtime, last_id=last_id, little=_shallow_methods()[decode].uses_draft_model)
+        return DraftPainter(model.runtime, last_id=last_id) if self.show_drafts else None
 
 
+def _shallow_methods() -> dict[str, Method]:
+    """Return the methods whose tokens may come from part of the layers, or from the draft model alone."""
+    from skipstone.runtime.methods import approximate_methods
+
+    return {name: method for name, method in approximate_methods().items() if method.only_writes}
+
+
+@unfold
 def run(
     bundle: BundleArgument,
+    length: LengthFlags,
+    drafts: DraftFlags,
+    decoding: DecodingFlags,
+    sampling: SamplingFlags,
+    place: Place,
+    showing: Showing,
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="Text to continue; default: standard input.")
     ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", "-n", metavar="N", min=1, help="Most tokens to make.")
-    ] = 128,
-    min_new_tokens: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Fewest tokens to make, before a stop token may come.")
-    ] = 0,
-    decode: DecodeOption = "auto",
-    drafter: DrafterOption = None,
-    verify: Annotated[
-        RuleName, typer.Option("--verify", help="Rule for drafts; only match keeps the text of a seed.")
-    ] = RuleName.match,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="The same bits with every drafter: feed rows in pairs, draft chains.")
-    ] = False,
-    min_agreement: Annotated[
-        float | None,
-        typer.Option(metavar="A", help="With an approximate --decode: share of tokens as the full model's, say 0.98."),
-    ] = None,
-    dial: DialOption = None,
-    calibration: CalibrationOption = None,
-    device: DeviceOption = "cpu",
-    threads: ThreadsOption = None,
     context: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Tokens to make room for; default: the model's context.")
     ] = None,
-    temperature: TemperatureOption = 0.0,
-    top_k: Annotated[int, typer.Option(metavar="K", min=0, help="Keep the K likeliest tokens; 0 is off.")] = 0,
-    top_p: TopPOption = 1.0,
-    min_p: Annotated[
-        float, typer.Option(metavar="P", help="Drop tokens below this share of the likeliest one; 0 is off.")
-    ] = 0.0,
-    typical: Annotated[
-        float, typer.Option(metavar="P", help="Keep the most typical tokens up to this probability; 1 is off.")
-    ] = 1.0,
-    top_h: Annotated[
-        float | None, typer.Option(metavar="A", help="Keep the likeliest tokens up to this share of the entropy.")
-    ] = None,
-    repetition_penalty: Annotated[
-        float, typer.Option(metavar="X", help="Above 1 discourages tokens of prompt and answer.")
-    ] = 1.0,
-    presence_penalty: Annotated[
-        float, typer.Option(metavar="X", help="Taken once from the logits of tokens in the answer.")
-    ] = 0.0,
-    frequency_penalty: Annotated[
-        float, typer.Option(metavar="X", help="Taken from them for each time they are in the answer.")
-    ] = 0.0,
-    no_repeat_ngram: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Never write the same N tokens in a row again; 0 is off.")
-    ] = 0,
-    seed: SeedOption = 0,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
-    ] = None,
-    stop_below: Annotated[
-        float,
-        typer.Option(metavar="P", help="End where the chance of the whole text falls below P: approximate; 0 is off."),
-    ] = 0.0,
-    logprobs: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="With --json: the N likeliest tokens at each position.")
-    ] = None,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Texts to make, with the seeds from --seed on.")] = 1,
-    suffix_memory: SuffixMemoryOption = None,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Show what each drafter guessed and where the time went.")
-    ] = False,
-    show_drafts: Annotated[bool, typer.Option("--show-drafts", help="Colour guessed tokens by their drafter.")] = False,
-    show_depth: Annotated[
-        bool, typer.Option("--show-depth", help="Colour tokens by the layers that made them, where not all did.")
-    ] = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> None:
-    """Continue a prompt.
+    """Continue a prompt; the text goes to standard output as it comes.
 
-    The text goes to standard output as it comes, its speed to standard error. --decode takes auto, plain, or drafters:
-    ngram, suffix, recycle, jacobi, lookahead; model, tree, staged and big-little where there is a small model; self,
-    free and skip where the bundle has exits or stages. They all give plain decoding's text; int4 and int8
-    models up to near ties, and with --exact to the bit.
-
-    exit, adaptive, skipdecode, switch and cascade are approximate, and so is big-little with a --dial: --min-agreement
-    says which share of tokens must be as the full model's, or --dial how far the method may go. `skipstone tune`
-    calibrates them once, `skipstone eval --decode` shows what they cost and bring.
+    Drafters: ngram, suffix, recycle, jacobi, lookahead; model, tree, staged, big-little with a small model; self, free,
+    skip with exits or stages. They keep plain decoding's text; int4 and int8 up to near ties, --exact to the bit.
+    Approximate: exit, adaptive, skipdecode, switch, cascade, and big-little with --dial; `skipstone tune` calibrates
+    them, `skipstone eval method` shows what they cost and bring.
     """
-    from skipstone.api import load
-    from skipstone.errors import ConfigError
     from skipstone.language_model import generation_options
-    from skipstone.runtime.generation import Generation
-    from skipstone.runtime.methods import approximate_methods
 
-    if logprobs is not None and not as_json:
-        raise ConfigError("--logprobs is shown with --json only; add --json")
-    if (show_drafts or stats) and (as_json or samples > 1):
-        raise ConfigError("--stats and --show-drafts are for one text on the terminal; --json holds all figures")
-    if show_depth and (as_json or samples > 1 or show_drafts):
-        other = "--json" if as_json else "--samples" if samples > 1 else "--show-drafts"
-        raise ConfigError(f"--show-depth is for one text on the terminal; leave {other} out")
-    shallow = {name: method for name, method in approximate_methods().items() if method.only_writes}
-    if show_depth and decode not in shallow:
-        known = ", ".join(shallow)
-        raise ConfigError(f"--show-depth colours what part of the layers made; --decode {decode} uses all, not {known}")
-    options = {
-        "max_new_tokens": max_new_tokens,
-        "min_new_tokens": min_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "typical": typical,
-        "top_h": top_h,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty,
-        "no_repeat_ngram": no_repeat_ngram,
-        "seed": seed,
-        "stop": stop or (),
-        "stop_below": stop_below,
-        "logprobs": logprobs,
-        "decode": decode,
-        "verify": verify.value,
-        "exact": exact,
-        "min_agreement": min_agreement,
-        "dial": dial,
-        "calibration": calibration,
-    }
-    require_suffix(decode, suffix_memory)
-    require_drafter(decode, drafter)
-    generation_options(**options)  # a wrong value is refused before the model is loaded
+    showing.require_possible(drafts.decode)
+    loading = drafts.for_loading()
+    options = {**given(length, drafts, decoding, sampling), "logprobs": showing.logprobs}
+    chosen = generation_options(**options)  # a wrong value is refused before the model is loaded
     text = sys.stdin.read() if prompt is None else prompt
-    model = load(bundle, device=device, threads=threads, suffix_memory=suffix_memory, draft_model=drafter)
-    console = notes(quiet=quiet)
-    if samples > 1:
-        _samples(model.samples(text, samples, context_length=context, **options), as_json, console, seed=seed)
-        return
-    pieces = model.stream(text, context_length=context, **options)
-    if as_json:
-        print_json(Generation.join(list(pieces)).to_json())
-        return
-    painter: DraftPainter | DepthPainter | None = None
-    if show_depth:
-        little = shallow[decode].uses_draft_model
-        painter = DepthPainter(model.runtime, last_id=model.encode(text)[-1], little=little)
-    elif show_drafts:
-        painter = DraftPainter(model.runtime, last_id=model.encode(text)[-1])
-    made = _print(pieces, painter)
-    console.print(speed_line(made))
-    if made.approximate is not None:
-        console.print(f"approximate: {made.approximate}")
+    model = place.load(bundle, **loading)
+    options["context_length"] = context
+    if showing.samples > 1:
+        made = model.samples(text, showing.samples, **options)
+        _write_samples(made, showing, seed=chosen.sampling.seed)
+    elif showing.as_json:
+        print_json(model.generate(text, **options).to_json())
+    else:
+        _write_text(model, text, options, showing)
+
+
+def _write_text(model: LanguageModel, text: str, options: dict[str, Any], showing: Showing) -> None:
+    pieces, console = model.stream(text, **options), notes(quiet=showing.quiet)
+    painter = showing.painter(model, decode=options["decode"], last_id=model.encode(text)[-1])
+    stats = _print(pieces, painter)
+    console.print(speed_line(stats))
+    if stats.approximate is not None:
+        console.print(f"approximate: {stats.approximate}")
     if painter is not None:
         console.print(painter.legend())
-    if stats:
-        console.print(stats_table(made))
+    if showing.stats:
+        console.print(stats_table(stats))
 
 
 def _print(pieces: Iterator[Piece], painter: DraftPainter | DepthPainter | None) -> Stats:
@@ -218,10 +141,11 @@ def _print(pieces: Iterator[Piece], painter: DraftPainter | DepthPainter | None)
     return stats
 
 
-def _samples(made: Iterator[Generation], as_json: bool, console: Console, *, seed: int) -> None:
-    if as_json:
+def _write_samples(made: Iterator[Generation], showing: Showing, *, seed: int) -> None:
+    if showing.as_json:
         print_json([generation.to_json() for generation in made])
         return
+    console = notes(quiet=showing.quiet)
     for number, generation in enumerate(made):
         console.print(f"seed {seed + number}: {speed_line(generation.stats)}")
         if generation.stats.approximate is not None:

@@ -103,7 +103,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: Calibration |
 def _calibrated(calibration: Calibration | None) -> list[str]:
     """Return what is known of each exit: how often it agrees, and how many tokens may leave there."""
     if calibration is None:
-        return ["no; `skipstone tune BUNDLE --exits --text FILE` does it"]
+        return ["no; `skipstone tune exits BUNDLE --text FILE` does it"]
     lines = []
     for one in calibration.exits:
         level = one.level(SHOWN_AGREEMENT)
@@ -130,7 +130,7 @@ def _calibrated_dials(bundle: Bundle, folder: Path) -> list[str]:
 
 
 def _layers_to_skip(bundle: Bundle, folder: Path) -> str | None:
-    """Return which layers `tune --skip` found for this bundle here; None where nothing is kept that fits its stages."""
+    """Return which layers `tune skip` found for this bundle here; None where nothing is kept that fits its stages."""
     from skipstone.runtime.methods.depth import skip_note, skipped_stages
 
     manifest = bundle.manifest

@@ -3,73 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipstone.cli.terminal import OutputFormat
 from skipstone.errors import ConfigError
+
+if TYPE_CHECKING:
+    from skipstone.language_model import LanguageModel
 
 __all__ = [
     "BundleArgument",
     "CalibrationOption",
-    "DecodeOption",
     "DeviceOption",
-    "DialOption",
-    "DialsOption",
-    "DrafterOption",
+    "DraftModelOption",
     "JsonOption",
+    "OutputOption",
+    "Place",
+    "PlotOption",
+    "Printing",
     "QuietOption",
-    "SeedOption",
-    "SuffixMemoryOption",
-    "TemperatureOption",
-    "ThreadsOption",
-    "TopPOption",
-    "dial_settings",
+    "RequiredTextsOption",
+    "TextsOption",
+    "numbers",
     "read_text",
+    "read_texts",
     "require_drafter",
     "require_lossless",
     "require_suffix",
 ]
 
 BundleArgument = Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or the word pebble.")]
-DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="Where to run; `skipstone devices` lists them.")
-]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads; default: the physical cores.")
-]
-TemperatureOption = Annotated[
-    float, typer.Option("--temperature", metavar="X", min=0.0, help="Above 0 draws by chance; 0 takes the likeliest.")
-]
-TopPOption = Annotated[
-    float, typer.Option("--top-p", metavar="P", help="Keep the likeliest tokens up to this probability; 1 is off.")
-]
-DecodeOption = Annotated[
-    str, typer.Option("--decode", metavar="METHOD", help="auto, plain, or drafters in order of price: ngram,model.")
-]
 CalibrationOption = Annotated[
     Path | None,
     typer.Option("--calibration", metavar="FILE", help="With --min-agreement: use this calibration, not the kept one."),
 ]
-DialOption = Annotated[
-    float | None,
-    typer.Option(
-        "--dial", metavar="X", help="With an approximate --decode: set its dial, in place of --min-agreement."
-    ),
-]
-DialsOption = Annotated[
-    list[str] | None,
-    typer.Option("--dial", metavar="X,...", help="With --decode: settings of its dial to judge; repeatable."),
-]
-DrafterOption = Annotated[
+DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run; see `skipstone devices`.")]
+DraftModelOption = Annotated[
     str | None,
     typer.Option("--drafter", metavar="BUNDLE", help="A smaller bundle of the family as the small model."),
 ]
-SuffixMemoryOption = Annotated[
-    Path | None,
-    typer.Option("--suffix-memory", metavar="FILE", help="Remember texts for the suffix drafter in this file."),
+OutputOption = Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print the result.")]
+PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw the result to this file.")]
+RequiredTextsOption = Annotated[list[Path], typer.Option("--text", metavar="FILE", help="UTF-8 text; repeatable.")]
+TextsOption = Annotated[
+    list[Path] | None,
+    typer.Option("--text", metavar="FILE", help="UTF-8 text; repeatable; default: the prompts of `bench suite`."),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on standard error.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a model runs."""
+
+    device: DeviceOption = "cpu"
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="CPU threads; default: the physical cores.")
+    ] = None
+
+    def load(self, bundle: str, **options: Any) -> LanguageModel:
+        """Return the model of a bundle, there; options are those of `skipstone.load`."""
+        from skipstone.api import load
+
+        return load(bundle, device=self.device, threads=self.threads, **options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Printing:
+    """What is printed of a result."""
+
+    as_json: JsonOption = False
+    quiet: QuietOption = False
 
 
 def require_drafter(decode: str, drafter: str | None) -> None:
@@ -108,12 +117,19 @@ def require_lossless(names: Iterable[str], command: str) -> None:
             )
 
 
-def dial_settings(given: Sequence[str]) -> tuple[float, ...]:
-    """Return settings of a dial, each option one or several apart by commas. Raises: ConfigError for no number."""
+def numbers(option: str, given: Sequence[str]) -> tuple[float, ...]:
+    """Return the numbers of a repeatable option, one or several apart by commas. Raises: ConfigError for no number."""
     try:
-        return tuple(float(one) for option in given for one in option.split(","))
+        return tuple(float(number) for value in given for number in value.split(","))
     except ValueError as error:
-        raise ConfigError(f"--dial takes numbers, such as 0.5 or 0.5,1,2; got {','.join(given)}") from error
+        raise ConfigError(f"{option} takes numbers, such as 0.5 or 0.5,1,2; got {','.join(given)}") from error
+
+
+def read_texts(paths: Sequence[Path] | None) -> list[str]:
+    """Return the texts of files, without any the prompts of the suite. Raises: ConfigError as `read_text`."""
+    from skipstone.bench import bench_texts
+
+    return [read_text(path) for path in paths or ()] or bench_texts()
 
 
 def read_text(path: Path) -> str:
@@ -127,8 +143,3 @@ def read_text(path: Path) -> str:
     if not text:
         raise ConfigError(f"{path} is empty; give a text of some thousand words")
     return text
-
-
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same text.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on standard error.")]

@@ -21,6 +21,7 @@ from skipstone.errors import OutputError
 
 __all__ = [
     "OutputFormat",
+    "aligned",
     "csv_table",
     "markdown_table",
     "measures",
@@ -95,7 +96,8 @@ def note_kept(path: Path | None, what: str, *, kept: bool, quiet: bool) -> None:
     notes(quiet=quiet).print(f"kept in {path}" if kept else failed)
 
 
-def _aligned(lines: list[list[str]]) -> str:
+def aligned(lines: list[list[str]]) -> str:
+    """Return lines of cells as a table without rules, each column to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
     return "".join("  ".join(line).rstrip() + "\n" for line in aligned)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from skipstone.evaluate.exits import SETTINGS, ExitQuality, evaluate_exits
     from skipstone.evaluate.judged_texts import NEW_TOKENS, PROMPT_TOKENS, judged_text, new_text, prompts_of, steps_of
     from skipstone.evaluate.methods import MOST_TOKENS, DialQuality, evaluate_dial
-    from skipstone.evaluate.perplexity import evaluate, log_softmax, score
-    from skipstone.evaluate.stops import STOP_SETTINGS, evaluate_stop
+    from skipstone.evaluate.perplexity import EvalResult, evaluate, log_softmax, score
+    from skipstone.evaluate.stops import STOP_SETTINGS, StopQuality, evaluate_stop
 
 __all__ = [
     "DIALS",
@@ -25,7 +25,9 @@ __all__ = [
     "ChoiceCase",
     "ChoiceQuality",
     "DialQuality",
+    "EvalResult",
     "ExitQuality",
+    "StopQuality",
     "calibrate_dial",
     "design_effect",
     "evaluate",
@@ -50,12 +52,14 @@ __getattr__ = lazy_names(
         "ChoiceQuality": "skipstone.evaluate.choices",
         "DIALS": "skipstone.evaluate.choices",
         "DialQuality": "skipstone.evaluate.methods",
+        "EvalResult": "skipstone.evaluate.perplexity",
         "ExitQuality": "skipstone.evaluate.exits",
         "MOST_TOKENS": "skipstone.evaluate.methods",
         "NEW_TOKENS": "skipstone.evaluate.judged_texts",
         "PROMPT_TOKENS": "skipstone.evaluate.judged_texts",
         "SETTINGS": "skipstone.evaluate.exits",
         "STOP_SETTINGS": "skipstone.evaluate.stops",
+        "StopQuality": "skipstone.evaluate.stops",
         "calibrate_dial": "skipstone.evaluate.calibrate",
         "design_effect": "skipstone.evaluate.calibrate",
         "evaluate": "skipstone.evaluate.perplexity",

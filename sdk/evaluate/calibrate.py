@@ -59,7 +59,7 @@ def calibrate_dial(
     if method.dial.is_agreement:
         raise ConfigError(
             f"the dial of {method.name} is the agreement; calibrate its exits with "
-            "`skipstone tune BUNDLE --exits --text FILE`"
+            "`skipstone tune exits BUNDLE --text FILE`"
         )
     if max_tokens < LEAST_TOKENS:
         raise ConfigError(f"a calibration wants at least {LEAST_TOKENS} tokens at each setting, got {max_tokens}")

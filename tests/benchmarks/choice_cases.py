@@ -1,6 +1,7 @@
-"""Make cases for `skipstone choose --cases` from a text: which token comes next, the true one or three frequent others.
+"""Make cases for `skipstone eval choices` from a text: which token comes next, the true one or three frequent others.
 
-python tests/benchmarks/choice_cases.py pebble held-out.txt cases.jsonl && skipstone choose BUNDLE --cases cases.jsonl
+python tests/benchmarks/choice_cases.py pebble held-out.txt cases.jsonl
+skipstone eval choices BUNDLE --cases cases.jsonl
 """
 
 from __future__ import annotations

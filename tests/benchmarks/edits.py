@@ -1,4 +1,4 @@
-"""Make recordings of edits from a git history, for `skipstone bench --replay`: the prompt holds the file before.
+"""Make recordings of edits from a git history, for `skipstone bench replay`: the prompt holds the file before.
 
 python tests/benchmarks/edits.py . edits.jsonl --suffix .py --max-bytes 12000
 """

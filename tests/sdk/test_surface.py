@@ -34,19 +34,29 @@ COMMANDS = {
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
     f"--stop-below --min-agreement --dial --calibration --drafter --json --quiet {SAMPLING} {PENALTIES}",
-    "choose": "--prompt --answer --dial --cases --device --threads --json --quiet",
-    "chat": "--system --max-new-tokens --decode --suffix-memory --device --threads --temperature --top-p --seed "
-    "--quiet",
+    "choose": "--prompt --answer --dial --device --threads --json --quiet",
+    "chat": "--system --max-new-tokens --min-new-tokens --stop --stop-below --decode --drafter --suffix-memory "
+    f"--device --threads --quiet {SAMPLING} {PENALTIES}",
     "inspect": "--verify --json --quiet",
     "devices": "--json",
     "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
     "--quiet",
-    "tune": "--seconds --plot --exits --skip --text --dial --max-tokens --drafter --device --threads --json --quiet",
-    "bench": "--prompt-tokens --new-tokens --runs --suite --decode --plot --replay --device --threads --output --quiet",
-    "eval": "--text --reference --max-tokens --decode --min-agreement --dial --own --drafter --stop-below "
-    "--calibration --plot --device --threads --json --quiet",
+    "tune costs": "--seconds --plot --device --threads --json --quiet",
+    "tune exits": "--text --device --threads --json --quiet",
+    "tune skip": "--text --device --threads --json --quiet",
+    "tune dial": "--decode --text --max-tokens --drafter --device --threads --json --quiet",
+    "tune threads": "--most --new-tokens --runs --device --json --quiet",
+    "bench speed": "--prompt-tokens --new-tokens --runs --device --threads --output --quiet",
+    "bench suite": "--suite --decode --new-tokens --runs --plot --device --threads --output --quiet",
+    "bench replay": "--text --decode --device --threads --output --quiet",
+    "eval text": "--text --reference --max-tokens --device --threads --json --quiet",
+    "eval method": "--text --decode --min-agreement --dial --own --calibration --max-tokens --drafter --plot --device "
+    "--threads --json --quiet",
+    "eval stops": "--text --stop-below --device --threads --json --quiet",
+    "eval choices": "--cases --device --threads --json --quiet",
     "demo": "--quiet",
 }
+GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 
 
 def test_the_public_names_are_these_and_all_resolve() -> None:
@@ -82,14 +92,17 @@ def test_importing_a_part_does_not_import_the_rest(module: str, unwanted: str) -
 
 
 def test_help_lists_every_command() -> None:
-    assert section(help_of(), "Commands", r"([\w-]+)") == set(COMMANDS)
+    assert section(help_of(), "Commands", r"([\w-]+)") == {name.split()[0] for name in COMMANDS}
+    for group in GROUPS:
+        names = {name.split()[1] for name in COMMANDS if name.startswith(f"{group} ")}
+        assert section(help_of(group), "Commands", r"([\w-]+)") == names
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_a_command_names_its_options_and_shows_an_example(command: str) -> None:
-    text = help_of(command)
-    assert section(text, "Options", r"(?:-\w, )?(--[\w-]+)") == {*COMMANDS[command].split(), "--help"}
-    assert f"skipstone {command}" in text.partition("Example")[2]
+    text, _, examples = help_of(*command.split()).partition("Example")
+    assert set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.M)) == {*COMMANDS[command].split(), "--help"}
+    assert f"skipstone {command}" in examples
 
 
 def test_the_program_is_installed_and_tells_its_version() -> None:

@@ -39,7 +39,7 @@ __all__ = [
 
 # Thresholds that are tested: those that let so many shares of the text's tokens leave.
 NUM_THRESHOLDS = 128
-COMMAND = "`skipstone tune BUNDLE --exits --text FILE`"
+COMMAND = "`skipstone tune exits BUNDLE --text FILE`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ __all__ = [
 
 # Each set reads so many tokens of the text: the share of equal choices is then known to about one percent.
 MOST_TOKENS = 2048
-COMMAND = "`skipstone tune BUNDLE --skip --text FILE`"
+COMMAND = "`skipstone tune skip BUNDLE --text FILE`"
 
 Skipped = tuple[int, ...]
 """Numbers of the stages left out, ascending."""

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = []
+from skipstone.cli.bench.group import bench
+
+__all__ = ["bench"]

@@ -1,53 +1,56 @@
-"""skipstone bench --replay: decoding methods on recorded texts, with the costs measured here."""
+"""`skipstone bench replay`: decoding methods on recorded texts, with the costs measured here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.progress import DownloadColumn
 
+from skipstone.cli.command import unfold
+from skipstone.cli.options import BundleArgument, OutputOption, Place, QuietOption, require_lossless
 from skipstone.cli.terminal import OutputFormat, csv_table, markdown_table, notes, print_json, progress_bar, write
 
 if TYPE_CHECKING:
-    from skipstone.bench import ReplayResult
+    from skipstone.bench import Recording, ReplayResult
+    from skipstone.runtime.engine import Model
 
-__all__ = ["run_replay"]
+NAME = "replay"
+EXAMPLES = """\b
+Example:
+  skipstone bench replay my-bundle --text texts.jsonl --decode ngram,auto"""
 
 
-def run_replay(
-    bundle: str,
-    paths: Sequence[Path],
-    methods: str,
-    *,
-    device: str,
-    threads: int | None,
-    output: OutputFormat,
-    quiet: bool,
+@unfold
+def run(
+    bundle: BundleArgument,
+    place: Place,
+    text: Annotated[
+        list[Path], typer.Option(metavar="FILE", help="Recorded texts: .jsonl, text, folder of .py; repeatable.")
+    ],
+    decode: Annotated[str, typer.Option(metavar="METHODS", help="Such as ngram+suffix,auto.")] = "plain,auto",
+    output: OutputOption = OutputFormat.md,
+    quiet: QuietOption = False,
 ) -> None:
-    """Replay the texts in each path with each method, and print what they would gain."""
-    from skipstone.api import load
-    from skipstone.bench import read_recordings, replay_texts
+    """Estimate what methods that need only text would gain on recorded texts.
+
+    The cost of calls is that measured here.
+    """
+    from skipstone.bench import read_recordings
     from skipstone.runtime.costs import cost_curve
     from skipstone.runtime.methods import MethodChoice
 
-    names = [name.strip().replace("+", ",") for name in methods.split(",")]
+    require_lossless(decode.replace("+", ",").split(","), "bench")
+    names = [name.strip().replace("+", ",") for name in decode.split(",")]
     for name in names:
         MethodChoice.parse(name)
-    texts = {path: read_recordings(path) for path in paths}
-    model = load(bundle, device=device, threads=threads).runtime
+    texts = {path: read_recordings(path) for path in text}
+    model = place.load(bundle).runtime
     curve = cost_curve(model)
-    total = len(names) * sum(len(text.reply.encode()) for found in texts.values() for text in found)
-    results = []
-    with progress_bar("replaying", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
-        for path, recordings in texts.items():
-            for name in names:
-                done = replay_texts(
-                    model, recordings, name, source=str(path), on_progress=lambda n: progress.advance(task, n)
-                )
-                results.append(done)
+    results = _replay(model, names, texts, quiet=quiet)
     records = [asdict(result) | {"ratio": result.ratio, "estimate": "replay"} for result in results]
     if output is OutputFormat.json:
         print_json({"bundle": bundle, "curve": asdict(curve), "results": records})
@@ -56,6 +59,22 @@ def run_replay(
     else:
         write(_markdown(results))
         notes(quiet=quiet).print("replay: times of model calls are looked up in the cost curve, not measured")
+
+
+def _replay(
+    model: Model, names: Sequence[str], texts: Mapping[Path, Sequence[Recording]], *, quiet: bool
+) -> list[ReplayResult]:
+    from skipstone.bench import replay_texts
+
+    total = len(names) * sum(len(text.reply.encode()) for recordings in texts.values() for text in recordings)
+    with progress_bar("replaying", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
+        return [
+            replay_texts(
+                model, recordings, name, source=str(path), on_progress=lambda count: progress.advance(task, count)
+            )
+            for path, recordings in texts.items()
+            for name in names
+        ]
 
 
 def _markdown(results: Sequence[ReplayResult]) -> str:

@@ -1,63 +1,73 @@
-"""skipstone bench --suite: decoding methods side by side."""
+"""`skipstone bench suite`: decoding methods side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.progress import MofNCompleteColumn
 
+from skipstone.cli.command import unfold
+from skipstone.cli.options import BundleArgument, OutputOption, Place, PlotOption, QuietOption, require_lossless
 from skipstone.cli.terminal import OutputFormat, csv_table, markdown_table, measures, print_json, progress_bar, write
 
 if TYPE_CHECKING:
     from skipstone.bench import Cell, Comparison
 
-__all__ = ["run_suite"]
-
+NAME = "suite"
+EXAMPLES = """\b
+Example:
+  skipstone bench suite pebble --decode ngram,suffix+model,auto --plot speed.png"""
 MEAN = "geometric mean"
 
 
-def run_suite(
-    bundle: str,
-    suite_name: str,
-    methods: str,
-    *,
-    new_tokens: int,
-    rounds: int,
-    device: str,
-    threads: int | None,
-    plot: Path | None,
-    output: OutputFormat,
-    quiet: bool,
+@unfold
+def run(
+    bundle: BundleArgument,
+    place: Place,
+    suite: Annotated[str, typer.Option(metavar="NAME", help="The prompts.")] = "code",
+    decode: Annotated[str, typer.Option(metavar="METHODS", help="Such as ngram+model,auto.")] = "auto",
+    new_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to make.")] = 128,
+    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Runs that count, after one that warms up.")] = 3,
+    plot: PlotOption = None,
+    output: OutputOption = OutputFormat.md,
+    quiet: QuietOption = False,
 ) -> None:
-    """Compare decoding methods, given with commas between them, on a suite; print the result and draw it."""
-    from skipstone.api import load
+    """Compare decoding methods on prompts.
+
+    They run in turn on the same prompts, each against plain decoding.
+    """
     from skipstone.bench import Suite, compare, method_names, plot_comparison, require_plot
 
-    suite, names = Suite.named(suite_name), method_names(methods.split(","))
+    require_lossless(decode.replace("+", ",").split(","), "bench")
+    prompts, names = Suite.named(suite), method_names(decode.split(","))
     if plot is not None:
         require_plot(plot)
-    model = load(bundle, device=device, threads=threads).runtime
-    total = rounds * suite.num_prompts * len(names)
+    model = place.load(bundle).runtime
+    total = runs * prompts.num_prompts * len(names)
     with progress_bar("text", total=total, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
         comparison = compare(
             model,
-            suite,
+            prompts,
             names,
             new_tokens=new_tokens,
-            rounds=rounds,
+            rounds=runs,
             on_progress=lambda count: progress.update(task, completed=count),
         )
+    _show(comparison, output)
+    if plot is not None:
+        plot_comparison(comparison, plot)
+
+
+def _show(comparison: Comparison, output: OutputFormat) -> None:
     if output is OutputFormat.json:
         print_json(comparison.to_json())
     elif output is OutputFormat.csv:
         write(csv_table([*_records(comparison)]))
     else:
         write(_markdown(comparison))
-    if plot is not None:
-        plot_comparison(comparison, plot)
 
 
 def _records(comparison: Comparison) -> Iterator[dict[str, Any]]:

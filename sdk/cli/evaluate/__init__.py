@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = []
+from skipstone.cli.evaluate.group import evaluate
+
+__all__ = ["evaluate"]

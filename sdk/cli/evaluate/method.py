@@ -1,40 +1,87 @@
-"""skipstone eval --decode: quality and speed of approximate decoding at several settings of its dial."""
+"""`skipstone eval method`: quality and speed of approximate decoding at several settings of its dial."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.progress import MofNCompleteColumn, TaskProgressColumn
 
-from skipstone.cli.options import dial_settings
+from skipstone.cli.command import unfold
+from skipstone.cli.options import (
+    BundleArgument,
+    CalibrationOption,
+    DraftModelOption,
+    Place,
+    PlotOption,
+    Printing,
+    RequiredTextsOption,
+    numbers,
+    read_text,
+    require_drafter,
+)
 from skipstone.cli.terminal import markdown_table, print_json, progress_bar, write
 from skipstone.errors import ConfigError
-from skipstone.runtime.methods import Method, approximate_methods, dial_setting, require_agreement
 
 if TYPE_CHECKING:
+    from skipstone.bench import DialPoint
     from skipstone.evaluate import DialQuality, ExitQuality
     from skipstone.runtime.engine import Model
+    from skipstone.runtime.methods import Method
 
-__all__ = ["Judging", "require_nothing_to_judge"]
+NAME = "method"
+EXAMPLES = """\b
+Examples:
+  skipstone eval method my-bundle --text held-out.txt --decode exit --plot dial.png
+  skipstone eval method my-bundle --text held-out.txt --decode switch --dial 0.5,1,2"""
 
 
-def require_nothing_to_judge(
-    min_agreement: Sequence[float] | None,
-    dial: Sequence[str] | None,
-    calibration: Path | None,
-    plot: Path | None,
-    *,
-    own: bool,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialFlags:
+    """The settings to judge."""
+
+    min_agreement: Annotated[
+        list[float] | None, typer.Option(metavar="A", help="Judge what keeps this share of tokens; repeatable.")
+    ] = None
+    dial: Annotated[
+        list[str] | None, typer.Option(metavar="X,...", help="Settings of its dial to judge; repeatable.")
+    ] = None
+    own: Annotated[bool, typer.Option("--own", help="Of exit: judge what it writes, not the texts as they are.")] = (
+        False
+    )
+    calibration: CalibrationOption = None
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", min=2, help="Stop after so many tokens.")] = None
+
+
+@unfold
+def run(
+    bundle: BundleArgument,
+    place: Place,
+    printing: Printing,
+    text: RequiredTextsOption,
+    decode: Annotated[str, typer.Option(metavar="METHOD", help="exit, switch, ...; see `skipstone generate`.")],
+    dials: DialFlags,
+    draft_model: DraftModelOption = None,
+    plot: PlotOption = None,
 ) -> None:
-    """Raise ConfigError for options that only approximate decoding has."""
-    if min_agreement or dial or calibration or plot or own:
-        raise ConfigError(
-            "--min-agreement, --dial, --own, --calibration and --plot judge approximate decoding; add --decode exit, "
-            "or another approximate method"
-        )
+    """Measure what approximate decoding costs in quality and brings in speed.
+
+    How close the tokens of a method stay to the full model's, at several settings of its dial.
+    """
+    from skipstone.bench import plot_dial, require_plot
+
+    judging = Judging.of(decode, dials)
+    if plot is not None:
+        require_plot(plot)
+    require_drafter(decode, draft_model)
+    texts = [read_text(path) for path in text]
+    model = place.load(bundle, draft_model=draft_model).runtime
+    points = judging.run(model, texts, bundle, as_json=printing.as_json, quiet=printing.quiet)
+    if plot is not None:
+        plot_dial(points, title=f"{bundle}, approximate decoding: {decode}", path=plot)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +99,8 @@ class Judging:
     own: bool = False
 
     def __post_init__(self) -> None:
+        from skipstone.runtime.methods import require_agreement
+
         if self.own and (not self.method.dial.is_agreement or self.calibration is not None):
             raise ConfigError(
                 "--own is for --decode exit, with the calibration that is kept; others are judged on their own texts"
@@ -66,59 +115,40 @@ class Judging:
             raise ConfigError("--calibration says which setting keeps an agreement; add --min-agreement")
 
     @classmethod
-    def of(
-        cls,
-        decode: str,
-        *,
-        reference: str | None,
-        min_agreement: Sequence[float] | None,
-        dial: Sequence[str] | None,
-        calibration: Path | None,
-        max_tokens: int | None,
-        plot: Path | None,
-        own: bool,
-    ) -> Judging:
+    def of(cls, decode: str, dials: DialFlags) -> Judging:
         """Return what the options ask for. Raises: ConfigError where they do not go together."""
-        from skipstone.bench import require_plot
+        from skipstone.runtime.methods import approximate_methods
 
-        if decode not in approximate_methods():
-            known = ", ".join(approximate_methods())
+        methods = approximate_methods()
+        if decode not in methods:
+            known = ", ".join(methods)
             raise ConfigError(
                 f"--decode takes {known} here, got {decode}; lossless methods write plain decoding's text"
             )
-        if reference is not None:
-            raise ConfigError("--decode compares with the bundle's own full model; leave --reference out")
-        if plot is not None:
-            require_plot(plot)
         return cls(
-            method=approximate_methods()[decode],
-            min_agreement=tuple(min_agreement or ()),
-            dial=dial_settings(dial or ()),
-            calibration=calibration,
-            max_tokens=max_tokens,
-            own=own,
+            method=methods[decode],
+            min_agreement=tuple(dials.min_agreement or ()),
+            dial=numbers("--dial", dials.dial or ()),
+            calibration=dials.calibration,
+            max_tokens=dials.max_tokens,
+            own=dials.own,
         )
 
-    def run(
-        self, model: Model, texts: list[str], bundle: str, *, plot: Path | None, as_json: bool, quiet: bool
-    ) -> None:
-        """Judge, print and draw."""
-        from skipstone.bench import DialPoint, plot_dial
+    def run(self, model: Model, texts: list[str], bundle: str, *, as_json: bool, quiet: bool) -> list[DialPoint]:
+        """Judge, print, and return the points of a plot."""
+        from skipstone.bench import DialPoint
 
         if self.method.dial.is_agreement and not self.own:
             exits = self._judge_exits(model, texts, quiet=quiet)
             unit = f"{exits[0].num_tokens} tokens of the text"
             self._show(_exit_table(exits), unit, [asdict(row) for row in exits], bundle, as_json=as_json)
-            points = [
-                DialPoint(one.min_agreement, one.agreement, one.times_plain, one.expected_times_plain) for one in exits
+            return [
+                DialPoint(row.min_agreement, row.agreement, row.times_plain, row.expected_times_plain) for row in exits
             ]
-        else:
-            rows = self._judge(model, texts, quiet=quiet)
-            unit = f"{rows[0].num_tokens} tokens of its own, dial: {self.method.dial.unit}"
-            self._show(_dial_table(rows, self.min_agreement), unit, self._records(rows), bundle, as_json=as_json)
-            points = [DialPoint(one.setting, one.agreement, one.times_plain) for one in rows]
-        if plot is not None:
-            plot_dial(points, title=f"{bundle}, approximate decoding: {self.method.name}", path=plot)
+        rows = self._judge(model, texts, quiet=quiet)
+        unit = f"{rows[0].num_tokens} tokens of its own, dial: {self.method.dial.unit}"
+        self._show(_dial_table(rows, self.min_agreement), unit, self._records(rows), bundle, as_json=as_json)
+        return [DialPoint(row.setting, row.agreement, row.times_plain) for row in rows]
 
     def _records(self, rows: Sequence[DialQuality]) -> list[dict[str, object]]:
         """Return the rows as plain data, with the agreement that each was to keep, if any."""
@@ -145,9 +175,11 @@ class Judging:
 
     def _judge(self, model: Model, texts: list[str], *, quiet: bool) -> list[DialQuality]:
         from skipstone.evaluate import MOST_TOKENS, evaluate_dial
+        from skipstone.runtime.methods import dial_setting
 
         kept = [
-            dial_setting(model, self.method, one, None, calibration=self.calibration)[0] for one in self.min_agreement
+            dial_setting(model, self.method, agreement, None, calibration=self.calibration)[0]
+            for agreement in self.min_agreement
         ]
         with progress_bar("judging", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
             return evaluate_dial(

@@ -1,54 +1,65 @@
-"""skipstone eval --stop-below: what completions are worth that end where the model gets unsure."""
+"""`skipstone eval stops`: what completions are worth that end where the model gets unsure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.progress import MofNCompleteColumn
 
+from skipstone.cli.command import unfold
+from skipstone.cli.options import BundleArgument, Place, Printing, RequiredTextsOption, numbers, read_text
 from skipstone.cli.terminal import markdown_table, print_json, progress_bar, write
-from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skipstone.runtime.engine import Model
+    from skipstone.evaluate import StopQuality
 
-__all__ = ["judge_stops", "stop_settings"]
-
+NAME = "stops"
+EXAMPLES = """\b
+Example:
+  skipstone eval stops my-bundle --text held-out.txt --stop-below 0,0.05,0.1,0.2,0.4"""
 NUM_PROMPTS = 100
 
 
-def stop_settings(given: Sequence[str]) -> tuple[float, ...]:
-    """Return settings of `stop_below`, each option one or several apart by commas. Raises: ConfigError for others."""
+@unfold
+def run(
+    bundle: BundleArgument,
+    place: Place,
+    printing: Printing,
+    text: RequiredTextsOption,
+    stop_below: Annotated[
+        list[str] | None,
+        typer.Option(metavar="P,...", help="Chances to end below; repeatable; default: 0,0.05,0.1,0.2,0.4."),
+    ] = None,
+) -> None:
+    """Measure completions that end where the model gets unsure.
+
+    Of 100 completions of pieces of the texts: how many are suppressed, how long the others are, and how many of them
+    are what the text goes on with.
+    """
+    from skipstone.evaluate import STOP_SETTINGS, evaluate_stop
     from skipstone.runtime.text import StopDecision
 
-    try:
-        settings = tuple(float(one) for option in given for one in option.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--stop-below takes numbers, such as 0.2 or 0,0.1,0.4; got {','.join(given)}") from error
+    settings = numbers("--stop-below", stop_below or ()) or STOP_SETTINGS
     for setting in settings:
-        StopDecision(setting)
-    return settings
-
-
-def judge_stops(
-    model: Model, texts: list[str], settings: Sequence[float], bundle: str, *, as_json: bool, quiet: bool
-) -> None:
-    """Complete pieces of the texts at each setting, and print what came of it."""
-    from skipstone.evaluate import evaluate_stop
-
-    with progress_bar("completing", total=NUM_PROMPTS, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
+        StopDecision(setting)  # refuses what is no chance before the model is loaded
+    texts = [read_text(path) for path in text]
+    model, total = place.load(bundle).runtime, NUM_PROMPTS
+    with progress_bar("completing", total=total, count=MofNCompleteColumn(), quiet=printing.quiet) as (progress, task):
         rows = evaluate_stop(
-            model,
-            texts,
-            settings,
-            num_prompts=NUM_PROMPTS,
-            on_progress=lambda count: progress.advance(task, count),
+            model, texts, settings, num_prompts=total, on_progress=lambda count: progress.advance(task, count)
         )
-    if as_json:
+    if printing.as_json:
         print_json({"bundle": bundle, "approximate": "stop_below", "settings": [asdict(row) for row in rows]})
-        return
+    else:
+        write(
+            "approximate decoding: completions of at most 16 tokens, ended where the model is unsure\n" + _table(rows)
+        )
+
+
+def _table(rows: Sequence[StopQuality]) -> str:
     head = ["stop below", "suppressed", "tokens shown", "precision", "tokens saved", "ms each", "tokens/s"]
     cells = [
         [
@@ -62,5 +73,4 @@ def judge_stops(
         ]
         for row in rows
     ]
-    write("approximate decoding: completions of at most 16 tokens, ended where the model is unsure")
-    write("\n" + markdown_table(head, cells))
+    return markdown_table(head, cells)

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = []
+from skipstone.cli.tune.group import tune
+
+__all__ = ["tune"]

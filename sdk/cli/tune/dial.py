@@ -1,56 +1,59 @@
-"""skipstone tune --dial: how far the dial of an approximate method may be turned."""
+"""`skipstone tune dial`: how far the dial of an approximate method may be turned."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.progress import TaskProgressColumn
 
+from skipstone.cli.command import unfold
+from skipstone.cli.options import (
+    BundleArgument,
+    DraftModelOption,
+    Place,
+    Printing,
+    TextsOption,
+    read_texts,
+    require_drafter,
+)
 from skipstone.cli.terminal import markdown_table, note_kept, print_json, progress_bar, write
 from skipstone.errors import ConfigError
-from skipstone.runtime.methods import (
-    AGREEMENTS,
-    DialCalibration,
-    DialFinding,
-    Method,
-    approximate_methods,
-    dial_note,
-)
 
 if TYPE_CHECKING:
-    from skipstone.runtime.engine import Model
+    from skipstone.runtime.methods import DialCalibration, DialFinding, Method
 
-__all__ = ["calibrate", "dial_method"]
-
-
-def dial_method(name: str) -> Method:
-    """Return the approximate method called `name`. Raises: ConfigError when there is none, or it has no such dial."""
-    methods = approximate_methods()
-    if name in methods and methods[name].dial.is_agreement:
-        raise ConfigError(f"the dial of {name} is the agreement itself; calibrate its exits with --exits")
-    if name not in methods:
-        known = ", ".join(name for name, method in methods.items() if not method.dial.is_agreement)
-        raise ConfigError(f"--dial takes {known} here, got {name}")
-    return methods[name]
+NAME = "dial"
+EXAMPLES = """\b
+Example:
+  skipstone tune dial my-bundle --decode switch --text notes.txt"""
 
 
-def calibrate(
-    model: Model,
-    method: Method,
-    texts: Sequence[str],
-    bundle: str,
-    *,
-    max_tokens: int | None,
-    as_json: bool,
-    quiet: bool,
+@unfold
+def run(
+    bundle: BundleArgument,
+    place: Place,
+    printing: Printing,
+    decode: Annotated[str, typer.Option(metavar="METHOD", help="switch, cascade, or another method with a dial.")],
+    text: TextsOption = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Tokens at each setting; default: 4096.")] = None,
+    draft_model: DraftModelOption = None,
 ) -> None:
-    """Calibrate, keep and print what was found."""
+    """Calibrate the dial of an approximate method on texts.
+
+    Finds how far it may be turned for shares of tokens that are to be as the full model's. It writes on from prompts
+    spread over the text, and the full model judges that.
+    """
     from skipstone.bundled import notes_folder
     from skipstone.evaluate import MOST_TOKENS, calibrate_dial
+    from skipstone.runtime.methods import dial_note
 
-    with progress_bar("calibrating", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
-        found = calibrate_dial(
+    method = _method(decode)
+    require_drafter(decode, draft_model)
+    texts = read_texts(text)
+    model = place.load(bundle, draft_model=draft_model).runtime
+    with progress_bar("calibrating", total=1.0, count=TaskProgressColumn(), quiet=printing.quiet) as (progress, task):
+        calibration = calibrate_dial(
             model,
             method,
             texts,
@@ -59,16 +62,33 @@ def calibrate(
         )
     note = dial_note(model, method)
     path = note.path(model.profiles or notes_folder())
-    kept = note.save(found, path)
-    if as_json:
-        print_json(_record(found, method, bundle))
+    kept = note.save(calibration, path)
+    if printing.as_json:
+        print_json(_record(calibration, method, bundle))
     else:
-        write(_table(found, method))
-    note_kept(path, "the calibration is", kept=kept, quiet=quiet)
+        write(_table(calibration, method))
+    note_kept(path, "the calibration is", kept=kept, quiet=printing.quiet)
+
+
+def _method(name: str) -> Method:
+    """Return the approximate method called `name`. Raises: ConfigError when there is none, or it has no such dial."""
+    from skipstone.runtime.methods import approximate_methods
+
+    methods = approximate_methods()
+    if name in methods and methods[name].dial.is_agreement:
+        raise ConfigError(
+            f"the dial of {name} is the agreement itself; calibrate its exits with `skipstone tune exits`"
+        )
+    if name not in methods:
+        known = ", ".join(name for name, method in methods.items() if not method.dial.is_agreement)
+        raise ConfigError(f"--decode takes {known} here, got {name}")
+    return methods[name]
 
 
 def _used_for(found: DialCalibration, setting: float, method: Method) -> list[float]:
     """Return the agreements for which a setting is the one in use, the plain end where no other keeps them."""
+    from skipstone.runtime.methods import AGREEMENTS
+
     loosest = {agreement: found.loosest(agreement) for agreement in AGREEMENTS}
     return [agreement for agreement, one in loosest.items() if setting == (method.dial.plain if one is None else one)]
 
@@ -95,6 +115,8 @@ def _record(found: DialCalibration, method: Method, bundle: str) -> dict[str, ob
 
 def _with_plain(found: DialCalibration, method: Method) -> list[DialFinding]:
     """Return what was found, and before it what is known: at the plain end every token is the full model's."""
+    from skipstone.runtime.methods import DialFinding
+
     return [DialFinding(method.dial.plain, 0), *found.tested]
 
 

@@ -1,7 +1,7 @@
 """Compare drafting of several programs on one suite, taking turns: tokens/s by category, and times the first program.
 
     python compare_drafts.py --rounds 3 "llama.cpp=PEER/bin/python draft_llama_cpp.py MODEL.gguf prompts.json" \
-        "skipstone=skipstone bench MODEL --suite code --decode auto --runs 1 -q -o json"
+        "skipstone=skipstone bench suite MODEL --decode auto --runs 1 -q -o json"
 
 Each command prints JSON: a list of [category, prompt, method, tokens/s, same text], or what `skipstone bench` prints.
 """

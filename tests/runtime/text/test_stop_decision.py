@@ -283,16 +283,18 @@ def test_completions_are_judged_from_the_command_line(cli: CommandLine, tiny: Mo
     text = tmp_path / "text.txt"
     text.write_text("a text that is long enough for some completions of its pieces. " * 30, encoding="utf-8")
     bundle = str(tiny.bundle.path)
-    shown = cli("eval", bundle, "--text", text, "--stop-below", "0,0.5")
+    shown = cli("eval", "stops", bundle, "--text", text, "--stop-below", "0,0.5")
     title, head, _, *rows = shown.out.splitlines()
     assert title.startswith("approximate decoding: completions") and "suppressed" in head
     assert [row.split("|")[1].strip() for row in rows] == ["0", "0.5"]
-    told = json.loads(cli("eval", bundle, "--text", text, "--stop-below", "0", "--stop-below", "0.5", "--json").out)
+    told = json.loads(
+        cli("eval", "stops", bundle, "--text", text, "--stop-below", "0", "--stop-below", "0.5", "--json").out
+    )
     assert told["approximate"] == "stop_below" and told["settings"][0]["saved"] == 0
     for arguments, message in (
         (("--stop-below", "x"), "--stop-below takes numbers"),
         (("--stop-below", "2"), "stop_below must be between 0 and 1"),
-        (("--stop-below", "0.1", "--decode", "exit"), "leave the other options out"),
+        (("--stop-below", "0.1", "--decode", "exit"), "No such option: --decode"),
     ):
-        refused = cli("eval", bundle, "--text", text, *arguments)
+        refused = cli("eval", "stops", bundle, "--text", text, *arguments)
         assert refused.code == 2 and message in refused.err

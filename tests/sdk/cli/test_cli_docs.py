@@ -10,18 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+GROUPS = {
+    "tune": ("costs", "exits", "skip", "dial", "threads"),
+    "bench": ("speed", "suite", "replay"),
+    "eval": ("text", "method", "stops", "choices"),
+}
 COMMANDS = (
-    "export",
-    "generate",
-    "choose",
-    "chat",
-    "inspect",
-    "devices",
-    "train-exits",
-    "tune",
-    "bench",
-    "eval",
-    "demo",
+    *(("export",), ("generate",), ("choose",), ("chat",), ("inspect",), ("devices",), ("train-exits",)),
+    *((group, *command) for group, names in GROUPS.items() for command in ((), *((name,) for name in names))),
+    ("demo",),
 )
 DOCUMENT = Path(__file__).parents[3] / "docs" / "cli.md"
 
@@ -38,7 +35,7 @@ def document() -> str:
     """Return the whole page."""
     parts = ["# The command line\n\nText goes to standard output, everything else to standard error."]
     parts.append("Exit codes: 0 done, 2 a mistake you can mend (one line), 130 interrupted.")
-    for command in ((), *((name,) for name in COMMANDS)):
+    for command in ((), *COMMANDS):
         title = " ".join(("skipstone", *command))
         parts.append(f"## {title}\n\n```\n{help_of(*command)}\n```")
     return "\n\n".join(parts) + "\n"

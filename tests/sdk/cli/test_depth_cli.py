@@ -195,7 +195,7 @@ def test_tokens_have_the_colour_of_their_depth_and_those_of_all_layers_have_none
         (("--decode", "exit"), "decode exit is approximate; say how close it must stay: min_agreement, such as 0.98"),
         (exit_method(0.3), "min_agreement must lie between 0.8 and 1, got 0.3"),
         (exit_method(1.5), "min_agreement must lie between 0.8 and 1, got 1.5"),
-        (exit_method(), "the exits of this bundle are not calibrated; run `skipstone tune BUNDLE --exits --text FILE`"),
+        (exit_method(), "the exits of this bundle are not calibrated; run `skipstone tune exits BUNDLE --text FILE`"),
         (("--min-agreement", "0.9"), "are for approximate decoding only, got decode auto"),
         (("--calibration", "x", "--decode", "plain"), "are for approximate decoding only, got decode plain"),
         ((*exit_method(), "--calibration", "missing.json"), "missing.json cannot be read: No such file"),
@@ -230,9 +230,8 @@ def test_a_calibration_of_another_precision_is_refused_by_name(
 
 def test_a_bundle_without_exits_is_refused(cli: CommandLine, tiny_checkpoint: Path, make_bundle: MakeBundle) -> None:
     whole = make_bundle(tiny_checkpoint)
-    for command in (("generate", "-p", PROMPT), ("tune",)):
-        name, *rest = command
-        outcome = cli(name, whole, *rest, *(("--exits",) if name == "tune" else exit_method()))
+    for command in (("generate", whole, "-p", PROMPT, *exit_method()), ("tune", "exits", whole)):
+        outcome = cli(*command)
         assert (outcome.code, outcome.out) == (2, "")
         assert "the bundle has no exits; make one with `skipstone export CHECKPOINT -o OUT --exits auto`" in outcome.err
 
@@ -243,8 +242,8 @@ def test_a_bundle_without_exits_is_refused(cli: CommandLine, tiny_checkpoint: Pa
 def test_tune_calibrates_and_keeps_what_generate_and_inspect_use(
     cli: CommandLine, bundle: Path, profiles: Path, text_file: Path
 ) -> None:
-    assert "calibrated           no; `skipstone tune BUNDLE" in cli("inspect", bundle).out
-    outcome = cli("tune", bundle, "--exits", "--text", text_file)
+    assert "calibrated           no; `skipstone tune exits BUNDLE" in cli("inspect", bundle).out
+    outcome = cli("tune", "exits", bundle, "--text", text_file)
     assert outcome.code == 0
     title, head, alone, *levels = outcome.out.splitlines()
     assert re.fullmatch(r"approximate decoding, calibrated on \d+ tokens; each holds with a chance of 95% .*", title)
@@ -254,7 +253,7 @@ def test_tune_calibrates_and_keeps_what_generate_and_inspect_use(
         assert re.fullmatch(r" *[\d.]+ %( +(never|\d+% leave, (gap|top|entropy|saturation) > [01]\.\d{3})){3}", line)
     (file,) = profiles.iterdir()
     assert outcome.err == f"kept in {file}\n"
-    told = json.loads(cli("tune", bundle, "--exits", "--text", text_file, "--json").out)
+    told = json.loads(cli("tune", "exits", bundle, "--text", text_file, "--json").out)
     kept = json.loads(file.read_text())
     assert told == {"bundle": str(bundle), **kept["made_for"], **kept["finding"]}
     assert (
@@ -266,7 +265,7 @@ def test_tune_calibrates_and_keeps_what_generate_and_inspect_use(
 
 
 def test_tune_takes_the_prompts_of_the_suite_where_no_text_is_given(cli: CommandLine, bundle: Path) -> None:
-    told = json.loads(cli("tune", bundle, "--exits", "--json").out)
+    told = json.loads(cli("tune", "exits", bundle, "--json").out)
     assert told["num_tokens"] > 2000 and told["bundle"] == str(bundle)
 
 
@@ -275,7 +274,7 @@ def test_tune_says_when_the_calibration_cannot_be_kept(
 ) -> None:
     (tmp_path / "taken").touch()
     monkeypatch.setenv("SKIPSTONE_CACHE", str(tmp_path / "taken"))
-    outcome = cli("tune", bundle, "--exits", "--text", text_file)
+    outcome = cli("tune", "exits", bundle, "--text", text_file)
     assert outcome.code == 0 and "agreement" in outcome.out
     assert re.fullmatch(r".*\.json cannot be written, so the calibration is not kept; SKIPSTONE.*\n", outcome.err)
 
@@ -283,11 +282,9 @@ def test_tune_says_when_the_calibration_cannot_be_kept(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--exits", "--seconds", "1"), "--seconds and --plot are for the cost curve"),
-        (("--exits", "--plot", "x.png"), "--seconds and --plot are for the cost curve"),
-        (("--text", "x.txt"), "--text is for calibrating exits; add --exits"),
-        (("--exits", "--text", "missing.txt"), "missing.txt cannot be read"),
-        (("--exits", "--text", "short.txt"), "tokens; a calibration wants at least 2000"),
+        (("--seconds", "1"), "No such option: --seconds"),
+        (("--text", "missing.txt"), "missing.txt cannot be read"),
+        (("--text", "short.txt"), "tokens; a calibration wants at least 2000"),
     ],
 )
 def test_tune_refuses_what_makes_no_sense(
@@ -300,7 +297,7 @@ def test_tune_refuses_what_makes_no_sense(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("short.txt").write_text("def add(first, second):\n" * 20)
-    outcome = cli("tune", bundle, *arguments)
+    outcome = cli("tune", "exits", bundle, *arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("skipstone: ") and message in outcome.err
 
@@ -322,7 +319,17 @@ def test_eval_shows_quality_beside_speed_for_each_setting(
     cli: CommandLine, bundle: Path, calibrated: Path, text_file: Path, tmp_path: Path
 ) -> None:
     outcome = cli(
-        "eval", bundle, "--text", text_file, "--decode", "exit", "--max-tokens", 300, "--plot", tmp_path / "p.png"
+        "eval",
+        "method",
+        bundle,
+        "--text",
+        text_file,
+        "--decode",
+        "exit",
+        "--max-tokens",
+        300,
+        "--plot",
+        tmp_path / "p.png",
     )
     assert (outcome.code, outcome.err) == (0, "")
     title, head, _, *rows = outcome.out.splitlines()
@@ -342,7 +349,9 @@ def test_eval_judges_what_decoding_would_do(
     """The slow twin: exit and full model after every prefix of the text, in float64."""
     from skipstone.runtime.engine import Draft
 
-    told = json.loads(cli("eval", bundle, "--text", text_file, "--max-tokens", 70, "--json", *exit_method(0.9)).out)
+    told = json.loads(
+        cli("eval", "method", bundle, "--text", text_file, "--max-tokens", 70, "--json", *exit_method(0.9)).out
+    )
     (row,) = told["settings"]
     assert told["approximate"] == "exit" and row["exit_layers"] == 2
     text = text_windows(tiny_stages, [text_file.read_text()])[0][:70]
@@ -371,9 +380,7 @@ def law(logits: np.ndarray) -> np.ndarray:
     ("arguments", "message"),
     [
         (("--decode", "self"), "--decode takes exit, adaptive, skipdecode, switch, big-little, cascade here, got self"),
-        (("--min-agreement", "0.9"), "judge approximate decoding; add --decode exit"),
-        (("--plot", "x.png"), "judge approximate decoding; add --decode exit"),
-        (("--decode", "exit", "--reference", "x"), "leave --reference out"),
+        (("--min-agreement", "0.9"), "Missing option '--decode'"),
         (("--decode", "exit", "--min-agreement", "0.1"), "min_agreement must lie between 0.8 and 1"),
         (("--decode", "exit", "--plot", "x.pdf"), "a picture is a .png file"),
         (("--decode", "exit"), "the exits of this bundle are not calibrated"),
@@ -383,7 +390,7 @@ def law(logits: np.ndarray) -> np.ndarray:
 def test_eval_refuses_what_makes_no_sense(
     cli: CommandLine, bundle: Path, text_file: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    outcome = cli("eval", bundle, "--text", text_file, *arguments)
+    outcome = cli("eval", "method", bundle, "--text", text_file, *arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("skipstone: ") and message in outcome.err
 

@@ -101,7 +101,7 @@ def test_an_agreement_sets_the_dial_by_the_kept_calibration(cli: CommandLine, bu
         (("--decode", "switch", "--dial", 1, "--min-agreement", 0.9), "both set the dial of switch; give one of them"),
         (
             ("--decode", "cascade", "--min-agreement", 0.9),
-            "cascade is not calibrated for this bundle and small model; run `skipstone tune BUNDLE --dial cascade",
+            "and small model; run `skipstone tune dial BUNDLE --decode cascade --text FILE`",
         ),
     ],
 )
@@ -120,7 +120,7 @@ def test_tune_calibrates_a_dial_and_keeps_what_generate_and_inspect_use(
     cli: CommandLine, bundle: Path, profiles: Path, text_file: Path
 ) -> None:
     assert "calibrated dials" not in cli("inspect", bundle).out
-    command = ("tune", bundle, "--dial", "skipdecode", "--text", text_file, "--max-tokens", 2000)
+    command = ("tune", "dial", bundle, "--decode", "skipdecode", "--text", text_file, "--max-tokens", 2000)
     outcome = cli(*command)
     title, sure, *table = outcome.out.splitlines()
     assert title == "approximate decoding: skipdecode, dial: the share of the layers that run at the end"
@@ -145,7 +145,7 @@ def test_tune_calibrates_a_dial_and_keeps_what_generate_and_inspect_use(
 
 
 def test_the_figures_as_json_hold_what_was_found(cli: CommandLine, bundle: Path, text_file: Path) -> None:
-    command = ("tune", bundle, "--dial", "skipdecode", "--text", text_file, "--max-tokens", 2000, "--json")
+    command = ("tune", "dial", bundle, "--decode", "skipdecode", "--text", text_file, "--max-tokens", 2000, "--json")
     told = json.loads(cli(*command).out)
     assert (told["approximate"], told["num_tokens"], told["error_rate"]) == ("skipdecode", 2048, 0.05)
     plain, *rows = told["settings"]
@@ -156,18 +156,20 @@ def test_the_figures_as_json_hold_what_was_found(cli: CommandLine, bundle: Path,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--dial", "self"), "--dial takes adaptive, skipdecode, switch, big-little, cascade here, got self"),
-        (("--dial", "exit"), "the dial of exit is the agreement itself; calibrate its exits with --exits"),
-        (("--dial", "switch", "--exits"), "leave them out with --dial"),
-        (("--dial", "switch", "--seconds", "1"), "leave them out with --dial"),
-        (("--dial", "switch", "--text", "missing.txt"), "missing.txt cannot be read"),
-        (("--dial", "switch", "--text", "short.txt"), "a calibration wants at least 2000"),
+        (("--decode", "self"), "--decode takes adaptive, skipdecode, switch, big-little, cascade here, got self"),
         (
-            ("--dial", "switch", "--max-tokens", "10"),
+            ("--decode", "exit"),
+            "the dial of exit is the agreement itself; calibrate its exits with",
+        ),
+        (("--decode", "switch", "--seconds", "1"), "No such option: --seconds"),
+        (("--decode", "switch", "--text", "missing.txt"), "missing.txt cannot be read"),
+        (("--decode", "switch", "--text", "short.txt"), "a calibration wants at least 2000"),
+        (
+            ("--decode", "switch", "--max-tokens", "10"),
             "a calibration wants at least 2000 tokens at each setting, got 10",
         ),
-        (("--dial", "skipdecode", "--drafter", "x"), "--drafter names a small model, which --decode skipdecode does"),
-        (("--max-tokens", "10"), "--drafter and --max-tokens are for calibrating a dial; add --dial METHOD"),
+        (("--decode", "skipdecode", "--drafter", "x"), "--drafter names a small model, which --decode skipdecode does"),
+        (("--max-tokens", "10"), "Missing option '--decode'"),
     ],
 )
 def test_tune_refuses_what_makes_no_sense(
@@ -180,7 +182,7 @@ def test_tune_refuses_what_makes_no_sense(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("short.txt").write_text("def add(first, second):\n" * 20)
-    outcome = cli("tune", bundle, *arguments)
+    outcome = cli("tune", "dial", bundle, *arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("skipstone: ") and message in outcome.err
 
@@ -189,7 +191,7 @@ def test_tune_refuses_what_makes_no_sense(
 
 
 def test_eval_judges_settings_of_the_dial(cli: CommandLine, bundle: Path, text_file: Path, tmp_path: Path) -> None:
-    command = ("eval", bundle, "--text", text_file, "--decode", "switch", "--max-tokens", 64)
+    command = ("eval", "method", bundle, "--text", text_file, "--decode", "switch", "--max-tokens", 64)
     outcome = cli(*command, "--dial", f"0,{LOOSE}", "--dial", 30, "--plot", tmp_path / "p.png")
     assert (outcome.code, outcome.err) == (0, "")
     title, table = outcome.out.split("\n", 1)
@@ -207,7 +209,7 @@ def test_eval_judges_settings_of_the_dial(cli: CommandLine, bundle: Path, text_f
 
 
 def test_eval_judges_what_keeps_an_agreement(cli: CommandLine, bundle: Path, text_file: Path, calibrated: Path) -> None:
-    command = ("eval", bundle, "--text", text_file, "--decode", "switch", "--max-tokens", 64)
+    command = ("eval", "method", bundle, "--text", text_file, "--decode", "switch", "--max-tokens", 64)
     agreements = ("--min-agreement", 0.999, "--min-agreement", 0.9)
     rows = rows_of(cli(*command, *agreements).out.split("\n", 1)[1])
     assert [(row["min agreement"], row["dial"]) for row in rows] == [("0.999", "0"), ("0.9", "7.2")]
@@ -219,7 +221,7 @@ def test_eval_judges_what_keeps_an_agreement(cli: CommandLine, bundle: Path, tex
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--dial", "1"), "judge approximate decoding; add --decode exit, or another approximate method"),
+        (("--dial", "1"), "Missing option '--decode'"),
         (("--decode", "switch", "--dial", "a,b"), "--dial takes numbers, such as 0.5 or 0.5,1,2; got a,b"),
         (("--decode", "switch", "--dial", "-1"), "the dial of switch, entropy in bits, must be at least 0"),
         (("--decode", "switch", "--dial", "1", "--min-agreement", "0.9"), "both set the dial of switch"),
@@ -231,7 +233,7 @@ def test_eval_judges_what_keeps_an_agreement(cli: CommandLine, bundle: Path, tex
 def test_eval_refuses_what_makes_no_sense(
     cli: CommandLine, bundle: Path, text_file: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    outcome = cli("eval", bundle, "--text", text_file, *arguments)
+    outcome = cli("eval", "method", bundle, "--text", text_file, *arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("skipstone: ") and message in outcome.err
 
@@ -239,13 +241,11 @@ def test_eval_refuses_what_makes_no_sense(
 def test_eval_judges_what_exits_write_beside_how_they_fare_along_the_text(
     cli: CommandLine, bundle: Path, text_file: Path
 ) -> None:
-    assert cli("tune", bundle, "--exits", "--text", text_file).code == 0
-    own = cli("eval", bundle, "--text", text_file, "--decode", "exit", "--own", "--max-tokens", 64, "--json")
+    assert cli("tune", "exits", bundle, "--text", text_file).code == 0
+    own = cli("eval", "method", bundle, "--text", text_file, "--decode", "exit", "--own", "--max-tokens", 64, "--json")
     (first, *others) = json.loads(own.out)["settings"]
     assert (first["setting"], first["agreement"], first["by_less"]) == (1, 1, 0) and len(others) == 4
-    along = cli("eval", bundle, "--text", text_file, "--decode", "exit", "--max-tokens", 64, "--json")
+    along = cli("eval", "method", bundle, "--text", text_file, "--decode", "exit", "--max-tokens", 64, "--json")
     assert "min_agreement" in json.loads(along.out)["settings"][0]
-    refused = cli("eval", bundle, "--text", text_file, "--decode", "switch", "--own")
+    refused = cli("eval", "method", bundle, "--text", text_file, "--decode", "switch", "--own")
     assert refused.code == 2 and "--own is for --decode exit" in refused.err
-    refused = cli("eval", bundle, "--text", text_file, "--own")
-    assert refused.code == 2 and "add --decode exit" in refused.err

@@ -176,7 +176,7 @@ def test_without_one_it_says_how_to_make_it(pair: Model, pair_bundle: Path) -> N
             with pytest.raises(
                 ConfigError,
                 match=f"^{name} is not calibrated for this bundle{pairing}; "
-                f"run `skipstone tune BUNDLE --dial {name} --text FILE` once$",
+                f"run `skipstone tune dial BUNDLE --decode {name} --text FILE` once$",
             ):
                 calibrated_setting(model, method_named(name), 0.9)
 

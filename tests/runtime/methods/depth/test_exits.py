@@ -186,7 +186,7 @@ def test_full_agreement_needs_no_calibration(tiny_stages: Model) -> None:
 
 def test_without_a_calibration_the_command_is_named(tiny_stages: Model, tmp_path: Path) -> None:
     for folder in (None, tmp_path):
-        with pytest.raises(ConfigError, match="not calibrated; run `skipstone tune BUNDLE --exits --text FILE` once"):
+        with pytest.raises(ConfigError, match="not calibrated; run `skipstone tune exits BUNDLE --text FILE` once"):
             open_policy(own_model(tiny_stages, folder), 0.9)
 
 

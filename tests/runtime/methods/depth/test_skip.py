@@ -187,7 +187,7 @@ def test_rules_that_draw_keep_the_law_of_the_model(folders: dict[str, Path], rul
 def test_without_a_search_it_says_how_to_make_one(folders: dict[str, Path], tiny: Model, tmp_path: Path) -> None:
     for profiles in (None, tmp_path):
         model = Model.open(folders["silent"], profiles=profiles)
-        with pytest.raises(ConfigError, match=r"'skip' may leave out is not known; run `skipstone tune BUNDLE --skip"):
+        with pytest.raises(ConfigError, match=r"'skip' may leave out is not known; run `skipstone tune skip BUNDLE"):
             open_skip(context_of(model, GREEDY))
         assert not can_skip(model) and "skip" not in [method.name for method in weighed_methods(model)]
     with pytest.raises(ConfigError, match=r"the bundle has 1; make one with .* --cuts each`, then run `skipstone tune"):

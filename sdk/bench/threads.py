@@ -1,0 +1,58 @@
+"""How fast a bundle decodes on 1 thread and on more."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skipstone.errors import DeviceError
+
+__all__ = ["ThreadSpeed", "measure_threads"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadSpeed:
+    """The speed of plain decoding on a number of threads; medians over the runs."""
+
+    threads: int
+    decode_tokens_per_s: float
+    prefill_tokens_per_s: float
+
+
+def measure_threads(
+    path: Path,
+    counts: Iterable[int],
+    *,
+    new_tokens: int = 96,
+    runs: int = 3,
+    device: str = "cpu",
+    on_progress: Callable[[int], None] = lambda num_counts: None,
+) -> list[ThreadSpeed]:
+    """Return the speed of a bundle on each number of threads, as `skipstone bench speed` measures it.
+
+    Each is measured in a process of its own: onnxruntime's thread pool is one for a process and never changes.
+    Raises: DeviceError when a measurement fails.
+    """
+    settings = ("--new-tokens", str(new_tokens), "--runs", str(runs), "--device", device)
+    speeds = []
+    for count in counts:
+        record = _bench(str(path), *settings, "--threads", str(count))
+        figures = {name: record[name] for name in ThreadSpeed.__dataclass_fields__}
+        speeds.append(ThreadSpeed(**figures))
+        on_progress(1)
+    return speeds
+
+
+def _bench(*arguments: str) -> dict[str, Any]:
+    program = "from skipstone.cli import main; main()"
+    command = [sys.executable, "-c", program, "bench", "speed", *arguments, "--output", "json", "--quiet"]
+    outcome = subprocess.run(command, capture_output=True, text=True)
+    if outcome.returncode:
+        raise DeviceError(outcome.stderr.strip().removeprefix("skipstone: ") or "the measurement failed")
+    record: dict[str, Any] = json.loads(outcome.stdout)
+    return record

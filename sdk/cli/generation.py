@@ -1,0 +1,131 @@
+"""The fields of GenerationOptions and SamplingOptions as options of the command line, each spelled once.
+
+Their defaults stay in the runtime: what was not given is None or False here, and is not passed on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import typer
+
+from skipstone.cli.options import (
+    CalibrationOption,
+    DraftModelOption,
+    require_drafter,
+    require_suffix,
+)
+
+__all__ = ["DecodingFlags", "DraftFlags", "LengthFlags", "SamplingFlags", "given"]
+
+
+class RuleName(StrEnum):
+    match = "match"
+    rejection = "rejection"
+    k_seq = "k-seq"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthFlags:
+    """Where a text ends."""
+
+    panel: ClassVar[str] = "Length"
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option("--max-new-tokens", "-n", metavar="N", min=1, help="Most tokens to make; default: 128, chat 256."),
+    ] = None
+    min_new_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Fewest tokens to make, before a stop token may come.")
+    ] = None
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable.")] = None
+    stop_below: Annotated[
+        float | None, typer.Option(metavar="P", help="End where the text's chance falls below P: approximate.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftFlags:
+    """Which lossless method writes a text, and with what."""
+
+    panel: ClassVar[str] = "Decoding"
+    decode: Annotated[
+        str, typer.Option(metavar="METHOD", help="auto, plain, or drafters, the cheapest first: ngram,model.")
+    ] = "auto"
+    draft_model: DraftModelOption = None
+    suffix_memory: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Remember texts for the suffix drafter in this file.")
+    ] = None
+
+    def for_loading(self) -> dict[str, Any]:
+        """Return what `load` takes of them. Raises: ConfigError for what the method does not use."""
+        require_suffix(self.decode, self.suffix_memory)
+        require_drafter(self.decode, self.draft_model)
+        return {"draft_model": self.draft_model, "suffix_memory": self.suffix_memory}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingFlags:
+    """How drafts are verified, and how far an approximate method may go."""
+
+    panel: ClassVar[str] = "Decoding"
+    verify: Annotated[
+        RuleName | None,
+        typer.Option(metavar="RULE", help="For drafts: match keeps the text; rejection, k-seq its law."),
+    ] = None
+    exact: Annotated[bool, typer.Option("--exact", help="The same bits with every drafter, at some cost.")] = False
+    min_agreement: Annotated[
+        float | None, typer.Option(metavar="A", help="Approximate: share of tokens as the full model's, say 0.98.")
+    ] = None
+    dial: Annotated[
+        float | None, typer.Option(metavar="X", help="Approximate: set the method's dial, not --min-agreement.")
+    ] = None
+    calibration: CalibrationOption = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingFlags:
+    """How a token is chosen from the logits."""
+
+    panel: ClassVar[str] = "Sampling"
+    temperature: Annotated[
+        float | None, typer.Option(metavar="X", min=0.0, help="Above 0 draws by chance; 0 takes the likeliest.")
+    ] = None
+    top_k: Annotated[int | None, typer.Option(metavar="K", min=0, help="Keep the K likeliest tokens; 0 is off.")] = None
+    top_p: Annotated[
+        float | None, typer.Option(metavar="P", help="Keep the likeliest up to this probability; 1 is off.")
+    ] = None
+    min_p: Annotated[
+        float | None, typer.Option(metavar="P", help="Drop those below this share of the likeliest; 0 is off.")
+    ] = None
+    typical: Annotated[
+        float | None, typer.Option(metavar="P", help="Keep the most typical up to this probability; 1 is off.")
+    ] = None
+    top_h: Annotated[
+        float | None, typer.Option(metavar="A", help="Keep the likeliest up to this share of the entropy.")
+    ] = None
+    repetition_penalty: Annotated[
+        float | None, typer.Option(metavar="X", help="Above 1 discourages tokens of prompt and answer.")
+    ] = None
+    presence_penalty: Annotated[
+        float | None, typer.Option(metavar="X", help="Taken once from the logits of tokens in the answer.")
+    ] = None
+    frequency_penalty: Annotated[
+        float | None, typer.Option(metavar="X", help="Taken for each time that they are in the answer.")
+    ] = None
+    no_repeat_ngram: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Never write N tokens in a row again; 0 is off.")
+    ] = None
+    seed: Annotated[int | None, typer.Option(metavar="N", help="The same seed gives the same text; default: 0.")] = None
+
+
+def given(*flags: LengthFlags | DraftFlags | DecodingFlags | SamplingFlags) -> dict[str, Any]:
+    """Return the options that were given, for `generation_options`."""
+    values = {field.name: getattr(group, field.name) for group in flags for field in fields(group)}
+    for name in ("draft_model", "suffix_memory"):  # those of `load`
+        values.pop(name, None)
+    if isinstance(rule := values.get("verify"), RuleName):
+        values["verify"] = rule.value
+    return {name: value for name, value in values.items() if value is not None and value is not False and value != []}
