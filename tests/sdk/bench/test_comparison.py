@@ -244,12 +244,12 @@ def test_an_unread_model_keeps_what_was_measured_and_opened(
     first, second = unread(model), unread(model)
     curve: Any = first.shared.get("cost curve", object)
     assert second.shared.get("cost curve", object) is curve is model.shared.get("cost curve", object)
-    assert first.drafter is not None and second.drafter is not None and model.draft_model is not None
-    assert first.drafter.sessions is second.drafter.sessions is model.draft_model.sessions
-    assert first.drafter is first.drafter
-    stores = {id(one.shared) for one in (first, second, first.drafter, second.drafter, model, model.draft_model)}
+    assert first.draft_model is not None and second.draft_model is not None and model.draft_model is not None
+    assert first.draft_model.sessions is second.draft_model.sessions is model.draft_model.sessions
+    assert first.draft_model is first.draft_model
+    stores = {id(one.shared) for one in (first, second, first.draft_model, second.draft_model, model, model.draft_model)}
     assert len(stores) == 6
 
 
 def test_a_bundle_without_a_small_model_has_none_when_unread(tiny: Model) -> None:
-    assert unread(tiny).drafter is None
+    assert unread(tiny).draft_model is None
