@@ -247,7 +247,9 @@ def test_an_unread_model_keeps_what_was_measured_and_opened(
     assert first.draft_model is not None and second.draft_model is not None and model.draft_model is not None
     assert first.draft_model.sessions is second.draft_model.sessions is model.draft_model.sessions
     assert first.draft_model is first.draft_model
-    stores = {id(one.shared) for one in (first, second, first.draft_model, second.draft_model, model, model.draft_model)}
+    stores = {
+        id(one.shared) for one in (first, second, first.draft_model, second.draft_model, model, model.draft_model)
+    }
     assert len(stores) == 6
 
 
