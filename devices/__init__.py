@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from skipstone.devices.buffer import Binding, Buffer, Place
 from skipstone.devices.catalog import DeviceInfo, catalog, registered_devices
 from skipstone.devices.cpu import CpuDevice
-from skipstone.devices.device import Device, open_device
+from skipstone.devices.device import DEFAULT_DEVICE, Device, Session, open_device
 from skipstone.devices.threads import count_cores, physical_cores
 
 __all__ = [
+    "DEFAULT_DEVICE",
+    "Binding",
+    "Buffer",
     "CpuDevice",
     "Device",
     "DeviceInfo",
+    "Place",
+    "Session",
     "catalog",
     "count_cores",
     "open_device",

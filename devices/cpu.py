@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import DTypeLike
 
+from skipstone.devices.cpu_memory import CpuBinding, CpuBuffer
 from skipstone.devices.threads import physical_cores
 from skipstone.errors import ConfigError, DeviceError
 
@@ -29,7 +31,6 @@ class CpuDevice:
     name: ClassVar[str] = "cpu"
     provider: ClassVar[str] = "CPUExecutionProvider"
     capabilities: ClassVar[frozenset[str]] = frozenset({"int4", "int8-cache", "tree-attention", "shared-cache"})
-    binding_device: ClassVar[str] = "cpu"
     threads: int
 
     def open_session(self, path: Path) -> ort.InferenceSession:
@@ -47,15 +48,19 @@ class CpuDevice:
             reason = " ".join(str(error).split())
             raise DeviceError(f"{path}: onnxruntime {ort.__version__} cannot open this graph: {reason}") from error
 
-    def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> ort.OrtValue:
-        """Return a buffer with undefined contents; its `numpy()` is a view of the same memory.
-
-        Raises: DeviceError when the memory does not suffice.
-        """
+    def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> CpuBuffer:
+        """Return a buffer with undefined contents. Raises: DeviceError when the memory does not suffice."""
         try:
-            return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self.binding_device)
+            return CpuBuffer(ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self.name))
         except MemoryError as error:
             raise DeviceError(f"no memory for a {dtype} buffer of shape {list(shape)}; lower --context") from error
+
+    def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> CpuBuffer:
+        """Return a buffer of zeros; the system gives its memory page by page, where it is first touched."""
+        return CpuBuffer.over(np.zeros(shape, dtype))
+
+    def bind(self, session: ort.InferenceSession) -> CpuBinding:
+        return CpuBinding(session)
 
 
 def open_cpu(*, threads: int | None = None) -> CpuDevice:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol, TypeAlias
 
 import onnxruntime as ort
 from numpy.typing import DTypeLike
 
+from skipstone.devices.buffer import Binding, Buffer
 from skipstone.devices.catalog import catalog, registered_devices
 from skipstone.errors import DeviceError
 
-__all__ = ["Device", "open_device"]
+__all__ = ["DEFAULT_DEVICE", "Device", "Session", "open_device"]
+
+DEFAULT_DEVICE: Final = "cpu"
+Session: TypeAlias = ort.InferenceSession
+"""A graph that a device has opened: it tells its inputs and outputs, and `run` takes and gives arrays."""
 
 
 class Device(Protocol):
@@ -34,18 +39,20 @@ class Device(Protocol):
     def capabilities(self) -> frozenset[str]:
         """What its kernels can do: int4, int8-cache, tree-attention, shared-cache."""
 
-    @property
-    def binding_device(self) -> str:
-        """What io binding calls the memory that `allocate` gives."""
-
-    def open_session(self, path: Path) -> ort.InferenceSession:
+    def open_session(self, path: Path) -> Session:
         """Return a session of the graph in file `path`. Raises: DeviceError."""
 
-    def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> ort.OrtValue:
+    def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
         """Return a buffer on the device, its contents undefined. Raises: DeviceError."""
 
+    def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
+        """Return a buffer of zeros; memory that is never written costs nothing where the system allows it."""
 
-def open_device(name: str = "cpu", *, threads: int | None = None) -> Device:
+    def bind(self, session: Session) -> Binding:
+        """Return a way to run a session of this device on buffers of this device."""
+
+
+def open_device(name: str = DEFAULT_DEVICE, *, threads: int | None = None) -> Device:
     """Return the device called `name`, on `threads` processor threads; by default as many as it finds best.
 
     Raises: DeviceError when the name is unknown, the device is not supported or missing here, or `threads` differs from

@@ -63,8 +63,7 @@ def leave_out(model: Model, *layers: int) -> Model:
 
 def cached_rows(sequence: Sequence) -> list[NDArray[np.float32]]:
     """Return keys and values [1, K, T, D] of the cached tokens, layer by layer."""
-    buffers = (buffer for layer in sequence._cache.layers for buffer in layer)
-    return [buffer.numpy()[:, :, : sequence.num_cached].copy() for buffer in buffers]
+    return [buffer.read()[:, :, : sequence.num_cached].copy() for buffer in sequence.cache]
 
 
 def run(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import numpy as np
-
 from skipstone.runtime.costs.curve import CostCurve
-from skipstone.runtime.engine import BoundCall, Model, Workspace, WrappedCall
+from skipstone.runtime.engine import BoundCall, Feed, Model, WrappedCall
 
 __all__ = ["MAX_ROWS", "measure_costs"]
 
@@ -36,8 +34,8 @@ def measure_costs(
     rows = tuple(count for count in ROWS if count <= capacity)
     last = min(capacity - rows[-1], MAX_CONTEXT)
     contexts = (*(context for context in CONTEXTS if context < last), last)
-    workspace = Workspace(model, model.new_cache(context_length=last + rows[-1]))
-    calls = {count: workspace.call(count, range(count)) for count in rows}
+    workspace = model.new_workspace(context_length=last + rows[-1])
+    calls = {count: workspace.call(_feed(count, 0)) for count in rows}
     for count in rows:
         _time_s(calls[count], count, contexts[0])
     times: dict[tuple[int, int], list[float]] = {(context, count): [] for context in contexts for count in rows}
@@ -53,7 +51,11 @@ def measure_costs(
 
 
 def _time_s(call: BoundCall | WrappedCall, num_rows: int, context: int) -> float:
-    token_ids, lengths = np.zeros((1, num_rows), np.int64), np.array([context])
+    feed = _feed(num_rows, context)
     start = time.perf_counter()
-    call.run(token_ids, lengths)
+    call.run(feed)
     return time.perf_counter() - start
+
+
+def _feed(num_rows: int, context: int) -> Feed:
+    return Feed.of([0] * num_rows, rows=range(num_rows), length=context)

@@ -8,7 +8,7 @@ from time import perf_counter
 
 import numpy as np
 
-from skipstone.runtime.engine import Model, Part, Workspace
+from skipstone.runtime.engine import Feed, Model, Part, Workspace
 
 __all__ = [
     "LONGEST",
@@ -79,7 +79,7 @@ def stage_times(model: Model) -> StageTimes:
     least of each counts, since other programs only make a call slower.
     """
     capacity = min(model.manifest.context_length, NUM_CACHED + ROWS[-1])
-    workspace = Workspace(model, model.new_cache(context_length=capacity))
+    workspace = model.new_workspace(context_length=capacity)
     parts = [Part((number,), head=False) for number in range(len(model.manifest.stages))] + [Part(())]
     seconds = np.array([_least_s(workspace, parts, rows, capacity - rows) for rows in ROWS]).T
     *stage_s, head_s = seconds.tolist()
@@ -87,13 +87,14 @@ def stage_times(model: Model) -> StageTimes:
 
 
 def _least_s(workspace: Workspace, parts: SequenceOf[Part], num_rows: int, num_cached: int) -> list[float]:
-    token_ids, lengths = np.zeros((1, num_rows), np.int64), np.array([min(num_cached, NUM_CACHED)])
+    token_ids, length = [0] * num_rows, min(num_cached, NUM_CACHED)
     spent = np.full((1 + ROUNDS, len(parts)), np.inf)
     for turn in range(1 + ROUNDS):
         for place, part in enumerate(parts):
-            call = workspace.call(num_rows, range(num_rows if part.head else 0), part)
+            feed = Feed.of(token_ids, rows=range(num_rows if part.head else 0), length=length)
+            call = workspace.call(feed, part)
             start = perf_counter()
-            call.run(token_ids, lengths)
+            call.run(feed)
             spent[turn, place] = perf_counter() - start
     return [float(least) for least in spent[1:].min(axis=0)]  # the first call of a shape takes longer
 

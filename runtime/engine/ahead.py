@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EarlyRows"]
+from skipstone.errors import ConfigError
+from skipstone.runtime.bundle import Manifest
+from skipstone.runtime.engine.feed import Part
+from skipstone.runtime.engine.runner import Runner
+
+__all__ = ["Ahead", "EarlyRows"]
 
 
 @dataclass(slots=True)
@@ -58,3 +64,104 @@ class EarlyRows:
         """Return what was seen behind the first `num_tokens`."""
         token_ids, rows = self.token_ids[num_tokens:], self.rows[num_tokens:]
         return EarlyRows(self.num_stages, self.start + num_tokens, self.then, token_ids, rows)
+
+
+class Ahead:
+    """Lets the first stages run ahead of the others: what they see is not fed to them again.
+
+    Invariant: `rows` is None, or the stages' caches hold its tokens from place `rows.start` on, behind the text that
+    the whole model has seen. `start` of the methods is the length of that text.
+    """
+
+    def __init__(self, runner: Runner, manifest: Manifest) -> None:
+        self._runner, self._manifest = runner, manifest
+        self.rows: EarlyRows | None = None
+
+    def require_stages(self, num_stages: int, then: tuple[int, ...] = ()) -> None:
+        """Raise ConfigError for an exit, or later stages behind it, that the model lacks."""
+        total = len(self._manifest.stages)
+        if not 0 < num_stages < total:
+            raise ConfigError(f"the model has no exit after {num_stages} of {total} stages")
+        if any(stage >= later for stage, later in itertools.pairwise((num_stages - 1, *then, total))):
+            raise ConfigError(f"later stages lie between {num_stages} and {total - 1}, ascending; got {then}")
+
+    def peek(
+        self, token_ids: Sequence[int], *, start: int, num_stages: int, then: tuple[int, ...], pruned: bool
+    ) -> NDArray[np.float32]:
+        """Return the logits [V] of an exit for what follows the last token; see `Sequence.peek`."""
+        early, new = self._take(token_ids, start, num_stages, then)
+        first, hidden = 0, list[NDArray[np.float32]]()
+        if early.num_stages < num_stages:
+            first, hidden, new = early.num_stages, self._seen(early, new), [*token_ids]
+            early = self.rows = EarlyRows(num_stages, start)
+        num_seen = len(early.token_ids)
+        length = start + num_seen
+        part = Part(range(first, num_stages), head=not then, exit=num_stages, pruned=pruned)
+        rows, logits = self._runner.run_in_pieces(new, part, length=length, hidden=hidden)
+        early.add(new, rows)
+        if then:
+            last, part = range(len(new) - 1, len(new)), Part(then, pruned=pruned)
+            _, logits = self._runner.run(new, last, part, length=length, hidden=early.rows[num_seen:])
+        row: NDArray[np.float32] = logits[-1]
+        return row
+
+    def peek_hidden(self, token_ids: Sequence[int], *, start: int, num_stages: int) -> NDArray[np.float32]:
+        """Return the hidden states [2, E] of the last token before and after the last stage."""
+        if self.rows is not None and self.rows.num_stages < num_stages:
+            self.rows = None
+        early, new = self._take(token_ids, start, num_stages, ())
+        length, nothing = start + len(early.token_ids), range(0)
+        call, _ = self._runner.run(new, nothing, Part(range(num_stages - 1), head=False), length=length)
+        before = [*call.hidden[0, : len(new)].copy()]
+        last_stage = Part(range(num_stages - 1, num_stages), head=False)
+        call, _ = self._runner.run(new, nothing, last_stage, length=length, hidden=before)
+        early.add(new, call.hidden[0])
+        return np.stack([before[-1], early.rows[-1]])
+
+    def peek_logits(self) -> NDArray[np.float32]:
+        """Return the exit's logits [V] for what follows the last token that was peeked at."""
+        early = self.rows
+        if early is None or not early.token_ids:
+            raise ConfigError("nothing was peeked at; call peek_hidden first")
+        part = Part((), exit=early.num_stages)
+        _, logits = self._runner.run(early.token_ids[-1:], range(1), part, length=early.start, hidden=early.rows[-1:])
+        row: NDArray[np.float32] = logits[0]
+        return row
+
+    def catch_up(self, early: EarlyRows, num_seen: int, token_ids: Sequence[int], asked: range) -> NDArray[np.float32]:
+        """Feed the first stages what they have not seen of the tokens, then the others all; return logits of `asked`.
+
+        `early` is what they have seen, of which `num_seen` are the first of the tokens.
+        """
+        rows = early.rows[:num_seen]
+        if rest := token_ids[num_seen:]:
+            part = Part(range(early.num_stages), head=False)
+            call, _ = self._runner.run(rest, range(0), part, length=early.start + num_seen)
+            rows = [*rows, *call.hidden[0, : len(rest)]]
+        else:
+            self.rows = early.behind(len(token_ids))
+        late = Part(range(early.num_stages, len(self._manifest.stages)))
+        return self._runner.run(token_ids, asked, late, length=early.start, hidden=rows)[1]
+
+    def _take(
+        self, token_ids: Sequence[int], start: int, num_stages: int, then: tuple[int, ...]
+    ) -> tuple[EarlyRows, list[int]]:
+        """Return what first stages have seen of these tokens, and the others.
+
+        The last is one of the others, unless more stages are asked for than those that have seen it.
+        """
+        early = self.rows
+        if early is None or not early.serves(num_stages, start, then):
+            early = self.rows = EarlyRows(num_stages, start)
+        most = len(token_ids) - (early.num_stages == num_stages)
+        early.cut(min(early.num_shared(start, token_ids), most))
+        early.then = then
+        return early, [*token_ids[len(early.token_ids) :]]
+
+    def _seen(self, early: EarlyRows, new: Sequence[int]) -> list[NDArray[np.float32]]:
+        """Show new tokens to the stages that saw the others; return the rows [E] of all."""
+        if not new:
+            return early.rows
+        part = Part(range(early.num_stages), head=False)
+        length = early.start + len(early.token_ids)
+        return [*early.rows, *self._runner.run_in_pieces(new, part, length=length)[0]]

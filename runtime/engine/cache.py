@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import onnxruntime as ort
-from numpy.typing import NDArray
 
-from skipstone.devices import Device
+from skipstone.devices import Buffer, Device
 from skipstone.runtime.bundle import LayerCache
 
 __all__ = ["KVCache"]
@@ -21,19 +18,19 @@ class KVCache:
     Nothing is cleared: a row beyond the length is never read, and the next call overwrites it.
     """
 
-    def __init__(self, layers: Sequence[tuple[ort.OrtValue, ort.OrtValue]]) -> None:
+    def __init__(self, layers: Sequence[tuple[Buffer, Buffer]]) -> None:
         self.layers = tuple(layers)
 
-    @cached_property
-    def _arrays(self) -> tuple[NDArray[np.generic], ...]:
-        """All buffers [B, K, C, D] as arrays over the same memory."""
-        return tuple(value.numpy() for layer in self.layers for value in layer)
+    def __iter__(self) -> Iterator[Buffer]:
+        """Yield the buffers: keys of the first layer, its values, and so on."""
+        for layer in self.layers:
+            yield from layer
 
     @classmethod
     def allocate(cls, layers: Sequence[LayerCache], device: Device, *, capacity: int, batch: int = 1) -> KVCache:
         """Return buffers for `capacity` tokens; memory that is never written is never taken from the system."""
 
-        def buffer(layer: LayerCache) -> ort.OrtValue:
+        def buffer(layer: LayerCache) -> Buffer:
             return device.allocate((batch, layer.num_heads, capacity, layer.head_size), layer.dtype)
 
         return cls([(buffer(layer), buffer(layer)) for layer in layers])
@@ -41,29 +38,32 @@ class KVCache:
     @property
     def capacity(self) -> int:
         """How many tokens of one sequence fit."""
-        return int(self.layers[0][0].shape()[2])
+        return self.layers[0][0].shape[2]
 
     @property
     def batch(self) -> int:
-        return int(self.layers[0][0].shape()[0])
+        return self.layers[0][0].shape[0]
+
+    def named(self, name: str) -> Buffer:
+        """Return the buffer of a graph's tensor called past_key_3, present_value_3 and so on."""
+        _, kind, layer = name.split("_")
+        key, value = self.layers[int(layer)]
+        return key if kind == "key" else value
 
     def row(self, index: int) -> KVCache:
         """Return the cache of one sequence of the batch: the same memory, [1, K, C, D]."""
-
-        def view(value: ort.OrtValue) -> ort.OrtValue:
-            return ort.OrtValue.ortvalue_from_numpy(value.numpy()[index : index + 1])
-
-        return KVCache([(view(key), view(value)) for key, value in self.layers])
+        at = slice(index, index + 1)
+        return KVCache([(key.view(at), value.view(at)) for key, value in self.layers])
 
     def copy_from(self, other: KVCache, length: int) -> None:
         """Take over the first `length` rows of `other`."""
-        for mine, theirs in zip(self._arrays, other._arrays, strict=True):
-            np.copyto(mine[:, :, :length], theirs[:, :, :length])
+        for mine, theirs in zip(self, other, strict=True):
+            mine.copy_from(theirs, np.s_[:, :, :length])
 
     def move(self, rows: Sequence[int], *, start: int) -> None:
         """Put the cached `rows`, which rise, one behind the other from row `start` on."""
         moved = [(to, row) for to, row in enumerate(rows, start=start) if to != row]
         if moved:
             target, source = moved[0][0], [row for _, row in moved]
-            for array in self._arrays:
-                array[:, :, target : target + len(source)] = array[:, :, source]
+            for buffer in self:
+                buffer.move(np.s_[:, :, source], np.s_[:, :, target : target + len(source)])

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+
+from skipstone.devices import Binding, Device
 
 __all__ = ["MOST_EXTRA", "REFRESH_EVERY", "DraftVocabulary"]
 
@@ -26,10 +27,11 @@ class DraftVocabulary:
     verified: a token that is left out is never guessed, and has the chance 0 in the law of the guesses.
     """
 
-    def __init__(self, *, num_first: int, vocab_size: int) -> None:
-        self._num_first = num_first
-        self._logits = np.full((1, vocab_size), -np.inf, np.float32)
-        self._first = ort.OrtValue.ortvalue_from_numpy(self._logits[:, :num_first])
+    def __init__(self, device: Device, *, num_first: int, vocab_size: int) -> None:
+        self._device, self._num_first = device, num_first
+        self._logits = device.allocate((1, vocab_size), np.float32)
+        self._logits.write(-np.inf)
+        self._first = self._logits.view(np.s_[:, :num_first])
         self._text: Sequence[int] | None = None
         self._length = 0  # of the text when it was last looked at
         self._take(np.zeros(0, np.int64))
@@ -53,19 +55,19 @@ class DraftVocabulary:
         self._take(recent[places[:MOST_EXTRA]])
 
     def _take(self, extra_ids: NDArray[np.int64]) -> None:
-        self._logits[:, self._num_first :] = -np.inf
+        self._logits.write(-np.inf, np.s_[:, self._num_first :])
         self._extra_ids = extra_ids
-        self._extra_logits = np.zeros((1, len(extra_ids)), np.float32)
-        self._fed = ort.OrtValue.ortvalue_from_numpy(extra_ids)
-        self._extra = ort.OrtValue.ortvalue_from_numpy(self._extra_logits)
+        self._fed = self._device.allocate(extra_ids.shape, np.int64)
+        self._fed.write(extra_ids)
+        self._extra_logits = self._device.allocate((1, len(extra_ids)), np.float32)
 
-    def bind(self, binding: ort.IOBinding) -> None:
+    def bind(self, binding: Binding) -> None:
         """Let the next run of a draft head, for one row, read the ids and write here."""
-        binding.bind_ortvalue_input("extra_ids", self._fed)
-        binding.bind_ortvalue_output("logits", self._first)
-        binding.bind_ortvalue_output("extra_logits", self._extra)
+        binding.read_from("extra_ids", self._fed)
+        binding.write_to("logits", self._first)
+        binding.write_to("extra_logits", self._extra_logits)
 
     def logits(self) -> NDArray[np.float32]:
         """Return what the last run gave as logits [1, V], valid until the next."""
-        self._logits[0, self._extra_ids] = self._extra_logits[0]
-        return self._logits
+        self._logits.write(self._extra_logits.read()[0], (0, self._extra_ids))
+        return self._logits.read()

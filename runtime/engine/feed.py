@@ -1,15 +1,19 @@
-"""What goes into a model call: which graphs run, and who sees whom among the rows."""
+"""What goes into a model call: tokens, their places, which graphs run, and who sees whom among the rows.
+
+Shapes: B batch, T positions, W tokens that are blended at a position, E hidden size.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from skipstone.errors import ConfigError
 from skipstone.runtime.engine.draft import Draft
 
-__all__ = ["WHOLE", "Part", "TreeMask"]
+__all__ = ["WHOLE", "Blends", "Feed", "Part", "TreeMask"]
 
 HIDDEN = -1e9  # of a score that softmax turns into exactly 0
 
@@ -42,9 +46,61 @@ class TreeMask:
             self._hidden[row] = self._hidden[parent]
             self._hidden[row, row] = 0
 
-    def write_bias(self, total: int, *, out: NDArray[np.float32]) -> None:
-        """Write to `out` what is added to attention scores [T, total]; the rows are the last of `total`."""
+    def bias(self, total: int) -> NDArray[np.float32]:
+        """Return what is added to attention scores [T, total]; the rows are the last of `total`."""
         num_rows = len(self.depths)
-        bias = out[: num_rows * total].reshape(num_rows, total)
-        bias[:, :-num_rows] = 0
+        bias = np.zeros((num_rows, total), np.float32)
         bias[:, -num_rows:] = self._hidden
+        return bias
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blends:
+    """Positions that are each a blend of tokens: the sum of their embeddings [T, W], each times its weight [T, W].
+
+    Raises: ConfigError for other shapes, no position, or weights that are no numbers.
+    """
+
+    token_ids: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.token_ids.ndim != 2 or not self.token_ids.size or self.token_ids.shape != self.weights.shape:
+            shapes = f"{list(self.token_ids.shape)} and {list(self.weights.shape)}"
+            raise ConfigError(f"blends are token ids and weights of one shape [positions, tokens], got {shapes}")
+        if not np.isfinite(self.weights).all():
+            raise ConfigError("a weight of a blend is no finite number")
+
+    @classmethod
+    def of(cls, token_ids: ArrayLike, weights: ArrayLike) -> Blends:
+        return cls(np.asarray(token_ids, np.int64), np.asarray(weights, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(slots=True, eq=False)
+class Feed:
+    """The input of one model call.
+
+    Each of B texts gets T positions behind its `lengths` [B] cached rows. A position is one token, or a blend of the W
+    `token_ids` [B, T, W] by `weights` [B, T, W]; one token needs no weight. `rows` are the numbers, over B * T, of the
+    positions whose logits are wanted. `starts` [B] are the first positions, rows of the rotary tables; by default as
+    many as are cached. Without a `tree` each position follows the one before it. `hidden` [B, T, E] is what a later
+    part of a model reads.
+    """
+
+    token_ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    rows: range
+    starts: NDArray[np.int64] | None = None
+    weights: NDArray[np.float32] | None = None
+    tree: TreeMask | None = None
+    hidden: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(
+        cls, token_ids: ArrayLike, *, rows: range = range(0), length: int = 0, hidden: NDArray[np.float32] | None = None
+    ) -> Feed:
+        """Return the feed of one text: tokens [T] behind `length` cached ones."""
+        return cls(np.asarray(token_ids, np.int64)[None, :, None], np.asarray([length]), rows, hidden=hidden)

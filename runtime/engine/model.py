@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
-import onnxruntime as ort
-
-from skipstone.devices import Device, open_device
+from skipstone.devices import DEFAULT_DEVICE, Device, open_device
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
-from skipstone.runtime.engine.feed import Part
+from skipstone.runtime.engine.runner import PREFILL_CHUNK
 from skipstone.runtime.engine.sequence import Sequence
+from skipstone.runtime.engine.sessions import Sessions
 from skipstone.runtime.engine.shared import SharedStores
-from skipstone.runtime.engine.workspace import Spares, Workspace
+from skipstone.runtime.engine.workspace import BOUND_CALLS, Spares, Workspace
 from skipstone.runtime.text import ChatTemplate, Tokenizer
 
 __all__ = ["Model", "exit_stages"]
@@ -34,48 +32,38 @@ class Model:
     """Sessions for every stage, and for the head if it is one of its own; any number of sequences may share it."""
 
     def __init__(
-        self, bundle: Bundle, device: Device, *, profiles: Path | None = None, draft_model: Bundle | None = None
+        self,
+        bundle: Bundle,
+        device: Device,
+        *,
+        profiles: Path | None = None,
+        draft_model: Bundle | None = None,
+        prefill_chunk: int = PREFILL_CHUNK,
+        bound_calls: int = BOUND_CALLS,
     ) -> None:
         """`profiles` is the folder where measurements of the device are kept; None keeps them for this process only.
 
-        `draft_model` is the draft model, in place of the one that the bundle carries. Raises: ConfigError unless it is
-        smaller.
+        `draft_model` is the draft model, in place of the one that the bundle carries. Prompts are fed in pieces of
+        `prefill_chunk` tokens; each text keeps `bound_calls` shapes of calls bound. Raises: ConfigError unless the
+        draft model is smaller.
         """
         if draft_model is not None:
             _require_smaller(draft_model, bundle)
         self._draft_model = draft_model
         self.bundle, self.device, self.manifest = bundle, device, bundle.manifest
-        self.shared, self.profiles, self._spares = SharedStores(), profiles, Spares()
+        self.shared, self.profiles = SharedStores(), profiles
         self.tokenizer = Tokenizer.load(bundle.path)
         self.chat_template = ChatTemplate.load(bundle.path)
-        files = [stage.file for stage in self.manifest.stages] + ([self.manifest.head] if self.manifest.head else [])
-        self.sessions = tuple(device.open_session(bundle.path / file) for file in files)
-        self._adapters = {
-            num_stages: device.open_session(bundle.path / self.manifest.adapters[str(stage.end_layer)])
-            for num_stages, stage in enumerate(self.manifest.stages, start=1)
-            if str(stage.end_layer) in self.manifest.adapters
-        }
-
-    def sessions_of(self, part: Part) -> tuple[ort.InferenceSession, ...]:
-        """Return the sessions of a part, in the order in which they run."""
-        num_stages = len(self.manifest.stages)
-        chosen = range(num_stages) if part.stages is None else part.stages
-        head = self.sessions[num_stages:] if part.head else ()
-        if part.head and part.pruned:
-            head = (self.draft_head,)
-        adapter = self.adapter_of(part)
-        return (*(self.sessions[number] for number in chosen), *(() if adapter is None else (adapter,)), *head)
-
-    def adapter_of(self, part: Part) -> ort.InferenceSession | None:
-        """Return what stands between the exit of a part and the head; None where nothing does."""
-        return self._adapters.get(part.exit) if part.head and part.exit is not None else None
+        self.sessions = Sessions(bundle, device)
+        self.spares = Spares(self.sessions, bound_calls=bound_calls)
+        self._prefill_chunk, self._bound_calls = prefill_chunk, bound_calls
 
     @classmethod
     def open(
         cls,
         path: str | Path,
         *,
-        device: str = "cpu",
+        device: str = DEFAULT_DEVICE,
         threads: int | None = None,
         profiles: Path | None = None,
         draft_model: str | Path | None = None,
@@ -86,18 +74,6 @@ class Model:
         """
         bundle, other = Bundle.open(Path(path)), None if draft_model is None else Bundle.open(Path(draft_model))
         return cls(bundle, open_device(device, threads=threads), profiles=profiles, draft_model=other)
-
-    @property
-    def draft_head(self) -> ort.InferenceSession:
-        """The session of the head for drafts, which the bundle must have; opened when first asked for.
-
-        Raises: DeviceError.
-        """
-        return self.shared.get("draft head", self._open_draft_head)
-
-    def _open_draft_head(self) -> ort.InferenceSession:
-        assert self.manifest.draft_head is not None, "only a bundle with a draft head is asked for it"
-        return self.device.open_session(self.bundle.path / self.manifest.draft_head)
 
     @property
     def has_draft_model(self) -> bool:
@@ -126,18 +102,22 @@ class Model:
                 "this bundle cannot be exact: how its graph rounds a row depends on the others; of experts, "
                 "those of --precision int4 --group-size 32 can"
             )
-        capacity = self.manifest.context_length if context_length is None else context_length
-        workspace = self._spares.take(capacity) or Workspace(self, self.new_cache(context_length=capacity))
-        sequence = Sequence(self, workspace, exact=exact)
-        weakref.finalize(sequence, self._spares.give, workspace).atexit = False
-        return sequence
+        return Sequence.open(self.spares, context_length, exact=exact, prefill_chunk=self._prefill_chunk)
+
+    def sequence_in(self, cache: KVCache) -> Sequence:
+        """Return an empty sequence over the cache of one text."""
+        return Sequence(self._workspace(cache), self.spares, prefill_chunk=self._prefill_chunk)
+
+    def new_workspace(self, *, context_length: int | None = None) -> Workspace:
+        """Return a workspace of its own for calls on `context_length` tokens. Raises: as `new_cache`."""
+        return self._workspace(self.new_cache(context_length=context_length))
 
     def new_cache(self, *, context_length: int | None = None, batch: int = 1) -> KVCache:
-        limit = self.manifest.context_length
-        capacity = limit if context_length is None else context_length
-        if not 1 <= capacity <= limit:
-            raise ConfigError(f"context must lie between 1 and the model's {limit} tokens, got {capacity}")
-        return KVCache.allocate(self.manifest.cache, self.device, capacity=capacity, batch=batch)
+        """Return a cache for `context_length` tokens, by default all that the model can see. Raises: ConfigError."""
+        return self.sessions.new_cache(context_length, batch=batch)
+
+    def _workspace(self, cache: KVCache) -> Workspace:
+        return Workspace(self.sessions, cache, bound_calls=self._bound_calls)
 
 
 def _require_smaller(draft_model: Bundle, target: Bundle) -> None:

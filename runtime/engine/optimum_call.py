@@ -5,18 +5,13 @@ Shapes: T tokens, P cached tokens, S = P + T, R rows with logits, K kv heads, D 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine.cache import KVCache
-from skipstone.runtime.engine.feed import TreeMask
-
-if TYPE_CHECKING:
-    from skipstone.runtime.engine.model import Model
+from skipstone.runtime.engine.feed import Feed
+from skipstone.runtime.engine.sessions import Sessions
 
 __all__ = ["WrappedCall"]
 
@@ -27,48 +22,45 @@ class WrappedCall:
     The cache stays where every other part of the runtime looks for it; the graph sees a copy of its rows.
     """
 
-    def __init__(self, model: Model, cache: KVCache, *, num_tokens: int, rows: Sequence[int]) -> None:
-        """`rows` are the numbers of the tokens whose logits are wanted."""
+    def __init__(self, sessions: Sessions, cache: KVCache, feed: Feed) -> None:
+        """Every feed that is run has the shape and the rows of `feed`."""
         if cache.batch != 1:
             raise ConfigError(f"a graph of optimum takes one text at a time, got a cache for {cache.batch}")
-        (self._session,) = model.sessions
-        self._num_tokens, self._rows = num_tokens, np.asarray(rows, np.int64)
+        self.sessions = sessions.graphs
+        (self._session,) = self.sessions
+        self._num_tokens, self._rows = feed.token_ids.shape[1], np.asarray(feed.rows, np.int64)
         self._taken = {argument.name for argument in self._session.get_inputs()}
-        self.hidden = np.empty((1, num_tokens, 0), np.float32)  # of parts, which it does not have
-        self._buffers: dict[str, NDArray[np.float32]] = {}
-        for layer, (key, value) in enumerate(cache.layers):
-            self._buffers |= {f"{layer}.key": key.numpy(), f"{layer}.value": value.numpy()}
+        self.hidden = np.empty((1, self._num_tokens, 0), np.float32)  # of parts, which it does not have
+        self._buffers = {
+            f"{layer}.{kind}": buffer
+            for layer, pair in enumerate(cache.layers)
+            for kind, buffer in zip(("key", "value"), pair, strict=True)
+        }
         self._outputs = ["logits", *(f"present.{name}" for name in self._buffers)]
 
-    def run(
-        self,
-        token_ids: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        *,
-        starts: NDArray[np.int64] | None = None,
-        tree: TreeMask | None = None,
-    ) -> NDArray[np.float32]:
-        """Feed `token_ids` [1, T] after `lengths` [1] cached tokens; return logits [R, V].
+    def run(self, feed: Feed) -> NDArray[np.float32]:
+        """Return logits [R, V] for a feed of chains.
 
-        `starts` [1] is the position of the first token, by default as many as are cached. Each token follows the one
-        before it. Raises: ConfigError for a tree. Cost: beside the model, the rows of the cache are copied twice, once
-        for the graph and once inside it.
+        Raises: ConfigError for a tree and for blends. Cost: beside the model, the rows of the cache are copied twice,
+        once for the graph and once inside it.
         """
-        if tree is not None:
+        if feed.tree is not None:
             raise ConfigError("a graph of optimum takes chains only, as it has no input for who sees whom in a tree")
-        length = int(lengths[0])
+        if feed.weights is not None:
+            raise ConfigError("a graph of optimum takes tokens only, as it has no input for the weights of a blend")
+        length = int(feed.lengths[0])
         total = length + self._num_tokens
-        start = length if starts is None else int(starts[0])
+        start = length if feed.starts is None else int(feed.starts[0])
         known = {
-            "input_ids": token_ids,
+            "input_ids": feed.token_ids[:, :, 0],
             "attention_mask": np.ones((1, total), np.int64),
             "position_ids": np.arange(start, start + self._num_tokens)[None],
         }
         feeds: dict[str, NDArray[np.generic]] = {name: known[name] for name in known if name in self._taken}
         for name, buffer in self._buffers.items():
-            feeds[f"past_key_values.{name}"] = np.ascontiguousarray(buffer[:, :, :length])
+            feeds[f"past_key_values.{name}"] = np.ascontiguousarray(buffer.read()[:, :, :length])
         logits, *presents = self._session.run(self._outputs, feeds)
         for buffer, present in zip(self._buffers.values(), presents, strict=True):
-            buffer[:, :, length:total] = present[:, :, length:]
-        found: NDArray[np.float32] = logits[0, self._rows]
-        return found
+            buffer.write(present[:, :, length:], np.s_[:, :, length:total])
+        wanted: NDArray[np.float32] = logits[0, self._rows]
+        return wanted

@@ -1,9 +1,120 @@
-"""How waiting tokens become calls: prompts in pieces, exact calls in pairs."""
+"""How tokens that wait become calls: long texts in pieces, exact calls in pairs of rows."""
 
 from __future__ import annotations
 
-__all__ = ["PREFILL_CHUNK"]
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.runtime.engine.call import BoundCall
+from skipstone.runtime.engine.feed import WHOLE, Blends, Feed, Part, TreeMask
+from skipstone.runtime.engine.optimum_call import WrappedCall
+from skipstone.runtime.engine.workspace import Workspace
+
+__all__ = ["PREFILL_CHUNK", "Runner"]
 
 # Longer prompts are fed in pieces: attention scores of a piece stay in the cache, and Ctrl-C is heard between two.
-PREFILL_CHUNK = 256
-PADDING_ID = 0
+PREFILL_CHUNK: Final = 256
+PADDING_ID: Final = 0
+
+
+class Runner:
+    """Runs parts of a model on the tokens of one text, in the workspace of that text.
+
+    An `exact` one feeds rows in pairs: kernels take two rows at a time and round an odd last one differently, so an odd
+    call gets one more row that nobody reads. Then the logits of a token are the same bits, drafted or not.
+
+    Invariant: it knows nothing of the text but which angles its rows have; whoever calls says where tokens go.
+    """
+
+    def __init__(self, workspace: Workspace, *, exact: bool = False, chunk: int = PREFILL_CHUNK) -> None:
+        """`chunk` is the number of tokens of a piece of a prompt."""
+        self._workspace, self.exact, self.chunk = workspace, exact, chunk
+        self.is_long = False  # whether rows have the angles of long texts, further down in the rotary tables
+
+    def position(self, place: int) -> int:
+        """Return which row of the rotary tables the token at a place of the text takes."""
+        return place + (self._workspace.sessions.manifest.context_length if self.is_long else 0)
+
+    def pieces(self, token_ids: list[int], num_logits: int, *, is_tree: bool) -> Iterator[list[int]]:
+        """Yield the tokens in pieces; the last has at least the `num_logits` last ones, and a tree's only those."""
+        most = num_logits if is_tree else max(self.chunk, num_logits)
+        while len(token_ids) > most:
+            size = min(self.chunk, len(token_ids) - num_logits)
+            yield token_ids[:size]
+            token_ids = token_ids[size:]
+        yield token_ids
+
+    def run(
+        self,
+        token_ids: SequenceOf[int],
+        asked: range,
+        part: Part = WHOLE,
+        *,
+        length: int,
+        hidden: SequenceOf[NDArray[np.float32]] = (),
+        tree: TreeMask | None = None,
+    ) -> tuple[BoundCall | WrappedCall, NDArray[np.float32]]:
+        """Run a part on tokens behind `length` others; return the call and its logits.
+
+        `asked` are the tokens, to the last, whose logits [len(asked), V] are wanted; none for a part without the head.
+        `hidden` are the rows that a later part reads.
+        """
+        fed = [*token_ids]
+        if self.exact and len(fed) % 2:
+            fed.append(PADDING_ID)
+        feed = Feed(
+            np.asarray(fed)[None, :, None],
+            np.asarray([length]),
+            self._rows(asked, len(fed), part),
+            np.asarray([self.position(length)]),
+            tree=tree,
+        )
+        if hidden:
+            # What memory holds by chance may be no number, and spoil the others: rows that pad are zeros.
+            feed.hidden = np.zeros((len(fed), len(hidden[0])), np.float32)
+            feed.hidden[: len(hidden)] = hidden
+        return self._run(feed, asked, part)
+
+    def run_blends(self, blends: Blends, *, length: int) -> NDArray[np.float32]:
+        """Run the model on blends behind `length` rows; return the logits [T, V] of each."""
+        token_ids, weights, num_padding = blends.token_ids, blends.weights, len(blends) % 2 if self.exact else 0
+        if num_padding:
+            token_ids, weights = (np.concatenate([values, values[-1:]]) for values in (token_ids, weights))
+        asked = range(len(blends))
+        rows, start = self._rows(asked, len(token_ids), WHOLE), self.position(length)
+        feed = Feed(token_ids[None], np.asarray([length]), rows, np.asarray([start]), weights[None])
+        return self._run(feed, asked, WHOLE)[1]
+
+    def run_in_pieces(
+        self, token_ids: SequenceOf[int], part: Part, *, length: int, hidden: SequenceOf[NDArray[np.float32]] = ()
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run a part, many tokens in pieces; return hidden states [T, E] and the last token's logits."""
+        rows = []
+        for start in range(0, len(token_ids), self.chunk):
+            piece = token_ids[start : start + self.chunk]
+            is_last = start + len(piece) == len(token_ids)
+            here = part if is_last else replace(part, head=False)
+            asked = range(len(piece) - 1, len(piece)) if here.head else range(0)
+            states = hidden[start : start + len(piece)]
+            call, logits = self.run(piece, asked, here, length=length + start, hidden=states)
+            rows.append(call.hidden[0, : len(piece)].copy())
+        return np.concatenate(rows), logits
+
+    def _rows(self, asked: range, num_fed: int, part: Part) -> range:
+        """Return the rows whose logits are computed: those asked for, in an exact call in pairs."""
+        if not part.head:
+            return range(0)
+        if not self.exact or part.pruned:  # guesses may round as they like
+            return asked
+        is_odd = (num_fed - asked.start) % 2 and asked.start > 0
+        return range(asked.start - 1 if is_odd else asked.start, num_fed)
+
+    def _run(self, feed: Feed, asked: range, part: Part) -> tuple[BoundCall | WrappedCall, NDArray[np.float32]]:
+        call = self._workspace.call(feed, part)
+        logits = call.run(feed)
+        return call, logits[asked.start - feed.rows.start :][: len(asked)]

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
+import weakref
 from collections.abc import Sequence as SequenceOf
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
-from skipstone.runtime.engine.ahead import EarlyRows
-from skipstone.runtime.engine.call import BoundCall
+from skipstone.runtime.engine.ahead import Ahead
 from skipstone.runtime.engine.draft import Draft
-from skipstone.runtime.engine.feed import WHOLE, Part, TreeMask
-from skipstone.runtime.engine.optimum_call import WrappedCall
-from skipstone.runtime.engine.runner import PADDING_ID, PREFILL_CHUNK
-from skipstone.runtime.engine.workspace import Workspace
-
-if TYPE_CHECKING:
-    from skipstone.runtime.engine.model import Model
+from skipstone.runtime.engine.feed import Blends, TreeMask
+from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
+from skipstone.runtime.engine.workspace import Spares, Workspace
 
 __all__ = ["Sequence"]
 
@@ -31,30 +24,53 @@ class Sequence:
     Invariant: `num_cached` < len(token_ids) unless both are 0: the last token is pending, emitted and not yet in the
     cache. Between `extend` and `commit` the cache also holds the draft's rows. Not safe to share between threads.
 
-    An `exact` sequence feeds rows in pairs: kernels take two rows at a time and round an odd last one differently, so
-    an odd call gets one more row that nobody reads. Then the logits of a token are the same bits, drafted or not.
+    An `exact` sequence gives the same bits for a token, drafted or not; see `Runner`.
 
     Some models (LongRoPE) have other angles for all positions of a text once it is longer than `long_rope_from` tokens.
     At the call that crosses this length, in either direction, the whole text is fed again.
 
     The first stages may run ahead: `peek` feeds them guesses, and the next `extend` feeds the other stages what the
     first ones gave. So no stage sees a token twice, and each stage's cache has a length of its own.
+
+    Blends of tokens may follow a text that is cached to its last token; no text comes of them, and their rows are
+    forgotten by whatever else is done to the sequence.
     """
 
-    def __init__(self, model: Model, workspace: Workspace, *, exact: bool = False) -> None:
-        self._model, self._workspace, self.exact = model, workspace, exact
-        self._cache = workspace.cache
+    def __init__(
+        self, workspace: Workspace, spares: Spares, *, exact: bool = False, prefill_chunk: int = PREFILL_CHUNK
+    ) -> None:
+        """`spares` gives a fork its workspace; `prefill_chunk` is the number of tokens of a piece of a prompt."""
+        self._workspace, self._spares = workspace, spares
+        self._manifest, self.cache = workspace.sessions.manifest, workspace.cache
+        self._runner = Runner(workspace, exact=exact, chunk=prefill_chunk)
+        self.ahead = Ahead(self._runner, self._manifest)
         self._draft: Draft | None = None
-        self._early: EarlyRows | None = None
-        self._is_long = False  # which angles the cached rows have
+        self._num_blended = 0  # rows of blends behind the cached tokens
         self.token_ids: list[int] = []
         self.num_cached = 0
         self.num_peeked = 0  # how many tokens of the last call the first stages had seen before
 
+    @classmethod
+    def open(
+        cls, spares: Spares, capacity: int | None, *, exact: bool = False, prefill_chunk: int = PREFILL_CHUNK
+    ) -> Sequence:
+        """Return an empty sequence in a workspace of `spares`, which get it back when the sequence is gone.
+
+        It has room for `capacity` tokens, by default all that the model can see. Raises: ConfigError for more.
+        """
+        workspace = spares.take(capacity)
+        sequence = cls(workspace, spares, exact=exact, prefill_chunk=prefill_chunk)
+        weakref.finalize(sequence, spares.give, workspace).atexit = False
+        return sequence
+
+    @property
+    def exact(self) -> bool:
+        return self._runner.exact
+
     @property
     def capacity(self) -> int:
         """How many tokens fit; in an exact sequence one row is kept for padding."""
-        return self._cache.capacity - (1 if self.exact else 0)
+        return self.cache.capacity - (1 if self.exact else 0)
 
     @property
     def num_waiting(self) -> int:
@@ -65,9 +81,9 @@ class Sequence:
     def takes_trees(self) -> bool:
         """Whether drafts may branch: not in an exact sequence, whose order of rows must be that of the text, nor where
         layers see a window, which counts rows, nor in a graph of optimum, which sees all rows before."""
-        manifest = self._model.manifest
+        manifest = self._manifest
         in_order = self.exact or manifest.graph == "optimum" or any(layer.window for layer in manifest.cache)
-        return not in_order and "tree-attention" in self._model.device.capabilities
+        return not in_order and "tree-attention" in self._workspace.sessions.device.capabilities
 
     @property
     def room(self) -> int:
@@ -77,20 +93,20 @@ class Sequence:
     @property
     def draft_room(self) -> int:
         """How many guesses the next call can verify: those that fit before positions change."""
-        border = self._model.manifest.long_rope_from
+        border = self._manifest.long_rope_from
         until = self.room if border is None else border - len(self.token_ids)
         return self.room if until < 0 else min(self.room, until)
 
     @property
     def is_stale(self) -> bool:
         """Whether the cached rows have the angles of another length, so that the next `extend` feeds the text again."""
-        border = self._model.manifest.long_rope_from
-        return border is not None and self.num_cached > 0 and self._is_long != (len(self.token_ids) > border)
+        border = self._manifest.long_rope_from
+        return border is not None and self.num_cached > 0 and self._runner.is_long != (len(self.token_ids) > border)
 
     @property
     def next_position(self) -> int:
         """Which row of the rotary tables the next token takes."""
-        return self.num_cached + (self._model.manifest.context_length if self._is_long else 0)
+        return self._runner.position(self.num_cached)
 
     def append(self, token_ids: SequenceOf[int]) -> None:
         """Add tokens that are given, not guessed; the next `extend` feeds them. Raises: CacheFull, ConfigError."""
@@ -121,7 +137,7 @@ class Sequence:
             raise ConfigError("a tree needs a token before the pending one; feed a chain, or no draft, first")
 
     def _require_known(self, token_ids: SequenceOf[int]) -> None:
-        vocab_size = self._model.manifest.dimensions.vocab_size
+        vocab_size = self._manifest.dimensions.vocab_size
         for token_id in token_ids:
             if not 0 <= token_id < vocab_size:
                 raise ConfigError(f"token id {token_id} is outside the vocabulary of {vocab_size}")
@@ -129,7 +145,7 @@ class Sequence:
     def _leave_pending(self) -> None:
         """Forget the draft of the last `extend`, and that it cached the last token."""
         self.num_cached = min(self.num_cached, max(len(self.token_ids) - 1, 0))
-        self._draft = None
+        self._draft, self._num_blended = None, 0
 
     def peek(
         self, token_ids: SequenceOf[int], *, num_stages: int, then: tuple[int, ...] = (), drafting: bool = False
@@ -143,45 +159,12 @@ class Sequence:
         Returns logits [V] for what follows the last token; valid until the next call. Raises: CacheFull; ConfigError
         for no token, or one that is outside the vocabulary, and for an exit or stages that the model lacks.
         """
-        early, new = self._ahead(token_ids, num_stages, then)
-        first, hidden = 0, list[NDArray[np.float32]]()
-        if early.num_stages < num_stages:
-            first, hidden, new = early.num_stages, self._seen(early, new), [*token_ids]
-            early = self._early = EarlyRows(num_stages, self.num_cached)
-        ahead = len(early.token_ids)
-        pruned = drafting and self._model.manifest.draft_head is not None
+        self.ahead.require_stages(num_stages, then)
+        self._make_way(token_ids)
+        pruned = drafting and self._manifest.draft_head is not None
         if pruned:
             self._workspace.draft_vocabulary.follow(self.token_ids)
-        part = Part(range(first, num_stages), head=not then, exit=num_stages, pruned=pruned)
-        rows, logits = self._run_ahead(new, part, ahead=ahead, hidden=hidden)
-        early.add(new, rows)
-        if then:
-            last = range(len(new) - 1, len(new))
-            _, logits = self._run(new, last, Part(then, pruned=pruned), ahead=ahead, hidden=early.rows[ahead:])
-        row: NDArray[np.float32] = logits[-1]
-        return row
-
-    def _seen(self, early: EarlyRows, new: SequenceOf[int]) -> list[NDArray[np.float32]]:
-        """Show new tokens to the stages that saw the others; return the rows [E] of all."""
-        if not new:
-            return early.rows
-        part = Part(range(early.num_stages), head=False)
-        return [*early.rows, *self._run_ahead(new, part, ahead=len(early.token_ids))[0]]
-
-    def _run_ahead(
-        self, token_ids: SequenceOf[int], part: Part, *, ahead: int, hidden: SequenceOf[NDArray[np.float32]] = ()
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run a part as `_run` does, many tokens in pieces; return hidden states [T, E] and the last token's logits."""
-        rows = []
-        for start in range(0, len(token_ids), PREFILL_CHUNK):
-            piece = token_ids[start : start + PREFILL_CHUNK]
-            is_last = start + len(piece) == len(token_ids)
-            here = part if is_last else replace(part, head=False)
-            asked = range(len(piece) - 1, len(piece)) if here.head else range(0)
-            states = hidden[start : start + len(piece)]
-            call, logits = self._run(piece, asked, here, ahead=ahead + start, hidden=states)
-            rows.append(call.hidden[0, : len(piece)].copy())
-        return np.concatenate(rows), logits
+        return self.ahead.peek(token_ids, start=self.num_cached, num_stages=num_stages, then=then, pruned=pruned)
 
     def peek_hidden(self, token_ids: SequenceOf[int], *, num_stages: int) -> NDArray[np.float32]:
         """Peek without the head; return hidden states [2, E] of the last token, before and after the last stage.
@@ -191,39 +174,19 @@ class Sequence:
         """
         if num_stages < 2:
             raise ConfigError("no hidden states go into the first stage; peek at two stages or more")
-        if self._early is not None and self._early.num_stages < num_stages:
-            self._early = None
-        early, new = self._ahead(token_ids, num_stages, ())
-        ahead, nothing = len(early.token_ids), range(0)
-        call, _ = self._run(new, nothing, Part(range(num_stages - 1), head=False), ahead=ahead)
-        before = [*call.hidden[0, : len(new)].copy()]
-        last_stage = Part(range(num_stages - 1, num_stages), head=False)
-        call, _ = self._run(new, nothing, last_stage, ahead=ahead, hidden=before)
-        early.add(new, call.hidden[0])
-        return np.stack([before[-1], early.rows[-1]])
+        self.ahead.require_stages(num_stages)
+        self._make_way(token_ids)
+        return self.ahead.peek_hidden(token_ids, start=self.num_cached, num_stages=num_stages)
 
     def peek_logits(self) -> NDArray[np.float32]:
         """Return the exit's logits [V] for what follows the last token that was peeked at; valid until the next call.
 
         Raises: ConfigError when nothing was, since the last `extend`.
         """
-        early = self._early
-        if early is None or not early.token_ids:
-            raise ConfigError("nothing was peeked at; call peek_hidden first")
-        part = Part((), exit=early.num_stages)
-        row: NDArray[np.float32] = self._run(early.token_ids[-1:], range(1), part, hidden=early.rows[-1:])[1][0]
-        return row
+        return self.ahead.peek_logits()
 
-    def _ahead(self, token_ids: SequenceOf[int], num_stages: int, then: tuple[int, ...]) -> tuple[EarlyRows, list[int]]:
-        """Return what first stages have seen of these tokens, and the others.
-
-        The last is one of the others, unless more stages are asked for than those that have seen it.
-        """
-        total = len(self._model.manifest.stages)
-        if not 0 < num_stages < total:
-            raise ConfigError(f"the model has no exit after {num_stages} of {total} stages")
-        if any(one >= other for one, other in itertools.pairwise((num_stages - 1, *then, total))):
-            raise ConfigError(f"later stages lie between {num_stages} and {total - 1}, ascending; got {then}")
+    def _make_way(self, token_ids: SequenceOf[int]) -> None:
+        """Get ready to peek at tokens behind the cached ones."""
         if not token_ids:
             raise ConfigError("there is no token to peek at; give those that wait first")
         self._require_known(token_ids)
@@ -231,13 +194,6 @@ class Sequence:
             self._leave_pending()
         self._turn()
         self.require_room(self.num_cached + len(token_ids) - len(self.token_ids))
-        early = self._early
-        if early is None or not early.serves(num_stages, self.num_cached, then):
-            early = self._early = EarlyRows(num_stages, self.num_cached)
-        most = len(token_ids) - (early.num_stages == num_stages)
-        early.cut(min(early.num_shared(self.num_cached, token_ids), most))
-        early.then = then
-        return early, [*token_ids[len(early.token_ids) :]]
 
     def extend(self, draft: Draft) -> NDArray[np.float32]:
         """Feed all tokens that are not cached and then the draft; return logits for what follows each of the last.
@@ -251,28 +207,44 @@ class Sequence:
         self.require_feedable(draft)
         self._leave_pending()
         self._turn()
-        is_tree = not draft.is_chain
+        is_tree, num_logits = not draft.is_chain, 1 + len(draft)
         waiting = [*self.token_ids[self.num_cached :], *draft.token_ids]
-        num_logits = 1 + len(draft)
-        most = num_logits if is_tree else max(PREFILL_CHUNK, num_logits)
-        while len(waiting) > most:
-            size = min(PREFILL_CHUNK, len(waiting) - num_logits)
-            self._feed(waiting[:size], num_logits=1)
-            waiting = waiting[size:]
-        logits = self._feed(waiting, num_logits=num_logits, tree=TreeMask(draft) if is_tree else None)
-        self._early = None
+        *pieces, last = self._runner.pieces(waiting, num_logits, is_tree=is_tree)
+        for piece in pieces:
+            self._feed(piece, num_logits=1)
+        logits = self._feed(last, num_logits=num_logits, tree=TreeMask(draft) if is_tree else None)
+        self.ahead.rows = None
         self.num_cached -= len(draft)
         self._draft = draft
         return logits
 
+    def extend_by_blends(self, blends: Blends) -> NDArray[np.float32]:
+        """Feed blends behind the cached text and the blends before; return logits [T, V] for what follows each.
+
+        Valid until the next call. The text stays as it is. Raises: CacheFull; ConfigError unless the call before was
+        `extend` with an empty draft, or this one; for a token outside the vocabulary; where positions change; and in a
+        graph of optimum.
+        """
+        if self._draft is None or len(self._draft):
+            raise ConfigError("blends follow a text whose last token is cached; extend by an empty draft first")
+        if self._manifest.graph == "optimum":
+            raise ConfigError("a graph of optimum takes tokens only, no blends")
+        self._require_known(blends.token_ids.ravel().tolist())
+        self.require_room(self._num_blended + len(blends))
+        if self._num_blended + len(blends) > self.draft_room:
+            raise ConfigError(f"positions change after {self.draft_room} more tokens, which blends cannot cross")
+        logits = self._runner.run_blends(blends, length=self.num_cached + self._num_blended)
+        self._num_blended += len(blends)
+        return logits
+
     def _turn(self) -> None:
         """Take the angles of the text's length; forget rows that have others."""
-        border = self._model.manifest.long_rope_from
+        border = self._manifest.long_rope_from
         if self.is_stale:
             self.num_cached = 0
         is_long = border is not None and len(self.token_ids) > border
-        if is_long != self._is_long:
-            self._is_long, self._early = is_long, None
+        if is_long != self._runner.is_long:
+            self._runner.is_long, self.ahead.rows = is_long, None
 
     def mark_extended(self) -> None:
         """Note that a batched call has fed the pending token, as `extend` with an empty draft would."""
@@ -283,57 +255,15 @@ class Sequence:
         self, token_ids: SequenceOf[int], *, num_logits: int, tree: TreeMask | None = None
     ) -> NDArray[np.float32]:
         """Feed tokens behind the cached ones, those that were peeked at to the later stages only."""
-        early, self._early = self._early, None
+        early, self.ahead.rows = self.ahead.rows, None
+        asked = range(len(token_ids) - num_logits, len(token_ids))
         self.num_peeked = early.num_shared(self.num_cached, token_ids) if early and tree is None else 0
         if early and self.num_peeked:
-            logits = self._catch_up(early, token_ids, num_logits)
+            logits = self.ahead.catch_up(early, self.num_peeked, token_ids, asked)
         else:
-            _, logits = self._run(token_ids, range(len(token_ids) - num_logits, len(token_ids)), WHOLE, tree=tree)
+            _, logits = self._runner.run(token_ids, asked, length=self.num_cached, tree=tree)
         self.num_cached += len(token_ids)
         return logits
-
-    def _catch_up(self, early: EarlyRows, token_ids: SequenceOf[int], num_logits: int) -> NDArray[np.float32]:
-        """Feed the first stages what they have not seen of the tokens, then the others all of them."""
-        num_seen, num_tokens = self.num_peeked, len(token_ids)
-        rows = early.rows[:num_seen]
-        if rest := token_ids[num_seen:]:
-            call, _ = self._run(rest, range(0), Part(range(early.num_stages), head=False), ahead=num_seen)
-            rows = [*rows, *call.hidden[0, : len(rest)]]
-        else:
-            self._early = early.behind(num_tokens)
-        asked = range(num_tokens - num_logits, num_tokens)
-        late = range(early.num_stages, len(self._model.manifest.stages))
-        return self._run(token_ids, asked, Part(late), hidden=rows)[1]
-
-    def _run(
-        self,
-        token_ids: SequenceOf[int],
-        asked: range,
-        part: Part,
-        *,
-        ahead: int = 0,
-        hidden: SequenceOf[NDArray[np.float32]] = (),
-        tree: TreeMask | None = None,
-    ) -> tuple[BoundCall | WrappedCall, NDArray[np.float32]]:
-        """Run a part on tokens that come `ahead` places behind the cached ones; return the call and its logits.
-
-        `asked` are the tokens, to the last, whose logits [len(asked), V] are wanted; none for a part without the head.
-        `hidden` are the rows that a later part reads.
-        """
-        fed, first = [*token_ids], asked.start
-        if self.exact and len(fed) % 2:
-            fed.append(PADDING_ID)
-        in_pairs = self.exact and not part.pruned  # guesses may round as they like
-        if in_pairs and part.head and (len(fed) - first) % 2 and first:
-            first -= 1
-        rows = range(first, len(fed) if in_pairs else len(token_ids)) if part.head else range(0)
-        call = self._workspace.call(len(fed), rows, part)
-        if hidden:
-            call.hidden[0, : len(hidden)] = hidden
-            call.hidden[0, len(hidden) :] = 0  # what memory holds by chance may be no number, and spoil the others
-        lengths, starts = np.asarray([self.num_cached + ahead]), np.asarray([self.next_position + ahead])
-        logits = call.run(np.asarray([fed]), lengths, starts=starts, tree=tree)
-        return call, logits[asked.start - first :][: len(asked)]
 
     def commit(self, accepted: SequenceOf[int]) -> list[int]:
         """Take over what was accepted after `extend`: a path of the draft, then at most one other token.
@@ -348,7 +278,7 @@ class Sequence:
             raise ConfigError(f"{len(accepted)} tokens accepted, but the draft explains only the first {len(rows) - 1}")
         self.require_room(len(accepted))
         self._require_known(accepted)
-        self._cache.move([self.num_cached - 1 + row for row in rows], start=self.num_cached - 1)
+        self.cache.move([self.num_cached - 1 + row for row in rows], start=self.num_cached - 1)
         self.token_ids.extend(accepted)
         self.num_cached += len(rows) - 1
         self._leave_pending()
@@ -359,15 +289,15 @@ class Sequence:
         if not 0 <= length <= len(self.token_ids):
             raise ConfigError(f"cannot go back to {length} tokens, the text has {len(self.token_ids)}")
         del self.token_ids[length:]
-        self._early = None
+        self.ahead.rows = None
         self._leave_pending()
 
     def fork(self) -> Sequence:
-        """Return an independent copy; the cached rows are copied, those of a draft too."""
-        twin = self._model.new_sequence(context_length=self._cache.capacity, exact=self.exact)
-        twin._cache.copy_from(self._cache, self.num_cached + len(self._draft or ()))
+        """Return an independent copy; the cached rows are copied, those of a draft too, those of blends not."""
+        twin = Sequence.open(self._spares, self.cache.capacity, exact=self.exact, prefill_chunk=self._runner.chunk)
+        twin.cache.copy_from(self.cache, self.num_cached + len(self._draft or ()))
         twin.token_ids, twin.num_cached, twin._draft = list(self.token_ids), self.num_cached, self._draft
-        twin._is_long = self._is_long
+        twin._runner.is_long = self._runner.is_long
         return twin
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.engine import BoundCall, Draft, Model, Sequence, Workspace
+from skipstone.runtime.engine import BoundCall, Draft, Feed, Model, Sequence
 from skipstone.runtime.generation.generation import Piece, token_logprobs
 from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Clock
@@ -67,24 +67,33 @@ def stream_batch(
         raise ConfigError("a graph of optimum takes one text at a time, no batch; decode one after the other")
     cache = model.new_cache(context_length=context_length, batch=len(prompts))
     rows = [
-        _open_row(model, Sequence(model, Workspace(model, cache.row(index))), prompt, options)
-        for index, prompt in enumerate(prompts)
+        _open_row(model, model.sequence_in(cache.row(index)), prompt, options) for index, prompt in enumerate(prompts)
     ]
     for index, row in enumerate(rows):
         row.clock = Clock(row.prompt_tokens, StopDecision(options.stop_below).promise)
         yield index, row.emit(row.sequence.extend(Draft.empty()), options)
-    call = BoundCall(model, cache, num_tokens=1, rows=range(len(rows)))
+    call: BoundCall | None = None
     while waiting := [index for index, row in enumerate(rows) if row.is_open]:
         for index in (index for index in waiting if rows[index].sequence.is_stale):
             yield index, rows[index].emit(rows[index].sequence.extend(Draft.empty()), options)
         waiting = [index for index in waiting if rows[index].is_open]
         # A row that has ended is fed its last token again, at the same place, and its logits are ignored.
-        pending = np.array([[row.sequence.token_ids[-1]] for row in rows])
-        lengths = np.array([row.sequence.num_cached for row in rows])
-        logits = call.run(pending, lengths, starts=np.array([row.sequence.next_position for row in rows]))
+        feed = _pending(rows)
+        call = call or BoundCall(model.sessions, cache, feed)
+        logits = call.run(feed)
         for index in waiting:
             rows[index].sequence.mark_extended()
             yield index, rows[index].emit(logits[index : index + 1], options)
+
+
+def _pending(rows: SequenceOf[_Row]) -> Feed:
+    """Return the feed of the last token of each row."""
+    return Feed(
+        np.array([[[row.sequence.token_ids[-1]]] for row in rows]),
+        np.array([row.sequence.num_cached for row in rows]),
+        range(len(rows)),
+        np.array([row.sequence.next_position for row in rows]),
+    )
 
 
 def _open_row(model: Model, sequence: Sequence, prompt: SequenceOf[int], options: GenerationOptions) -> _Row:

@@ -68,7 +68,7 @@ class CallTimes:
 
 def measure(model: Model, rounds: int) -> CallTimes:
     """Return the times of all calls, measured in turn."""
-    model.sessions = tuple(TimedSession(session) for session in model.sessions)
+    model.sessions.graphs = tuple(TimedSession(session) for session in model.sessions.graphs)
     sequence = model.new_sequence(context_length=CONTEXT + 64)
     sequence.append([TOKEN_ID] * CONTEXT)
     sequence.extend(Draft.empty())
@@ -80,7 +80,7 @@ def measure(model: Model, rounds: int) -> CallTimes:
             found.clear()
         for guesses in (0, *DRAFTS):
             found["plain", 1 + guesses].append(timed_extend(sequence, guesses))
-            for number, session in enumerate(model.sessions):
+            for number, session in enumerate(model.sessions.graphs):
                 found["stage", 1 + guesses, number].append(session.ms)
         for layers, num_stages in exits.items():
             for guesses, kind in itertools.product((0, *DRAFTS), ("verify", "late")):

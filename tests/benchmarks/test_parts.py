@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from skipstone.api import load
 from skipstone.quant import quantize
-from skipstone.runtime.engine import Draft, Model, Sequence
+from skipstone.runtime.engine import Draft, Feed, Model, Sequence
 from skipstone.runtime.sampling import Sampler, SamplingOptions
 from skipstone.runtime.text import TextStream
 
@@ -40,8 +40,10 @@ def test_one_decoding_step(benchmark: BenchmarkFixture, sequence: Sequence) -> N
 
 def test_the_session_alone_in_one_decoding_step(benchmark: BenchmarkFixture, model: Model, sequence: Sequence) -> None:
     sequence.extend(Draft.empty())
-    (binding,) = sequence._workspace.call(1, range(1)).bindings
-    benchmark(model.sessions[0].run_with_iobinding, binding)
+    feed = Feed.of([0], rows=range(1), length=sequence.num_cached)
+    call = model.new_workspace().call(feed)
+    call.run(feed)
+    benchmark(call.bindings[0].run)
 
 
 @pytest.mark.parametrize("num_tokens", [32, 256])

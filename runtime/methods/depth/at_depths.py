@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.engine import Model, Part, Workspace, exit_stages
+from skipstone.runtime.engine import Feed, Model, Part, exit_stages
 from skipstone.runtime.sampling import CONFIDENCES, SATURATION
 from skipstone.runtime.text import WINDOW, windows_of
 
@@ -78,17 +78,16 @@ def at_depths(model: Model, token_ids: SequenceOf[int], *, head: bool = True) ->
     depths[num_stages] = model.manifest.dimensions.num_layers
     most = MOST_LOGITS // model.manifest.dimensions.vocab_size if head else MOST_ROWS
     most = max(1, min(MOST_ROWS, most))
-    workspace = Workspace(model, model.new_cache(context_length=len(token_ids)))
+    workspace = model.new_workspace(context_length=len(token_ids))
     for start in range(0, len(token_ids), most):
-        piece = np.asarray([token_ids[start : start + most]])
+        piece = token_ids[start : start + most]
         found, before = {}, None
         for end in range(1, num_stages + 1):
             asked = head and end in depths
-            rows = range(piece.shape[1] if asked else 0)
-            call = workspace.call(piece.shape[1], rows, Part(range(end - 1, end), head=asked, exit=end))
-            if before is not None:
-                call.hidden[0] = before
-            logits, hidden = call.run(piece, np.asarray([start])), call.hidden[0].copy()
+            rows = range(len(piece) if asked else 0)
+            feed = Feed.of(piece, rows=rows, length=start, hidden=before)
+            call = workspace.call(feed, Part(range(end - 1, end), head=asked, exit=end))
+            logits, hidden = call.run(feed), call.hidden[0].copy()
             if end in depths:
                 found[depths[end]] = AtDepth(logits.copy(), hidden, before)
             before = hidden

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Manifest, Note
 from skipstone.runtime.costs import StageTimes, best_speed_up, stage_times
-from skipstone.runtime.engine import Model, Part, Workspace
+from skipstone.runtime.engine import Feed, Model, Part
 from skipstone.runtime.methods.depth.at_depths import MOST_LOGITS, MOST_ROWS, text_windows
 from skipstone.runtime.text import LEAST_TOKENS
 
@@ -183,7 +183,7 @@ class Reader:
     def __init__(self, model: Model, windows: SequenceOf[SequenceOf[int]]) -> None:
         self._num_stages = len(model.manifest.stages)
         self._most_rows = max(1, min(MOST_ROWS, MOST_LOGITS // model.manifest.dimensions.vocab_size))
-        self._workspace = Workspace(model, model.new_cache(context_length=max(map(len, windows))))
+        self._workspace = model.new_workspace(context_length=max(map(len, windows)))
         self._windows = [np.asarray([window]) for window in windows]
         self._wanted = [self._choices(window, (), []) for window in self._windows]
 
@@ -210,17 +210,16 @@ class Reader:
         hidden, found = walk[-1][1], []
         for start in range(0, window.shape[1], self._most_rows):
             rows = hidden[:, start : start + self._most_rows]
-            call = self._workspace.call(rows.shape[1], range(rows.shape[1]), Part(()))
-            call.hidden[:] = rows
-            found.append(call.run(window[:, start : start + self._most_rows], np.array([0])).argmax(axis=1))
+            token_ids = window[0, start : start + self._most_rows]
+            feed = Feed.of(token_ids, rows=range(len(token_ids)), hidden=rows)
+            found.append(self._workspace.call(feed, Part(())).run(feed).argmax(axis=1))
         return np.concatenate(found)
 
     def _hidden(
         self, window: NDArray[np.int64], number: int, hidden: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
         """Return what one stage gives [1, T, E]."""
-        call = self._workspace.call(window.shape[1], range(0), Part((number,), head=False))
-        if hidden is not None:
-            call.hidden[:] = hidden
-        call.run(window, np.array([0]))
+        feed = Feed.of(window[0], hidden=hidden)
+        call = self._workspace.call(feed, Part((number,), head=False))
+        call.run(feed)
         return call.hidden.copy()

@@ -88,14 +88,14 @@ def test_the_graphs_compute_what_torch_does_and_the_plain_exit_where_nothing_was
     tolerance = 1e-5 if precision == "fp32" else 1e-2  # int4 rounds what the head reads, so a last digit may flip one
     np.testing.assert_allclose(at_depth(model, depth_logits, 1), wanted, atol=tolerance * np.abs(wanted).max())
     hidden = at_depth(plain, depth_hidden, 2)
-    (found,) = model.adapter_of(Part(exit=2)).run(None, {"hidden": hidden[None]})
+    (found,) = model.sessions.adapter_of(Part(exit=2)).run(None, {"hidden": hidden[None]})
     np.testing.assert_allclose(found[0], adapted(random_adapter(), hidden), atol=1e-4)
 
 
 def test_the_head_reads_the_adapter_and_the_later_stages_do_not(with_adapters: Model, tiny_stages: Model) -> None:
     np.testing.assert_array_equal(at_depth(with_adapters, depth_hidden, 2), at_depth(tiny_stages, depth_hidden, 2))
     read = adapted(random_adapter(), at_depth(tiny_stages, depth_hidden, 2))
-    head = tiny_stages.sessions[-1]
+    head = tiny_stages.sessions.graphs[-1]
     (wanted,) = head.run(["logits"], {"hidden": read[None], "rows": np.arange(len(TOKENS))})
     np.testing.assert_allclose(at_depth(with_adapters, depth_logits, 2), wanted, atol=1e-3)
 

@@ -246,7 +246,7 @@ def test_a_blend_of_tokens_blends_what_each_layer_gets_of_them(checkpoint: Path,
         "rows": np.arange(3),
         **{f"past_{kind}_{layer}": cache for kind in ("key", "value") for layer in range(2)},
     }
-    assert_close(model.sessions[0].run(["logits"], feeds)[0], wanted)
+    assert_close(model.sessions.graphs[0].run(["logits"], feeds)[0], wanted)
 
 
 @pytest.mark.parametrize("widths", [(30,) * 5, (76, 20, 44, 33, 7)])

@@ -32,7 +32,7 @@ from skipstone.exporters.optimum import plan_wrapped
 from skipstone.language_model import LanguageModel
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
-from skipstone.runtime.engine import Draft, Model, WrappedCall
+from skipstone.runtime.engine import Draft, Feed, Model, Sequence, WrappedCall
 from skipstone.runtime.generation import Generation, GenerationOptions, stream_batch
 from tests.runtime.engine.test_sequence import Machine
 
@@ -211,10 +211,9 @@ def test_any_order_of_operations_keeps_the_logits_of_the_text(wrapped_opt: Model
 
 
 def test_a_prompt_longer_than_a_piece_gives_the_same_logits(
-    wrapped_opt: Model, opt: Path, reference_logits: ReferenceLogits, monkeypatch: pytest.MonkeyPatch
+    wrapped_opt: Model, opt: Path, reference_logits: ReferenceLogits
 ) -> None:
-    monkeypatch.setattr("skipstone.runtime.engine.runner.PREFILL_CHUNK", 8)
-    sequence = wrapped_opt.new_sequence(context_length=len(TOKEN_IDS))
+    sequence = Sequence.open(wrapped_opt.spares, len(TOKEN_IDS), prefill_chunk=8)
     sequence.append(TOKEN_IDS)
     assert_close(sequence.extend(Draft.empty()), reference_logits(opt, TOKEN_IDS)[-1:])
 
@@ -325,7 +324,7 @@ def test_what_a_wrapped_graph_cannot_do_is_refused_by_name(wrapped_opt: Model) -
     with pytest.raises(ConfigError, match="no batch"):
         next(stream_batch(wrapped_opt, [[3], [4]], GenerationOptions()))
     with pytest.raises(ConfigError, match="one text at a time, got a cache for 2"):
-        WrappedCall(wrapped_opt, wrapped_opt.new_cache(batch=2), num_tokens=1, rows=range(1))
+        WrappedCall(wrapped_opt.sessions, wrapped_opt.new_cache(batch=2), Feed.of([3], rows=range(1)))
     with pytest.raises(ConfigError, match="lookahead needs drafts that branch"):
         model.generate(PROMPT, decode="lookahead")
     sequence = wrapped_opt.new_sequence()

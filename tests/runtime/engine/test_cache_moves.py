@@ -16,7 +16,7 @@ from skipstone.devices import open_device
 from skipstone.runtime.bundle import LayerCache
 from skipstone.runtime.decoding import Drafter, PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
-from skipstone.runtime.engine import Draft, KVCache, Model, Sequence, TreeMask, Workspace
+from skipstone.runtime.engine import Draft, KVCache, Model, TreeMask
 
 NUM_TOKENS = 16
 MAY_BRANCH = {"one stage": True, "four stages": True, "windows of 5": False}
@@ -46,13 +46,12 @@ class Text:
     """A sequence whose cache can be looked at."""
 
     def __init__(self, model: Model, token_ids: SequenceOf[int], *, context_length: int | None = None) -> None:
-        self.model, self.cache = model, model.new_cache(context_length=context_length)
-        self.sequence = Sequence(model, Workspace(model, self.cache))
+        self.model, self.sequence = model, model.new_sequence(context_length=context_length)
         self.sequence.append(token_ids)
 
     def cached(self, num_rows: int) -> list[NDArray[np.float32]]:
         """Return keys and values [1, K, num_rows, D] of all layers."""
-        return [value.numpy()[:, :, :num_rows] for layer in self.cache.layers for value in layer]
+        return [buffer.read()[:, :, :num_rows] for buffer in self.sequence.cache]
 
     def check(self) -> None:
         """Compare all that is cached, and the logits that come next, with those of the text fed at once."""
@@ -195,7 +194,7 @@ def test_rows_move_behind_each_other_and_no_other_row_changes(rows: list[int], f
     start = min([first, *rows])  # rows are moved down, or stay
     layer = LayerCache(num_heads=2, head_size=3, dtype="float32")
     cache = KVCache.allocate([layer, layer], open_device("cpu"), capacity=10)
-    arrays = [value.numpy() for pair in cache.layers for value in pair]
+    arrays = [buffer.read() for buffer in cache]
     random = np.random.default_rng(0)
     for array in arrays:
         array[:] = random.normal(size=array.shape)
@@ -212,12 +211,10 @@ def test_rows_move_behind_each_other_and_no_other_row_changes(rows: list[int], f
 def test_a_row_of_a_tree_sees_the_text_its_ancestors_and_itself(draft: Draft, num_cached: int) -> None:
     num_rows = 1 + len(draft)
     total = num_cached + num_rows
-    out = np.full(num_rows * 20, np.nan, np.float32)
-    TreeMask(draft).write_bias(total, out=out)
-    bias = out[: num_rows * total].reshape(num_rows, total)
+    bias = TreeMask(draft).bias(total)
+    assert bias.shape == (num_rows, total)
     for row in range(num_rows):
         ancestors = draft.path(path_to(draft, row))
         seen = {column for column in range(total) if column < num_cached or column - num_cached in ancestors}
         assert {column for column in range(total) if bias[row, column] == 0} == seen
         assert all(np.exp(bias[row, column]) == 0 for column in range(total) if column not in seen)
-    assert np.isnan(out[num_rows * total :]).all(), "no more than the bias is written"

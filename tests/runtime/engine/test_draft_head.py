@@ -129,7 +129,7 @@ def test_columns_in_another_order_are_multiplied_by_their_own_inputs(tmp_path: P
 
 @given(st.lists(st.integers(0, 600), max_size=700), st.integers(1, 599))
 def test_it_knows_the_last_different_tokens_beyond_the_first(text: list[int], num_first: int) -> None:
-    vocabulary = DraftVocabulary(num_first=num_first, vocab_size=601)
+    vocabulary = DraftVocabulary(open_device(), num_first=num_first, vocab_size=601)
     vocabulary.follow(text)
     wanted: list[int] = []
     for token_id in reversed(text):
@@ -139,7 +139,7 @@ def test_it_knows_the_last_different_tokens_beyond_the_first(text: list[int], nu
 
 
 def test_it_looks_again_when_the_text_has_grown_or_is_another() -> None:
-    vocabulary = DraftVocabulary(num_first=10, vocab_size=100)
+    vocabulary = DraftVocabulary(open_device(), num_first=10, vocab_size=100)
     text = [1, 50]
     vocabulary.follow(text)
     text += [60] * (REFRESH_EVERY - 1)
@@ -172,8 +172,8 @@ def test_a_peek_gives_the_known_tokens_the_exits_logits_and_the_others_none(
         np.testing.assert_allclose(found[known], wanted[known], rtol=0, atol=1e-4)
 
 
-def test_a_text_that_is_fed_in_pieces_is_peeked_at_with_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skipstone.runtime.engine.runner.PREFILL_CHUNK", 3)
+def test_a_text_that_is_fed_in_pieces_is_peeked_at_with_it(model: Model) -> None:
+    model = Model(model.bundle, model.device, prefill_chunk=3)
     text = [1, 50, 60, 70, 300, 61, 62, 301]
     found, wanted = (peeked(model, text, num_stages=2, drafting=drafting) for drafting in (True, False))
     known = [*range(NUM_FIRST), 300, 301]

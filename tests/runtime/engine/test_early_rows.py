@@ -21,8 +21,7 @@ from model_calls import watching
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
-from skipstone.runtime.engine import BoundCall, Draft, EarlyRows, Model, Part
-from skipstone.runtime.engine import runner as sequence_module
+from skipstone.runtime.engine import BoundCall, Draft, EarlyRows, Model, Sequence
 
 VOCAB_SIZE, CAPACITY = 307, 28
 BORDER = 12
@@ -72,12 +71,12 @@ class Fed:
 
     def add(self, call: BoundCall, num_rows: int) -> None:
         self.most = max(self.most, num_rows)
-        for session in call._sessions:
+        for session in call.sessions:
             self.rows[id(session)] = self.rows.get(id(session), 0) + num_rows
 
     def of_stages(self, model: Model) -> list[int]:
         """Return the rows of each stage, and forget them."""
-        counts = [self.rows.get(id(session), 0) for session in model.sessions[: len(model.manifest.stages)]]
+        counts = [self.rows.get(id(session), 0) for session in model.sessions.graphs[: len(model.manifest.stages)]]
         self.rows.clear()
         return counts
 
@@ -297,12 +296,9 @@ def test_a_sequence_that_peeks_is_one_that_never_did(staged: Model, fed: Fed, ex
     )
 
 
-def test_a_long_text_is_fed_in_pieces_without_what_was_peeked_at(
-    llama: Model, fed: Fed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 4)
+def test_a_long_text_is_fed_in_pieces_without_what_was_peeked_at(llama: Model, fed: Fed) -> None:
     text = [5, 6, 7, 300, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17]
-    sequence = llama.new_sequence()
+    sequence = Sequence.open(llama.spares, None, prefill_chunk=4)
     sequence.append(text)
     sequence.peek(text[:6], num_stages=2)
     fed.rows.clear()
@@ -328,11 +324,10 @@ def test_a_peek_at_more_stages_goes_on_from_what_fewer_have_seen(llama: Model, f
     np.testing.assert_allclose(found, plain.logits(text, Draft.empty()), rtol=0, atol=1e-5)
 
 
-def test_a_long_text_is_peeked_at_in_pieces(llama: Model, fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_text_is_peeked_at_in_pieces(llama: Model, fed: Fed) -> None:
     text, plain = [*range(5, 16)], Plain(llama, exact=False)
     wanted = [plain.exit_logits(text, 1), plain.exit_logits(text, 3), plain.logits(text, Draft.empty())[0]]
-    monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 4)
-    sequence = llama.new_sequence()
+    sequence = Sequence.open(llama.spares, None, prefill_chunk=4)
     sequence.append(text)
     fed.rows.clear()
     fed.most = 0
@@ -358,12 +353,11 @@ def test_a_text_that_has_outgrown_its_angles_forgets_what_was_peeked_at(make_mod
 def test_the_row_that_pads_a_call_never_holds_what_is_no_number(llama: Model) -> None:
     sequence = llama.new_sequence(exact=True)
     sequence.append([5, 6, 7])
-    sequence._workspace.call(4, range(2, 4), Part(range(1, 4))).hidden[:] = np.nan
     sequence.peek([5, 6, 7], num_stages=1)
     found = sequence.extend(Draft.empty()).copy()
     assert np.isfinite(found).all()
     assert np.array_equal(found, Plain(llama, exact=True).logits([5, 6, 7], Draft.empty()))
-    assert all(np.isfinite(buffer.numpy()[:, :, :4]).all() for layer in sequence._cache.layers for buffer in layer)
+    assert all(np.isfinite(buffer.read()[:, :, :4]).all() for buffer in sequence.cache)
 
 
 @pytest.mark.parametrize("exact", [False, True], ids=["", "exact"])
@@ -387,7 +381,7 @@ def test_a_peek_in_two_steps_is_one_with_the_hidden_states_between(llama: Model,
     for one in (sequence, other):
         one.append(text)
     hidden = sequence.peek_hidden(text, num_stages=2)
-    assert sequence._early is not None and np.array_equal(hidden[1], sequence._early.rows[-1])
+    assert sequence.ahead.rows is not None and np.array_equal(hidden[1], sequence.ahead.rows.rows[-1])
     logits = sequence.peek_logits().copy()
     assert np.array_equal(logits, other.peek(text, num_stages=2))
     before = other.peek_hidden(text, num_stages=3)[0]

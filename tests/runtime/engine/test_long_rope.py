@@ -24,7 +24,6 @@ from skipstone.language_model import LanguageModel
 from skipstone.runtime.costs import CostCurve
 from skipstone.runtime.decoding import Guard
 from skipstone.runtime.engine import Draft, Model, SharedStores
-from skipstone.runtime.engine import runner as sequence_module
 from skipstone.runtime.generation import Generation, GenerationOptions, stream
 from skipstone.runtime.methods import DrafterContext, open_drafter, registered_drafters
 from skipstone.runtime.sampling import Sampler, SamplingOptions
@@ -138,9 +137,9 @@ class LongMachine(Machine):
 
 @pytest.mark.parametrize(("exact", "piece"), [(False, 5), (True, 256)])
 def test_any_order_of_operations_around_the_border_gives_the_logits_of_a_fresh_sequence(
-    model: Model, exact: bool, piece: int, monkeypatch: pytest.MonkeyPatch
+    model: Model, exact: bool, piece: int
 ) -> None:
-    monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", piece)
+    model = Model(model.bundle, model.device, prefill_chunk=piece)
     run_state_machine_as_test(
         lambda: LongMachine(model, exact=exact),
         settings=settings(max_examples=15, stateful_step_count=12, deadline=None),

@@ -16,9 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
-from skipstone.runtime.engine import Draft, Model, Sequence, Spares, Workspace
-from skipstone.runtime.engine import runner as sequence_module
-from skipstone.runtime.engine import workspace as workspace_module
+from skipstone.runtime.engine import Draft, Model, Sequence, Sessions, Spares, Workspace
 
 CAPACITY = 24
 token_lists = st.lists(st.integers(0, 306), max_size=7)
@@ -349,31 +347,23 @@ def test_the_whole_context_can_be_used(model: Model) -> None:
 # Long prompts
 
 
-@pytest.fixture
-def chunks_of_seven(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 7)
-
-
-@pytest.mark.usefixtures("chunks_of_seven")
 @pytest.mark.parametrize("length", [1, 7, 8, 50])
 @pytest.mark.parametrize("num_guesses", [0, 6, 7, 20])
 def test_a_prompt_in_chunks_gives_the_logits_of_one_call(
-    model: Model, fed: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch, length: int, num_guesses: int
+    model: Model, fed: list[tuple[int, ...]], length: int, num_guesses: int
 ) -> None:
     token_ids = random_ids(length + num_guesses)
-    sequence = model.new_sequence()
+    sequence = Sequence.open(model.spares, None, prefill_chunk=7)
     sequence.append(token_ids[:length])
     found = sequence.extend(chain(token_ids[length:]))
     sizes = [size for _, size in fed]
     assert sum(sizes) == length + num_guesses
     assert max(sizes) <= max(7, 1 + num_guesses)
-    monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 256)
     assert_close(found, fresh_logits(model, token_ids, 1 + num_guesses))
 
 
-def test_more_shapes_of_calls_than_are_kept_bound_stay_right(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace_module, "BOUND_CALLS", 4)
-    sequence = tiny.new_sequence()
+def test_more_shapes_of_calls_than_are_kept_bound_stay_right(tiny: Model) -> None:
+    sequence = Model(tiny.bundle, tiny.device, bound_calls=4).new_sequence()
     for size in (*range(1, 8), 1, 2, 3):
         sequence.append(random_ids(size))
         found = sequence.extend(Draft.empty()).copy()
@@ -410,7 +400,7 @@ def test_a_fork_between_extend_and_commit_may_take_another_way(model: Model) -> 
 
 def test_a_text_collected_while_another_takes_its_workspace_does_not_hang() -> None:
     """The garbage collector may end a text at any moment, in the middle of `take` too."""
-    spares = Spares()
+    spares = Spares(cast(Sessions, SimpleNamespace(manifest=SimpleNamespace(context_length=8))))
 
     class Cache:
         @property

@@ -20,7 +20,6 @@ from skipstone.errors import CacheFull, ConfigError
 from skipstone.evaluate import DIALS, ChoiceCase, evaluate_choices, read_cases
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.engine import BoundCall, Draft, Model, exit_stages
-from skipstone.runtime.engine import runner as sequence_module
 from skipstone.runtime.generation import Choice, choose
 
 PROMPT = "def add(first, second):\n    return"
@@ -121,23 +120,23 @@ def test_no_layer_sees_a_token_twice(tiny_stages: Model, case: tuple[str, list[s
     prompt, rows = "(" + case[0], dict[int, int]()
 
     def count(call: BoundCall, token_ids: NDArray[np.int64], *_: object) -> None:
-        for session in call._sessions:
+        for session in call.sessions:
             rows[id(session)] = rows.get(id(session), 0) + token_ids.shape[1]
 
     if not distinct(tiny_stages, prompt, case[1]):
         return
     with watching(count):
         found = choose(tiny_stages, prompt, case[1], dial=dial)
-    seen = [rows.get(id(session), 0) for session in tiny_stages.sessions[:4]]
+    seen = [rows.get(id(session), 0) for session in tiny_stages.sessions.graphs[:4]]
     assert seen == sorted(seen, reverse=True)  # the first layers saw at least what the later ones did
     assert seen[0] <= len(tiny_stages.tokenizer.encode(prompt + found.answer))
     assert [count > 0 for count in seen] == [number < found.depth for number in range(4)]
 
 
-def test_a_long_prompt_is_read_in_pieces(tiny_stages: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_prompt_is_read_in_pieces(tiny_stages: Model) -> None:
     wanted = choose(tiny_stages, PROMPT * 4, [" first", " second"], dial=0.99)
-    monkeypatch.setattr(sequence_module, "PREFILL_CHUNK", 4)
-    found = choose(tiny_stages, PROMPT * 4, [" first", " second"], dial=0.99)
+    in_pieces = Model(tiny_stages.bundle, tiny_stages.device, prefill_chunk=4)
+    found = choose(in_pieces, PROMPT * 4, [" first", " second"], dial=0.99)
     assert (found.index, found.depth) == (wanted.index, wanted.depth)
     assert found.branches[0].chances == pytest.approx(wanted.branches[0].chances, abs=1e-4)
 

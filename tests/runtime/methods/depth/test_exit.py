@@ -104,7 +104,7 @@ def plain(
 
 def cached(sequence: Sequence, layer: int, num_rows: int) -> NDArray[np.float32]:
     """Return keys and values [2, H, num_rows, D] of the first rows of a layer."""
-    return np.stack([side.numpy()[0, :, :num_rows] for side in sequence._cache.layers[layer]])
+    return np.stack([side.read()[0, :, :num_rows] for side in sequence.cache.layers[layer]])
 
 
 def assert_caches_are_those_of_a_prefill(model: Model, sequence: Sequence) -> None:
@@ -112,7 +112,7 @@ def assert_caches_are_those_of_a_prefill(model: Model, sequence: Sequence) -> No
     fresh = model.new_sequence()
     fresh.append(sequence.token_ids)
     fresh.extend(Draft.empty())
-    early = sequence._early
+    early = sequence.ahead.rows
     for number, stage in enumerate(model.manifest.stages):
         ahead = len(early.token_ids) if early is not None and number < early.num_stages else 0
         num_rows = sequence.num_cached + ahead

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeBundle, MakeCheckpoint
-from decoding import GREEDY, OPTIONS, PROMPT, plain_text, sampler_for
+from decoding import GREEDY, OPTIONS, PROMPT, cached_rows, plain_text, sampler_for
 from family_cases import CASES
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from skipstone.errors import CacheFull, ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.bundle import StageEntry
 from skipstone.runtime.decoding import Step
-from skipstone.runtime.engine import Draft, Model, Part, Sequence, Workspace
+from skipstone.runtime.engine import Draft, Feed, Model, Part, Sequence
 from skipstone.runtime.methods import ApproximateContext, Opened, method_named
 from skipstone.runtime.methods.depth import SkipSchedule
 from skipstone.runtime.sampling import SamplingOptions
@@ -49,6 +49,7 @@ def opened(model: Model, *, exact: bool = False) -> Sequence:
 
 
 def opened_text(
+    model: Model,
     sequence: Sequence,
     dial: float,
     *,
@@ -58,7 +59,7 @@ def opened_text(
 ) -> Opened:
     return method_named("skipdecode").open(
         ApproximateContext(
-            model=sequence._model,
+            model=model,
             sequence=sequence,
             sampler=sampler_for(options, stop_ids),
             setting=dial,
@@ -68,10 +69,10 @@ def opened_text(
     )
 
 
-def run(sequence: Sequence, dial: float, **options: Any) -> list[tuple[Step, NDArray[np.float32]]]:
+def run(model: Model, sequence: Sequence, dial: float, **options: Any) -> list[tuple[Step, NDArray[np.float32]]]:
     """Return the steps with copies of their logits; checks what holds at any dial."""
     steps = []
-    for step in opened_text(sequence, dial, **options).steps:
+    for step in opened_text(model, sequence, dial, **options).steps:
         sequence.check()
         assert sequence.token_ids[-1:] == step.token_ids
         assert (step.num_drafted, step.num_accepted, step.logits.shape) == (0, 0, (1, 307))
@@ -128,7 +129,7 @@ def test_a_bundle_with_nothing_to_leave_out_is_refused_with_the_command_that_mak
 ) -> None:
     small = Model.open(make_bundle(make_checkpoint(), exits=exits))
     with pytest.raises(ConfigError, match=r"the bundle has \d in all; make one with `.* --exits auto`, or --cuts each"):
-        opened_text(opened(small), 0.5)
+        opened_text(small, opened(small), 0.5)
 
 
 # Texts
@@ -139,12 +140,12 @@ def test_a_bundle_with_nothing_to_leave_out_is_refused_with_the_command_that_mak
 def test_at_its_plain_end_it_gives_plain_decodings_text_by_plain_calls(
     model: Model, options: SamplingOptions, exact: bool, fed: list[tuple[int, ...]]
 ) -> None:
-    found = run(opened(model, exact=exact), 1.0, options=options)
+    found = run(model, opened(model, exact=exact), 1.0, options=options)
     rows = 2 if exact else 1
     assert fed == [(1, len(PROMPT)), *[(1, rows)] * 29]
     assert [*PROMPT, *token_ids_of(found)] == plain_text(model, options, 30)
     assert {step.depth for step, _ in found} == {4}
-    assert opened_text(opened(model), 1.0).promise == "all tokens as the full model's: no layer is left out"
+    assert opened_text(model, opened(model), 1.0).promise == "all tokens as the full model's: no layer is left out"
 
 
 def slow_twin(model: Model, token_ids: SequenceOf[int], schedule: SkipSchedule) -> list[NDArray[np.float32]]:
@@ -152,18 +153,18 @@ def slow_twin(model: Model, token_ids: SequenceOf[int], schedule: SkipSchedule) 
 
     All tokens of a stage stand in its cache at their own places; what a stage left out is a hole that nobody reads.
     """
-    workspace = Workspace(model, model.new_cache(context_length=len(token_ids)))
+    workspace = model.new_workspace(context_length=len(token_ids))
     prompt, found = token_ids[: len(PROMPT)], []
-    whole = workspace.call(len(prompt), range(len(prompt) - 1, len(prompt)), Part())
-    found.append(whole.run(np.asarray([prompt]), np.asarray([0]))[0].copy())
+    feed = Feed.of(prompt, rows=range(len(prompt) - 1, len(prompt)))
+    found.append(workspace.call(feed).run(feed)[0].copy())
     for place, token_id in enumerate(token_ids[len(prompt) :], start=1):
         hidden = None
         for number in (0, *schedule.late_stages(place)):
             is_last = number == len(schedule.stages) - 1
-            call = workspace.call(1, range(1) if is_last else range(0), Part((number,), head=is_last))
-            if hidden is not None:
-                call.hidden[:] = hidden
-            logits = call.run(np.asarray([[token_id]]), np.asarray([len(prompt) + place - 1])).copy()
+            rows, length = range(1) if is_last else range(0), len(prompt) + place - 1
+            feed = Feed.of([token_id], rows=rows, length=length, hidden=hidden)
+            call = workspace.call(feed, Part((number,), head=is_last))
+            logits = call.run(feed).copy()
             hidden = call.hidden.copy()
         found.append(logits[0])
     return found
@@ -175,7 +176,7 @@ def slow_twin(model: Model, token_ids: SequenceOf[int], schedule: SkipSchedule) 
 def test_each_token_is_made_by_the_layers_of_its_place_over_what_they_made_before(
     model: Model, dial: float, options: SamplingOptions, exact: bool
 ) -> None:
-    steps = run(opened(model, exact=exact), dial, options=options)
+    steps = run(model, opened(model, exact=exact), dial, options=options)
     schedule = SkipSchedule(stages=model.manifest.stages, least=4 * dial, horizon=30)
     depths = [step.depth for step, _ in steps]
     assert depths == [schedule.depth(place) for place in range(30)]
@@ -191,17 +192,17 @@ def test_each_token_is_made_by_the_layers_of_its_place_over_what_they_made_befor
 def test_a_token_costs_one_row_of_the_first_stage_and_one_of_the_last(
     tiny_stages: Model, fed: list[tuple[int, ...]]
 ) -> None:
-    steps = run(opened(tiny_stages), 0.0)
+    steps = run(tiny_stages, opened(tiny_stages), 0.0)
     num_whole = sum(step.depth == 4 for step, _ in steps)
     assert 1 < num_whole < 10
     assert fed == [(1, len(PROMPT)), *[(1, 1)] * (num_whole - 1 + 2 * (30 - num_whole))]
 
 
 def test_the_promise_says_how_deep_it_goes_and_that_nothing_is_calibrated(tiny_stages: Model) -> None:
-    promise = opened_text(opened(tiny_stages), 0.5).promise
+    promise = opened_text(tiny_stages, opened(tiny_stages), 0.5).promise
     assert promise == "skipdecode down to 2 of 4 layers, the fewest of this bundle: agreement not calibrated"
-    assert "down to 3 of 4 layers: agreement" in opened_text(opened(tiny_stages), 0.75).promise
-    assert opened_text(opened(tiny_stages), 0.0).promise == promise
+    assert "down to 3 of 4 layers: agreement" in opened_text(tiny_stages, opened(tiny_stages), 0.75).promise
+    assert opened_text(tiny_stages, opened(tiny_stages), 0.0).promise == promise
     found = LanguageModel(tiny_stages).generate("def", decode="skipdecode", dial=0.5, max_new_tokens=12)
     assert found.stats.approximate == promise
     assert sum(found.stats.depths.values()) == len(found.token_ids)
@@ -214,37 +215,35 @@ def test_the_promise_says_how_deep_it_goes_and_that_nothing_is_calibrated(tiny_s
 def test_whoever_goes_on_finds_the_caches_of_a_prefill(model: Model, exact: bool) -> None:
     sequence = opened(model, exact=exact)
     for turn in range(2):
-        run(sequence, 0.0, num_tokens=20)
+        run(model, sequence, 0.0, num_tokens=20)
         assert sequence.num_waiting > 1
         sequence.append([50 + turn, 60])
     wanted = model.new_sequence(exact=exact)
     wanted.append(sequence.token_ids)
     np.testing.assert_allclose(sequence.extend(Draft.empty()), wanted.extend(Draft.empty()), atol=1e-4)
     assert sequence.num_cached == wanted.num_cached == len(sequence.token_ids)
-    for ours, theirs in zip(sequence._cache.layers, wanted._cache.layers, strict=True):
-        for mine, other in zip(ours, theirs, strict=True):
-            rows = slice(0, sequence.num_cached)
-            np.testing.assert_allclose(mine.numpy()[:, :, rows], other.numpy()[:, :, rows], atol=1e-4)
+    for mine, other in zip(cached_rows(sequence), cached_rows(wanted), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-4)
 
 
 @pytest.mark.parametrize("dial", [0.0, 1.0])
 def test_a_stop_token_ends_the_text_at_any_depth(model: Model, dial: float) -> None:
-    whole = token_ids_of(run(opened(model), dial))
+    whole = token_ids_of(run(model, opened(model), dial))
     stop_id = whole[25]
-    found = token_ids_of(run(opened(model), dial, stop_ids=(stop_id,)))
+    found = token_ids_of(run(model, opened(model), dial, stop_ids=(stop_id,)))
     assert found == whole[: whole.index(stop_id) + 1]
 
 
 def test_a_text_that_does_not_fit_is_refused_before_any_work(model: Model) -> None:
     sequence = opened(model)
     with pytest.raises(CacheFull):
-        run(sequence, 0.0, num_tokens=1000)
+        run(model, sequence, 0.0, num_tokens=1000)
     assert sequence.token_ids == [*PROMPT]
 
 
 def test_a_text_may_fill_the_cache_to_the_last_place(model: Model) -> None:
     sequence = opened(model)
-    run(sequence, 0.0, num_tokens=sequence.room)
+    run(model, sequence, 0.0, num_tokens=sequence.room)
     assert sequence.room == 0
     assert sequence.extend(Draft.empty()).shape == (1, 307)
 
@@ -256,7 +255,7 @@ def test_where_positions_change_the_text_is_fed_again_to_all_layers(
     long = Model.open(make_bundle(make_checkpoint(case.model_type, **case.config), exits="1,2"))
     assert long.manifest.long_rope_from == 16
     sequence = opened(long)
-    steps = run(sequence, 0.0)
+    steps = run(long, sequence, 0.0)
     depths = [step.depth for step, _ in steps]
     crossing = 17 - len(PROMPT)
     assert depths[crossing] == 4 and {*depths[8:crossing], *depths[crossing + 1 :]} <= {2, 3}
