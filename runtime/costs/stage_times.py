@@ -1,48 +1,30 @@
-"""What each stage costs here, alone and for the few rows of a draft; and what drafts without some of them promise."""
+"""What stages and exits cost here: each stage alone, the call up to each exit, and the later one that catches up."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
 
-from skipstone.runtime.engine import Feed, Model, Part, Workspace
+from skipstone.runtime.costs.profile import device_note
+from skipstone.runtime.costs.rates import tokens_per_s
+from skipstone.runtime.engine import Draft, Feed, Model, Part, Sequence, Workspace, exit_stages
+from skipstone.runtime.sampling import gap, saturation
 
-__all__ = [
-    "LONGEST",
-    "TIMES_MEMORY",
-    "StageTimes",
-    "best_length",
-    "best_speed_up",
-    "speed_up",
-    "stage_times",
-    "usual_s",
-]
+__all__ = ["LATE_ROWS", "LONGEST", "MOST_BEHIND", "ROWS", "ExitTimes", "StageTimes", "exit_times", "stage_times"]
 
-TIMES_MEMORY = 0.95
 LONGEST = 8  # guesses of a draft
 ROWS = (1, 2, 4, 1 + LONGEST)
-ROUNDS = 5
 NUM_CACHED = 16
-
-
-def speed_up(agreement: float, length: int, guess_cost: float, verify_cost: float) -> float:
-    """Return how many tokens come in the time of a plain step, when each guess stands with the chance `agreement`.
-
-    `guess_cost` is that of one of the `length` guesses, `verify_cost` that of the call that verifies them, as shares of
-    a plain step. E / (d c_d + c_v) with E = 1 + a + ... + a**d.
-    """
-    expected = sum(agreement**num for num in range(length + 1))
-    return expected / (length * guess_cost + verify_cost)
-
-
-def best_speed_up(agreement: float, guess_cost: float, verify_costs: SequenceOf[float]) -> tuple[float, int]:
-    """Return the best speed-up of drafts of 1 to len(`verify_costs`) guesses, and their length."""
-    return max(
-        (speed_up(agreement, length, guess_cost, cost), length) for length, cost in enumerate(verify_costs, start=1)
-    )
+# So many tokens may wait for the later stages: past that, a row more costs as much as in a call of its own.
+MOST_BEHIND = 16
+LATE_ROWS = (1, 4, MOST_BEHIND + 1)
+ASKED = 4  # tokens of a round in which the hidden states are asked
+ROUNDS = 5  # and one before them that does not count: the first call of a shape takes longer
+TOKEN_ID = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +78,111 @@ def _least_s(workspace: Workspace, parts: SequenceOf[Part], num_rows: int, num_c
             start = perf_counter()
             call.run(feed)
             spent[turn, place] = perf_counter() - start
-    return [float(least) for least in spent[1:].min(axis=0)]  # the first call of a shape takes longer
+    return [float(least) for least in spent[1:].min(axis=0)]
 
 
-def usual_s(before: float, spent_s: float) -> float:
-    """Return what something usually takes, given what was so far believed, 0 for nothing, and one more time.
+@dataclass(frozen=True, slots=True)
+class ExitTimes:
+    """Seconds: of a full call for one token; by exit, of the call up to it, and of what follows for LATE_ROWS rows.
 
-    A shorter time is believed at once: the first call of a shape takes longer, and what others on the machine take is
-    not its own. Longer ones count little by little.
+    `exit_s` are the stages and the head, which every token pays whose logits are asked. `states_s` are the stages
+    without the head, and the head for the token that leaves: where the hidden states are asked, so at all exits after
+    two stages or more.
     """
-    return spent_s if not before or spent_s < before else before + (spent_s - before) * (1 - TIMES_MEMORY)
+
+    full_s: float
+    exit_s: Mapping[int, float]
+    late_s: Mapping[int, tuple[float, ...]]
+    states_s: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+
+    def rate(self, num_layers: int, share: float, *, reads_states: bool = False) -> float:
+        """Return the expected tokens per second of an exit at which this `share` of tokens leaves.
+
+        `reads_states`: the exit is asked by its hidden states, not by its logits.
+        """
+        late_s = np.interp(np.arange(1, MOST_BEHIND + 2), LATE_ROWS, self.late_s[num_layers]).tolist()
+        if not reads_states:
+            return tokens_per_s(share, self.exit_s[num_layers], late_s)
+        states_s, head_s = self.states_s[num_layers]
+        return tokens_per_s(share, states_s + head_s, late_s, stay_s=states_s)
 
 
-def best_length(chance: float, guess_s: float, verify_s: SequenceOf[float]) -> tuple[int, float]:
-    """Return the draft length with the most expected tokens per second, and that rate.
+def exit_times(model: Model, *, num_rounds: int = ROUNDS) -> ExitTimes:
+    """Return what the exits of this model cost here; measured when no file knows it: some 800 calls."""
+    note = device_note(ExitTimes, model, name="exit-times", what="times of exits")
+    return model.shared.get(
+        "exit times", lambda: note.find_or_make(model.profiles, lambda: _measure(model, num_rounds))
+    )
 
-    `chance` is that of a guess to stand, `guess_s` its price, `verify_s[d]` the call that verifies d of them. The
-    expected tokens are g(0) = 1, g(d) = 1 + chance * g(d - 1).
-    Source: DEL (Zarch et al., 2025), its objective in seconds in place of layers.
+
+def _measure(model: Model, num_rounds: int) -> ExitTimes:
+    """Time the calls of decoding themselves, the first round of each shape left out.
+
+    The least of each counts, since other programs only make a call slower.
     """
-    expected, best, rate = 1.0, 0, 1.0 / verify_s[0]
-    for length in range(1, len(verify_s)):
-        expected = 1.0 + chance * expected
-        new = expected / (length * guess_s + verify_s[length])
-        if new > rate:
-            best, rate = length, new
-    return best, rate
+    sequence = model.new_sequence(context_length=min(model.manifest.context_length, 4 * MOST_BEHIND))
+    full: list[float] = []
+    exit_s: dict[int, float] = {}
+    late_s: dict[int, tuple[float, ...]] = {}
+    states_s: dict[int, tuple[float, float]] = {}
+    for num_layers, num_stages in exit_stages(model).items():
+        peeks: list[float] = []
+        late_rows: list[float] = []
+        for rows in LATE_ROWS:
+            late = []
+            for turn in range(1 + num_rounds):
+                full.append(_restart(sequence))
+                spent, caught_up = _round(sequence, num_stages, rows)
+                if turn:
+                    peeks += spent
+                    late.append(caught_up)
+            late_rows.append(min(late))
+        late_s[num_layers], exit_s[num_layers] = tuple(late_rows), min(peeks)
+        if num_stages > 1:
+            states_s[num_layers] = _states_s(sequence, num_stages, num_rounds)
+    return ExitTimes(min(full), exit_s, late_s, states_s)
+
+
+def _states_s(sequence: Sequence, num_stages: int, num_rounds: int) -> tuple[float, float]:
+    """Return the seconds of the stages up to an exit, whose hidden states are asked, and of the head behind."""
+    stages, heads = [], []
+    for turn in range(1 + num_rounds):
+        _restart(sequence)
+        for row in range(ASKED):
+            start = perf_counter()
+            states = sequence.peek_hidden([TOKEN_ID] * (row + 1), num_stages=num_stages)
+            saturation(states[None, 0], states[None, 1])
+            asked = perf_counter()
+            sequence.peek_logits()
+            if turn:
+                stages.append(asked - start)
+                heads.append(perf_counter() - asked)
+            sequence.append([TOKEN_ID])
+    return min(stages), min(heads)
+
+
+def _restart(sequence: Sequence) -> float:
+    """Make the text two cached tokens and a pending one; return the seconds of the last one's full call."""
+    sequence.rollback(0)
+    sequence.append([TOKEN_ID])
+    sequence.extend(Draft.empty())
+    sequence.append([TOKEN_ID])
+    start = perf_counter()
+    sequence.extend(Draft.empty())
+    spent = perf_counter() - start
+    sequence.append([TOKEN_ID])
+    return spent
+
+
+def _round(sequence: Sequence, num_stages: int, rows: int) -> tuple[list[float], float]:
+    """Let tokens leave at an exit until `rows` wait, then catch up; return the seconds of each call."""
+    spent = []
+    for row in range(rows):
+        start = perf_counter()
+        gap(sequence.peek([TOKEN_ID] * (row + 1), num_stages=num_stages)[None])
+        spent.append(perf_counter() - start)
+        if row < rows - 1:
+            sequence.append([TOKEN_ID])
+    start = perf_counter()
+    sequence.extend(Draft.empty())
+    return spent, perf_counter() - start

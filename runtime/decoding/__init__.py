@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from skipstone.runtime.decoding.acceptance import Acceptance, Calibration, level_of, middle_of
+from skipstone.runtime.decoding.acceptance import Acceptance, ConfidenceScale, level_of, middle_of
 from skipstone.runtime.decoding.chain import ConfidenceStop, DraftText, ModelDrafter
-from skipstone.runtime.decoding.decode import decode
+from skipstone.runtime.decoding.decode import Look, decode, decode_singly, step_of_one
 from skipstone.runtime.decoding.drafter import Accept, Choose, Drafter, Guard, PlainDrafter, Round, Step
 from skipstone.runtime.decoding.picks import Drawn, Likeliest, Picker, Picks, picker_for
 
 __all__ = [
     "Accept",
     "Acceptance",
-    "Calibration",
     "Choose",
+    "ConfidenceScale",
     "ConfidenceStop",
     "DraftText",
     "Drafter",
     "Drawn",
     "Guard",
     "Likeliest",
+    "Look",
     "ModelDrafter",
     "Picker",
     "Picks",
@@ -26,7 +27,9 @@ __all__ = [
     "Round",
     "Step",
     "decode",
+    "decode_singly",
     "level_of",
     "middle_of",
     "picker_for",
+    "step_of_one",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from skipstone.runtime.engine import Draft
 
-__all__ = ["Acceptance", "Calibration", "level_of", "middle_of"]
+__all__ = ["Acceptance", "ConfidenceScale", "level_of", "middle_of"]
 
 NUM_LEVELS = 10
 
@@ -49,7 +49,7 @@ def middle_of(level: int) -> float:
     return (level + 0.5) / NUM_LEVELS
 
 
-class Calibration:
+class ConfidenceScale:
     """Turns confidence into the chance of being accepted where reached: within each decile by a factor, learned.
 
     It starts by taking the drafter at its word. Source: the training-free form of SpecDec++ (Huang et al., 2024).

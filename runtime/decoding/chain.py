@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.decoding.acceptance import Calibration, level_of, middle_of
+from skipstone.runtime.decoding.acceptance import ConfidenceScale, level_of, middle_of
 from skipstone.runtime.decoding.drafter import Drafter, Round
 from skipstone.runtime.decoding.picks import Picker, Picks, Rule
 from skipstone.runtime.engine import Draft
@@ -133,7 +133,7 @@ class ModelDrafter(Drafter):
         self.name, self.least_chance = name, 0.0
         self._text, self._picker, self._rule = text, picker, rule
         self._chain = chain or partial(token_by_token, text)
-        self._calibration = Calibration()
+        self._scale = ConfidenceScale()
         self._stop: Stop = stop or ConfidenceStop()
         self._last = Draft.empty()
 
@@ -149,7 +149,7 @@ class ModelDrafter(Drafter):
         chance = 1.0
         for picks in self._chain(self._picker, most):
             confidence = picks.confidences[0]
-            chance *= self._calibration.chance(confidence)
+            chance *= self._scale.chance(confidence)
             if chance < min_chance:
                 return
             yield picks
@@ -172,7 +172,7 @@ class ModelDrafter(Drafter):
         return middle_of(level)
 
     def observe(self, seen: Round) -> None:
-        self._calibration.learn(self._last, seen.token_ids)
+        self._scale.learn(self._last, seen.token_ids)
         self._last = Draft.empty()
         if seen.draft.source == self.name and len(seen.draft):
             self._stop.update(num_accepted=len(seen.rows) - 1, num_drafted=len(seen.draft))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from collections.abc import Sequence as SequenceOf
 from time import perf_counter
+from typing import TypeAlias
 
-from skipstone.runtime.decoding.drafter import Accept, Drafter, Guard, Round, Step
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.runtime.decoding.drafter import Accept, Choose, Drafter, Guard, Round, Step
 from skipstone.runtime.engine import Draft, Sequence
 
-__all__ = ["decode"]
+__all__ = ["Look", "decode", "decode_singly", "step_of_one"]
+
+Look: TypeAlias = Callable[[], tuple[NDArray[np.float32], int]]
+"""Make a call -> the logits [V] of the next token, and how many layers made them."""
 
 
 def decode(
@@ -56,6 +64,42 @@ def _round(sequence: Sequence, drafter: Guard, accept: Accept, budget: int, stop
         draft_s=drafted - start + perf_counter() - kept,
         model_s=called - drafted,
         accept_s=kept - called,
+    )
+
+
+def decode_singly(
+    sequence: Sequence, *, look: Look, choose: Choose, max_new_tokens: int, stop_ids: Collection[int]
+) -> Iterator[Step]:
+    """Yield one token a step, until a stop token or `max_new_tokens`; each step says which depth made it.
+
+    For methods that draft nothing: `look` makes the call and gives its logits. Raises: CacheFull when prompt and answer
+    do not fit.
+    """
+    sequence.require_room(max_new_tokens)
+    for _ in range(max_new_tokens):
+        step = step_of_one(look, choose, sequence.token_ids)
+        sequence.append(step.token_ids)
+        yield step
+        if step.token_ids[0] in stop_ids:
+            return
+
+
+def step_of_one(look: Look, choose: Choose, token_ids: SequenceOf[int]) -> Step:
+    """Return the next token of a text, with the time of the call that `look` makes, and of the choice."""
+    start = perf_counter()
+    logits, depth = look()
+    called = perf_counter()
+    token_id = choose(logits, token_ids)
+    return Step(
+        [token_id],
+        logits[None],
+        num_drafted=0,
+        num_accepted=0,
+        drafter="plain",
+        draft_s=0.0,
+        model_s=called - start,
+        accept_s=perf_counter() - called,
+        depth=depth,
     )
 
 

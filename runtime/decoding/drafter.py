@@ -64,21 +64,6 @@ class Step:
     depth: int | None = None
     waited_s: float = 0.0
 
-    @classmethod
-    def of_one(cls, token_id: int, logits: NDArray[np.float32], depth: int, *, model_s: float, accept_s: float) -> Step:
-        """Return the step of one token that nobody guessed, made by `depth` layers with logits [V]."""
-        return cls(
-            [token_id],
-            logits[None],
-            num_drafted=0,
-            num_accepted=0,
-            drafter="plain",
-            draft_s=0.0,
-            model_s=model_s,
-            accept_s=accept_s,
-            depth=depth,
-        )
-
 
 class Drafter(Protocol):
     """Guesses what comes next, from the text alone or with means of its own; made for one text.

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 
-__all__ = ["CONFIDENCES", "SATURATION", "Confidence", "confidence_named", "entropy", "gap", "saturation", "top"]
+__all__ = [
+    "CONFIDENCES",
+    "SATURATION",
+    "Confidence",
+    "confidence_named",
+    "entropy",
+    "entropy_nats",
+    "gap",
+    "saturation",
+    "top",
+]
 
 SATURATION = "saturation"
 
@@ -39,11 +50,15 @@ def top(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def entropy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return 1 minus the entropy as a share of the largest one that V tokens can have."""
+    return np.asarray(np.clip(1.0 - entropy_nats(logits) / np.log(max(logits.shape[1], 2)), 0.0, 1.0))
+
+
+def entropy_nats(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the entropy of each row [N, V], in nats, as exactly as the type of the logits allows."""
     shifted = _shifted(logits)
     weights = _weights(shifted)
     totals = weights.sum(axis=1, dtype=np.float64)
-    nats = np.log(totals) - (weights * shifted).sum(axis=1, dtype=np.float64) / totals
-    return np.asarray(np.clip(1.0 - nats / np.log(max(weights.shape[1], 2)), 0.0, 1.0))
+    return np.asarray(np.log(totals) - (weights * shifted).sum(axis=1, dtype=np.float64) / totals)
 
 
 def saturation(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float64]:

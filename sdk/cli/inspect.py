@@ -16,7 +16,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Bundle
 
 if TYPE_CHECKING:
-    from skipstone.runtime.methods.depth import Calibration
+    from skipstone.runtime.methods.depth import ExitThresholds
 
 NAME = "inspect"
 EXAMPLES = """\b
@@ -67,7 +67,7 @@ def run(
         print_columns((_label(name), _readable(name, facts[name])) for name in shown)
 
 
-def summary(bundle: Bundle, parts: Mapping[str, int], calibration: Calibration | None) -> dict[str, Any]:
+def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThresholds | None) -> dict[str, Any]:
     """Return the figures that people ask for; sizes in bytes. Exits have a calibration where one is kept here."""
     manifest, drafter = bundle.manifest, bundle.open_draft_model()
     d, weights = manifest.dimensions, manifest.files.get("weights.bin")
@@ -100,7 +100,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: Calibration |
     }
 
 
-def _calibrated(calibration: Calibration | None) -> list[str]:
+def _calibrated(calibration: ExitThresholds | None) -> list[str]:
     """Return what is known of each exit: how often it agrees, and how many tokens may leave there."""
     if calibration is None:
         return ["no; `skipstone tune exits BUNDLE --text FILE` does it"]

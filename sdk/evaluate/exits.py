@@ -18,8 +18,8 @@ from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods.depth import (
     AtDepth,
-    Exit,
     ExitPolicy,
+    GatedExit,
     at_depths,
     decode_early,
     open_policy,
@@ -99,7 +99,8 @@ def evaluate_exits(
             times_plain=text.tokens_per_s / played[0].tokens_per_s,
             expected_times_plain=1.0
             if one is None
-            else times.rate(one.num_layers, tally.early / tally.count, reads_states=one.reads_states) * times.full_s,
+            else times.rate(one.num_layers, tally.early / tally.count, reads_states=one.judge.reads_states)
+            * times.full_s,
         )
         for setting, one, tally, text in zip(settings, exits, judged, played[1:], strict=True)
     ]
@@ -125,13 +126,13 @@ class _Judged:
     agreeing: int = 0
     nats: float = 0.0
 
-    def add(self, full: NDArray[np.float64], at: AtDepth | None, used: Exit | None) -> None:
+    def add(self, full: NDArray[np.float64], at: AtDepth | None, used: GatedExit | None) -> None:
         """Count a piece: `full` are log-probabilities [T, V] of the full model, `at` is what the exit makes of it."""
         self.count += len(full)
         if used is None or at is None:
             self.agreeing += len(full)
             return
-        left, logits = used.are_sure(at.shown(used.metric)), at.logits
+        left, logits = used.judge.are_sure(at.shown(used.judge.metric)), at.logits
         self.early += int(left.sum())
         self.agreeing += int((~left | (logits.argmax(axis=1) == full.argmax(axis=1))).sum())
         if left.any():

@@ -26,9 +26,11 @@ from skipstone.runtime.decoding import Likeliest, ModelDrafter, Round
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods import AGREEMENTS
 from skipstone.runtime.methods.depth import (
-    Calibration,
+    Counts,
     Exit,
     ExitPolicy,
+    ExitThresholds,
+    GatedExit,
     MidpointStop,
     SelfDrafter,
     calibrate,
@@ -36,7 +38,6 @@ from skipstone.runtime.methods.depth import (
     depth_logits,
     exits_for,
 )
-from skipstone.runtime.methods.depth import Exit as UsedExit
 from skipstone.runtime.sampling import Sampler
 
 PROMPT_TOKENS, NEW_TOKENS = 96, 128
@@ -123,14 +124,16 @@ def self_speed(texts: Sequence[Recorded], clock: Clock, num_layers: int) -> tupl
             asked[depth] = recorded
             picker, share = Likeliest(Sampler(greedy=True)), depth / num_layers
             drafter = ModelDrafter(recorded, picker, name="self", stop=MidpointStop())
-            exits[depth] = Exit(recorded, drafter, share, share)
+            exits[depth] = Exit(
+                num_layers=depth, num_stages=1, share=share, guess_share=share, text=recorded, judge=drafter
+            )
         drafter, history, place = SelfDrafter([*exits.values()]), [*text.prompt, text.token_ids[0]], 1
         while place < len(text.token_ids):
             for one in asked.values():
                 one.num_asked = 0
             draft = drafter.propose(history, limit=len(text.token_ids) - place - 1)
             used = next((depth for depth, one in asked.items() if one.num_asked), None)
-            expected += sum(exits[used].chance ** length for length in range(1 + len(draft))) if used else 1.0
+            expected += expected_tokens(exits[used].counts, len(draft)) if used else 1.0
             num_asked = asked[used].num_asked if used else 0
             right = 0
             while right < len(draft) and draft.token_ids[right] == text.token_ids[place + right]:
@@ -149,8 +152,14 @@ def self_speed(texts: Sequence[Recorded], clock: Clock, num_layers: int) -> tupl
     return plain / spent, num_tokens / num_calls, num_accepted / max(num_drafted, 1), expected / num_calls
 
 
+def expected_tokens(counts: Counts, num_guesses: int) -> float:
+    """Return the tokens that a round is expected to give, with one guess of each kind before any was seen."""
+    chance = (counts.hits + 1) / (counts.hits + counts.misses + 2)
+    return sum(chance**length for length in range(1 + num_guesses))
+
+
 def exit_speeds(
-    model: Model, texts: Sequence[Recorded], calibration: Calibration, clock: Clock
+    model: Model, texts: Sequence[Recorded], calibration: ExitThresholds, clock: Clock
 ) -> list[tuple[int, float, float, float]]:
     """Return, by exit: its depth in the large model, the share that leaves, the agreement, and times plain.
 
@@ -173,7 +182,7 @@ def exit_speeds(
     return found
 
 
-def written(model: Model, prompt: list[int], used: list[UsedExit]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def written(model: Model, prompt: list[int], used: list[GatedExit]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return, of each token that is written with an exit: whether it left there, and whether it is the full choice."""
     sequence, num_layers = model.new_sequence(), model.manifest.dimensions.num_layers
     sequence.append(prompt)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from skipstone.runtime.costs import MAX_ROWS, CostCurve, cost_curve
+from skipstone.runtime.costs import MAX_ROWS, MIN_GAIN, CostCurve, cost_curve
 from skipstone.runtime.decoding import Acceptance, Drafter, Guard, Round
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.methods.auto.knowledge import LOOP_S, Knowledge, Record
@@ -14,7 +14,6 @@ from skipstone.runtime.methods.method import DrafterContext, Method
 
 __all__ = ["METHOD", "Planner", "best_cut"]
 
-MIN_GAIN = 1.03
 # Costs change slowly with the context; they are looked up again after so many tokens.
 CONTEXT_STEP = 32
 # A drafter that takes more than this share of a plain step to ask is asked when no cheaper one has a guess that pays.

@@ -14,23 +14,31 @@ from skipstone.runtime.methods.depth.beta_mixture import (
     fit_mixture,
 )
 from skipstone.runtime.methods.depth.calibrate import (
-    Calibration,
     ExitLevels,
+    ExitThresholds,
     Level,
     calibrate,
     exit_levels,
     exits_note,
     lowest_threshold,
 )
-from skipstone.runtime.methods.depth.exit import decode_early
-from skipstone.runtime.methods.depth.exits import (
-    NO_EXIT_PAYS,
-    TRY_AGAIN,
-    Exit,
+from skipstone.runtime.methods.depth.exit import (
     ExitPolicy,
-    ExitText,
+    Gate,
+    GatedExit,
+    decode_early,
     exits_for,
     open_policy,
+    require_calibration,
+)
+from skipstone.runtime.methods.depth.exits import (
+    NO_EXIT_PAYS,
+    PRIOR_TOKENS,
+    TRY_AGAIN,
+    Counts,
+    Exit,
+    ExitText,
+    best_exit,
 )
 from skipstone.runtime.methods.depth.free import (
     FIRST_THRESHOLD,
@@ -38,11 +46,11 @@ from skipstone.runtime.methods.depth.free import (
     UPDATE_EVERY,
     ExitRecord,
     FreeDrafter,
-    FreeExit,
+    LearnedExit,
     open_free,
     records_of,
 )
-from skipstone.runtime.methods.depth.self_draft import LONGEST, MidpointStop, SelfDrafter, open_self
+from skipstone.runtime.methods.depth.self_draft import COUNTS_MEMORY, LONGEST, MidpointStop, SelfDrafter, open_self
 from skipstone.runtime.methods.depth.skip import can_skip, open_skip, require_skip_set
 from skipstone.runtime.methods.depth.skip_set import (
     Reader,
@@ -56,26 +64,31 @@ from skipstone.runtime.methods.depth.skip_set import (
 from skipstone.runtime.methods.depth.skipdecode import SkipSchedule
 
 __all__ = [
+    "COUNTS_MEMORY",
     "FIRST_THRESHOLD",
     "GRID",
     "LEAST_PAIRS",
     "LONGEST",
     "MOST_UPDATES",
     "NO_EXIT_PAYS",
+    "PRIOR_TOKENS",
     "TRY_AGAIN",
     "UPDATE_EVERY",
     "WIDE_GRID",
     "AtDepth",
     "Beta",
     "BetaMixture",
-    "Calibration",
+    "Counts",
     "Exit",
     "ExitLevels",
     "ExitPolicy",
     "ExitRecord",
     "ExitText",
+    "ExitThresholds",
     "FreeDrafter",
-    "FreeExit",
+    "Gate",
+    "GatedExit",
+    "LearnedExit",
     "Level",
     "MidpointStop",
     "Reader",
@@ -83,6 +96,7 @@ __all__ = [
     "SkipSchedule",
     "SkipSet",
     "at_depths",
+    "best_exit",
     "best_set",
     "calibrate",
     "can_skip",
@@ -102,6 +116,7 @@ __all__ = [
     "open_self",
     "open_skip",
     "records_of",
+    "require_calibration",
     "require_skip_set",
     "skip_note",
     "skipped_stages",

@@ -16,12 +16,12 @@ from math import isinf
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.costs import exit_times
+from skipstone.runtime.costs import MIN_GAIN, exit_times
 from skipstone.runtime.decoding import Accept, Drafter, PlainDrafter, Step, decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Draft, Sequence, exit_stages
-from skipstone.runtime.methods.depth.exits import MIN_GAIN, NO_EXIT_PAYS, ExitText
-from skipstone.runtime.methods.depth.free import FreeDrafter, FreeExit, records_of
+from skipstone.runtime.methods.depth.exits import NO_EXIT_PAYS, ExitText
+from skipstone.runtime.methods.depth.free import FreeDrafter, learned_exits, records_of
 from skipstone.runtime.methods.method import EXITS, ApproximateContext, Dial, Method, Opened
 from skipstone.runtime.sampling import Sampler
 
@@ -77,10 +77,9 @@ def _texts_of(context: ApproximateContext) -> dict[int, LeavingText]:
 def _drafter(context: ApproximateContext, texts: Mapping[int, LeavingText]) -> FreeDrafter:
     records, start = records_of(context.model, context.model.shared, NAME), len(context.sequence.token_ids)
     return FreeDrafter(
-        [FreeExit(num_layers, text, records[num_layers]) for num_layers, text in texts.items()],
+        learned_exits(context.model, texts, records),
         context.sampler,
         times=exit_times(context.model),
-        num_layers=context.model.manifest.dimensions.num_layers,
         chance=context.setting,
         final=True,
         places=range(start, start + context.max_new_tokens),
@@ -142,7 +141,7 @@ def _by_depth(
 
 def _promise(drafter: FreeDrafter, chance: float) -> str:
     """Return what is known when a text begins."""
-    record, num_layers = drafter.used.record, drafter.used.num_layers
+    record, num_layers = drafter.used.judge, drafter.used.num_layers
     promise = (
         f"a token leaves where its chance to be the full model's is estimated above {chance:g}, learned as texts go"
     )

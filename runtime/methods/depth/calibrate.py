@@ -27,8 +27,8 @@ from skipstone.runtime.text import LEAST_TOKENS
 
 __all__ = [
     "COMMAND",
-    "Calibration",
     "ExitLevels",
+    "ExitThresholds",
     "Level",
     "calibrate",
     "exit_levels",
@@ -75,7 +75,7 @@ class ExitLevels:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
+class ExitThresholds:
     """What is known of the exits of one bundle."""
 
     num_tokens: int
@@ -87,11 +87,11 @@ class Calibration:
             raise ConfigError(f"error_rate must lie between 0 and 1, got {self.error_rate}")
 
 
-def exits_note(manifest: Manifest) -> Note[Calibration]:
+def exits_note(manifest: Manifest) -> Note[ExitThresholds]:
     """Return the note of a bundle's calibration; it belongs to weights and their precision, not to a device."""
     weights = manifest.files["weights.bin"].sha256
     return Note(
-        finding=Calibration,
+        finding=ExitThresholds,
         name="exits",
         what="calibration of exits",
         command=COMMAND,
@@ -100,7 +100,7 @@ def exits_note(manifest: Manifest) -> Note[Calibration]:
     )
 
 
-def require_same_exits(calibration: Calibration, manifest: Manifest, where: str) -> Calibration:
+def require_same_exits(calibration: ExitThresholds, manifest: Manifest, where: str) -> ExitThresholds:
     """Return a calibration from the file `where` if it knows exits of a bundle, measured around the stages they end.
 
     Raises: ConfigError for one of other exits, or where saturation was measured around another stage.
@@ -175,7 +175,7 @@ def calibrate(
     *,
     error_rate: float = ERROR_RATE,
     on_progress: Callable[[int], None] = lambda num_tokens: None,
-) -> Calibration:
+) -> ExitThresholds:
     """Return from which confidence each exit may be believed, judged by the full model's choices along `texts`.
 
     All exits and measures together miss a level with a chance of at most `error_rate`. `on_progress` gets the tokens of
@@ -199,7 +199,7 @@ def calibrate(
                 for metric in at.metrics:
                     confidences[num_layers][metric].append(confidence_named(metric)(at.shown(metric)))
             on_progress(len(wanted))
-    return Calibration(
+    return ExitThresholds(
         num_tokens=num_tokens,
         error_rate=error_rate,
         exits=tuple(

@@ -7,24 +7,34 @@ FREE with strict rollback: what the full model would not have written is taken b
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 from math import inf
 from threading import Lock
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.costs import MOST_BEHIND, ExitTimes, exit_times
+from skipstone.runtime.costs import MIN_GAIN, MOST_BEHIND, ExitTimes, Plan, exit_times
 from skipstone.runtime.decoding import Drafter, DraftText, Round
 from skipstone.runtime.engine import Draft, Model, SharedStores, exit_stages
 from skipstone.runtime.methods.depth.beta_mixture import LAST_SHARE, WIDE_GRID, BetaMixture, decayed, fit_mixture
-from skipstone.runtime.methods.depth.exits import MIN_GAIN, PRIOR_TOKENS, TRY_AGAIN, ExitText
+from skipstone.runtime.methods.depth.exits import PRIOR_TOKENS, TRY_AGAIN, Exit, ExitText, best_exit
 from skipstone.runtime.methods.method import EXITS, DrafterContext, Method
 from skipstone.runtime.sampling import Sampler, gap
 
-__all__ = ["CHANCE", "FIRST_THRESHOLD", "METHOD", "ExitRecord", "FreeDrafter", "FreeExit", "open_free", "records_of"]
+__all__ = [
+    "CHANCE",
+    "FIRST_THRESHOLD",
+    "METHOD",
+    "ExitRecord",
+    "FreeDrafter",
+    "LearnedExit",
+    "learned_exits",
+    "open_free",
+    "records_of",
+]
 
 # The paper's: the threshold before enough is seen, and the chance of a guess to be made, if right and wrong ones were
 # equally many.
@@ -82,13 +92,7 @@ class ExitRecord:
         return (num_above + prior * PRIOR_TOKENS) / (len(self._all) + PRIOR_TOKENS)
 
 
-@dataclass(frozen=True, slots=True)
-class FreeExit:
-    """An exit after `num_layers` layers, its view of one text, and what is known of it from all."""
-
-    num_layers: int
-    text: DraftText
-    record: ExitRecord
+LearnedExit: TypeAlias = Exit[DraftText, ExitRecord]
 
 
 class FreeDrafter(Drafter):
@@ -113,17 +117,16 @@ class FreeDrafter(Drafter):
 
     def __init__(
         self,
-        exits: SequenceOf[FreeExit],
+        exits: SequenceOf[LearnedExit],
         sampler: Sampler,
         *,
         times: ExitTimes,
-        num_layers: int,
         chance: float = CHANCE,
         final: bool = False,
         places: range | None = None,
         min_gain: float = MIN_GAIN,
     ) -> None:
-        self._exits, self._sampler, self._times, self._num_layers = tuple(exits), sampler, times, num_layers
+        self._exits, self._sampler, self._times = tuple(exits), sampler, times
         self._chance, self._final, self._places, self._min_gain = chance, final, places, min_gain
         self._guesses: list[tuple[int, float]] = []  # of the last round, with their confidences, the unsure one too
         self._place = self._num_rested = 0
@@ -131,23 +134,22 @@ class FreeDrafter(Drafter):
 
     def _choose(self) -> None:
         """Take the exit that promises the most now, and its threshold."""
-        self.used = max(self._exits, key=self._rate)
-        self.threshold = self.used.record.threshold(self._chance, by_share=self._final)
-        self.is_learned = self.used.record.mixture is not None
-        self._num_updates = self.used.record.num_updates
+        self.used, plan = best_exit(self._exits, self._plan)
+        self.threshold = self.used.judge.threshold(self._chance, by_share=self._final)
+        self.is_learned = self.used.judge.mixture is not None
+        self._num_updates = self.used.judge.num_updates
         known_s = self._times.full_s if self._num_updates else inf  # what nobody tried may pay
-        self.pays = self._rate(self.used) * known_s >= self._min_gain
+        self.pays = plan.rate * known_s >= self._min_gain
 
-    def _rate(self, one: FreeExit) -> float:
-        """Return the tokens per second that an exit promises; unseen, it is sure of as many as it has layers."""
-        threshold = one.record.threshold(self._chance, by_share=self._final)
-        prior = one.num_layers / self._num_layers
-        share = one.record.share(threshold, prior=prior, right_only=not self._final)
-        return self._times.rate(one.num_layers, share)
+    def _plan(self, exit: LearnedExit) -> Plan:
+        """Return what an exit promises; unseen, it is sure of as many tokens as it has layers."""
+        threshold = exit.judge.threshold(self._chance, by_share=self._final)
+        share = exit.judge.share(threshold, prior=exit.share, right_only=not self._final)
+        return Plan(MOST_BEHIND, self._times.rate(exit.num_layers, share))
 
     def propose(self, history: SequenceOf[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         self._guesses, self._place = [], len(history)
-        if self._num_updates != self.used.record.num_updates:
+        if self._num_updates != self.used.judge.num_updates:
             self._choose()
         if self._rests():
             return Draft.empty()
@@ -183,7 +185,7 @@ class FreeDrafter(Drafter):
         if guesses:
             wanted = self._choices(seen) if self._final else seen.token_ids
             pairs = zip(guesses, wanted, strict=False)
-            self.used.record.learn([(confidence, guess == token_id) for (guess, confidence), token_id in pairs])
+            self.used.judge.learn([(confidence, guess == token_id) for (guess, confidence), token_id in pairs])
 
     def _choices(self, seen: Round) -> list[int]:
         """Return what the full model would have written in place of each token, behind those before it."""
@@ -203,15 +205,22 @@ def open_free(context: DrafterContext) -> Drafter:
     if context.rule != "match":
         raise ConfigError(f"free has no laws of its guesses, which the rule {context.rule} needs; use match or self")
     stages, records = exit_stages(model), records_of(model, context.shared, "free")
-    return FreeDrafter(
-        [
-            FreeExit(num_layers, ExitText(context.sequence, num_stages), records[num_layers])
-            for num_layers, num_stages in stages.items()
-        ],
-        context.sampler,
-        times=exit_times(model),
-        num_layers=model.manifest.dimensions.num_layers,
-    )
+    texts = {num_layers: ExitText(context.sequence, num_stages) for num_layers, num_stages in stages.items()}
+    return FreeDrafter(learned_exits(model, texts, records), context.sampler, times=exit_times(model))
+
+
+def learned_exits(model: Model, texts: Mapping[int, DraftText], records: Mapping[int, ExitRecord]) -> list[LearnedExit]:
+    """Return the exits of a model, each with its text and its record, by number of layers."""
+    return [
+        Exit(
+            num_layers=num_layers,
+            num_stages=num_stages,
+            share=num_layers / model.manifest.dimensions.num_layers,
+            text=texts[num_layers],
+            judge=records[num_layers],
+        )
+        for num_layers, num_stages in exit_stages(model).items()
+    ]
 
 
 METHOD = Method(name="free", needs=(EXITS,), drafts=open_free)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, TypeAlias
 
-from skipstone.runtime.costs import TIMES_MEMORY, best_length, usual_s
+from skipstone.runtime.costs import TIMES_MEMORY, Plan, best_length, usual_s
 from skipstone.runtime.decoding import Drafter, ModelDrafter, Round, picker_for
-from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.depth.exits import ExitText
+from skipstone.runtime.engine import Draft, exit_stages
+from skipstone.runtime.methods.depth.exits import Exit, ExitText, best_exit
 from skipstone.runtime.methods.method import EXITS, DrafterContext, Method
 
-__all__ = ["METHOD", "Exit", "MidpointStop", "SelfDrafter", "open_self"]
+__all__ = ["METHOD", "DraftingExit", "MidpointStop", "SelfDrafter", "open_self"]
 
 COUNTS_MEMORY: Final = 0.99
 LONGEST: Final = 8
@@ -57,41 +56,8 @@ class MidpointStop:
             counts[1] = STOP_MEMORY * counts[1] + sum(seen)
 
 
-@dataclass(slots=True)
-class Exit:
-    """One exit: its drafter, the share of the model's layers before it, and how often its guesses stand.
-
-    The call that verifies need not run those layers again; `guess_share` are the layers that a guess takes. `matches`
-    and `misses` are counts that fade, of guesses that were reached.
-    """
-
-    text: ExitText
-    drafter: ModelDrafter
-    share: float
-    guess_share: float
-    matches: float = 0.0
-    misses: float = 0.0
-
-    @property
-    def chance(self) -> float:
-        """How often a guess stands, with one of each before any was seen."""
-        return (self.matches + 1) / (self.matches + self.misses + 2)
-
-    def draw_chance(self, random: Random) -> float:
-        """Return how often a guess may stand, drawn from what the counts leave open: at first, all."""
-        return random.betavariate(self.matches + 1, self.misses + 1)
-
-    def learn(self, draft: Draft, token_ids: SequenceOf[int]) -> None:
-        """Score the guesses of one round that were reached, fed or not, against the tokens that came."""
-        same = [guess == token_id for guess, token_id in zip(draft.token_ids, token_ids, strict=False)]
-        num_right = same.index(False) if False in same else len(same)
-        self.matches += num_right
-        self.misses += num_right < len(same)
-
-    def fade(self) -> None:
-        """Let what was seen count a little less, used or not: what was bad may have become good."""
-        self.matches *= COUNTS_MEMORY
-        self.misses *= COUNTS_MEMORY
+DraftingExit: TypeAlias = Exit[ExitText, ModelDrafter]
+"""The call that verifies need not run the exit's layers again. `counts` are of guesses that were reached."""
 
 
 class SelfDrafter(Drafter):
@@ -110,9 +76,9 @@ class SelfDrafter(Drafter):
 
     peeks = True
 
-    def __init__(self, exits: SequenceOf[Exit], *, name: str = "self", timed: bool = True) -> None:
+    def __init__(self, exits: SequenceOf[DraftingExit], *, name: str = "self", timed: bool = True) -> None:
         self.name, self._exits, self._timed = name, exits, timed
-        self._used: Exit | None = None  # in this round
+        self._used: DraftingExit | None = None  # in this round
         self._last = Draft.empty()
         self._plain_s = 0.0 if timed else 1.0
         self._row_share = ROW_SHARE
@@ -121,47 +87,48 @@ class SelfDrafter(Drafter):
     def propose(self, history: SequenceOf[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         self._used, length = self._choose()
         limit = min(limit, length)
-        self._last = self._used.drafter.propose(history, limit=limit, min_chance=min_chance) if limit else Draft.empty()
+        self._last = self._used.judge.propose(history, limit=limit, min_chance=min_chance) if limit else Draft.empty()
         return self._last
 
-    def _choose(self) -> tuple[Exit, int]:
+    def _choose(self) -> tuple[DraftingExit, int]:
         """Return the exit for this round and how many guesses it makes at most."""
-        untried = [one for one in self._exits if not one.text.guess_s]
+        untried = [exit for exit in self._exits if not exit.text.guess_s]
         if untried:
             return untried[0], 1
         if not self._plain_s:
             return self._exits[0], 0
-        plans = [
-            (best_length(one.draw_chance(self._random), self._guess_s(one), self._verify_s(one)), one)
-            for one in self._exits
-        ]
-        (length, rate), chosen = max(plans, key=lambda plan: plan[0][1])
+        chosen, plan = best_exit(self._exits, self._plan)
         # The plan says whether to draft; how long is for the confidences to say, guess by guess.
         verify = self._verify_s(chosen)
-        chosen.drafter.least_chance = rate * (self._guess_s(chosen) + verify[2] - verify[1])
-        return chosen, min(LONGEST, 1 + int(chosen.matches)) if length else 0  # one that has not shown much is tried
+        chosen.judge.least_chance = plan.rate * (self._guess_s(chosen) + verify[2] - verify[1])
+        num_shown = int(chosen.counts.hits)  # one that has not shown much is tried with few
+        return chosen, min(LONGEST, 1 + num_shown) if plan.length else 0
 
-    def _guess_s(self, used: Exit) -> float:
+    def _plan(self, exit: DraftingExit) -> Plan:
+        """Return the best chain of an exit, at a chance that is drawn anew."""
+        return best_length(exit.counts.draw_chance(self._random), self._guess_s(exit), self._verify_s(exit))
+
+    def _guess_s(self, used: DraftingExit) -> float:
         return used.text.guess_s if self._timed else used.guess_share
 
-    def _verify_s(self, used: Exit) -> list[float]:
+    def _verify_s(self, used: DraftingExit) -> list[float]:
         """Return what a call takes that verifies 0, 1, 2 ... guesses: with some, the first stages saw all but one."""
         plain = self._plain_s
         late, tail = plain * (1 - used.share), plain * used.share
         return [plain, *(tail + late * (1 + self._row_share * length) for length in range(1, LONGEST + 1))]
 
     def prior(self, level: int) -> float:
-        return self._exits[0].drafter.prior(level)
+        return self._exits[0].judge.prior(level)
 
     def observe(self, seen: Round) -> None:
         used, self._used = self._used, None
         if used is None:  # of the prompt, or of others' drafts
             return
-        for one in self._exits:
-            one.fade()
+        for exit in self._exits:  # used or not
+            exit.counts.fade(COUNTS_MEMORY)
         if len(self._last):
-            used.learn(self._last, seen.token_ids)
-        used.drafter.observe(seen)
+            used.counts.learn(self._last, seen.token_ids)
+        used.judge.observe(seen)
         if self._timed:
             self._learn_times(seen, used.share)
 
@@ -184,13 +151,20 @@ def open_self(context: DrafterContext) -> Drafter:
     """Return a drafter of chains for one text. Raises: ConfigError when the bundle has no exits."""
     manifest = context.model.manifest
     exits = []
-    for num_stages, stage in enumerate(manifest.stages, start=1):
-        if stage.end_layer not in manifest.exits:
-            continue
-        text, picker = ExitText(context.sequence, num_stages), picker_for(context.sampler, context.rule)
+    for num_layers, num_stages in exit_stages(context.model).items():
+        text, share = ExitText(context.sequence, num_stages), num_layers / manifest.dimensions.num_layers
+        picker = picker_for(context.sampler, context.rule)
         drafter = ModelDrafter(text, picker, name="self", rule=context.rule, stop=MidpointStop())
-        share = stage.end_layer / manifest.dimensions.num_layers
-        exits.append(Exit(text, drafter, share, share))
+        exits.append(
+            Exit(
+                num_layers=num_layers,
+                num_stages=num_stages,
+                share=share,
+                guess_share=share,
+                text=text,
+                judge=drafter,
+            )
+        )
     return SelfDrafter(exits, timed=context.rule == "match")
 
 

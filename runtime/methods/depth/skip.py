@@ -5,8 +5,8 @@ from __future__ import annotations
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import ConfidenceStop, Drafter, ModelDrafter, picker_for
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods.depth.exits import ExitText
-from skipstone.runtime.methods.depth.self_draft import Exit, SelfDrafter
+from skipstone.runtime.methods.depth.exits import Exit, ExitText
+from skipstone.runtime.methods.depth.self_draft import SelfDrafter
 from skipstone.runtime.methods.depth.skip_set import COMMAND, SkipSet, skip_note, skipped_stages
 from skipstone.runtime.methods.method import DrafterContext, Method
 
@@ -30,8 +30,16 @@ def open_skip(context: DrafterContext) -> Drafter:
     num_skipped = sum(manifest.stages[number].end_layer - manifest.stages[number].first_layer for number in skipped)
     text, picker = ExitText(context.sequence, num_first, then), picker_for(context.sampler, context.rule)
     drafter = ModelDrafter(text, picker, name=NAME, rule=context.rule, stop=ConfidenceStop())
-    share, guess_share = manifest.stages[num_first - 1].end_layer / num_layers, 1 - num_skipped / num_layers
-    return SelfDrafter([Exit(text, drafter, share, guess_share)], name=NAME, timed=context.rule == "match")
+    first_layers = manifest.stages[num_first - 1].end_layer
+    exit = Exit(
+        num_layers=first_layers,
+        num_stages=num_first,
+        share=first_layers / num_layers,
+        guess_share=1 - num_skipped / num_layers,
+        text=text,
+        judge=drafter,
+    )
+    return SelfDrafter([exit], name=NAME, timed=context.rule == "match")
 
 
 def require_skip_set(model: Model) -> SkipSet:

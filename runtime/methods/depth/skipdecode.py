@@ -8,15 +8,18 @@ Source: SkipDecode (Del Corro et al., 2023).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import StageEntry
-from skipstone.runtime.decoding import Choose, Step
+from skipstone.runtime.decoding import Choose, Step, decode_singly
 from skipstone.runtime.engine import Draft, Sequence
 from skipstone.runtime.methods.method import ApproximateContext, Dial, Method, Opened
 
@@ -107,22 +110,17 @@ def decode_skipping(
     1,000.
     Raises: CacheFull when prompt and answer do not fit.
     """
-    sequence.require_room(max_new_tokens)
-    for place in range(max_new_tokens):
+    places = itertools.count()
+
+    def look() -> tuple[NDArray[np.float32], int]:
+        place = next(places)
         depth = schedule.num_layers if sequence.is_stale else schedule.depth(place)
-        start = perf_counter()
         if depth == schedule.num_layers:
-            logits = sequence.extend(Draft.empty())[0]
-        else:
-            waiting = sequence.token_ids[sequence.num_cached :]
-            logits = sequence.peek(waiting, num_stages=WARM_UP, then=schedule.late_stages(place))
-        called = perf_counter()
-        token_id = choose(logits, sequence.token_ids)
-        sequence.append([token_id])
-        spent_s, kept_s = called - start, perf_counter() - called
-        yield Step.of_one(token_id, logits, depth, model_s=spent_s, accept_s=kept_s)
-        if token_id in stop_ids:
-            return
+            return sequence.extend(Draft.empty())[0], depth
+        waiting = sequence.token_ids[sequence.num_cached :]
+        return sequence.peek(waiting, num_stages=WARM_UP, then=schedule.late_stages(place)), depth
+
+    return decode_singly(sequence, look=look, choose=choose, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
 
 
 METHOD = Method(

@@ -13,8 +13,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from skipstone.runtime.decoding import PlainDrafter, Step, decode
+from skipstone.runtime.decoding import PlainDrafter, Step, decode, step_of_one
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Sequence
 from skipstone.runtime.methods.method import DRAFT_MODEL, ApproximateContext, Dial, Method, Opened
@@ -122,23 +123,24 @@ def _written(
         return []
     began = perf_counter()
     while deferral.may_stand(logprobs, max_new_tokens):
-        start = perf_counter()
-        logits = small.logits(history)
-        called = perf_counter()
-        assert logits is not None, "the whole answer fits"
-        token_id = sampler.choose(logits, history)
+        step = step_of_one(lambda: (_required(small.logits(history)), small.num_layers), sampler.choose, history)
+        (token_id,), logits = step.token_ids, step.logits[0]
         history.append(token_id)
         num_seen = 1 if text is None else text.take([token_id], logits[None])[1]
         if num_seen or not logprobs:  # an empty text is judged by the token before which it ended
             logprobs.append(logprob_of(logits, token_id))
-        times = {"model_s": called - start, "accept_s": perf_counter() - called}
-        steps.append(Step.of_one(token_id, logits.copy(), small.num_layers, **times))
+        steps.append(replace(step, logits=step.logits.copy()))
         has_ended = text is not None and text.finish_reason is not None
         if has_ended or token_id in stop_ids or len(steps) == max_new_tokens:
             first = steps[0]
             waited_s = perf_counter() - began - first.model_s - first.accept_s
             return [replace(first, waited_s=waited_s), *steps[1:]] if deferral.stands(logprobs) else []
     return []
+
+
+def _required(logits: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    assert logits is not None, "the whole answer fits"
+    return logits
 
 
 METHOD = Method(

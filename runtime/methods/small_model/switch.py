@@ -8,27 +8,23 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection, Iterator
-from time import perf_counter
+from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.decoding import Choose, Step
+from skipstone.runtime.decoding import Choose, Step, decode_singly
 from skipstone.runtime.engine import Draft, Sequence
 from skipstone.runtime.methods.method import DRAFT_MODEL, ApproximateContext, Dial, Method, Opened
 from skipstone.runtime.methods.small_model.follower import SmallModel, open_small_model
+from skipstone.runtime.sampling import entropy_nats
 
 __all__ = ["METHOD", "EntropySwitch", "decode_switch", "entropy_bits", "open_switch"]
-
-LOWEST = -1e4  # of which exp is 0, and 0 times it is a number
 
 
 def entropy_bits(logits: NDArray[np.float32]) -> float:
     """Return the entropy of a row [V] of raw logits, in bits, at least 0."""
-    shifted = np.maximum(logits.astype(np.float64) - float(logits.max()), LOWEST)
-    weights = np.exp(shifted)
-    total = float(weights.sum())
-    return max((math.log(total) - float(weights @ shifted) / total) / math.log(2), 0.0)
+    return max(float(entropy_nats(logits[None].astype(np.float64))[0]) / math.log(2), 0.0)
 
 
 class EntropySwitch:
@@ -96,20 +92,19 @@ def decode_switch(
     can no longer see. Tokens that the large one has not read wait in the sequence, also after the last step.
     Raises: CacheFull when prompt and answer do not fit.
     """
-    sequence.require_room(max_new_tokens)
-    for _ in range(max_new_tokens):
-        start = perf_counter()
-        logits, depth = None if switch.is_large else small.logits(sequence.token_ids), small.num_layers
-        if logits is None:
-            logits, depth = sequence.extend(Draft.empty())[0], num_layers
-        called = perf_counter()
-        token_id = choose(logits, sequence.token_ids)
+
+    def look() -> tuple[NDArray[np.float32], int]:
+        logits = None if switch.is_large else small.logits(sequence.token_ids)
+        if logits is not None:
+            return logits, small.num_layers
+        return sequence.extend(Draft.empty())[0], num_layers
+
+    def choose_and_see(logits: NDArray[np.float32], token_ids: SequenceOf[int]) -> int:
+        token_id = choose(logits, token_ids)
         switch.see(entropy_bits(logits))
-        sequence.append([token_id])
-        spent_s, kept_s = called - start, perf_counter() - called
-        yield Step.of_one(token_id, logits, depth, model_s=spent_s, accept_s=kept_s)
-        if token_id in stop_ids:
-            return
+        return token_id
+
+    return decode_singly(sequence, look=look, choose=choose_and_see, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
 
 
 METHOD = Method(

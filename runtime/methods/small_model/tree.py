@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.decoding import Calibration, Drafter, Picker, Round, level_of, middle_of, picker_for
+from skipstone.runtime.decoding import ConfidenceScale, Drafter, Picker, Round, level_of, middle_of, picker_for
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.methods.method import DRAFT_MODEL, DrafterContext, Method
 from skipstone.runtime.methods.small_model.follower import Follower, drafter_of, follower_of
@@ -58,7 +58,7 @@ class TreeDrafter(Drafter):
         if branching < 2:
             raise ConfigError(f"branching must be at least 2, got {branching}; for 1 there is the drafter model")
         self._text, self._picker, self._branching = text, picker, branching
-        self._calibration, self._last = Calibration(), Draft.empty()
+        self._scale, self._last = ConfidenceScale(), Draft.empty()
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         most = min(limit, self._text.follow(history), limit if min_chance else MOST_GUESSES)
@@ -73,7 +73,7 @@ class TreeDrafter(Drafter):
         return middle_of(level)
 
     def observe(self, seen: Round) -> None:
-        self._calibration.learn(self._last, seen.token_ids)
+        self._scale.learn(self._last, seen.token_ids)
         self._last = Draft.empty()
 
     def _grow(self, root: Node, history: Sequence[int], most: int, least: float) -> None:
@@ -102,7 +102,7 @@ class TreeDrafter(Drafter):
         node.law = picks.law
         chance = rank = 1.0
         for index, (token_id, confidence) in enumerate(zip(picks.token_ids, picks.confidences, strict=True)):
-            chance = min(chance, self._calibration.chance(confidence))
+            chance = min(chance, self._scale.chance(confidence))
             if not (is_first_choice and index == 1 and picks.law is not None):
                 rank = chance
             if node.value * rank < least:
@@ -141,7 +141,7 @@ class ChainsDrafter(TreeDrafter):
         text = [*history, *node.path]
         picked = [self._picker.pick(logits, text, 1) for _ in range(num_draws)]
         confidence = picked[0].confidences[0]  # before the draw, so equal for all
-        chance = self._calibration.chance(confidence)
+        chance = self._scale.chance(confidence)
         if node.value * chance < least:
             return
         node.law = picked[0].law

@@ -12,7 +12,7 @@ from skipstone.cli.options import BundleArgument, Place, Printing, TextsOption, 
 from skipstone.cli.terminal import aligned, note_kept, print_json, progress_bar, write
 
 if TYPE_CHECKING:
-    from skipstone.runtime.methods.depth import Calibration
+    from skipstone.runtime.methods.depth import ExitThresholds
 
 NAME = "exits"
 EXAMPLES = """\b
@@ -45,7 +45,7 @@ def run(bundle: BundleArgument, place: Place, printing: Printing, text: TextsOpt
     note_kept(path, "the calibration is", kept=kept, quiet=printing.quiet)
 
 
-def _table(found: Calibration) -> str:
+def _table(found: ExitThresholds) -> str:
     """Return, by agreement, the share of tokens that may leave at each exit and the confidence it takes."""
     head = ["agreement", *(f"after {one.num_layers} layers" for one in found.exits)]
     rows = [["exit alone", *(f"{100 * one.agreement:.1f} % agree" for one in found.exits)]]

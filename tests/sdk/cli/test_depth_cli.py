@@ -19,8 +19,8 @@ from skipstone.runtime.costs import ExitTimes
 from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import Piece
 from skipstone.runtime.methods.depth import (
-    Calibration,
     ExitLevels,
+    ExitThresholds,
     Level,
     exits_note,
     text_windows,
@@ -66,7 +66,7 @@ def calibrated(bundle: Path, profiles: Path, monkeypatch: pytest.MonkeyPatch) ->
         Level(agreement=0.9, metric="gap", threshold=0.02, share=0.8),
         Level(agreement=0.98, metric="gap", threshold=None, share=0.0),
     )
-    known = Calibration(
+    known = ExitThresholds(
         num_tokens=4321,
         error_rate=0.05,
         exits=(ExitLevels(num_layers=2, agreement=0.712, levels=levels),),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.methods import AGREEMENTS, risk_p_value
-from skipstone.runtime.methods.depth import Calibration, ExitLevels, Level, exit_levels, lowest_threshold
+from skipstone.runtime.methods.depth import ExitLevels, ExitThresholds, Level, exit_levels, lowest_threshold
 
 
 def pairs(count: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -125,4 +125,4 @@ def test_an_agreement_between_two_levels_gets_the_stricter_one_and_never_is_no_l
 @pytest.mark.parametrize("error_rate", [0.0, 1.0, -0.1])
 def test_an_error_rate_that_is_none_is_refused(error_rate: float) -> None:
     with pytest.raises(ConfigError, match="error_rate must lie between 0 and 1"):
-        Calibration(num_tokens=1, error_rate=error_rate, exits=())
+        ExitThresholds(num_tokens=1, error_rate=error_rate, exits=())

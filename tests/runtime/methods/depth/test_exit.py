@@ -21,7 +21,7 @@ from skipstone.runtime.costs import MOST_BEHIND
 from skipstone.runtime.decoding import PlainDrafter, Step, decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Draft, Model, Sequence, exit_stages
-from skipstone.runtime.methods.depth import Exit, ExitPolicy, at_depths, decode_early, depth_logits
+from skipstone.runtime.methods.depth import Exit, ExitPolicy, Gate, GatedExit, at_depths, decode_early, depth_logits
 from skipstone.runtime.sampling import SamplingOptions, confidence_named
 
 NEVER, ALWAYS, OFTEN = 2.0, -1.0, 0.02
@@ -40,23 +40,29 @@ def model(
 class Scripted(ExitPolicy):
     """Lets the tokens leave that a plan names, at exits in turn."""
 
-    def __init__(self, exits: SequenceOf[Exit], plan: SequenceOf[bool]) -> None:
+    def __init__(self, exits: SequenceOf[GatedExit], plan: SequenceOf[bool]) -> None:
         super().__init__(exits, None, num_layers=NUM_LAYERS)
         self._turns, self._plan, self._asked = list(exits), list(plan), 0
 
-    def choose(self) -> Exit | None:
+    def choose(self) -> GatedExit | None:
         self._turns = [*self._turns[1:], self._turns[0]]
         return self._turns[0]
 
-    def is_sure(self, one: Exit, logits: NDArray[np.float32]) -> bool:
+    def is_sure(self, exit: GatedExit, shown: NDArray[np.float32]) -> bool:
         self._asked += 1
         return self._plan[self._asked % len(self._plan)]
 
 
-def exits_of(model: Model, threshold: float, metric: str = "gap") -> list[Exit]:
+def exits_of(model: Model, threshold: float, metric: str = "gap") -> list[GatedExit]:
     """Return the exits that the measure allows: saturation those after two stages or more."""
     return [
-        Exit(num_layers=num_layers, num_stages=num_stages, metric=metric, threshold=threshold, share=0.5)
+        Exit(
+            num_layers=num_layers,
+            num_stages=num_stages,
+            share=num_layers / NUM_LAYERS,
+            text=None,
+            judge=Gate(metric=metric, threshold=threshold, share=0.5),
+        )
         for num_layers, num_stages in exit_stages(model).items()
         if metric == "gap" or num_stages > 1
     ]
@@ -176,7 +182,7 @@ def test_saturation_that_is_always_or_never_believed_writes_what_any_other_measu
         for one in exits_of(tiny_stages, threshold, "saturation"):
             ours, theirs = (
                 run(opened(tiny_stages, exact=exact), ExitPolicy([used], None, num_layers=NUM_LAYERS), options=options)
-                for used in (one, replace(one, metric="gap"))
+                for used in (one, replace(one, judge=replace(one.judge, metric="gap")))
             )
             assert [(step.token_ids, step.depth) for step, _ in ours] == [
                 (step.token_ids, step.depth) for step, _ in theirs

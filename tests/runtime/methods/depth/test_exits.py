@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.costs import MOST_BEHIND, ROWS, ExitTimes, exit_times, tokens_per_s
-from skipstone.runtime.costs import exit_times as times_module
+from skipstone.runtime.costs import LATE_ROWS, MOST_BEHIND, ExitTimes, exit_times, tokens_per_s
 from skipstone.runtime.engine import Model, SharedStores
 from skipstone.runtime.methods.depth import (
     TRY_AGAIN,
-    Calibration,
     Exit,
     ExitLevels,
     ExitPolicy,
+    ExitThresholds,
+    Gate,
+    GatedExit,
     Level,
     exits_note,
     open_policy,
@@ -29,8 +29,9 @@ SURE, UNSURE = (np.array([value, 0, 0], np.float32) for value in (9, 0))
 TIMES = ExitTimes(10.0, {2: 5.0, 6: 8.0}, {2: (6.0, 7.0, 12.0), 6: (3.0, 3.5, 6.0)}, {6: (5.5, 3.0)})
 
 
-def exit_at(num_layers: int, share: float) -> Exit:
-    return Exit(num_layers=num_layers, num_stages=num_layers // 2, metric="gap", threshold=0.5, share=share)
+def exit_at(num_layers: int, share: float, *, metric: str = "gap", threshold: float = 0.5) -> GatedExit:
+    gate = Gate(metric=metric, threshold=threshold, share=share)
+    return Exit(num_layers=num_layers, num_stages=num_layers // 2, share=num_layers / 8, text=None, judge=gate)
 
 
 def policy(*shares: float, **options: float) -> ExitPolicy:
@@ -68,16 +69,16 @@ def test_without_a_token_that_leaves_a_round_is_the_exit_and_one_late_call() -> 
 def test_an_exit_that_reads_hidden_states_pays_the_head_only_for_tokens_that_leave() -> None:
     assert TIMES.rate(6, 0.0, reads_states=True) == pytest.approx(1 / (5.5 + 3.0))
     assert TIMES.rate(6, 1.0, reads_states=True) == pytest.approx(17 / (16 * 8.5 + 5.5 + 6.0))
-    logits, states = exit_at(6, 0.3), replace(exit_at(6, 0.3), metric="saturation")
-    rates = [ExitPolicy([one], TIMES, num_layers=8).rate(one) for one in (logits, states)]
+    logits, states = exit_at(6, 0.3), exit_at(6, 0.3, metric="saturation")
+    rates = [ExitPolicy([one], TIMES, num_layers=8).plan(one).rate for one in (logits, states)]
     assert rates == [TIMES.rate(6, 0.3), TIMES.rate(6, 0.3, reads_states=True)]
     assert rates[1] > rates[0]
 
 
 def test_an_exit_by_saturation_believes_hidden_states_that_hardly_turned() -> None:
-    one = replace(exit_at(6, 0.5), metric="saturation", threshold=0.9)
+    one = exit_at(6, 0.5, metric="saturation", threshold=0.9)
     states = np.array([[[1, 0], [1, 0.1]], [[1, 0], [0, 1]]], np.float32)
-    assert one.are_sure(states).tolist() == [True, False]
+    assert one.judge.are_sure(states).tolist() == [True, False]
     chooser = ExitPolicy([one], TIMES, num_layers=8)
     assert [chooser.is_sure(one, row) for row in states] == [True, False]
 
@@ -102,10 +103,10 @@ def test_an_exit_that_is_never_sure_on_this_text_is_given_up_and_taken_up_again(
         chosen = one.choose()
         if chosen is None:
             break
-        assert not one.is_sure(chosen, UNSURE)
+        assert not one.is_sure(left := chosen, UNSURE)
     assert one.choose() is None
     for _ in range(400):
-        assert one.is_sure(exit_at(2, 0.8), SURE)
+        assert one.is_sure(left, SURE)
     chosen = one.choose()
     assert chosen is not None and chosen.num_layers == 2
 
@@ -113,8 +114,8 @@ def test_an_exit_that_is_never_sure_on_this_text_is_given_up_and_taken_up_again(
 def test_a_token_leaves_only_above_the_threshold() -> None:
     half = np.log(np.array([0.75, 0.25], np.float32))
     rows = np.stack([half, SURE[:2], UNSURE[:2]])
-    assert replace(exit_at(2, 0.5), threshold=0.50001).are_sure(rows).tolist() == [False, True, False]
-    assert replace(exit_at(2, 0.5), threshold=0.4999).are_sure(rows).tolist() == [True, True, False]
+    assert exit_at(2, 0.5, threshold=0.50001).judge.are_sure(rows).tolist() == [False, True, False]
+    assert exit_at(2, 0.5, threshold=0.4999).judge.are_sure(rows).tolist() == [True, True, False]
 
 
 # Times
@@ -126,22 +127,19 @@ def own_model(tiny_stages: Model, folder: Path | None) -> Model:
     return fresh
 
 
-def test_times_are_measured_once_and_then_read(
-    tiny_stages: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_times_are_measured_once_and_then_read(tiny_stages: Model, tmp_path: Path) -> None:
     measured = exit_times(own_model(tiny_stages, tmp_path))
     assert set(measured.exit_s) == set(measured.late_s) == {1, 2, 3}
     assert measured.full_s > 0 and min(measured.exit_s.values()) > 0
     assert set(measured.states_s) == {2, 3}, "nothing goes into the first stage but tokens"
     assert all(min(parts) > 0 for parts in measured.states_s.values())
-    assert all(len(late) == len(ROWS) and min(late) > 0 for late in measured.late_s.values())
-    monkeypatch.setattr(times_module, "ROUNDS", 1)
-    assert exit_times(own_model(tiny_stages, tmp_path)) == measured
+    assert all(len(late) == len(LATE_ROWS) and min(late) > 0 for late in measured.late_s.values())
+    assert exit_times(own_model(tiny_stages, tmp_path), num_rounds=1) == measured
     (file,) = tmp_path.iterdir()
     file.write_text("{}")
-    assert exit_times(own_model(tiny_stages, tmp_path)) != measured
+    assert exit_times(own_model(tiny_stages, tmp_path), num_rounds=1) != measured
     assert json.loads(file.read_text())["finding"]["full_s"] > 0
-    assert exit_times(own_model(tiny_stages, None)).full_s > 0
+    assert exit_times(own_model(tiny_stages, None), num_rounds=1).full_s > 0
 
 
 # Opening
@@ -154,7 +152,7 @@ def calibrated(model: Model, folder: Path) -> Model:
         Level(agreement=0.9, metric="gap", threshold=0.1, share=0.9),
         Level(agreement=0.98, metric="gap", threshold=None, share=0.0),
     )
-    known = Calibration(
+    known = ExitThresholds(
         num_tokens=4321,
         error_rate=0.05,
         exits=(ExitLevels(num_layers=2, agreement=0.7, levels=levels),),
@@ -170,7 +168,9 @@ def test_an_agreement_opens_the_exits_that_keep_it_and_says_what_it_promises(
     model = calibrated(tiny_stages, tmp_path)
     opened, promise = open_policy(model, 0.85, min_gain=0.0)
     chosen = opened.choose()
-    assert chosen == Exit(num_layers=2, num_stages=2, metric="gap", threshold=0.1, share=0.9)
+    assert chosen == Exit(
+        num_layers=2, num_stages=2, share=0.5, text=None, judge=Gate(metric="gap", threshold=0.1, share=0.9)
+    )
     assert promise == "85 % of tokens as the full model's, calibrated on 4321 tokens"
     assert open_policy(model, 0.9999)[1].startswith("99.99 % of tokens")
     assert opened.pays and not open_policy(model, 0.85, min_gain=1e9)[0].pays
@@ -210,7 +210,7 @@ def test_a_damaged_calibration_is_refused_by_name(tiny_stages: Model, tmp_path: 
 def test_a_calibration_of_other_exits_is_refused(tiny_stages: Model, tmp_path: Path) -> None:
     manifest, file = tiny_stages.manifest, tmp_path / "own.json"
     exits = (ExitLevels(num_layers=9, agreement=0.7, levels=()),)
-    exits_note(manifest).save(Calibration(num_tokens=4321, error_rate=0.05, exits=exits), file)
+    exits_note(manifest).save(ExitThresholds(num_tokens=4321, error_rate=0.05, exits=exits), file)
     with pytest.raises(
         ConfigError, match=r"own\.json knows exits after 9 layers, the bundle has others; make one with"
     ):
@@ -223,7 +223,7 @@ def test_saturation_is_believed_only_around_the_stage_it_was_measured_around(
 ) -> None:
     level = Level(agreement=0.9, metric="saturation", threshold=0.1, share=0.9)
     manifest, file = tiny_stages.manifest, tmp_path / "own.json"
-    known = Calibration(
+    known = ExitThresholds(
         num_tokens=4321,
         error_rate=0.05,
         exits=(ExitLevels(num_layers=2, agreement=0.7, levels=(level,), last_stage_from=starts),),
@@ -231,7 +231,7 @@ def test_saturation_is_believed_only_around_the_stage_it_was_measured_around(
     exits_note(manifest).save(known, file)
     if is_read:
         chosen = open_policy(own_model(tiny_stages, None), 0.9, calibration=file, min_gain=0.0)[0].choose()
-        assert chosen is not None and chosen.reads_states
+        assert chosen is not None and chosen.judge.reads_states
     else:
         with pytest.raises(
             ConfigError, match=f"from layer {starts} to the exit after 2, the bundle has one from layer 1"

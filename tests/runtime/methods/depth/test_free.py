@@ -28,10 +28,10 @@ from skipstone.runtime.methods.depth import (
     UPDATE_EVERY,
     Beta,
     BetaMixture,
+    Exit,
     ExitRecord,
     ExitText,
     FreeDrafter,
-    FreeExit,
     depth_logits,
     open_free,
 )
@@ -100,8 +100,17 @@ def drafter_of(
     context: DrafterContext, records: dict[int, ExitRecord], *, times: ExitTimes = TIMES, **options: Any
 ) -> FreeDrafter:
     """Return a drafter that uses exits of which so much is known; exits stand after each layer."""
-    exits = [FreeExit(layers, ExitText(context.sequence, layers), record) for layers, record in records.items()]
-    return FreeDrafter(exits, context.sampler, times=times, num_layers=4, **options)
+    exits = [
+        Exit(
+            num_layers=layers,
+            num_stages=layers,
+            share=layers / 4,
+            text=ExitText(context.sequence, layers),
+            judge=record,
+        )
+        for layers, record in records.items()
+    ]
+    return FreeDrafter(exits, context.sampler, times=times, **options)
 
 
 def free_of(context: DrafterContext, *, mixture: BetaMixture | None = KNOWN) -> FreeDrafter:

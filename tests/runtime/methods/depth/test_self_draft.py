@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.costs import best_length, usual_s
 from skipstone.runtime.decoding import (
-    Calibration,
+    ConfidenceScale,
     ConfidenceStop,
     Drafter,
     ModelDrafter,
@@ -37,7 +37,7 @@ from skipstone.runtime.decoding import (
 from skipstone.runtime.decoding.verify import rule_named
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.methods import DrafterContext, method_named, weighed_methods
-from skipstone.runtime.methods.depth import LONGEST, Exit, MidpointStop, SelfDrafter, open_self
+from skipstone.runtime.methods.depth import COUNTS_MEMORY, LONGEST, Counts, Exit, MidpointStop, SelfDrafter, open_self
 from skipstone.runtime.sampling import SamplingOptions
 
 NO_LOGITS = np.zeros((0, 0), np.float32)
@@ -105,7 +105,7 @@ def run(
     return sequence.token_ids, steps
 
 
-class Trust(Calibration):
+class Trust(ConfidenceScale):
     """Believes that every guess stands; random weights are never sure of one."""
 
     def chance(self, confidence: float) -> float:
@@ -118,8 +118,8 @@ def trained(drafter: Drafter, *, num_stages: int = 2) -> SelfDrafter:
     drafter._plain_s = 1.0
     for number, one in enumerate(drafter._exits, start=1):
         one.text.guess_s = 0.05
-        one.drafter._stop, one.drafter._calibration = ConfidenceStop(threshold=0.0), Trust()
-        one.matches, one.misses = (200.0, 0.0) if number == num_stages else (0.0, 200.0)
+        one.judge._stop, one.judge._scale = ConfidenceStop(threshold=0.0), Trust()
+        one.counts = Counts(200.0, 0.0) if number == num_stages else Counts(0.0, 200.0)
     return drafter
 
 
@@ -161,7 +161,7 @@ def test_an_exit_that_knows_the_model_drafts_long_chains_which_mostly_stand(
     drafter = open_self(context)
     assert isinstance(drafter, SelfDrafter)
     for one in drafter._exits:
-        one.drafter._stop = ConfidenceStop(threshold=0.0)  # random weights are never sure
+        one.judge._stop = ConfidenceStop(threshold=0.0)  # random weights are never sure
     _, steps = run(context, drafter, max_new_tokens=200)
     late_steps = steps[len(steps) // 2 : -1]
     of_second = [step for number, step in enumerate(late_steps) if step.num_drafted > 1]
@@ -292,7 +292,7 @@ def test_a_text_drawn_by_chance_can_be_made_again_however_busy_the_machine_is(
     options, texts = SamplingOptions(temperature=1.0, seed=4), []
     for times in (iter(range(10**6)), iter(number**2 for number in range(10**6))):
         monkeypatch.setattr(
-            "skipstone.runtime.methods.depth.self_draft.perf_counter", lambda times=times: float(next(times))
+            "skipstone.runtime.methods.depth.exits.perf_counter", lambda times=times: float(next(times))
         )
         context = context_of(staged, options, rule=rule)
         texts.append([(step.token_ids, step.num_drafted) for step in run(context, open_self(context))[1]])
@@ -421,8 +421,10 @@ def test_the_least_chance_is_the_time_of_one_more_guess_at_the_best_rate() -> No
     one, drafter = decoding.exits[0], decoding.drafter
     drafter._random = SimpleNamespace(betavariate=lambda a, b: a / (a + b))  # the mean of what may be drawn
     drafter.propose(decoding.history, limit=LONGEST)
-    length, rate = best_length(one.chance, 4.0, [16.0, *(4 + 12 * (1 + drafter._row_share * n) for n in range(1, 9))])
-    assert length and one.drafter.least_chance == pytest.approx(rate * (4 + 12 * drafter._row_share))
+    length, rate = best_length(
+        chance_of(one), 4.0, [16.0, *(4 + 12 * (1 + drafter._row_share * n) for n in range(1, 9))]
+    )
+    assert length and one.judge.least_chance == pytest.approx(rate * (4 + 12 * drafter._row_share))
 
 
 # What it learns, round by round
@@ -449,6 +451,15 @@ class FakeExit(Drafter):
         return Draft.chain([int(not self.is_right(len(history) + depth)) for depth in range(limit)], source=self.name)
 
 
+def exit_of(text: FakeText, drafter: FakeExit, share: float) -> Exit[Any, Any]:
+    return Exit(num_layers=int(16 * share), num_stages=1, share=share, guess_share=share, text=text, judge=drafter)
+
+
+def chance_of(exit: Exit[Any, Any]) -> float:
+    """Return how often a guess stands, with one of each before any was seen."""
+    return (exit.counts.hits + 1) / (exit.counts.hits + exit.counts.misses + 2)
+
+
 @dataclass
 class Decoding:
     """Decoding with fake exits of a model of `num_layers` layers, one millisecond each."""
@@ -461,7 +472,7 @@ class Decoding:
     def __post_init__(self) -> None:
         self.texts = [FakeText(share * self.num_layers) for share in self.shares]
         exits: list[Any] = [
-            Exit(text, FakeExit(text, is_right), share, share)  # type: ignore[arg-type]
+            exit_of(text, FakeExit(text, is_right), share)
             for text, is_right, share in zip(self.texts, self.rights, self.shares, strict=True)
         ]
         self.exits, self.drafter = exits, SelfDrafter(exits)
@@ -545,14 +556,14 @@ def test_an_exit_that_has_become_good_is_found_again_and_one_that_became_bad_is_
 
 
 def test_chances_fade() -> None:
-    one: Any = Exit(FakeText(1.0), FakeExit(FakeText(1.0), always), 0.5, 0.5)  # type: ignore[arg-type]
-    assert one.chance == 0.5
+    one = exit_of(FakeText(1.0), FakeExit(FakeText(1.0), always), 0.5)
+    assert chance_of(one) == 0.5
     draft = Draft.chain([0, 0, 1], source="self")
     trace = []
     for token_ids in ([0, 0, 0], [0, 0, 1, 5], [9], [0]):
-        one.fade()
-        one.learn(draft, token_ids)
-        trace.append((one.matches, one.misses))
+        one.counts.fade(COUNTS_MEMORY)
+        one.counts.learn(draft, token_ids)
+        trace.append((one.counts.hits, one.counts.misses))
     assert trace == [
         (2.0, 1.0),
         (pytest.approx(0.99 * 2 + 3), pytest.approx(0.99)),
@@ -560,18 +571,18 @@ def test_chances_fade() -> None:
         (pytest.approx(4.98 * 0.99**2 + 1), pytest.approx((0.99**2 + 1) * 0.99)),
     ]
     for _ in range(200):
-        one.fade()
-        one.learn(Draft.chain([1], source="self"), [0])
-    assert one.chance < 0.08
-    drawn = [one.draw_chance(Random(seed)) for seed in range(200)]
-    assert max(drawn) < 0.2 and len({*drawn}) > 100 and drawn[0] == one.draw_chance(Random(0))
+        one.counts.fade(COUNTS_MEMORY)
+        one.counts.learn(Draft.chain([1], source="self"), [0])
+    assert chance_of(one) < 0.08
+    drawn = [one.counts.draw_chance(Random(seed)) for seed in range(200)]
+    assert max(drawn) < 0.2 and len({*drawn}) > 100 and drawn[0] == one.counts.draw_chance(Random(0))
     for _ in range(200):
-        one.fade()
-        one.learn(Draft.chain([0], source="self"), [0])
-    assert one.chance > 0.85
+        one.counts.fade(COUNTS_MEMORY)
+        one.counts.learn(Draft.chain([0], source="self"), [0])
+    assert chance_of(one) > 0.85
     for _ in range(1000):
-        one.fade()
-    assert one.chance == pytest.approx(0.5, abs=0.01), "of what was long ago nothing is left"
+        one.counts.fade(COUNTS_MEMORY)
+    assert chance_of(one) == pytest.approx(0.5, abs=0.01), "of what was long ago nothing is left"
 
 
 def test_the_call_of_the_prompt_is_not_taken_for_a_plain_one() -> None:
@@ -588,7 +599,7 @@ def test_a_call_after_a_draft_that_was_dropped_is_not_taken_for_a_plain_one() ->
     decoding.run(3)
     decoding.run(100, cut=0)
     assert decoding.drafter._plain_s == decoding.num_layers
-    assert decoding.exits[0].chance > 0.9, "the text shows that the guesses were right"
+    assert chance_of(decoding.exits[0]) > 0.9, "the text shows that the guesses were right"
 
 
 @pytest.mark.parametrize("cut", [100, 2], ids=["whole", "cut"])
@@ -611,8 +622,8 @@ def test_a_first_call_that_is_slow_does_not_put_an_exit_off() -> None:
 def test_it_hears_of_others_drafts_and_learns_nothing_from_them() -> None:
     decoding = Decoding((0.5,), (always,))
     decoding.run(3)
-    known = [(one.matches, one.misses) for one in decoding.exits]
+    known = [(one.counts.hits, one.counts.misses) for one in decoding.exits]
     other = Draft.chain([0, 1], source="suffix")
     decoding.drafter.observe(Round(other, 0, [0, 0], [0, 1], NO_LOGITS, model_s=900.0))
-    assert [(one.matches, one.misses) for one in decoding.exits] == known
+    assert [(one.counts.hits, one.counts.misses) for one in decoding.exits] == known
     assert decoding.drafter._plain_s == decoding.num_layers

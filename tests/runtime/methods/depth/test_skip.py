@@ -67,8 +67,8 @@ def opened(context: DrafterContext) -> Drafter:
     drafter = open_skip(context)
     assert isinstance(drafter, SelfDrafter)
     (one,) = drafter._exits
-    drafter._plain_s, one.text.guess_s, one.matches = 1.0, 0.05, 200.0
-    one.drafter._stop, one.drafter._calibration = ConfidenceStop(threshold=0.0, step=0.0), Trust()
+    drafter._plain_s, one.text.guess_s, one.counts.hits = 1.0, 0.05, 200.0
+    one.judge._stop, one.judge._scale = ConfidenceStop(threshold=0.0, step=0.0), Trust()
     return drafter
 
 

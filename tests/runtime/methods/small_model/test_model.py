@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import (
-    Calibration,
+    ConfidenceScale,
     ConfidenceStop,
     Drafter,
     Drawn,
@@ -420,7 +420,7 @@ def test_levels_are_deciles_of_confidence(pair: Model, small: Model) -> None:
 
 
 def test_confidence_is_taken_at_its_word_until_guesses_were_judged() -> None:
-    calibration = Calibration()
+    calibration = ConfidenceScale()
     assert [calibration.chance(confidence) for confidence in (0.0, 0.33, 1.0)] == pytest.approx([0.0, 0.33, 1.0])
     for _ in range(100):
         calibration.learn(Draft.chain([5, 6], source="test", levels=[9, 3]), [5, 7])
@@ -429,7 +429,7 @@ def test_confidence_is_taken_at_its_word_until_guesses_were_judged() -> None:
 
 
 def test_only_guesses_that_were_reached_teach() -> None:
-    calibration = Calibration()
+    calibration = ConfidenceScale()
     tree = Draft((5, 6, 7, 8), "test", (0, 1, 0, 3), (9, 3, 5, 7))
     for _ in range(100):
         calibration.learn(tree, [7])  # the text ends behind 7
