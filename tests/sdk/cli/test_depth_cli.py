@@ -25,7 +25,7 @@ from skipstone.runtime.methods.depth import (
     exits_note,
     text_windows,
 )
-from skipstone.runtime.methods.depth import exits as policy
+from skipstone.runtime.methods.depth import exit as policy
 from tests.sdk.cli.test_cli_drafts import without_colours
 
 PROMPT = "def add(first, second):"
