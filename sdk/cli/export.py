@@ -5,15 +5,21 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from rich.progress import DownloadColumn
 
+from skipstone.cli.command import unfold
 from skipstone.cli.options import QuietOption
 from skipstone.cli.terminal import notes, progress_bar
+
+if TYPE_CHECKING:
+    from skipstone.exporters import ExportPlan
+    from skipstone.exporters.optimum import WrappedPlan
 
 NAME = "export"
 EXAMPLES = """\b
@@ -43,6 +49,77 @@ class Via(StrEnum):
     optimum = "optimum"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFlags:
+    """Which weights are read, how they are changed and stored."""
+
+    panel: ClassVar[str] = "Weights"
+    precision: Annotated[
+        PrecisionName,
+        typer.Option("--precision", help="Type of the weights; int4 keeps the most sensitive ones at 8 bits."),
+    ] = PrecisionName.int4
+    group_size: Annotated[
+        GroupSize | None, typer.Option("--group-size", help="Weights that share a scale; default: what measured best.")
+    ] = None
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of CHECKPOINT, a hub id.")
+    ] = None
+    lora: Annotated[
+        Path | None, typer.Option("--lora", metavar="DIR", help="PEFT adapter that is merged into the weights.")
+    ] = None
+    ffn_width: Annotated[
+        str | None,
+        typer.Option(
+            "--ffn-width", metavar="N|N,N,...", help="Channels to keep of each nested FFN (MatFormer, Gemma 3n)."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFlags:
+    """Where the model is cut, and what lies between its stages and the logits."""
+
+    panel: ClassVar[str] = "Stages"
+    exits: Annotated[
+        str, typer.Option("--exits", metavar="auto|none|4,8", help="Layers after which it may stop; auto: quarters.")
+    ] = "none"
+    cuts: Annotated[
+        str,
+        typer.Option(
+            "--cuts", metavar="each|none|3,5", help="Layers after which stages end too, for --decode skip; each: all."
+        ),
+    ] = "none"
+    exit_adapters: Annotated[
+        str,
+        typer.Option(
+            "--exit-adapters", metavar="auto|none|FILE", help="Adapters of exits; auto: those that lie in CHECKPOINT."
+        ),
+    ] = "auto"
+    draft_head: Annotated[
+        str | None,
+        typer.Option(
+            "--draft-head", metavar="auto|K", help="Head over the first K tokens, for drafts; auto: a quarter."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftModelFlags:
+    """The small model that goes into the bundle too."""
+
+    panel: ClassVar[str] = "Draft model"
+    drafter: Annotated[
+        str | None,
+        typer.Option(
+            "--drafter", metavar="SMALL_CHECKPOINT", help="Smaller model that guesses for this one, put into OUT too."
+        ),
+    ] = None
+    drafter_precision: Annotated[
+        PrecisionName | None, typer.Option("--drafter-precision", help="Type of its weights; default: as --precision.")
+    ] = None
+
+
+@unfold
 def run(
     checkpoint: Annotated[
         str,
@@ -51,55 +128,9 @@ def run(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder to write.")],
-    precision: Annotated[
-        PrecisionName,
-        typer.Option("--precision", help="Type of the weights; int4 keeps the most sensitive ones at 8 bits."),
-    ] = PrecisionName.int4,
-    group_size: Annotated[
-        GroupSize | None, typer.Option("--group-size", help="Weights that share a scale; default: what measured best.")
-    ] = None,
-    exits: Annotated[
-        str, typer.Option("--exits", metavar="auto|none|4,8", help="Layers after which it may stop; auto: quarters.")
-    ] = "none",
-    cuts: Annotated[
-        str,
-        typer.Option(
-            "--cuts", metavar="each|none|3,5", help="Layers after which stages end too, for --decode skip; each: all."
-        ),
-    ] = "none",
-    revision: Annotated[
-        str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of CHECKPOINT, a hub id.")
-    ] = None,
-    drafter: Annotated[
-        str | None,
-        typer.Option(
-            "--drafter", metavar="SMALL_CHECKPOINT", help="Smaller model that guesses for this one, put into OUT too."
-        ),
-    ] = None,
-    drafter_precision: Annotated[
-        PrecisionName | None, typer.Option("--drafter-precision", help="Type of its weights; default: as --precision.")
-    ] = None,
-    lora: Annotated[
-        Path | None, typer.Option("--lora", metavar="DIR", help="PEFT adapter that is merged into the weights.")
-    ] = None,
-    ffn_width: Annotated[
-        str | None,
-        typer.Option(
-            "--ffn-width", metavar="N|N,N,...", help="Channels to keep of each nested FFN (MatFormer, Gemma 3n)."
-        ),
-    ] = None,
-    draft_head: Annotated[
-        str | None,
-        typer.Option(
-            "--draft-head", metavar="auto|K", help="Head over the first K tokens, for drafts; auto: a quarter."
-        ),
-    ] = None,
-    exit_adapters: Annotated[
-        str,
-        typer.Option(
-            "--exit-adapters", metavar="auto|none|FILE", help="Adapters of exits; auto: those that lie in CHECKPOINT."
-        ),
-    ] = "auto",
+    weights: WeightFlags,
+    stages: StageFlags,
+    draft_model: DraftModelFlags,
     via: Annotated[
         Via | None, typer.Option("--via", help="Let optimum export a family that has no table here.")
     ] = None,
@@ -114,35 +145,36 @@ def run(
     The folder appears whole or not at all.
     """
     from skipstone.api import plan
-    from skipstone.check import ExportCheck, require_transformers
-    from skipstone.runtime.bundle import Bundle, BundleWriter
+    from skipstone.check import require_transformers
+    from skipstone.runtime.bundle import BundleWriter
 
     BundleWriter(output, force=force)  # a taken place is refused before a checkpoint is fetched
     if check:
         require_transformers()
     start = time.perf_counter()
-    chosen = plan(
-        checkpoint,
-        precision=precision.value,
-        group_size=int(group_size.value) if group_size else None,
-        exits=exits,
-        cuts=cuts,
-        revision=revision,
-        drafter=drafter,
-        drafter_precision=drafter_precision.value if drafter_precision else None,
-        lora=lora,
-        ffn_width=ffn_width,
-        draft_head=draft_head,
-        exit_adapters=exit_adapters,
-        via=via.value if via else None,
-    )
-    comparison = ExportCheck(chosen) if check else None
-    console = notes(quiet=quiet)
-    for remark in chosen.remarks:
+    planned = plan(checkpoint, via=via.value if via else None, **_keywords(weights, stages, draft_model))
+    _write(planned, output, check=check, force=force, quiet=quiet)
+    seconds = time.perf_counter() - start
+    notes(quiet=quiet).print(f"{output}: {weights.precision.value}, {_size(output)}, {seconds:.1f} s")
+
+
+def _keywords(*groups: WeightFlags | StageFlags | DraftModelFlags) -> dict[str, Any]:
+    """Return the keywords of `plan` that the options mean."""
+    values = {name: value for group in groups for name, value in asdict(group).items()}
+    values = {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}
+    return values | {"group_size": int(values["group_size"]) if values["group_size"] else None}
+
+
+def _write(planned: ExportPlan | WrappedPlan, output: Path, *, check: bool, force: bool, quiet: bool) -> None:
+    """Write the bundle, its remarks before and the verdict of the check behind it."""
+    from skipstone.check import ExportCheck
+
+    comparison, console = ExportCheck(planned) if check else None, notes(quiet=quiet)
+    for remark in planned.remarks:
         console.print(remark)
-    total, bytes_each = chosen.work
+    total, bytes_each = planned.work
     with progress_bar("exporting", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
-        chosen.write(
+        planned.write(
             output,
             force=force,
             command=shlex.join(["skipstone", *sys.argv[1:]]),
@@ -151,8 +183,13 @@ def run(
         )
     if comparison is not None:
         console.print(comparison.verdict)
-    manifest = Bundle.open(output).manifest
+
+
+def _size(bundle: Path) -> str:
+    from skipstone.runtime.bundle import Bundle
+
+    manifest = Bundle.open(bundle).manifest
     size = f"{manifest.total_bytes / 1e6:.1f} MB"
     if manifest.draft_model:
         size += f" with a drafter of {manifest.draft_model_bytes / 1e6:.1f} MB"
-    console.print(f"{output}: {precision.value}, {size}, {time.perf_counter() - start:.1f} s")
+    return size
