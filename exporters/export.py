@@ -26,6 +26,7 @@ from skipstone.exporters.draft_pair import check_pair
 from skipstone.exporters.families import Architecture, read_architecture
 from skipstone.exporters.graph import (
     EXACT_BLOCKS,
+    TARGETS,
     ModelWeights,
     WeightFile,
     build_draft_head,
@@ -65,7 +66,8 @@ class ExportPlan:
     `architecture` and the tensors of `checkpoint` are those that are written. `transforms` are those that changed them,
     in their order. `exits` are the numbers of layers after which the head may run, without the full depth; stages may
     end elsewhere. `draft_head` is how many of the first tokens the head for drafts knows; None is no such head.
-    `exit_adapters` are what was trained for the exits, those not exported with them.
+    `exit_adapters` are what was trained for the exits, those not exported with them. `target` names the
+    operators of the graphs.
     """
 
     checkpoint: Checkpoint
@@ -78,6 +80,7 @@ class ExportPlan:
     draft_model: ExportPlan | None = None
     draft_head: int | None = None
     exit_adapters: ExitAdapters | None = None
+    target: str = "ort"
     remarks: tuple[str, ...] = ()
 
     @property
@@ -108,6 +111,8 @@ class ExportPlan:
     @property
     def is_exact(self) -> bool:
         """Whether rows fed in pairs give the same bits: not with experts, unless in small blocks."""
+        if not TARGETS[self.target].is_exact:
+            return False
         if self.architecture.experts is None:
             return True
         rule = self.recipe.for_tensor("layers.0.experts")
@@ -185,6 +190,7 @@ def plan_export(source: str | Path, options: ExportOptions, *, draft_model: Expo
         exits=exits,
         draft_head=_draft_head(architecture, options, num_stages=len(stages)),
         exit_adapters=adapters,
+        target=options.target,
     )
     plan = replace(plan, remarks=(*_remarks(plan), *said))
     if draft_model is None:
@@ -230,19 +236,23 @@ def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], No
 
 
 def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
-    weights = ModelWeights(plan.architecture, plan.checkpoint.tensors, on_progress)
+    target, weights = TARGETS[plan.target], ModelWeights(plan.architecture, plan.checkpoint.tensors, on_progress)
     with WeightFile(folder / WEIGHTS_FILE) as file:
         for stage in plan.stages:
-            ir.save(build_stage(stage, plan.architecture, weights, plan.recipe, file), folder / stage.file)
+            ir.save(
+                build_stage(stage, plan.architecture, weights, plan.recipe, file, target=target), folder / stage.file
+            )
         if plan.has_head:
-            head = build_head(plan.architecture, weights, plan.recipe, file, by_row=plan.draft_head is not None)
+            by_row = plan.draft_head is not None
+            head = build_head(plan.architecture, weights, plan.recipe, file, by_row=by_row, target=target)
             ir.save(head, folder / HEAD_FILE)
         for layers, name in plan.adapters.items():
             assert plan.exit_adapters is not None
-            ir.save(build_exit(int(layers), plan.exit_adapters.read(int(layers)), file), folder / name)
+            adapter = plan.exit_adapters.read(int(layers))
+            ir.save(build_exit(int(layers), adapter, file, target=target), folder / name)
         if plan.draft_head is not None:
-            draft_head = build_draft_head(plan.architecture, weights, plan.recipe, file, plan.draft_head)
-            ir.save(draft_head, folder / DRAFT_HEAD_FILE)
+            num_first, model = plan.draft_head, (plan.architecture, weights, plan.recipe, file)
+            ir.save(build_draft_head(*model, num_first, target=target), folder / DRAFT_HEAD_FILE)
 
 
 def _manifest(
@@ -261,7 +271,7 @@ def _manifest(
             LayerCache(num_heads=d.num_kv_heads, head_size=head_size, dtype="float32", window=window)
             for window in architecture.windows[: architecture.num_caches]
         ),
-        recipe={**plan.recipe.to_json(), **({"kept_integers": plan.num_kept} if plan.num_kept else {})},
+        recipe=_recipe(plan),
         bos_id=plan.roles.bos_id,
         stop_ids=plan.roles.stop_ids,
         special_ids=plan.roles.special_ids,
@@ -274,3 +284,9 @@ def _manifest(
         adapters=plan.adapters,
         draft_head=None if plan.draft_head is None else DRAFT_HEAD_FILE,
     )
+
+
+def _recipe(plan: ExportPlan) -> dict[str, Any]:
+    """Return the recipe as the manifest holds it, with what is not usual in it."""
+    kept = {"kept_integers": plan.num_kept} if plan.num_kept else {}
+    return {**plan.recipe.to_json(), **kept, **({} if plan.target == "ort" else {"target": plan.target})}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
 from skipstone.errors import ConfigError
+from skipstone.exporters.graph import TARGETS
 from skipstone.exporters.stages import check_draft_head, check_layers
 from skipstone.exporters.transforms import FfnWidth, Lora, Transform
 from skipstone.quant import Recipe
@@ -25,6 +26,7 @@ class _SameKeywords(TypedDict, total=False):
     revision: str | None
     draft_head: str | int | None
     exit_adapters: str | Path
+    target: str
 
 
 class ExportKeywords(_SameKeywords, total=False):
@@ -55,7 +57,8 @@ class ExportOptions:
     layer numbers, after which stages end too. `revision` is a branch, tag or commit of a checkpoint on the hub.
     `transforms` change the model before its graph is written, one after the other. `draft_head` is `auto` or how many
     tokens the head for drafts knows, None for no such head. `exit_adapters` is a file that `train-exits` made, `none`,
-    or `auto`: the one in the checkpoint's folder, if any.
+    or `auto`: the one in the checkpoint's folder, if any. `target` is whose operators the graphs use: `ort`, or `plain`
+    for those of the ONNX standard.
     Raises: ConfigError for what is right for no model at all.
     """
 
@@ -66,8 +69,11 @@ class ExportOptions:
     transforms: tuple[Transform, ...] = ()
     draft_head: str | int | None = None
     exit_adapters: str | Path = "auto"
+    target: str = "ort"
 
     def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise ConfigError(f"--target {self.target} is not known; choose one of {', '.join(TARGETS)}")
         check_layers(self.exits, option="--exits", word="auto")
         check_layers(self.cuts, option="--cuts", word="each")
         if self.draft_head is not None:

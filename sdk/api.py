@@ -85,6 +85,8 @@ def export(
     - `draft_head`: a head for drafts from the first layers, which knows so many of the first tokens; `auto` for a
       quarter.
     - `exit_adapters`: what was trained for the exits: a file, `none`, or `auto` for that in the checkpoint's folder.
+    - `target`: `ort` for the fused operators of onnxruntime, `plain` for those of the ONNX standard, which other
+      providers take too; a plain bundle has no exact mode.
     - `via`: `optimum` exports a family that has no table here; its bundle has no exits, trees or exact mode.
 
     Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError, CheckFailed.
@@ -126,7 +128,9 @@ def plan(
     small = None
     if draft_model is not None:
         precision, group_size = keywords.get("precision", "int4"), keywords.get("group_size")
-        small_options = ExportOptions.of(precision=draft_model_precision or precision, group_size=group_size)
+        small_options = ExportOptions.of(
+            precision=draft_model_precision or precision, group_size=group_size, target=options.target
+        )
         small = plan_export(_source(draft_model), small_options)
     elif draft_model_precision is not None:
         raise ConfigError(

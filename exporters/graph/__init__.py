@@ -10,6 +10,7 @@ from skipstone.exporters.graph.mixture import EXACT_BLOCKS, mixture
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.pen import FLOAT, GraphPen
 from skipstone.exporters.graph.stage_graphs import build_draft_head, build_exit, build_head, build_stage
+from skipstone.exporters.graph.targets import TARGETS
 from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FLOAT",
     "MICROSOFT",
     "PACKED_PRODUCT",
+    "TARGETS",
     "GraphPen",
     "Linear",
     "ModelWeights",

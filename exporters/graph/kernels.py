@@ -7,7 +7,7 @@ size, H heads, K kv heads or columns of a matrix, D padded head size, C cache ca
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from skipstone.exporters.graph.expert_store import StoredExperts
 from skipstone.exporters.graph.pen import Attribute, GraphPen
 from skipstone.exporters.graph.step_inputs import AttentionLayer, StepInputs
 from skipstone.exporters.graph.weight_file import StoredMatrix
+from skipstone.quant import Matrix, TensorRecipe
 
 __all__ = ["MICROSOFT", "PACKED_PRODUCT", "Kernels", "OrtKernels", "packed_product_attributes"]
 
@@ -81,6 +82,12 @@ class Kernels(ABC):
         self, kind: str, stream: ir.Value, update: ir.Value, *weights: ir.Value, epsilon: float
     ) -> tuple[ir.Value, ir.Value]:
         """Return the normed sum of two values, and the sum itself."""
+
+    def matrices(
+        self, name: str, make: Callable[[], Sequence[Matrix]], rule: TensorRecipe, *, shared: bool
+    ) -> tuple[StoredMatrix, ...]:
+        """Return the stored matrices for products that `make` gives; a `shared` one is looked up by row too."""
+        return self.pen.matrices(name, make, rule, transposed=not shared)
 
     @abstractmethod
     def product(self, x: ir.Value, matrix: StoredMatrix, bias: ir.Value | None, *, accuracy_level: int = 4) -> ir.Value:

@@ -37,7 +37,7 @@ class Linear:
         A `shared` matrix is looked up by row too, so it is not stored transposed; `x` then is [R, K].
         """
         pen, rule = self._pen, self._recipe.for_tensor(name)
-        parts = pen.matrices(name, make, rule, transposed=not shared)
+        parts = self._kernels.matrices(name, make, rule, shared=shared)
         whole = None if bias is None else pen.weight(f"{name}.bias", lambda: bias)
         if len(parts) == 1:
             return self._product(x, parts[0], whole)

@@ -43,11 +43,21 @@ class GraphPen:
         """Return a value for the tensor `name` of the bundle's weight file, making it if no graph has yet."""
         return self.stored(self._weights.add(name, make))
 
+    def integers(self, name: str, values: NDArray[np.uint8], bits: int) -> ir.Value:
+        """Return a value for small integers of the weight file; see `WeightFile.add_integers`."""
+        return self.stored(self._weights.add_integers(name, values, bits))
+
     def matrices(
-        self, name: str, make: Callable[[], Sequence[Matrix]], rule: TensorRecipe, *, transposed: bool = False
+        self,
+        name: str,
+        make: Callable[[], Sequence[Matrix]],
+        rule: TensorRecipe,
+        *,
+        transposed: bool = False,
+        integers_too: bool = False,
     ) -> tuple[StoredMatrix, ...]:
         """Return the matrices of the bundle's weight file that are called `name`; see `WeightFile.add_matrices`."""
-        return self._weights.add_matrices(name, make, rule, transposed=transposed)
+        return self._weights.add_matrices(name, make, rule, transposed=transposed, integers_too=integers_too)
 
     def stored(self, tensor: ir.ExternalTensor) -> ir.Value:
         """Return a value for a tensor of the bundle's weight file."""
@@ -60,9 +70,9 @@ class GraphPen:
         """Return a value for the bytes of a tensor of the weight file in another shape, as another type."""
         return self.stored(self._weights.view(tensor, suffix, shape, dtype))
 
-    def read(self, tensor: ir.ExternalTensor) -> NDArray[np.generic]:
-        """Return a tensor of the weight file."""
-        return self._weights.read(tensor)
+    def read_bytes(self, tensor: ir.ExternalTensor) -> NDArray[np.uint8]:
+        """Return a tensor of the weight file whose elements are bytes."""
+        return self._weights.read_bytes(tensor)
 
     def first_rows(self, matrix: StoredMatrix, num_rows: int) -> StoredMatrix:
         """Return the first rows of a matrix of the weight file, by the same bytes; see `WeightFile.first_rows`."""

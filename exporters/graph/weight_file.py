@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, quantize
+from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, quantize, unpack
 
-__all__ = ["StoredMatrix", "WeightFile"]
+__all__ = ["INTEGERS", "StoredMatrix", "WeightFile"]
 
 ALIGNMENT = 64
+INTEGERS: Final[Mapping[int, ir.DataType]] = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMatrix:
     """A matrix [N, K] in the weight file: numbers, or integers with what they mean.
 
-    Numbers lie as they are, or `transposed`, [K, N].
+    Numbers lie as they are, or `transposed`, [K, N]. So may integers; then K is in whole blocks, scales and zero points
+    are [blocks, N], and the latter are always there.
     """
 
     rows: int
@@ -53,21 +54,31 @@ class WeightFile:
         return self._tensors[name]
 
     def add_matrices(
-        self, name: str, make: Callable[[], Sequence[Matrix]], rule: TensorRecipe, *, transposed: bool = False
+        self,
+        name: str,
+        make: Callable[[], Sequence[Matrix]],
+        rule: TensorRecipe,
+        *,
+        transposed: bool = False,
+        integers_too: bool = False,
     ) -> tuple[StoredMatrix, ...]:
         """Return the stored matrices that `make` gives, one under the other the matrix `name`.
 
-        Numbers are stored by the rule, in 32 bits `transposed` where wanted; integers stay as they are.
+        Numbers are stored by the rule, in 32 bits `transposed` where wanted; integers stay as they are, unless they are
+        transposed too.
         """
         if name not in self._matrices:
             matrices = make()
             names = [name] if len(matrices) == 1 else [f"{name}.{index}" for index in range(len(matrices))]
             self._matrices[name] = tuple(
-                self._add_matrix(own, matrix, rule, transposed) for own, matrix in zip(names, matrices, strict=True)
+                self._add_matrix(own, matrix, rule, transposed, integers_too)
+                for own, matrix in zip(names, matrices, strict=True)
             )
         return self._matrices[name]
 
-    def _add_matrix(self, name: str, matrix: Matrix, rule: TensorRecipe, transposed: bool) -> StoredMatrix:
+    def _add_matrix(
+        self, name: str, matrix: Matrix, rule: TensorRecipe, transposed: bool, integers_too: bool
+    ) -> StoredMatrix:
         rows, columns = matrix.shape
         if isinstance(matrix, np.ndarray):
             if rule.bits == 32:
@@ -77,7 +88,7 @@ class WeightFile:
             matrix = quantize(
                 matrix, bits=rule.bits, block_size=rule.block_size, symmetric=rule.symmetric, method=rule.method
             )
-        return self._add_integers(name, matrix)
+        return self._add_transposed(name, matrix) if transposed and integers_too else self._add_integers(name, matrix)
 
     def _add_integers(self, name: str, matrix: QuantizedMatrix) -> StoredMatrix:
         points, order = matrix.zero_points, matrix.order
@@ -92,6 +103,29 @@ class WeightFile:
             order=None if order is None else self.add(f"{name}.order", lambda: order),
         )
 
+    def _add_transposed(self, name: str, matrix: QuantizedMatrix) -> StoredMatrix:
+        bits, order, num_blocks = matrix.bits, matrix.order, matrix.scales.shape[1]
+        values = unpack(matrix.data, bits, matrix.block_size).reshape(matrix.shape[0], -1)
+        points = np.full(matrix.scales.shape, 2 ** (bits - 1), np.uint8)
+        if matrix.zero_points is not None:
+            points = unpack(matrix.zero_points, bits, num_blocks)
+        return StoredMatrix(
+            rows=matrix.shape[0],
+            columns=matrix.shape[1],
+            bits=bits,
+            block_size=matrix.block_size,
+            transposed=True,
+            data=self.add_integers(f"{name}.data", values.T, bits),
+            scales=self.add(f"{name}.scales", lambda: matrix.scales.T),
+            zero_points=self.add_integers(f"{name}.zero_points", points.T, bits),
+            order=None if order is None else self.add(f"{name}.order", lambda: order),
+        )
+
+    def add_integers(self, name: str, values: NDArray[np.uint8], bits: int) -> ir.ExternalTensor:
+        """Return the stored tensor of small integers `name`, without a gap between its rows."""
+        packed = self.add(name, lambda: pack(values.ravel(), bits))
+        return self.view(packed, f"uint{bits}", values.shape, INTEGERS[bits])
+
     def view(
         self, tensor: ir.ExternalTensor, suffix: str, shape: Sequence[int], dtype: ir.DataType | None = None
     ) -> ir.ExternalTensor:
@@ -99,13 +133,11 @@ class WeightFile:
         name = f"{tensor.name}.{suffix}"
         return self._reference(name, dtype or tensor.dtype, shape, tensor.offset or 0, tensor.nbytes)
 
-    def read(self, tensor: ir.ExternalTensor) -> NDArray[np.generic]:
-        """Return a stored tensor."""
+    def read_bytes(self, tensor: ir.ExternalTensor) -> NDArray[np.uint8]:
+        """Return a stored tensor whose elements are bytes."""
         self._file.flush()
-        numbers = np.fromfile(
-            self._path, tensor.dtype.numpy(), count=math.prod(tensor.shape.numpy()), offset=tensor.offset or 0
-        )
-        return numbers.reshape(tensor.shape.numpy())
+        values = np.fromfile(self._path, np.uint8, count=tensor.nbytes, offset=tensor.offset or 0)
+        return values.reshape(tensor.shape.numpy())
 
     def first_rows(self, matrix: StoredMatrix, num_rows: int) -> StoredMatrix:
         """Return the first rows of a matrix, by the same bytes; nothing is written. It must not lie `transposed`."""

@@ -45,6 +45,11 @@ class GroupSize(StrEnum):
     large = "128"
 
 
+class Target(StrEnum):
+    ort = "ort"
+    plain = "plain"
+
+
 class Via(StrEnum):
     optimum = "optimum"
 
@@ -77,7 +82,7 @@ class WeightFlags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageFlags:
-    """Where the model is cut, and what lies between its stages and the logits."""
+    """Where the model is cut, what lies between its stages and the logits, and whose operators all use."""
 
     panel: ClassVar[str] = "Stages"
     exits: Annotated[
@@ -101,6 +106,9 @@ class StageFlags:
             "--draft-head", metavar="auto|K", help="Head over the first K tokens, for drafts; auto: a quarter."
         ),
     ] = None
+    target: Annotated[
+        Target, typer.Option("--target", help="Operators: onnxruntime's fused ones, or plain ONNX for other providers.")
+    ] = Target.ort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skipstone.devices import open_device
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.families import Experts
-from skipstone.exporters.graph import GraphPen, OrtKernels, WeightFile, expert_rule, mixture
+from skipstone.exporters.graph import TARGETS, GraphPen, OrtKernels, WeightFile, expert_rule, mixture
 from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, quantize
 
 Floats = NDArray[np.float32]
@@ -37,13 +37,13 @@ class Layer:
     gate_ups: Sequence[Matrix]
     downs: Sequence[Matrix]
 
-    def session(self, folder: Path, rule: TensorRecipe) -> onnxruntime.InferenceSession:
+    def session(self, folder: Path, rule: TensorRecipe, target: str = "ort") -> onnxruntime.InferenceSession:
         """Return a session of the mixture alone: x [B, T, E] and logits [B, T, X] in, y out."""
         with WeightFile(folder / "weights") as file:
             pen = GraphPen("mixture", file)
             x = pen.input("x", ir.DataType.FLOAT, ("B", "T", "E"))
             logits = pen.input("logits", ir.DataType.FLOAT, ("B", "T", self.experts.num_experts))
-            kernels = OrtKernels(pen)
+            kernels = TARGETS[target](pen)
             y = mixture(
                 kernels,
                 x,
@@ -61,8 +61,8 @@ class Layer:
         options.use_per_session_threads = False
         return onnxruntime.InferenceSession(folder / "mixture.onnx", options, providers=["CPUExecutionProvider"])
 
-    def run(self, folder: Path, rule: TensorRecipe, x: Floats, logits: Floats) -> Floats:
-        output: Floats = self.session(folder, rule).run(None, {"x": x, "logits": logits})[0]
+    def run(self, folder: Path, rule: TensorRecipe, x: Floats, logits: Floats, target: str = "ort") -> Floats:
+        output: Floats = self.session(folder, rule, target).run(None, {"x": x, "logits": logits})[0]
         return output
 
     def oracle(self, x: Floats, logits: Floats, *, block_size: int | None = None) -> Doubles:
@@ -155,6 +155,16 @@ ROWS = st.sampled_from([1, 2, 3, 8])
 def test_in_numbers_it_is_what_transformers_computes(tmp_path: Path, layer: Layer, batch: int, tokens: int) -> None:
     x, logits = random_input(layer, batch, tokens)
     assert_close(layer.run(tmp_path, FP32, x, logits), layer.oracle(x, logits), 1e-5)
+
+
+@ONE_BY_ONE
+@given(layers(), st.sampled_from([FP32]) | RULES, st.integers(1, 2), ROWS)
+def test_plain_operators_multiply_the_rounded_matrices_by_numbers(
+    tmp_path: Path, layer: Layer, rule: TensorRecipe, batch: int, tokens: int
+) -> None:
+    x, logits = random_input(layer, batch, tokens)
+    wanted = (layer if rule.bits == 32 else in_integers(layer, rule, rule)).oracle(x, logits)
+    assert_close(layer.run(tmp_path, rule, x, logits, "plain"), wanted, 1e-5)
 
 
 @ONE_BY_ONE

@@ -1,0 +1,13 @@
+"""The targets of an export by name: whose operators its graphs use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from skipstone.exporters.graph.kernels import Kernels, OrtKernels
+from skipstone.exporters.graph.plain_kernels import PlainKernels
+
+__all__ = ["TARGETS"]
+
+TARGETS: Final[Mapping[str, type[Kernels]]] = {"ort": OrtKernels, "plain": PlainKernels}
