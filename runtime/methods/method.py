@@ -98,8 +98,8 @@ class Need:
 DRAFT_MODEL = Need(
     lambda model: model.has_draft_model,
     "needs a small model, and the bundle has none",
-    "make one with `skipstone export CHECKPOINT -o OUT --drafter SMALL_CHECKPOINT`, or name a smaller bundle "
-    "with --drafter",
+    "make one with `skipstone export CHECKPOINT -o OUT --draft-model SMALL_CHECKPOINT`, or name a smaller bundle "
+    "with --draft-model",
 )
 EXITS = Need(
     lambda model: bool(model.manifest.exits),

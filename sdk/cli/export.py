@@ -27,7 +27,7 @@ Examples:
   skipstone export ./SmolLM2-135M -o smollm
   skipstone export Qwen/Qwen3-0.6B -o qwen --precision int8 --exits auto
   skipstone export Qwen/Qwen3-4B -o cut --cuts each
-  skipstone export Qwen/Qwen3-4B -o qwen --drafter Qwen/Qwen3-0.6B
+  skipstone export Qwen/Qwen3-4B -o qwen --draft-model Qwen/Qwen3-0.6B
   skipstone export model-Q4_0.gguf -o from-gguf
   skipstone export ./base -o tuned --lora ./adapter --check"""
 
@@ -123,7 +123,10 @@ class DraftModelFlags:
         ),
     ] = None
     drafter_precision: Annotated[
-        PrecisionName | None, typer.Option("--drafter-precision", help="Type of its weights; default: as --precision.")
+        PrecisionName | None,
+        typer.Option(
+            "--draft-model-precision", "--drafter-precision", help="Type of its weights; default: as --precision."
+        ),
     ] = None
 
 

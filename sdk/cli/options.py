@@ -44,7 +44,7 @@ CalibrationOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run; see `skipstone devices`.")]
 DraftModelOption = Annotated[
     str | None,
-    typer.Option("--drafter", metavar="BUNDLE", help="A smaller bundle of the family as the small model."),
+    typer.Option("--draft-model", "--drafter", metavar="BUNDLE", help="A smaller bundle of the family that drafts."),
 ]
 OutputOption = Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print the result.")]
 PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw the result to this file.")]
@@ -90,7 +90,7 @@ def require_drafter(decode: str, drafter: str | None) -> None:
     choice = MethodChoice.parse(decode)
     if not any(method.uses_draft_model for method in choice.considered):
         todo = "leave it out" if choice.stands_alone else "add model"
-        raise ConfigError(f"--drafter names a small model, which --decode {decode} does not use; {todo}")
+        raise ConfigError(f"--draft-model names a small model, which --decode {decode} does not use; {todo}")
 
 
 def require_suffix(decode: str, suffix_memory: Path | None) -> None:

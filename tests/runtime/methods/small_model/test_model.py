@@ -654,7 +654,7 @@ def test_leaving_out_what_was_drawn_for_what_it_is_would_show() -> None:
 @pytest.mark.parametrize("open_it", OPENERS)
 def test_a_bundle_without_a_small_model_says_how_to_make_one_with(tiny: Model, open_it: Open) -> None:
     name = open_it.__name__.removeprefix("open_")
-    with pytest.raises(ConfigError, match=f"'{name}' needs a small model, .* `skipstone export .* --drafter SMALL"):
+    with pytest.raises(ConfigError, match=f"'{name}' needs a small model, .* `skipstone export .* --draft-model SMALL"):
         open_it(context_of(with_drafter(tiny, None)))
 
 

@@ -162,7 +162,7 @@ def test_the_command_line_takes_another_bundle(large: Path, small: Path) -> None
 def test_an_option_that_the_method_would_not_use_is_refused(large: Path, small: Path) -> None:
     found = CliRunner().invoke(app, ["generate", str(large), "-p", "x", "--decode", "ngram", "--drafter", str(small)])
     assert isinstance(found.exception, ConfigError)
-    assert str(found.exception) == "--drafter names a small model, which --decode ngram does not use; add model"
+    assert str(found.exception) == "--draft-model names a small model, which --decode ngram does not use; add model"
 
 
 @pytest.mark.parametrize("decode", ["plain", "exit"])
