@@ -119,7 +119,10 @@ class DraftModelFlags:
     drafter: Annotated[
         str | None,
         typer.Option(
-            "--drafter", metavar="SMALL_CHECKPOINT", help="Smaller model that guesses for this one, put into OUT too."
+            "--draft-model",
+            "--drafter",
+            metavar="SMALL_CHECKPOINT",
+            help="Smaller model that guesses for this one, put into OUT too.",
         ),
     ] = None
     drafter_precision: Annotated[
@@ -202,5 +205,5 @@ def _size(bundle: Path) -> str:
     manifest = Bundle.open(bundle).manifest
     size = f"{manifest.total_bytes / 1e6:.1f} MB"
     if manifest.draft_model:
-        size += f" with a drafter of {manifest.draft_model_bytes / 1e6:.1f} MB"
+        size += f" with a draft model of {manifest.draft_model_bytes / 1e6:.1f} MB"
     return size

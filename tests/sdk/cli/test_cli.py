@@ -373,7 +373,7 @@ def test_export_puts_the_drafter_in_and_says_what_is_not_ideal_about_it(
     assert (outcome.code, outcome.out) == (0, "")
     remark, result = outcome.err.splitlines()
     assert remark == "the draft model sees 128 tokens and the target 256: in a longer text it stops drafting"
-    assert re.search(r": int4, \d\.\d MB with a drafter of \d\.\d MB, \d+\.\d s$", result)
+    assert re.search(r": int4, \d\.\d MB with a draft model of \d\.\d MB, \d+\.\d s$", result)
     shown = cli("inspect", tmp_path / "out", "--verify").out
     assert re.search(r"^drafter +1 layer, int8, the same tokenizer$", shown, re.M)
     facts = json.loads(cli("inspect", tmp_path / "out", "--json").out)
