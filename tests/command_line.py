@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from dataclasses import dataclass
 
@@ -41,3 +42,7 @@ class CommandLine:
         for name, value in {"argv": ["skipstone", *map(str, arguments)], "stdin": stream}.items():
             self._monkeypatch.setattr(sys, name, value)
         main()
+
+
+def without_colours(text: str) -> str:
+    return re.sub(r"\033\[\d+m", "", text)  # the model writes escape characters too, but not these

@@ -12,16 +12,14 @@ import pytest
 from command_line import CommandLine
 from conftest import MakeBundle, MakeCheckpoint
 from gguf_files import WHOLE_BLOCKS, WriteGguf
-from safetensors.numpy import load_file
+from lora_adapters import saved, trained
+from packed_checkpoints import TARGETS, write_gptq
 
 import skipstone
 from skipstone.runtime.bundle import Bundle
-from tests.exporters.checkpoints.test_packed import GPTQ_V1, gptq, rounded, write_checkpoint
 from tests.exporters.optimum.test_via_optimum import FAKE, FAMILIES, trace
-from tests.exporters.transforms.test_lora import saved, trained
 
 PROMPT = "def add(first"
-TARGETS = ["q_proj", "v_proj", "down_proj"]
 
 
 @pytest.fixture(scope="session")
@@ -33,18 +31,6 @@ def base(make_checkpoint: MakeCheckpoint) -> Path:
 @pytest.fixture(scope="session")
 def gptq_folder(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gptq(tmp_path_factory.mktemp("packed") / "gptq", base)
-
-
-def write_gptq(folder: Path, base: Path) -> Path:
-    """Write a checkpoint of whole blocks with its projections as integers of GPTQ."""
-    stored = {}
-    for name, weight in load_file(base / "model.safetensors").items():
-        if "_proj" not in name:
-            stored[name] = weight
-            continue
-        pieces = gptq(rounded(weight, bits=4, group_size=32, shuffled=False))
-        stored |= {f"{name.removesuffix('weight')}{piece}": array for piece, array in pieces.items()}
-    return write_checkpoint(folder, base, stored, quantization_config=GPTQ_V1)
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from adapter_families import FAMILIES
 from command_line import CommandLine
 from conftest import MakeBundle, MakeCheckpoint
 from safetensors.numpy import load_file, save_file
@@ -26,11 +27,6 @@ from skipstone.runtime.engine import Draft, Model, Part
 from skipstone.runtime.methods.depth import calibrate, depth_hidden, depth_logits
 
 SIZE, RANK = 52, 5
-FAMILIES: Mapping[str, dict[str, object]] = {
-    "llama": {},
-    "gpt2": {},
-    "gemma2": {"final_logit_softcapping": 5.0, "sliding_window": 64},
-}
 TOKENS = np.random.default_rng(1).integers(3, 300, size=40).tolist()
 
 

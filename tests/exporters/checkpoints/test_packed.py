@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from conftest import MakeBundle, MakeCheckpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx_nodes import run_node, tensors_of
+from packed_checkpoints import GPTQ_V1, Arrays, Grid, gptq, rounded, word, words_across, write_checkpoint
 from safetensors.numpy import load_file, save_file
 
 from skipstone.errors import CheckpointError, UnsupportedModel
@@ -24,34 +26,11 @@ from skipstone.exporters.checkpoints import StoredTensors, open_checkpoint, safe
 from skipstone.exporters.checkpoints.packed import PackedTensors, unpacked
 from skipstone.quant import quantize, unpack
 from skipstone.runtime.engine import Draft, Model
-from tests.quant.test_quant_onnxruntime import run_node, tensors_of
 
-GPTQ_V1 = {"quant_method": "gptq", "bits": 4, "group_size": 32, "checkpoint_format": "gptq"}
 GPTQ_V2 = GPTQ_V1 | {"checkpoint_format": "gptq_v2"}
 BY_GPTQMODEL = GPTQ_V1 | {"meta": {"quantizer": ["gptqmodel:2.0.0"]}}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-
-Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What a quantizer found: integers [K, N], zero points and scales [G, N], the group of each column [K]."""
-
-    integers: NDArray[np.int64]
-    zero_points: NDArray[np.int64]
-    scales: NDArray[np.float16]
-    groups: NDArray[np.int64]
-    bits: int
-
-    def weight(self, n: int, k: int) -> np.float32:
-        group = self.groups[k]
-        return np.float32(self.integers[k, n] - self.zero_points[group, n]) * np.float32(self.scales[group, n])
-
-    def matrix(self) -> NDArray[np.float32]:
-        num_columns, num_rows = self.integers.shape
-        return np.array([[self.weight(n, k) for k in range(num_columns)] for n in range(num_rows)], np.float32)
 
 
 def random_grid(
@@ -74,34 +53,6 @@ def random_grid(
 
 def symmetric(grid: Grid) -> Grid:
     return replace(grid, zero_points=np.full_like(grid.zero_points, 1 << (grid.bits - 1)))
-
-
-def word(integers: list[int], bits: int) -> int:
-    """The 32-bit word with the first integer in its lowest bits."""
-    return sum(integer << (bits * place) for place, integer in enumerate(integers))
-
-
-def words_down(integers: NDArray[np.int64], bits: int) -> NDArray[np.int32]:
-    """[X, Y] to [X * bits / 32, Y], as GPTQ packs its weights."""
-    size = 32 // bits
-    rows = range(0, integers.shape[0], size)
-    words = [[word(integers[x : x + size, y].tolist(), bits) for y in range(integers.shape[1])] for x in rows]
-    return np.array(words, np.uint32).view(np.int32)
-
-
-def words_across(integers: NDArray[np.int64], bits: int) -> NDArray[np.int32]:
-    """[X, Y] to [X, Y * bits / 32], as GPTQ packs its zero points."""
-    return np.ascontiguousarray(words_down(integers.T, bits).T)
-
-
-def gptq(grid: Grid, *, minus: int = 1) -> Arrays:
-    """The pieces of a matrix, with `minus` taken off the zero points."""
-    return {
-        "qweight": words_down(grid.integers, grid.bits),
-        "qzeros": words_across(grid.zero_points - minus, grid.bits),
-        "scales": grid.scales,
-        "g_idx": grid.groups.astype(np.int32),
-    }
 
 
 def awq(grid: Grid) -> Arrays:
@@ -413,31 +364,6 @@ def test_an_order_that_is_no_permutation_is_refused(order: NDArray[Any]) -> None
 
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
 TOKEN_IDS = tuple(np.random.default_rng(0).integers(3, 300, size=20).tolist())
-
-
-def rounded(weight: NDArray[np.float32], *, bits: int, group_size: int, shuffled: bool) -> Grid:
-    """A matrix [N, K] on the nearest grid of each group, from its smallest to its largest weight."""
-    groups = np.arange(weight.shape[1]) // group_size
-    if shuffled:
-        np.random.default_rng(0).shuffle(groups)
-    of_group = [weight[:, groups == group] for group in range(groups.max() + 1)]
-    low = np.array([np.minimum(part.min(axis=1), 0) for part in of_group])
-    high = np.array([np.maximum(part.max(axis=1), 0) for part in of_group])
-    highest = (1 << bits) - 1
-    scales = ((high - low) / highest).astype(np.float16)
-    zero_points = np.clip(np.rint(-low / scales), 1, highest).astype(np.int64)  # 0 has no place in version 1
-    steps = weight.T / scales[groups].astype(np.float32) + zero_points[groups]
-    integers = np.clip(np.rint(steps), 0, highest).astype(np.int64)
-    return Grid(integers=integers, zero_points=zero_points, scales=scales, groups=groups, bits=bits)
-
-
-def write_checkpoint(folder: Path, plain: Path, tensors: Arrays, **config: object) -> Path:
-    """A checkpoint like `plain` with other tensors, and with more in its config.json."""
-    shutil.copytree(plain, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    settings = json.loads((plain / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(settings | config))
-    return folder
 
 
 def with_float_inputs(bundle: Path, target: Path) -> Path:

@@ -13,7 +13,9 @@ from conftest import TINY, MakeBundle, MakeCheckpoint, random_model
 from gguf_files import WHOLE_BLOCKS
 from hypothesis import given
 from hypothesis import strategies as st
+from lora_adapters import saved, trained
 from numpy.typing import NDArray
+from packed_checkpoints import TARGETS, write_gptq
 
 from skipstone.api import plan
 from skipstone.errors import ConfigError, UnsupportedModel
@@ -23,8 +25,6 @@ from skipstone.exporters.families import read_architecture
 from skipstone.exporters.transforms import FfnWidth, apply
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model
-from tests.exporters.test_export_ways import TARGETS, write_gptq
-from tests.exporters.transforms.test_lora import saved, trained
 
 Logits = NDArray[np.float32]
 TOKEN_IDS = np.random.default_rng(0).integers(3, 300, size=20).tolist()

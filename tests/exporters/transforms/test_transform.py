@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeBundle, MakeCheckpoint
+from lora_adapters import saved, trained
 from numpy.typing import NDArray
 
 import skipstone
@@ -20,7 +21,6 @@ from skipstone.exporters.families import Architecture, Experts, read_architectur
 from skipstone.exporters.transforms import ChangedTensors, FfnWidth, Lora, Transform, apply
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model
-from tests.exporters.transforms.test_lora import saved, trained
 
 Floats = NDArray[np.float32]
 TOKEN_IDS = np.random.default_rng(0).integers(3, 300, size=12).tolist()

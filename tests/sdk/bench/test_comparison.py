@@ -10,43 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comparisons import COMPARISON, RUN, runs_of
 from conftest import MakeBundle, MakeCheckpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipstone.bench import Category, Comparison, Prompt, Run, Suite, compare, method_names, unread
+from skipstone.bench import Category, Prompt, Suite, compare, method_names, unread
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.runtime.engine import Model
-
-RUN = Run(
-    round=1,
-    category="easy",
-    prompt="one",
-    method="plain",
-    prompt_tokens=5,
-    tokens_per_s=100.0,
-    model_calls=8,
-    drafted=0,
-    accepted=0,
-    same_text=True,
-    peak_memory_bytes=None,
-)
-COMPARISON = Comparison(
-    bundle="folder/bundle",
-    precision="int4",
-    device="cpu",
-    threads=2,
-    runtime="onnxruntime 1",
-    suite="made up",
-    new_tokens=8,
-    rounds=1,
-    methods=("plain", "ngram"),
-    categories=("easy", "hard"),
-    adversarial=("hard",),
-    process_peak_memory_bytes=10**8,
-    command="skipstone bench",
-    runs=(),
-)
 
 
 def suite_of(*texts: str) -> Suite:
@@ -56,14 +27,6 @@ def suite_of(*texts: str) -> Suite:
 
 
 SUITE = suite_of("def add(first, second):", "class Sequence:")
-
-
-def runs_of(speeds: dict[tuple[int, str, str, str], float]) -> tuple[Run, ...]:
-    """Return runs for speeds by round, category, prompt and method."""
-    return tuple(
-        replace(RUN, round=number, category=category, prompt=prompt, method=method, tokens_per_s=speed)
-        for (number, category, prompt, method), speed in speeds.items()
-    )
 
 
 # The arithmetic

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from comparisons import COMPARISON, runs_of
 
 from skipstone.bench import Comparison, plot_comparison, plot_costs, require_plot
 from skipstone.errors import ConfigError, OutputError
 from skipstone.runtime.costs import CostCurve
-from tests.sdk.bench.test_comparison import COMPARISON, runs_of
 
 PNG = b"\x89PNG\r\n\x1a\n"
 CURVE = CostCurve(rows=(1, 2, 4), contexts=(64, 512), seconds=((0.001, 0.0011, 0.0014), (0.0012, 0.0013, 0.0017)))

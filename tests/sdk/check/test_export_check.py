@@ -15,7 +15,9 @@ import pytest
 from command_line import CommandLine
 from conftest import MakeCheckpoint
 from gguf_files import WHOLE_BLOCKS, WriteGguf
+from lora_adapters import saved, trained
 from numpy.typing import NDArray
+from packed_checkpoints import TARGETS, write_gptq
 
 from skipstone.api import export, plan
 from skipstone.check import KEPT_KL_BOUND, ExportCheck, TransformersReference
@@ -24,8 +26,6 @@ from skipstone.exporters.checkpoints import StoredTensors, open_checkpoint
 from skipstone.exporters.optimum import WrappedPlan
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
-from tests.exporters.test_export_ways import TARGETS, write_gptq
-from tests.exporters.transforms.test_lora import saved, trained
 
 MISREADING = "model.layers.1.self_attn.o_proj.weight"
 

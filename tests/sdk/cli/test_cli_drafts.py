@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Collection
 
 import pytest
+from command_line import without_colours
 
 from skipstone.cli.drafts import COLOURS, DraftPainter, speed_line, stats_table
 from skipstone.errors import ConfigError
@@ -54,10 +54,6 @@ def painted(model: Model, prompt: str = PROMPT, **options: object) -> tuple[str,
     pieces = list(LanguageModel(model).stream(prompt, **options))
     painter = DraftPainter(model, last_id=model.tokenizer.encode(prompt)[-1])
     return "".join(piece.text for piece in pieces), "".join(map(painter.paint, pieces)), painter
-
-
-def without_colours(text: str) -> str:
-    return re.sub(r"\033\[\d+m", "", text)  # the model writes escape characters too, but not these
 
 
 @pytest.mark.usefixtures("colours")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import CommandLine
+from command_line import CommandLine, without_colours
 from conftest import MakeBundle
 
 import skipstone
@@ -26,7 +26,6 @@ from skipstone.runtime.methods.depth import (
     text_windows,
 )
 from skipstone.runtime.methods.depth import exit as policy
-from tests.sdk.cli.test_cli_drafts import without_colours
 
 PROMPT = "def add(first, second):"
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from command_line import CommandLine
 from conftest import MakeBundle, MakeCheckpoint
+from texts import words
 
 import skipstone
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods import DialCalibration, DialFinding, dial_note, method_named
-from tests.sdk.evaluate.test_methods import words
 
 PROMPT = "def add(first, second):"
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -16,6 +16,7 @@ import pytest
 from conftest import MakeBundle, MakeCheckpoint
 from hypothesis import given
 from hypothesis import strategies as st
+from texts import words
 
 from skipstone.api import export
 from skipstone.errors import ConfigError
@@ -33,7 +34,6 @@ from skipstone.runtime.methods import (
     dial_setting,
     method_named,
 )
-from tests.sdk.evaluate.test_methods import words
 
 SWITCH = method_named("switch")
 NO_CALIBRATION = r"\.json is no calibration of switch: .*; make it anew with `skipstone tune"

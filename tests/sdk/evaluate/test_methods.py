@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import MakeBundle, MakeCheckpoint
 from numpy.typing import NDArray
+from texts import words
 
 from skipstone.api import export
 from skipstone.errors import ConfigError
@@ -31,11 +32,6 @@ from skipstone.runtime.methods import approximate_methods, method_named
 NUM_LAYERS = 4
 # Settings at which the tiny pair gives tokens of both kinds.
 LOOSE = {"skipdecode": 0.25, "switch": 7.2, "big-little": 8.0, "cascade": 0.0}
-
-
-def words(seed: int = 0, count: int = 600) -> str:
-    chosen = np.random.default_rng(seed).choice(["def", "add", "self", "tokens", "(", "):", "\n", "fox"], size=count)
-    return " ".join(chosen)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adapter_families import FAMILIES
 from command_line import CommandLine
 from conftest import MakeCheckpoint
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -34,7 +35,6 @@ from skipstone.train import (
     schedule,
     train,
 )
-from tests.exporters.checkpoints.test_exit_adapters import FAMILIES
 
 TEXT = " ".join(np.random.default_rng(0).choice(["def", "add", "self", "tokens", "(", "):", "\n", "fox"], size=1500))
 FEW = ExitTraining(exits="2,3", steps=6, learning_rate=0.01)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from vocabularies import byte_level, full_text, sentencepiece
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import PlainDrafter, Step, decode
@@ -25,7 +26,6 @@ from skipstone.runtime.methods import DrafterContext
 from skipstone.runtime.methods.small_model import LEAST_SHARE, Mirror, open_foreign
 from skipstone.runtime.sampling import Sampler, SamplingOptions
 from skipstone.runtime.text import SharedVocabulary, Spelling, Tokenizer, num_unfinished_bytes
-from tests.runtime.text.test_vocabulary import byte_level, full_text, sentencepiece
 
 pytestmark = pytest.mark.filterwarnings("error")  # a drafter that fails is left out with a warning
 
