@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from skipstone.devices.buffer import Binding, Buffer, Place
-from skipstone.devices.catalog import DeviceInfo, catalog, registered_devices
+from skipstone.devices.buffer import Binding, Buffer
+from skipstone.devices.catalog import DeviceInfo, catalog
 from skipstone.devices.cpu import CpuDevice
 from skipstone.devices.device import DEFAULT_DEVICE, Device, Session, open_device
-from skipstone.devices.threads import count_cores, physical_cores
+from skipstone.devices.threads import physical_cores
 
 __all__ = [
     "DEFAULT_DEVICE",
@@ -15,11 +15,8 @@ __all__ = [
     "CpuDevice",
     "Device",
     "DeviceInfo",
-    "Place",
     "Session",
     "catalog",
-    "count_cores",
     "open_device",
     "physical_cores",
-    "registered_devices",
 ]

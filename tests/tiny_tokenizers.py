@@ -11,7 +11,9 @@ import sentencepiece
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from skipstone.exporters.checkpoints.tokenizer import SentencePieceModel, Spaces, sentencepiece_bpe, unigram
+from skipstone.exporters.checkpoints.tokenizer import Spaces, sentencepiece_bpe
+from skipstone.exporters.checkpoints.tokenizer.kinds import unigram
+from skipstone.exporters.checkpoints.tokenizer.sentencepiece import SentencePieceModel
 
 END = "<|endoftext|>"
 CORPUS = [

@@ -12,14 +12,11 @@ from skipstone.exporters.checkpoints.exit_adapters import (
     adapters_for,
     weights_identity,
 )
-from skipstone.exporters.checkpoints.files import blaming, optional_json
-from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
+from skipstone.exporters.checkpoints.files import optional_json
 from skipstone.exporters.checkpoints.inventory import require_tensors, unused_tensors
 from skipstone.exporters.checkpoints.opening import open_checkpoint
-from skipstone.exporters.checkpoints.safetensors_file import safetensors_in
 from skipstone.exporters.checkpoints.tensors import StoredTensors, TensorSource, check_shape
 from skipstone.exporters.checkpoints.token_roles import TokenRoles
-from skipstone.exporters.checkpoints.torch_bin import torch_tensors_in
 from skipstone.exporters.checkpoints.weight_files import open_weights
 
 __all__ = [
@@ -33,16 +30,11 @@ __all__ = [
     "TokenRoles",
     "adapters_bytes",
     "adapters_for",
-    "blaming",
     "check_shape",
-    "fetch",
-    "is_hub_id",
     "open_checkpoint",
     "open_weights",
     "optional_json",
     "require_tensors",
-    "safetensors_in",
-    "torch_tensors_in",
     "unused_tensors",
     "weights_identity",
 ]

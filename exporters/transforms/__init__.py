@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.exporters.transforms.ffn_width import FfnWidth
-from skipstone.exporters.transforms.lora import Lora, MergedTensors, merged
+from skipstone.exporters.transforms.lora import Lora
 from skipstone.exporters.transforms.transform import ChangedTensors, Transform, apply
 
-__all__ = ["ChangedTensors", "FfnWidth", "Lora", "MergedTensors", "Transform", "apply", "merged"]
+__all__ = ["ChangedTensors", "FfnWidth", "Lora", "Transform", "apply"]

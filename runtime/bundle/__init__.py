@@ -6,7 +6,6 @@ from skipstone.runtime.bundle.bundle import Bundle
 from skipstone.runtime.bundle.manifest import Dimensions, FileEntry, LayerCache, Manifest, Provenance, StageEntry
 from skipstone.runtime.bundle.notes import Note
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
-from skipstone.runtime.bundle.typed_json import parse_json, read_typed
 from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
 
 __all__ = [
@@ -22,7 +21,5 @@ __all__ = [
     "StageEntry",
     "decoder_steps",
     "finish",
-    "parse_json",
-    "read_typed",
     "write_manifest",
 ]

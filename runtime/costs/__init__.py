@@ -4,35 +4,14 @@ from __future__ import annotations
 
 from skipstone.runtime.costs.curve import CostCurve
 from skipstone.runtime.costs.measure import MAX_ROWS, measure_costs
-from skipstone.runtime.costs.profile import cost_curve, costs_note, device_note
-from skipstone.runtime.costs.rates import (
-    MIN_GAIN,
-    TIMES_MEMORY,
-    Plan,
-    best_length,
-    best_speed_up,
-    speed_up,
-    tokens_per_s,
-    usual_s,
-)
-from skipstone.runtime.costs.stage_times import (
-    LATE_ROWS,
-    LONGEST,
-    MOST_BEHIND,
-    ROWS,
-    ExitTimes,
-    StageTimes,
-    exit_times,
-    stage_times,
-)
+from skipstone.runtime.costs.profile import cost_curve, costs_note
+from skipstone.runtime.costs.rates import MIN_GAIN, TIMES_MEMORY, Plan, best_length, best_speed_up, usual_s
+from skipstone.runtime.costs.stage_times import MOST_BEHIND, ExitTimes, StageTimes, exit_times, stage_times
 
 __all__ = [
-    "LATE_ROWS",
-    "LONGEST",
     "MAX_ROWS",
     "MIN_GAIN",
     "MOST_BEHIND",
-    "ROWS",
     "TIMES_MEMORY",
     "CostCurve",
     "ExitTimes",
@@ -42,11 +21,8 @@ __all__ = [
     "best_speed_up",
     "cost_curve",
     "costs_note",
-    "device_note",
     "exit_times",
     "measure_costs",
-    "speed_up",
     "stage_times",
-    "tokens_per_s",
     "usual_s",
 ]

@@ -6,11 +6,10 @@ from skipstone.runtime.generation.batch import stream_batch
 from skipstone.runtime.generation.choice import Choice, choose, require_answers, require_dial
 from skipstone.runtime.generation.generation import Generation, Piece, stream
 from skipstone.runtime.generation.options import GenerationOptions
-from skipstone.runtime.generation.stats import DrafterStats, Stats, peak_memory_bytes
+from skipstone.runtime.generation.stats import Stats, peak_memory_bytes
 
 __all__ = [
     "Choice",
-    "DrafterStats",
     "Generation",
     "GenerationOptions",
     "Piece",

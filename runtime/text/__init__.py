@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from skipstone.runtime.text.chat import ChatTemplate
 from skipstone.runtime.text.stop_decision import StopDecision
-from skipstone.runtime.text.stop_strings import StopStrings
-from skipstone.runtime.text.suffix_index import (
-    BOUNDARY,
-    LONGEST_MATCH,
-    Continuation,
-    SuffixIndex,
-    TextIndex,
-    overlapping,
-)
-from skipstone.runtime.text.suffix_memory import HEADER_BYTES, SuffixMemory
+from skipstone.runtime.text.suffix_index import LONGEST_MATCH, Continuation, SuffixIndex, TextIndex, overlapping
+from skipstone.runtime.text.suffix_memory import SuffixMemory
 from skipstone.runtime.text.text_builder import FinishReason, TextBuilder
-from skipstone.runtime.text.text_stream import BYTE_TOKEN, TextStream
+from skipstone.runtime.text.text_stream import TextStream
 from skipstone.runtime.text.tokenizer import Tokenizer
 from skipstone.runtime.text.vocabulary import (
     SharedVocabulary,
@@ -27,9 +19,6 @@ from skipstone.runtime.text.vocabulary import (
 from skipstone.runtime.text.windows import LEAST_TOKENS, WINDOW, windows_of
 
 __all__ = [
-    "BOUNDARY",
-    "BYTE_TOKEN",
-    "HEADER_BYTES",
     "LEAST_TOKENS",
     "LONGEST_MATCH",
     "WINDOW",
@@ -39,7 +28,6 @@ __all__ = [
     "SharedVocabulary",
     "Spelling",
     "StopDecision",
-    "StopStrings",
     "SuffixIndex",
     "SuffixMemory",
     "TextBuilder",

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from skipstone.devices import Device, catalog, count_cores, open_device, physical_cores, registered_devices
+from skipstone.devices import Device, catalog, open_device, physical_cores
+from skipstone.devices.catalog import registered_devices
+from skipstone.devices.threads import count_cores
 from skipstone.errors import ConfigError, DeviceError
 
 

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 import skipstone.runtime
 from skipstone import LanguageModel
-from skipstone.devices import Place, open_device
+from skipstone.devices import open_device
+from skipstone.devices.buffer import Place
 from skipstone.runtime.engine import Model
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError
-from skipstone.exporters import parse_cuts, parse_exits, plan_stages
+from skipstone.exporters.stages import parse_cuts, parse_exits, plan_stages
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skipstone.quant import DEFAULT_GROUP_SIZE, Recipe, TensorRecipe, quantize
+from skipstone.quant import Recipe, TensorRecipe, quantize
+from skipstone.quant.recipe import DEFAULT_GROUP_SIZE
 
 
 def test_the_last_matching_rule_holds() -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skipstone.quant import Matrix, QuantizedMatrix, can_stack, pack, scale, stack, take_rows
+from skipstone.quant import Matrix, QuantizedMatrix, pack, scale, stack, take_rows
+from skipstone.quant.rows import can_stack
 
 Floats = NDArray[np.float32]
 COLUMNS = st.sampled_from([1, 16, 31, 32, 70])

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from skipstone.exporters.checkpoints.packed.tensors import PackedTensors, unpacked
+from skipstone.exporters.checkpoints.packed.tensors import unpacked
 
-__all__ = ["PackedTensors", "unpacked"]
+__all__ = ["unpacked"]

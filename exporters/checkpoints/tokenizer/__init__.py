@@ -8,20 +8,17 @@ from skipstone.exporters.checkpoints.tokenizer.kinds import (
     Spaces,
     byte_level_bpe,
     sentencepiece_bpe,
-    unigram,
     with_special_tokens,
 )
-from skipstone.exporters.checkpoints.tokenizer.sentencepiece import Piece, PieceKind, SentencePieceModel
+from skipstone.exporters.checkpoints.tokenizer.sentencepiece import Piece, PieceKind
 
 __all__ = [
     "GPT2_SPLIT",
     "QWEN2_SPLIT",
     "Piece",
     "PieceKind",
-    "SentencePieceModel",
     "Spaces",
     "byte_level_bpe",
     "sentencepiece_bpe",
-    "unigram",
     "with_special_tokens",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skipstone.errors import CheckpointError, UnsupportedModel
-from skipstone.exporters.families import Rotary, read_rotary
+from skipstone.exporters.families.rotary import Rotary, read_rotary
 
 LLAMA3 = {
     "rope_type": "llama3",

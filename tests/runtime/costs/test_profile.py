@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from skipstone.devices import CpuDevice
-from skipstone.runtime.costs import CostCurve, cost_curve, costs_note, device_note
+from skipstone.runtime.costs import CostCurve, cost_curve, costs_note
+from skipstone.runtime.costs.profile import device_note
 from skipstone.runtime.engine import Model, SharedStores
 
 CURVE = CostCurve(rows=(1, 2), contexts=(64,), seconds=((0.001, 0.00125),))

@@ -21,14 +21,18 @@ from numpy.typing import NDArray
 from skipstone.api import plan
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
-from skipstone.exporters import parse_draft_head
 from skipstone.exporters.checkpoints import ExitAdapter, adapters_bytes, open_checkpoint, weights_identity
 from skipstone.exporters.families import read_architecture
-from skipstone.exporters.graph import FLOAT, GraphPen, Linear, OrtKernels, WeightFile
+from skipstone.exporters.graph import WeightFile
+from skipstone.exporters.graph.kernels import OrtKernels
+from skipstone.exporters.graph.linear import Linear
+from skipstone.exporters.graph.pen import FLOAT, GraphPen
+from skipstone.exporters.stages import parse_draft_head
 from skipstone.quant import QuantizedMatrix, Recipe, quantize
 from skipstone.runtime.decoding import decode
 from skipstone.runtime.decoding.verify import rule_named
-from skipstone.runtime.engine import MOST_EXTRA, REFRESH_EVERY, Draft, DraftVocabulary, Model
+from skipstone.runtime.engine import Draft, Model
+from skipstone.runtime.engine.draft_vocabulary import MOST_EXTRA, REFRESH_EVERY, DraftVocabulary
 from skipstone.runtime.methods.depth import open_self
 from skipstone.runtime.sampling import SamplingOptions
 from tests.runtime.methods.depth.test_self_draft import context_of, law_of_texts, run, trained

@@ -21,7 +21,8 @@ from model_calls import watching
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
-from skipstone.runtime.engine import BoundCall, Draft, EarlyRows, Model, Sequence
+from skipstone.runtime.engine import BoundCall, Draft, Model, Sequence
+from skipstone.runtime.engine.ahead import EarlyRows
 
 VOCAB_SIZE, CAPACITY = 307, 28
 BORDER = 12

@@ -20,7 +20,8 @@ from skipstone.language_model import LanguageModel
 from skipstone.runtime.costs import CostCurve
 from skipstone.runtime.decoding import Drafter, PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
-from skipstone.runtime.engine import PREFILL_CHUNK, Model, Sequence
+from skipstone.runtime.engine import Model, Sequence
+from skipstone.runtime.engine.runner import PREFILL_CHUNK
 from skipstone.runtime.generation import GenerationOptions
 from skipstone.runtime.methods import MethodChoice, registered_drafters
 from skipstone.runtime.sampling import Sampler, SamplingOptions

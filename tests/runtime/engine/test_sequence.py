@@ -16,7 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
-from skipstone.runtime.engine import Draft, Model, Sequence, Sessions, Spares, Workspace
+from skipstone.runtime.engine import Draft, Model, Sequence, Workspace
+from skipstone.runtime.engine.sessions import Sessions
+from skipstone.runtime.engine.workspace import Spares
 
 CAPACITY = 24
 token_lists = st.lists(st.integers(0, 306), max_size=7)

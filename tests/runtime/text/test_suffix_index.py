@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.text import BOUNDARY, LONGEST_MATCH, Continuation, SuffixIndex, TextIndex, overlapping
+from skipstone.runtime.text import LONGEST_MATCH, Continuation, SuffixIndex, TextIndex, overlapping
+from skipstone.runtime.text.suffix_index import BOUNDARY
 
 SMALLEST = 64
 # So many places are looked at that no chain of colliding runs hides one.

@@ -10,7 +10,9 @@ from threading import Thread
 import pytest
 
 from skipstone.errors import BundleError, OutputError
-from skipstone.runtime.text import BOUNDARY, HEADER_BYTES, SuffixMemory
+from skipstone.runtime.text import SuffixMemory
+from skipstone.runtime.text.suffix_index import BOUNDARY
+from skipstone.runtime.text.suffix_memory import HEADER_BYTES
 
 CAPACITY = 64
 TEXT = [11, 12, 13, 14, 15]

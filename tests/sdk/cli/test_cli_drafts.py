@@ -12,7 +12,8 @@ from skipstone.cli.drafts import COLOURS, DraftPainter, speed_line, stats_table
 from skipstone.errors import ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.engine import Model, SharedStores
-from skipstone.runtime.generation import DrafterStats, Generation, Piece, Stats
+from skipstone.runtime.generation import Generation, Piece, Stats
+from skipstone.runtime.generation.stats import DrafterStats
 
 PROMPT = "def add("
 WithStopIds = Callable[[Model, Collection[int]], Model]

@@ -13,7 +13,11 @@ from conftest import MakeBundle, MakeCheckpoint
 from gguf_files import CASES, KINDS, Array, Settings, WriteGguf, write
 
 from skipstone.errors import CheckpointError, UnsupportedModel
-from skipstone.exporters.checkpoints.gguf import CONFIGS, LAYOUTS, GgufFile, GgufTensor, GgufTensors, open_gguf
+from skipstone.exporters.checkpoints.gguf import open_gguf
+from skipstone.exporters.checkpoints.gguf.configs import CONFIGS
+from skipstone.exporters.checkpoints.gguf.file import GgufFile
+from skipstone.exporters.checkpoints.gguf.layouts import LAYOUTS
+from skipstone.exporters.checkpoints.gguf.tensors import GgufTensor, GgufTensors
 from skipstone.exporters.families import read_architecture
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model

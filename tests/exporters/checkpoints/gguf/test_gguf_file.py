@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError, ConfigError
 from skipstone.exporters.checkpoints import open_checkpoint
-from skipstone.exporters.checkpoints.gguf import GgufFile, GgufTensor, GgufTensors, open_gguf
+from skipstone.exporters.checkpoints.gguf import open_gguf
+from skipstone.exporters.checkpoints.gguf.file import GgufFile
+from skipstone.exporters.checkpoints.gguf.tensors import GgufTensor, GgufTensors
 
 
 def one_matrix(path: Path, name: str, array: Array, kind: str, *, architecture: str = "llama") -> Path:

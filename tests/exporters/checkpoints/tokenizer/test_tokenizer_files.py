@@ -19,8 +19,9 @@ from tiny_tokenizers import END, byte_level_files, made, trained
 
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.checkpoints import open_checkpoint
-from skipstone.exporters.checkpoints.tokenizer import SentencePieceModel, byte_level_bpe
+from skipstone.exporters.checkpoints.tokenizer import byte_level_bpe
 from skipstone.exporters.checkpoints.tokenizer import files as tokenizer_files
+from skipstone.exporters.checkpoints.tokenizer.sentencepiece import SentencePieceModel
 from skipstone.runtime.text import Tokenizer
 
 NAMES = ("<s>", "</s>", "<unk>", "<pad>", "<ud>", END)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.costs import LATE_ROWS, MOST_BEHIND, ExitTimes, exit_times, tokens_per_s
+from skipstone.runtime.costs import MOST_BEHIND, ExitTimes, exit_times
+from skipstone.runtime.costs.rates import tokens_per_s
+from skipstone.runtime.costs.stage_times import LATE_ROWS
 from skipstone.runtime.engine import Model, SharedStores
 from skipstone.runtime.methods.depth import (
     TRY_AGAIN,

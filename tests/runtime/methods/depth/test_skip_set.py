@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.costs import LONGEST, ROWS, StageTimes, best_speed_up, speed_up, stage_times
+from skipstone.runtime.costs import StageTimes, best_speed_up, stage_times
+from skipstone.runtime.costs.rates import speed_up
+from skipstone.runtime.costs.stage_times import LONGEST, ROWS
 from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.methods.depth import Reader, best_set, find_skip_set, spread, text_windows
 
