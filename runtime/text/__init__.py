@@ -16,7 +16,7 @@ from skipstone.runtime.text.vocabulary import (
     same_tokenizer,
     whole_characters,
 )
-from skipstone.runtime.text.windows import LEAST_TOKENS, WINDOW, windows_of
+from skipstone.runtime.text.windows import LEAST_TOKENS, WINDOW, first_tokens, windows_of
 
 __all__ = [
     "LEAST_TOKENS",
@@ -34,6 +34,7 @@ __all__ = [
     "TextIndex",
     "TextStream",
     "Tokenizer",
+    "first_tokens",
     "num_unfinished_bytes",
     "overlapping",
     "same_tokenizer",

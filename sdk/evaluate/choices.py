@@ -59,7 +59,7 @@ class ChoiceQuality:
 
     `agreement` is the share that chose as all layers do, `right` the share of the cases with a right answer that chose
     it, `layers` the share of the layers that ran, `kl` is KL(all layers || used) in nats over the next tokens where the
-    answers part first, `ms` the time of a choice from text to answer.
+    answers part first, `seconds` the time of a choice from text to answer.
     """
 
     dial: float
@@ -67,7 +67,7 @@ class ChoiceQuality:
     right: float | None
     layers: float
     kl: float
-    ms: float
+    seconds: float
 
 
 def read_cases(path: Path) -> list[ChoiceCase]:
@@ -143,7 +143,7 @@ class _Tally:
             "right": float(np.mean(self.is_right)) if self.is_right else None,
             "layers": float(np.mean(self.layers)),
             "kl": float(np.mean(self.kl)),
-            "ms": float(np.mean(self.seconds)) * 1e3,
+            "seconds": float(np.mean(self.seconds)),
         }
         return ChoiceQuality(dial=float(dial), **figures)
 

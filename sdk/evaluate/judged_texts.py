@@ -16,6 +16,7 @@ from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.methods import ApproximateContext, Method
 from skipstone.runtime.methods.small_model import Follower
 from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.text import windows_of
 
 __all__ = ["NEW_TOKENS", "PROMPT_TOKENS", "Verdict", "judged_text", "new_text", "prompts_of", "steps_of"]
 
@@ -48,14 +49,11 @@ def prompts_of(model: Model, texts: SequenceOf[str], *, most: int) -> list[list[
         raise ConfigError(f"the model sees {model.manifest.context_length} tokens; judging texts wants at least {ROOM}")
     begin = model.tokenizer.encode("")
     size = PROMPT_TOKENS - len(begin)
-    pieces = []
-    for text in texts:
-        token_ids = model.tokenizer.encode(text, add_special_tokens=False)
-        pieces += [[*begin, *token_ids[at : at + size]] for at in range(0, len(token_ids) - size + 1, size)]
+    pieces = windows_of(model.tokenizer, texts, size, least=size, add_special_tokens=False)
     if not pieces:
         raise ConfigError(f"the text is shorter than one prompt of {PROMPT_TOKENS} tokens; give more or longer files")
     places = np.linspace(0, len(pieces) - 1, min(most, len(pieces)))
-    return [pieces[round(place)] for place in places]
+    return [[*begin, *pieces[round(place)]] for place in places]
 
 
 def new_text(model: Model, prompt: SequenceOf[int], *, exact: bool = False) -> Sequence:

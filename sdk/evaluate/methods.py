@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, field
-from time import perf_counter
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from skipstone.evaluate.judged_texts import NEW_TOKENS, judged_text, new_text, prompts_of, steps_of
+from skipstone.evaluate.play import Played, play
 from skipstone.runtime.decoding import PlainDrafter, Step, decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Model
@@ -61,7 +62,12 @@ def evaluate_dial(
     prompts = prompts_of(model, texts, most=max(1, round(max_tokens / NEW_TOKENS)))
     total = (len(prompts) + 1) * (len(chosen) + 1) + len(prompts) * len(chosen)
     progress = _Progress(total, on_progress)
-    plain, *played = _play(model, method, chosen, prompts, progress)
+
+    def write(setting: float, prompt: SequenceOf[int]) -> Iterator[Step]:
+        return steps_of(model, method, setting, new_text(model, prompt))
+
+    writers = [partial(_plain_steps, model), *(partial(write, setting) for setting in chosen)]
+    plain, *played = play(writers, prompts, on_text=progress.advance)
     return [
         _quality(model, method, setting, prompts, text, plain, progress)
         for setting, text in zip(chosen, played, strict=True)
@@ -81,48 +87,6 @@ class _Progress:
         self.tell(self.done / self.total)
 
 
-@dataclass(slots=True)
-class _Played:
-    """The greedy texts of one setting, and their time with the prompt: some methods decide much at the first token."""
-
-    texts: list[list[int]] = field(default_factory=list)
-    num_tokens: int = 0
-    seconds: float = 0.0
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.num_tokens / self.seconds
-
-    def add(self, steps: Iterator[Step]) -> None:
-        start = perf_counter()
-        text = [token_id for step in steps for token_id in step.token_ids]
-        self.seconds += perf_counter() - start
-        self.num_tokens += len(text)
-        self.texts.append(text)
-
-
-def _play(
-    model: Model,
-    method: Method,
-    settings: SequenceOf[float],
-    prompts: SequenceOf[SequenceOf[int]],
-    progress: _Progress,
-) -> list[_Played]:
-    """Return the texts of plain decoding, then of each setting, made in turn for each prompt.
-
-    Those of the first prompt are made once before, uncounted: calls are bound when they first run.
-    """
-    warm, played = ([_Played() for _ in (None, *settings)] for _ in range(2))
-    for prompt, kept in ((prompts[0], warm), *((prompt, played) for prompt in prompts)):
-        for setting, one in zip((None, *settings), kept, strict=True):
-            if setting is None:
-                one.add(_plain_steps(model, prompt))
-            else:
-                one.add(steps_of(model, method, setting, new_text(model, prompt)))
-            progress.advance()
-    return played
-
-
 def _plain_steps(model: Model, prompt: SequenceOf[int]) -> Iterator[Step]:
     sequence = new_text(model, prompt)
     accept = match(Sampler(greedy=True), sequence.token_ids)
@@ -134,22 +98,22 @@ def _quality(
     method: Method,
     setting: float,
     prompts: SequenceOf[SequenceOf[int]],
-    played: _Played,
-    plain: _Played,
+    played: Played,
+    plain: Played,
     progress: _Progress,
 ) -> DialQuality:
     verdicts = []
     for prompt in prompts:
         verdicts.append(judged_text(model, method, setting, prompt))
         progress.advance()
-    agrees = np.concatenate([one.agrees for one in verdicts])
+    agrees = np.concatenate([verdict.agrees for verdict in verdicts])
     return DialQuality(
         setting=setting,
         num_tokens=len(agrees),
-        by_less=float(np.concatenate([one.by_less for one in verdicts]).mean()),
+        by_less=float(np.concatenate([verdict.by_less for verdict in verdicts]).mean()),
         agreement=float(agrees.mean()),
-        kl=float(np.concatenate([one.nats for one in verdicts]).mean()),
-        exact_match=float(np.mean([ours == theirs for ours, theirs in zip(played.texts, plain.texts, strict=True)])),
+        kl=float(np.concatenate([verdict.nats for verdict in verdicts]).mean()),
+        exact_match=played.exact_match(plain),
         tokens_per_s=played.tokens_per_s,
         times_plain=played.tokens_per_s / plain.tokens_per_s,
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Draft, Model
+from skipstone.runtime.text import first_tokens, windows_of
 
 __all__ = ["EvalResult", "evaluate", "score"]
 
@@ -80,18 +81,17 @@ def _windows(model: Model, texts: SequenceOf[str], max_tokens: int | None) -> It
     manifest = model.manifest
     starts = [manifest.bos_id] if manifest.bos_id is not None else list(manifest.stop_ids[:1])
     size = min(WINDOW, manifest.context_length) - len(starts)
-    left = max_tokens
+    for window in first_tokens(_text_windows(model, texts, size), max_tokens):
+        if len(window) + len(starts) > 1:
+            yield [*starts, *window]
+
+
+def _text_windows(model: Model, texts: SequenceOf[str], size: int) -> Iterator[list[int]]:
     for text in texts:
-        token_ids = model.tokenizer.encode(text, add_special_tokens=False)
-        if len(token_ids) < 2:
+        windows = windows_of(model.tokenizer, [text], size, least=1, add_special_tokens=False)
+        if sum(map(len, windows)) < 2:
             raise ConfigError("a text to evaluate needs at least two tokens")
-        for begin in range(0, len(token_ids), size):
-            window = token_ids[begin : begin + size][:left]
-            if len(window) + len(starts) > 1:
-                yield [*starts, *window]
-            left = None if left is None else left - len(window)
-            if left == 0:
-                return
+        yield from windows
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

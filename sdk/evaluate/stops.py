@@ -12,6 +12,7 @@ import numpy as np
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import Generation, GenerationOptions, stream
+from skipstone.runtime.text import windows_of
 
 __all__ = ["STOP_SETTINGS", "StopQuality", "evaluate_stop"]
 
@@ -24,7 +25,7 @@ class StopQuality:
 
     Of the shown ones: `tokens` is their mean length, `precision` the share that is, token by token, how the text goes
     on; both 0 where none is shown. Of all: `saved` is the share of the tokens without a stop decision that were not
-    made, `ms` the time of a completion with its prompt, `tokens_per_s` the speed from the first token on.
+    made, `seconds` the time of a completion with its prompt, `tokens_per_s` the speed from the first token on.
     """
 
     stop_below: float
@@ -32,7 +33,7 @@ class StopQuality:
     tokens: float
     precision: float
     saved: float
-    ms: float
+    seconds: float
     tokens_per_s: float
 
 
@@ -72,13 +73,10 @@ def _windows(model: Model, texts: SequenceOf[str], most: int, size: int) -> list
     """Return at most so many pieces of `size` tokens, spread evenly over the texts."""
     if size > model.manifest.context_length:
         raise ConfigError(f"prompt and completion have {size} tokens, the context {model.manifest.context_length}")
-    found = []
-    for text in texts:
-        token_ids = model.tokenizer.encode(text)
-        found += [token_ids[start : start + size] for start in range(0, len(token_ids) - size + 1, size)]
-    if not found:
+    windows = windows_of(model.tokenizer, texts, size, least=size)
+    if not windows:
         raise ConfigError(f"the texts are too short; one of at least {size} tokens is wanted")
-    return [found[place] for place in np.linspace(0, len(found) - 1, min(most, len(found)), dtype=int)]
+    return [windows[place] for place in np.linspace(0, len(windows) - 1, min(most, len(windows)), dtype=int)]
 
 
 def _complete(model: Model, prompt: SequenceOf[int], options: GenerationOptions) -> tuple[Generation, float]:
@@ -116,6 +114,6 @@ class _Tally:
             tokens=sum(self.num_shown) / max(num_shown, 1),
             precision=sum(self.is_right) / max(num_shown, 1),
             saved=1 - sum(self.num_made) / sum(without.num_made),
-            ms=float(np.mean(self.seconds)) * 1e3,
+            seconds=float(np.mean(self.seconds)),
             tokens_per_s=num_decoded / sum(self.decode_s) if num_decoded else 0.0,
         )

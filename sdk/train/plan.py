@@ -178,7 +178,7 @@ def _place(checkpoint: str | Path, output: Path | None) -> Path:
 def _windows(export: ExportPlan, texts: SequenceOf[str]) -> list[list[int]]:
     tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(export.checkpoint.texts["tokenizer.json"]))
     a = export.architecture
-    windows = windows_of(tokenizer, texts, most=min(a.context_length, a.switch_after or WINDOW))
+    windows = windows_of(tokenizer, texts, min(WINDOW, a.context_length, a.switch_after or WINDOW))
     if (num_tokens := sum(map(len, windows))) < LEAST_TOKENS:
         raise ConfigError(
             f"the text has {num_tokens} tokens; training wants at least {LEAST_TOKENS}, better 50,000 or more: "

@@ -24,7 +24,7 @@ MOST_LOGITS = 2**22
 def text_windows(model: Model, texts: SequenceOf[str]) -> list[list[int]]:
     """Return the tokens of texts in windows of at most 512 that the model can see; short rests are left out."""
     manifest = model.manifest
-    return windows_of(model.tokenizer, texts, most=min(manifest.context_length, manifest.long_rope_from or WINDOW))
+    return windows_of(model.tokenizer, texts, min(WINDOW, manifest.context_length, manifest.long_rope_from or WINDOW))
 
 
 @dataclass(frozen=True, slots=True)

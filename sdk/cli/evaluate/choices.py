@@ -60,8 +60,8 @@ def _table(rows: Sequence[ChoiceQuality]) -> str:
             *([] if row.right is None else [f"{row.right:.1%}"]),
             f"{row.layers:.1%}",
             f"{row.kl:.4f}",
-            f"{row.ms:.2f}",
-            f"{rows[0].ms / row.ms:.2f}",
+            f"{row.seconds * 1e3:.2f}",
+            f"{rows[0].seconds / row.seconds:.2f}",
         ]
         for row in rows
     ]

@@ -68,7 +68,7 @@ def _table(rows: Sequence[StopQuality]) -> str:
             f"{row.tokens:.1f}",
             f"{row.precision:.1%}",
             f"{row.saved:.1%}",
-            f"{row.ms:.1f}",
+            f"{row.seconds * 1e3:.1f}",
             f"{row.tokens_per_s:.1f}",
         ]
         for row in rows

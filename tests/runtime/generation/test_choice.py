@@ -246,7 +246,7 @@ def test_the_figures_are_means_over_the_cases(tiny_stages: Model) -> None:
             for one, other in zip(found, full, strict=True)
         ]
         assert row.kl == pytest.approx(np.mean([(p * np.log(p / q)).sum() for p, q in laws]), abs=1e-6)
-        assert row.ms > 0
+        assert row.seconds > 0
     assert (rows[0].agreement, rows[0].layers) == (1.0, 1.0) and rows[0].kl == pytest.approx(0, abs=1e-9)
     assert rows[2].layers == 0.25
 

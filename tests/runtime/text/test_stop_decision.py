@@ -222,7 +222,7 @@ def test_the_figures_are_those_of_the_completions(tiny: Model) -> None:
     for one, other in itertools.pairwise(rows):  # stricter: never more shown
         assert one.suppressed <= other.suppressed and one.saved <= other.saved
     for row in rows:
-        assert 0 <= row.precision <= 1 and row.ms > 0
+        assert 0 <= row.precision <= 1 and row.seconds > 0
 
 
 def test_a_completion_counts_as_right_while_it_is_how_the_text_goes_on(tiny: Model) -> None:
