@@ -51,7 +51,7 @@ class CpuDevice:
     def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> CpuBuffer:
         """Return a buffer with undefined contents. Raises: DeviceError when the memory does not suffice."""
         try:
-            return CpuBuffer(ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self.name))
+            return CpuBuffer(ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, CpuDevice.name))
         except MemoryError as error:
             raise DeviceError(f"no memory for a {dtype} buffer of shape {list(shape)}; lower --context") from error
 

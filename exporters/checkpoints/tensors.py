@@ -21,35 +21,28 @@ class TensorSource(Protocol):
     @property
     def num_bytes(self) -> int:
         """Bytes of all tensors as they are stored."""
-        ...
 
     def names(self) -> frozenset[str]:
         """The names of all tensors."""
-        ...
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of one tensor. Raises CheckpointError when there is no such tensor."""
-        ...
 
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """One tensor as a new C-contiguous array.
 
         Raises: CheckpointError when it is missing, has another shape or dtype, or holds NaN or infinite values.
         """
-        ...
 
     @property
     def num_rounded(self) -> int:
         """How many tensors lie in blocks that cannot be carried over: they are read as numbers, and rounded again."""
-        ...
 
     def is_quantized(self, name: str) -> bool:
         """Whether the tensor is stored as block-wise integers that can be carried over; `read` gives its numbers."""
-        ...
 
     def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
         """The integers of one matrix [N, K] for which `is_quantized` holds. Raises: as `read` does."""
-        ...
 
 
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
@@ -62,7 +55,6 @@ class StoredTensor(Protocol):
     @property
     def dtype(self) -> str:
         """F64, F32, F16 or BF16; I64, I32, I16 or U8; any other name is a dtype that we do not read."""
-        ...
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -72,7 +64,6 @@ class StoredTensor(Protocol):
 
     def fill(self, out: NDArray[np.generic]) -> None:
         """Write the values into `out`, which is C-contiguous, of our shape, and float32 or of our integer dtype."""
-        ...
 
 
 class StoredTensors:

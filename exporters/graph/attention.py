@@ -56,18 +56,18 @@ class Attention:
         """
         d, pen, owner = self._architecture.dimensions, self._pen, self._architecture.cache_owner(layer)
         if owner != layer:
-            return self._mix(parts, self._caches[owner], layer, step, writes=False)[0]
+            return self._mix(parts, self._caches[owner], layer, step)[0]
         cache_shape = ("B", d.num_kv_heads, "C", kernel_head_size(d.head_size))
         past = [pen.input(f"past_{kind}_{layer}", FLOAT, cache_shape) for kind in ("key", "value")]
-        mixed, *self._caches[layer] = self._mix(parts, past, layer, step, writes=True)
+        mixed, *self._caches[layer] = self._mix(parts, past, layer, step)
         for kind, present in zip(("key", "value"), self._caches[layer], strict=True):
             pen.output(present, f"present_{kind}_{layer}", FLOAT, cache_shape)
         return mixed
 
     def _mix(
-        self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: int, step: StepInputs, *, writes: bool
+        self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: int, step: StepInputs
     ) -> Sequence[ir.Value]:
-        """Return what attention mixes and, when it `writes`, the keys and values with the new ones in their place."""
+        """Return what attention mixes and, when the layer writes its cache, that with the new rows in their place."""
         a, d = self._architecture, self._architecture.dimensions
         settings = AttentionLayer(
             num_heads=d.num_heads,
@@ -77,8 +77,9 @@ class Attention:
             softcap=a.attention_cap or 0.0,
             window=a.windows[layer],
             turns=step.turns[layer],
+            writes=a.cache_owner(layer) == layer,
         )
-        return self._kernels.attend(parts, past, settings, step, writes=writes)
+        return self._kernels.attend(parts, past, settings, step)
 
     def _parts(self, qkv: ir.Value, layer: int) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Split the fused projection; norm queries and keys, then clip all three, where the architecture does."""

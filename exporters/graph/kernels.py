@@ -87,7 +87,7 @@ class Kernels(ABC):
         self, name: str, make: Callable[[], Sequence[Matrix]], rule: TensorRecipe, *, shared: bool
     ) -> tuple[StoredMatrix, ...]:
         """Return the stored matrices for products that `make` gives; a `shared` one is looked up by row too."""
-        return self.pen.matrices(name, make, rule, transposed=not shared)
+        return self.pen.file.add_matrices(name, make, rule, transposed=not shared)
 
     @abstractmethod
     def product(self, x: ir.Value, matrix: StoredMatrix, bias: ir.Value | None, *, accuracy_level: int = 4) -> ir.Value:
@@ -103,15 +103,9 @@ class Kernels(ABC):
 
     @abstractmethod
     def attend(
-        self,
-        parts: Sequence[ir.Value | None],
-        past: Sequence[ir.Value],
-        layer: AttentionLayer,
-        step: StepInputs,
-        *,
-        writes: bool,
+        self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: AttentionLayer, step: StepInputs
     ) -> Sequence[ir.Value]:
-        """Return what attention mixes [B, T, H * D] and, when it `writes`, the caches with the new rows in their place.
+        """Return what attention mixes [B, T, H * D] and, when the layer `writes`, the caches with the new rows.
 
         `parts` are queries, keys and values, or all in the first of them; `past` are the caches of keys and of values,
         [B, K, C, D]. One that does not write finds the new rows there.
@@ -176,13 +170,7 @@ class OrtKernels(Kernels):
         )
 
     def attend(
-        self,
-        parts: Sequence[ir.Value | None],
-        past: Sequence[ir.Value],
-        layer: AttentionLayer,
-        step: StepInputs,
-        *,
-        writes: bool,
+        self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: AttentionLayer, step: StepInputs
     ) -> Sequence[ir.Value]:
         turns = layer.turns
         return self.pen.op_outputs(
@@ -191,7 +179,7 @@ class OrtKernels(Kernels):
             *(turns or (None, None)),
             step.position_ids if turns else None,
             step.attention_bias,
-            count=3 if writes else 1,
+            count=3 if layer.writes else 1,
             domain=MICROSOFT,
             num_heads=layer.num_heads,
             kv_num_heads=layer.num_kv_heads,

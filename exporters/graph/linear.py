@@ -53,14 +53,14 @@ class Linear:
         float32, whatever the matrix is stored as.
         """
         pen = self._pen
-        (stored,) = pen.matrices(name, lambda: [make()], self._recipe.for_tensor(name))
-        first = self._product(x, pen.first_rows(stored, num_first), None)
+        (stored,) = pen.file.add_matrices(name, lambda: [make()], self._recipe.for_tensor(name))
+        first = self._product(x, pen.file.first_rows(stored, num_first), None)
         return first, pen.op("Gemm", self._kernels.ordered(x, stored), self.rows(name, row_ids, make), transB=1)
 
     def rows(self, name: str, token_ids: ir.Value, make: Callable[[], Matrix]) -> ir.Value:
         """Ids [...] to the rows [..., K] of a matrix [N, K]."""
         pen = self._pen
-        (stored,) = pen.matrices(name, lambda: [make()], self._recipe.for_tensor(name))
+        (stored,) = pen.file.add_matrices(name, lambda: [make()], self._recipe.for_tensor(name))
         if stored.bits == 32:
             return pen.op("Gather", pen.stored(stored.data), token_ids)
         rows = self._kernels.rows(stored, token_ids)

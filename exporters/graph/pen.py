@@ -8,8 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
-from skipstone.quant import Matrix, TensorRecipe
+from skipstone.exporters.graph.weight_file import WeightFile
 
 __all__ = ["FLOAT", "Attribute", "GraphPen"]
 
@@ -19,10 +18,13 @@ FLOAT = ir.DataType.FLOAT
 
 
 class GraphPen:
-    """Collects the nodes, inputs and initializers of one graph; every method returns the values it made."""
+    """Collects the nodes, inputs and initializers of one graph; every method returns the values it made.
 
-    def __init__(self, name: str, weights: WeightFile) -> None:
-        self._name, self._weights = name, weights
+    `file` is the weight file of the bundle.
+    """
+
+    def __init__(self, name: str, file: WeightFile) -> None:
+        self._name, self.file = name, file
         self._nodes: list[ir.Node] = []
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
@@ -41,23 +43,11 @@ class GraphPen:
 
     def weight(self, name: str, make: Callable[[], NDArray[np.generic]]) -> ir.Value:
         """Return a value for the tensor `name` of the bundle's weight file, making it if no graph has yet."""
-        return self.stored(self._weights.add(name, make))
+        return self.stored(self.file.add(name, make))
 
     def integers(self, name: str, values: NDArray[np.uint8], bits: int) -> ir.Value:
         """Return a value for small integers of the weight file; see `WeightFile.add_integers`."""
-        return self.stored(self._weights.add_integers(name, values, bits))
-
-    def matrices(
-        self,
-        name: str,
-        make: Callable[[], Sequence[Matrix]],
-        rule: TensorRecipe,
-        *,
-        transposed: bool = False,
-        integers_too: bool = False,
-    ) -> tuple[StoredMatrix, ...]:
-        """Return the matrices of the bundle's weight file that are called `name`; see `WeightFile.add_matrices`."""
-        return self._weights.add_matrices(name, make, rule, transposed=transposed, integers_too=integers_too)
+        return self.stored(self.file.add_integers(name, values, bits))
 
     def stored(self, tensor: ir.ExternalTensor) -> ir.Value:
         """Return a value for a tensor of the bundle's weight file."""
@@ -68,15 +58,7 @@ class GraphPen:
         self, tensor: ir.ExternalTensor, suffix: str, shape: Sequence[int], dtype: ir.DataType | None = None
     ) -> ir.Value:
         """Return a value for the bytes of a tensor of the weight file in another shape, as another type."""
-        return self.stored(self._weights.view(tensor, suffix, shape, dtype))
-
-    def read_bytes(self, tensor: ir.ExternalTensor) -> NDArray[np.uint8]:
-        """Return a tensor of the weight file whose elements are bytes."""
-        return self._weights.read_bytes(tensor)
-
-    def first_rows(self, matrix: StoredMatrix, num_rows: int) -> StoredMatrix:
-        """Return the first rows of a matrix of the weight file, by the same bytes; see `WeightFile.first_rows`."""
-        return self._weights.first_rows(matrix, num_rows)
+        return self.stored(self.file.view(tensor, suffix, shape, dtype))
 
     def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         """Return a value for a small array that is stored inside the graph."""

@@ -32,18 +32,12 @@ class PlainAttention:
         self._shared: dict[str, ir.Value] = {}
 
     def __call__(
-        self,
-        parts: Sequence[ir.Value | None],
-        past: Sequence[ir.Value],
-        layer: AttentionLayer,
-        step: StepInputs,
-        *,
-        writes: bool,
+        self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: AttentionLayer, step: StepInputs
     ) -> Sequence[ir.Value]:
-        """Return what is mixed and, when it `writes`, the caches; as `Kernels.attend`."""
+        """Return what is mixed and, when the layer `writes`, the caches; as `Kernels.attend`."""
         pen, (query, key, value) = self._pen, self._split(parts, layer)
         query = self._turned(query, layer.num_heads, layer, step)
-        if writes:
+        if layer.writes:
             key = self._turned(key, layer.num_kv_heads, layer, step)
             past = [self._written(cache, rows, layer, step) for cache, rows in zip(past, (key, value), strict=True)]
         mixed = pen.op(
@@ -55,7 +49,7 @@ class PlainAttention:
             softcap=layer.softcap,
         )
         joined = pen.op("Reshape", pen.op("Transpose", mixed, perm=[0, 2, 1, 3]), self._integers(0, 0, -1))
-        return (joined, *past) if writes else (joined,)
+        return (joined, *past) if layer.writes else (joined,)
 
     def _split(self, parts: Sequence[ir.Value | None], layer: AttentionLayer) -> Sequence[ir.Value]:
         """Return queries [B, T, H * D], keys and values [B, T, K * D]."""

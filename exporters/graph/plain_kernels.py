@@ -56,15 +56,9 @@ class PlainKernels(Kernels):
         return self.norm(kind, total, *weights, epsilon=epsilon), total
 
     def attend(
-        self,
-        parts: Sequence[ir.Value | None],
-        past: Sequence[ir.Value],
-        layer: AttentionLayer,
-        step: StepInputs,
-        *,
-        writes: bool,
+        self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: AttentionLayer, step: StepInputs
     ) -> Sequence[ir.Value]:
-        return self._attention(parts, past, layer, step, writes=writes)
+        return self._attention(parts, past, layer, step)
 
     # Integers
 
@@ -74,7 +68,7 @@ class PlainKernels(Kernels):
         """Integers are stored in the order in which providers multiply them; those also looked up by row, twice."""
         if shared and rule.bits == 32:
             return super().matrices(name, make, rule, shared=shared)
-        return self.pen.matrices(
+        return self.pen.file.add_matrices(
             f"{name}.by_column" if shared else name, make, rule, transposed=True, integers_too=True
         )
 
@@ -148,7 +142,7 @@ class PlainKernels(Kernels):
         """Return the zero points [..., N, blocks]: without a gap after each row, and also where all are alike."""
         points = np.full(scales.shape.numpy(), 2 ** (bits - 1), np.uint8)
         if zero_points is not None:
-            points = unpack(self.pen.read_bytes(zero_points), bits, points.shape[-1])
+            points = unpack(self.pen.file.read_bytes(zero_points), bits, points.shape[-1])
         return self.pen.integers(f"{data.name}.points", points, bits)
 
     # Experts

@@ -29,7 +29,8 @@ class StepInputs:
 class AttentionLayer:
     """How one layer attends; `turns` are its cosines and sines [positions, D / 2], if it has any.
 
-    `window` is how many newest tokens, itself included, a token sees; None is all. A `softcap` of 0 is none.
+    `window` is how many newest tokens, itself included, a token sees; None is all. A `softcap` of 0 is none. A
+    layer `writes` its new rows to the cache, unless that is the cache of another layer, which did.
     """
 
     num_heads: int
@@ -39,3 +40,4 @@ class AttentionLayer:
     softcap: float
     window: int | None
     turns: tuple[ir.Value, ir.Value] | None
+    writes: bool

@@ -24,7 +24,8 @@ class DraftVocabulary:
     """The logits of a draft head over the whole vocabulary, in one buffer: -inf for tokens that the head leaves out.
 
     Source: the frequent tokens of FR-Spec (Zhao et al., 2025), and those of the prompt. Lossless where guesses are
-    verified: a token that is left out is never guessed, and has the chance 0 in the law of the guesses.
+    verified: a token that is left out is never guessed, and has the chance 0 in the law of the guesses. `extra_ids` are
+    the tokens beyond the first, [P], the most recent first.
     """
 
     def __init__(self, device: Device, *, num_first: int, vocab_size: int) -> None:
@@ -35,11 +36,6 @@ class DraftVocabulary:
         self._text: Sequence[int] | None = None
         self._length = 0  # of the text when it was last looked at
         self._take(np.zeros(0, np.int64))
-
-    @property
-    def extra_ids(self) -> NDArray[np.int64]:
-        """The tokens beyond the first, [P], the most recent first."""
-        return self._extra_ids
 
     def follow(self, text: Sequence[int]) -> None:
         """Know the last `MOST_EXTRA` different tokens beyond the first of a text, which is always the same object.
@@ -56,7 +52,7 @@ class DraftVocabulary:
 
     def _take(self, extra_ids: NDArray[np.int64]) -> None:
         self._logits.write(-np.inf, np.s_[:, self._num_first :])
-        self._extra_ids = extra_ids
+        self.extra_ids = extra_ids
         self._fed = self._device.allocate(extra_ids.shape, np.int64)
         self._fed.write(extra_ids)
         self._extra_logits = self._device.allocate((1, len(extra_ids)), np.float32)
@@ -69,5 +65,5 @@ class DraftVocabulary:
 
     def logits(self) -> NDArray[np.float32]:
         """Return what the last run gave as logits [1, V], valid until the next."""
-        self._logits.write(self._extra_logits.read()[0], (0, self._extra_ids))
+        self._logits.write(self._extra_logits.read()[0], (0, self.extra_ids))
         return self._logits.read()

@@ -42,7 +42,8 @@ class Sequence:
         """`spares` gives a fork its workspace; `prefill_chunk` is the number of tokens of a piece of a prompt."""
         self._workspace, self._spares = workspace, spares
         self._manifest, self.cache = workspace.sessions.manifest, workspace.cache
-        self._runner = Runner(workspace, exact=exact, chunk=prefill_chunk)
+        self.exact, self._runner = exact, Runner(workspace, exact=exact, chunk=prefill_chunk)
+        self.capacity = self.cache.capacity - exact  # how many tokens fit: an exact sequence keeps a row for padding
         self.ahead = Ahead(self._runner, self._manifest)
         self._draft: Draft | None = None
         self._num_blended = 0  # rows of blends behind the cached tokens
@@ -62,15 +63,6 @@ class Sequence:
         sequence = cls(workspace, spares, exact=exact, prefill_chunk=prefill_chunk)
         weakref.finalize(sequence, spares.give, workspace).atexit = False
         return sequence
-
-    @property
-    def exact(self) -> bool:
-        return self._runner.exact
-
-    @property
-    def capacity(self) -> int:
-        """How many tokens fit; in an exact sequence one row is kept for padding."""
-        return self.cache.capacity - (1 if self.exact else 0)
 
     @property
     def num_waiting(self) -> int:

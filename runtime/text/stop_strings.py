@@ -26,16 +26,11 @@ class StopStrings:
         self._stop = tuple(stop)
         self._longest = max(map(len, self._stop), default=0)
         self._held = ""
-        self._hit = False
-
-    @property
-    def hit(self) -> bool:
-        """Whether a stop string has ended the text."""
-        return self._hit
+        self.hit = False  # whether a stop string has ended the text
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that is safe to show, and whether a stop string was hit; after a hit there is no more text."""
-        if self._hit:
+        if self.hit:
             return "", True
         text = self._held + text
         undecided = self._undecided_from(text)
@@ -53,7 +48,7 @@ class StopStrings:
 
     def _cut(self, text: str, found: int) -> str:
         self._held = ""
-        self._hit = True
+        self.hit = True
         return text[:found]
 
     def _first_stop(self, text: str) -> int | None:

@@ -234,7 +234,7 @@ def test_it_is_opened_by_the_first_draft_and_not_before(tiny_checkpoint: Path, m
             opened.append(path.name)
             return super().open_session(path)
 
-    model.device = Noting(threads=model.device.threads)
+    model.sessions.device = Noting(threads=model.device.threads)
     peeked(model, PROMPT, num_stages=2)
     assert opened == []
     for _ in range(2):
