@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from skipstone.runtime.costs.curve import CostCurve
-from skipstone.runtime.costs.measure import MAX_ROWS, measure_costs
-from skipstone.runtime.costs.profile import cost_curve, costs_note
+from skipstone.runtime.costs.measure import MAX_ROWS, cost_curve, costs_note, measure_costs
 from skipstone.runtime.costs.rates import MIN_GAIN, TIMES_MEMORY, Plan, best_length, best_speed_up, usual_s
 from skipstone.runtime.costs.stage_times import MOST_BEHIND, ExitTimes, StageTimes, exit_times, stage_times
 

@@ -1,14 +1,15 @@
-"""Measure what a model call costs on this device."""
+"""What calls of a model cost on this device: measured once, then read from a file."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+from skipstone.runtime.bundle import Note
 from skipstone.runtime.costs.curve import CostCurve
-from skipstone.runtime.engine import BoundCall, Feed, Model, WrappedCall
+from skipstone.runtime.engine import BoundCall, Feed, Model, WrappedCall, device_note
 
-__all__ = ["MAX_ROWS", "measure_costs"]
+__all__ = ["MAX_ROWS", "cost_curve", "costs_note", "measure_costs"]
 
 # Longer drafts gain little, as each row has its price, and take longer to make.
 MAX_ROWS = 16
@@ -59,3 +60,15 @@ def _time_s(call: BoundCall | WrappedCall, num_rows: int, context: int) -> float
 
 def _feed(num_rows: int, context: int) -> Feed:
     return Feed.of([0] * num_rows, rows=range(num_rows), length=context)
+
+
+def cost_curve(model: Model, *, measure: Callable[[Model], CostCurve] = measure_costs) -> CostCurve:
+    """Return what calls of this model cost here; measured when no file knows it, which takes about a second."""
+    return model.shared.get(
+        "cost curve", lambda: costs_note(model).find_or_make(model.profiles, lambda: measure(model))
+    )
+
+
+def costs_note(model: Model) -> Note[CostCurve]:
+    """Return the note of a model's cost curve on its device."""
+    return device_note(CostCurve, model, name="costs", what="cost curve")

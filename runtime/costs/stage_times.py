@@ -9,9 +9,8 @@ from time import perf_counter
 
 import numpy as np
 
-from skipstone.runtime.costs.profile import device_note
 from skipstone.runtime.costs.rates import tokens_per_s
-from skipstone.runtime.engine import Draft, Feed, Model, Part, Sequence, Workspace, exit_stages
+from skipstone.runtime.engine import Draft, Feed, Model, Part, Sequence, Workspace, device_note, exit_stages
 from skipstone.runtime.sampling import gap, saturation
 
 __all__ = ["LATE_ROWS", "LONGEST", "MOST_BEHIND", "ROWS", "ExitTimes", "StageTimes", "exit_times", "stage_times"]

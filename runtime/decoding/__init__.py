@@ -6,7 +6,6 @@ from skipstone.runtime.decoding.acceptance import Acceptance, ConfidenceScale, l
 from skipstone.runtime.decoding.chain import ConfidenceStop, DraftText, ModelDrafter
 from skipstone.runtime.decoding.decode import Look, decode, decode_singly, step_of_one
 from skipstone.runtime.decoding.drafter import Accept, Choose, Drafter, Guard, PlainDrafter, Round, Step
-from skipstone.runtime.decoding.picks import Drawn, Likeliest, Picker, Picks, picker_for
 
 __all__ = [
     "Accept",
@@ -16,13 +15,9 @@ __all__ = [
     "ConfidenceStop",
     "DraftText",
     "Drafter",
-    "Drawn",
     "Guard",
-    "Likeliest",
     "Look",
     "ModelDrafter",
-    "Picker",
-    "Picks",
     "PlainDrafter",
     "Round",
     "Step",
@@ -30,6 +25,5 @@ __all__ = [
     "decode_singly",
     "level_of",
     "middle_of",
-    "picker_for",
     "step_of_one",
 ]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding.acceptance import ConfidenceScale, level_of, middle_of
 from skipstone.runtime.decoding.drafter import Drafter, Round
-from skipstone.runtime.decoding.picks import Picker, Picks, Rule
 from skipstone.runtime.engine import Draft
+from skipstone.runtime.sampling import Picker, Picks, Rule
 
 __all__ = ["ConfidenceStop", "DraftText", "ModelDrafter", "Stop"]
 
@@ -113,8 +113,8 @@ class ModelDrafter(Drafter):
     Asked with a `min_chance`, it stops before the guess at which the product of its chances, calibrated by what was
     accepted, falls below that. Else it stops after the first guess it is unsure of, as `stop` says. Levels are deciles
     of confidence. Who knows prices sets `least_chance`: asked without a `min_chance`, it also stops after the guess up
-    to which the chain stands with less than that, since one more would not be worth it. All it learns it forgets with
-    the text, so that a text can be made again.
+    to which the chain stands with less than that, since one more would not be worth it. All that it learns, in `stop`
+    and `scale`, it forgets with the text, so that a text can be made again.
 
     Sources: speculative decoding (Leviathan et al., 2023); for the product rule SpecDec++ (Huang et al., 2024).
     Cost: one call of the small model a guess, and a few passes over V.
@@ -133,14 +133,14 @@ class ModelDrafter(Drafter):
         self.name, self.least_chance = name, 0.0
         self._text, self._picker, self._rule = text, picker, rule
         self._chain = chain or partial(token_by_token, text)
-        self._scale = ConfidenceScale()
-        self._stop: Stop = stop or ConfidenceStop()
+        self.scale = ConfidenceScale()
+        self.stop: Stop = stop or ConfidenceStop()
         self._last = Draft.empty()
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         most = min(limit, self._text.follow(history))
         if min_chance == 0:
-            most = min(most, self._stop.longest)
+            most = min(most, self.stop.longest)
         self._picker.start(len(history))
         self._last = self._draft([*self._worthy(most, min_chance)])
         return self._last
@@ -149,11 +149,11 @@ class ModelDrafter(Drafter):
         chance = 1.0
         for picks in self._chain(self._picker, most):
             confidence = picks.confidences[0]
-            chance *= self._scale.chance(confidence)
+            chance *= self.scale.chance(confidence)
             if chance < min_chance:
                 return
             yield picks
-            if min_chance == 0 and (self._stop.is_unsure(confidence) or chance < self.least_chance):
+            if min_chance == 0 and (self.stop.is_unsure(confidence) or chance < self.least_chance):
                 return
 
     def _draft(self, chain: Sequence[Picks]) -> Draft:
@@ -172,7 +172,7 @@ class ModelDrafter(Drafter):
         return middle_of(level)
 
     def observe(self, seen: Round) -> None:
-        self._scale.learn(self._last, seen.token_ids)
+        self.scale.learn(self._last, seen.token_ids)
         self._last = Draft.empty()
         if seen.draft.source == self.name and len(seen.draft):
-            self._stop.update(num_accepted=len(seen.rows) - 1, num_drafted=len(seen.draft))
+            self.stop.update(num_accepted=len(seen.rows) - 1, num_drafted=len(seen.draft))

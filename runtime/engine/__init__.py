@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skipstone.runtime.engine.call import BoundCall
+from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Feed, Part
 from skipstone.runtime.engine.model import Model, exit_stages
@@ -21,5 +22,6 @@ __all__ = [
     "SharedStores",
     "Workspace",
     "WrappedCall",
+    "device_note",
     "exit_stages",
 ]

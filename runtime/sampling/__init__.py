@@ -24,6 +24,7 @@ from skipstone.runtime.sampling.penalties import (
     PresencePenalty,
     RepetitionPenalty,
 )
+from skipstone.runtime.sampling.picks import Drawn, Likeliest, Picker, Picks, Rule, picker_for
 from skipstone.runtime.sampling.processor import LogitProcessor
 from skipstone.runtime.sampling.sampler import Sampler
 from skipstone.runtime.sampling.truncation import LocallyTypical, MinP, Temperature, TopH, TopK, TopP
@@ -32,15 +33,20 @@ __all__ = [
     "CONFIDENCES",
     "SATURATION",
     "BannedTokens",
+    "Drawn",
     "FrequencyPenalty",
+    "Likeliest",
     "LocallyTypical",
     "LogitBias",
     "LogitProcessor",
     "MinNewTokens",
     "MinP",
     "NoRepeatNgram",
+    "Picker",
+    "Picks",
     "PresencePenalty",
     "RepetitionPenalty",
+    "Rule",
     "Sampler",
     "SamplingOptions",
     "Temperature",
@@ -54,6 +60,7 @@ __all__ = [
     "gap",
     "gumbel",
     "logprob_of",
+    "picker_for",
     "relative_probabilities",
     "saturation",
     "top",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.costs import MOST_BEHIND
-from skipstone.runtime.decoding import Likeliest, ModelDrafter, Round
+from skipstone.runtime.decoding import ModelDrafter, Round
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods import AGREEMENTS
 from skipstone.runtime.methods.depth import (
@@ -38,7 +38,7 @@ from skipstone.runtime.methods.depth import (
     depth_logits,
     exits_for,
 )
-from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.sampling import Likeliest, Sampler
 
 PROMPT_TOKENS, NEW_TOKENS = 96, 128
 AGREEMENT = 0.98

@@ -13,15 +13,7 @@ from skipstone.runtime.methods.depth.beta_mixture import (
     fit_beta,
     fit_mixture,
 )
-from skipstone.runtime.methods.depth.calibrate import (
-    ExitLevels,
-    ExitThresholds,
-    Level,
-    calibrate,
-    exit_levels,
-    exits_note,
-    lowest_threshold,
-)
+from skipstone.runtime.methods.depth.calibrate import calibrate, exit_levels, lowest_threshold
 from skipstone.runtime.methods.depth.exit import (
     ExitPolicy,
     Gate,
@@ -51,17 +43,17 @@ from skipstone.runtime.methods.depth.free import (
     records_of,
 )
 from skipstone.runtime.methods.depth.self_draft import COUNTS_MEMORY, LONGEST, MidpointStop, SelfDrafter, open_self
-from skipstone.runtime.methods.depth.skip import can_skip, open_skip, require_skip_set
-from skipstone.runtime.methods.depth.skip_set import (
-    Reader,
+from skipstone.runtime.methods.depth.skip import (
     SkipSet,
-    best_set,
-    find_skip_set,
+    can_skip,
+    open_skip,
+    require_skip_set,
     skip_note,
     skipped_stages,
-    spread,
 )
+from skipstone.runtime.methods.depth.skip_set import Reader, best_set, find_skip_set, spread
 from skipstone.runtime.methods.depth.skipdecode import SkipSchedule
+from skipstone.runtime.methods.depth.thresholds import ExitLevels, ExitThresholds, Level, exits_note
 
 __all__ = [
     "COUNTS_MEMORY",

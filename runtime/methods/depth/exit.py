@@ -18,8 +18,8 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.costs import MIN_GAIN, MOST_BEHIND, ExitTimes, Plan, exit_times
 from skipstone.runtime.decoding import Choose, Step, decode_singly
 from skipstone.runtime.engine import Draft, Model, Sequence, exit_stages
-from skipstone.runtime.methods.depth.calibrate import COMMAND, ExitThresholds, exits_note, require_same_exits
 from skipstone.runtime.methods.depth.exits import NO_EXIT_PAYS, PRIOR_TOKENS, TRY_AGAIN, Counts, Exit, best_exit
+from skipstone.runtime.methods.depth.thresholds import COMMAND, ExitThresholds, exits_note, require_same_exits
 from skipstone.runtime.methods.method import EXITS, ApproximateContext, Dial, Method, Opened, require_agreement
 from skipstone.runtime.sampling import SATURATION, confidence_named
 

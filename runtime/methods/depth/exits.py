@@ -99,8 +99,15 @@ class ExitText:
     the usual time of the calls of a guess, 0 before the first.
     """
 
-    def __init__(self, sequence: Sequence, num_stages: int, then: tuple[int, ...] = ()) -> None:
-        self._sequence, self._num_stages, self._then = sequence, num_stages, then
+    def __init__(
+        self,
+        sequence: Sequence,
+        num_stages: int,
+        then: tuple[int, ...] = (),
+        *,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._sequence, self._num_stages, self._then, self._clock = sequence, num_stages, then, clock
         self.token_ids: list[int] = []
         self.guess_s = 0.0
 
@@ -113,10 +120,10 @@ class ExitText:
 
     def logits(self) -> NDArray[np.float32]:
         """Feed the last token to the stages; return the exit's logits [1, V], valid until the next call."""
-        start = perf_counter()
+        start = self._clock()
         waiting = self.token_ids[self._sequence.num_cached :]
         logits = self._sequence.peek(waiting, num_stages=self._num_stages, then=self._then, drafting=True)
-        self.guess_s = usual_s(self.guess_s, perf_counter() - start)
+        self.guess_s = usual_s(self.guess_s, self._clock() - start)
         return logits[None]
 
     def take(self, token_id: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.costs import MIN_GAIN, MOST_BEHIND, ExitTimes, Plan, exit_times
-from skipstone.runtime.decoding import Drafter, DraftText, Round
+from skipstone.runtime.decoding import Drafter, Round
 from skipstone.runtime.engine import Draft, Model, SharedStores, exit_stages
 from skipstone.runtime.methods.depth.beta_mixture import LAST_SHARE, WIDE_GRID, BetaMixture, decayed, fit_mixture
 from skipstone.runtime.methods.depth.exits import PRIOR_TOKENS, TRY_AGAIN, Exit, ExitText, best_exit
@@ -92,7 +92,7 @@ class ExitRecord:
         return (num_above + prior * PRIOR_TOKENS) / (len(self._all) + PRIOR_TOKENS)
 
 
-LearnedExit: TypeAlias = Exit[DraftText, ExitRecord]
+LearnedExit: TypeAlias = Exit[ExitText, ExitRecord]
 
 
 class FreeDrafter(Drafter):
@@ -126,15 +126,15 @@ class FreeDrafter(Drafter):
         places: range | None = None,
         min_gain: float = MIN_GAIN,
     ) -> None:
-        self._exits, self._sampler, self._times = tuple(exits), sampler, times
+        self.exits, self._sampler, self._times = tuple(exits), sampler, times
         self._chance, self._final, self._places, self._min_gain = chance, final, places, min_gain
-        self._guesses: list[tuple[int, float]] = []  # of the last round, with their confidences, the unsure one too
+        self.guesses: list[tuple[int, float]] = []  # of the last round, with their confidences, the unsure one too
         self._place = self._num_rested = 0
         self._choose()
 
     def _choose(self) -> None:
         """Take the exit that promises the most now, and its threshold."""
-        self.used, plan = best_exit(self._exits, self._plan)
+        self.used, plan = best_exit(self.exits, self._plan)
         self.threshold = self.used.judge.threshold(self._chance, by_share=self._final)
         self.is_learned = self.used.judge.mixture is not None
         self._num_updates = self.used.judge.num_updates
@@ -148,7 +148,7 @@ class FreeDrafter(Drafter):
         return Plan(MOST_BEHIND, self._times.rate(exit.num_layers, share))
 
     def propose(self, history: SequenceOf[int], *, limit: int, min_chance: float = 0.0) -> Draft:
-        self._guesses, self._place = [], len(history)
+        self.guesses, self._place = [], len(history)
         if self._num_updates != self.used.judge.num_updates:
             self._choose()
         if self._rests():
@@ -166,7 +166,7 @@ class FreeDrafter(Drafter):
         while len(sure) < most:
             scores = self._sampler.scores(text.logits()[0], text.token_ids)
             guess, confidence = int(scores.argmax()), float(gap(scores[None].astype(np.float32))[0])
-            self._guesses.append((guess, confidence))
+            self.guesses.append((guess, confidence))
             if confidence <= self.threshold_at(len(text.token_ids)):
                 break
             text.take(guess)
@@ -181,7 +181,7 @@ class FreeDrafter(Drafter):
         return max(self.threshold, decayed(first, place - self._places.start, len(self._places)))
 
     def observe(self, seen: Round) -> None:
-        guesses, self._guesses = self._guesses, []
+        guesses, self.guesses = self.guesses, []
         if guesses:
             wanted = self._choices(seen) if self._final else seen.token_ids
             pairs = zip(guesses, wanted, strict=False)
@@ -209,7 +209,7 @@ def open_free(context: DrafterContext) -> Drafter:
     return FreeDrafter(learned_exits(model, texts, records), context.sampler, times=exit_times(model))
 
 
-def learned_exits(model: Model, texts: Mapping[int, DraftText], records: Mapping[int, ExitRecord]) -> list[LearnedExit]:
+def learned_exits(model: Model, texts: Mapping[int, ExitText], records: Mapping[int, ExitRecord]) -> list[LearnedExit]:
     """Return the exits of a model, each with its text and its record, by number of layers."""
     return [
         Exit(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from random import Random
+from time import perf_counter
 from typing import Final, TypeAlias
 
 from skipstone.runtime.costs import TIMES_MEMORY, Plan, best_length, usual_s
-from skipstone.runtime.decoding import Drafter, ModelDrafter, Round, picker_for
+from skipstone.runtime.decoding import Drafter, ModelDrafter, Round
 from skipstone.runtime.engine import Draft, exit_stages
 from skipstone.runtime.methods.depth.exits import Exit, ExitText, best_exit
 from skipstone.runtime.methods.method import EXITS, DrafterContext, Method
+from skipstone.runtime.sampling import picker_for
 
 __all__ = ["METHOD", "DraftingExit", "MidpointStop", "SelfDrafter", "open_self"]
 
@@ -67,7 +70,8 @@ class SelfDrafter(Drafter):
     its row take longer than the tokens that they promise are worth at the round's rate. What a guess and a call cost is
     measured round by round; the first rounds try each exit once, and then plain decoding. How often guesses stand is
     drawn anew each round from what is known of it: so an exit that was seldom used is tried now and then, and none is
-    used where plain decoding promises more. The draws are the same for each text.
+    used where plain decoding promises more. The draws are the same for each text. `plain_s` is what a plain call
+    takes, 0 before the first, and `row_share` what a row more adds to a call.
     Where it is not `timed`, layers take the place of seconds: under rules that draw by chance the text hangs on
     what is drafted, and shall not hang on how busy the machine is.
     Sources: LayerSkip (Elhoushi et al., 2024), section 2 of its inference; DEL for the choice of exit and its midpoint
@@ -76,13 +80,15 @@ class SelfDrafter(Drafter):
 
     peeks = True
 
-    def __init__(self, exits: SequenceOf[DraftingExit], *, name: str = "self", timed: bool = True) -> None:
-        self.name, self._exits, self._timed = name, exits, timed
+    def __init__(
+        self, exits: SequenceOf[DraftingExit], *, name: str = "self", timed: bool = True, random: Random | None = None
+    ) -> None:
+        self.name, self.exits, self._timed = name, exits, timed
         self._used: DraftingExit | None = None  # in this round
         self._last = Draft.empty()
-        self._plain_s = 0.0 if timed else 1.0
-        self._row_share = ROW_SHARE
-        self._random = Random(0)  # the same text drafts the same
+        self.plain_s = 0.0 if timed else 1.0
+        self.row_share = ROW_SHARE
+        self._random = random or Random(0)  # the same text drafts the same
 
     def propose(self, history: SequenceOf[int], *, limit: int, min_chance: float = 0.0) -> Draft:
         self._used, length = self._choose()
@@ -92,12 +98,12 @@ class SelfDrafter(Drafter):
 
     def _choose(self) -> tuple[DraftingExit, int]:
         """Return the exit for this round and how many guesses it makes at most."""
-        untried = [exit for exit in self._exits if not exit.text.guess_s]
+        untried = [exit for exit in self.exits if not exit.text.guess_s]
         if untried:
             return untried[0], 1
-        if not self._plain_s:
-            return self._exits[0], 0
-        chosen, plan = best_exit(self._exits, self._plan)
+        if not self.plain_s:
+            return self.exits[0], 0
+        chosen, plan = best_exit(self.exits, self._plan)
         # The plan says whether to draft; how long is for the confidences to say, guess by guess.
         verify = self._verify_s(chosen)
         chosen.judge.least_chance = plan.rate * (self._guess_s(chosen) + verify[2] - verify[1])
@@ -113,18 +119,18 @@ class SelfDrafter(Drafter):
 
     def _verify_s(self, used: DraftingExit) -> list[float]:
         """Return what a call takes that verifies 0, 1, 2 ... guesses: with some, the first stages saw all but one."""
-        plain = self._plain_s
+        plain = self.plain_s
         late, tail = plain * (1 - used.share), plain * used.share
-        return [plain, *(tail + late * (1 + self._row_share * length) for length in range(1, LONGEST + 1))]
+        return [plain, *(tail + late * (1 + self.row_share * length) for length in range(1, LONGEST + 1))]
 
     def prior(self, level: int) -> float:
-        return self._exits[0].judge.prior(level)
+        return self.exits[0].judge.prior(level)
 
     def observe(self, seen: Round) -> None:
         used, self._used = self._used, None
         if used is None:  # of the prompt, or of others' drafts
             return
-        for exit in self._exits:  # used or not
+        for exit in self.exits:  # used or not
             exit.counts.fade(COUNTS_MEMORY)
         if len(self._last):
             used.counts.learn(self._last, seen.token_ids)
@@ -138,21 +144,21 @@ class SelfDrafter(Drafter):
         Those before it had seen all rows but the last, or with a draft that was cut all.
         """
         length = len(seen.draft)
-        if not length or not seen.num_peeked or not self._plain_s or seen.draft.source != self.name:
+        if not length or not seen.num_peeked or not self.plain_s or seen.draft.source != self.name:
             if not length and not seen.num_peeked:
-                self._plain_s = usual_s(self._plain_s, seen.model_s)
+                self.plain_s = usual_s(self.plain_s, seen.model_s)
             return
         tail = share if seen.num_peeked <= length else 0.0
-        grown = (seen.model_s / self._plain_s - tail) / (1 - share) - 1
-        self._row_share += (min(max(grown / length, 0.0), 1.0) - self._row_share) * (1 - TIMES_MEMORY)
+        grown = (seen.model_s / self.plain_s - tail) / (1 - share) - 1
+        self.row_share += (min(max(grown / length, 0.0), 1.0) - self.row_share) * (1 - TIMES_MEMORY)
 
 
-def open_self(context: DrafterContext) -> Drafter:
-    """Return a drafter of chains for one text. Raises: ConfigError when the bundle has no exits."""
+def open_self(context: DrafterContext, *, clock: Callable[[], float] = perf_counter) -> Drafter:
+    """Return a drafter of chains for one text; `clock` times guesses. Raises: ConfigError without exits."""
     manifest = context.model.manifest
     exits = []
     for num_layers, num_stages in exit_stages(context.model).items():
-        text, share = ExitText(context.sequence, num_stages), num_layers / manifest.dimensions.num_layers
+        text, share = ExitText(context.sequence, num_stages, clock=clock), num_layers / manifest.dimensions.num_layers
         picker = picker_for(context.sampler, context.rule)
         drafter = ModelDrafter(text, picker, name="self", rule=context.rule, stop=MidpointStop())
         exits.append(

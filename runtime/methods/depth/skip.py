@@ -2,17 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from skipstone.errors import ConfigError
-from skipstone.runtime.decoding import ConfidenceStop, Drafter, ModelDrafter, picker_for
+from skipstone.runtime.bundle import Manifest, Note
+from skipstone.runtime.decoding import ConfidenceStop, Drafter, ModelDrafter
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods.depth.exits import Exit, ExitText
 from skipstone.runtime.methods.depth.self_draft import SelfDrafter
-from skipstone.runtime.methods.depth.skip_set import COMMAND, SkipSet, skip_note, skipped_stages
 from skipstone.runtime.methods.method import DrafterContext, Method
+from skipstone.runtime.sampling import picker_for
 
-__all__ = ["METHOD", "can_skip", "open_skip"]
+__all__ = ["METHOD", "SkipSet", "can_skip", "open_skip", "require_skip_set", "skip_note", "skipped_stages"]
 
 NAME = "skip"
+COMMAND = "`skipstone tune skip BUNDLE --text FILE`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipSet:
+    """The layers that drafts leave out, counted from 0, ascending.
+
+    `agreement` is the share of `num_tokens` tokens at which a draft chose what the full model chooses. On the device
+    of the search a guess costs `guess_cost` plain steps, and drafts of `length` guesses promise `speed_up`.
+    """
+
+    num_tokens: int
+    layers: tuple[int, ...]
+    agreement: float
+    guess_cost: float
+    speed_up: float
+    length: int
+
+
+def skip_note(manifest: Manifest) -> Note[SkipSet]:
+    """Return the note of the layers to leave out. It belongs to weights and precision, not to a device nor to cuts."""
+    weights = manifest.files["weights.bin"].sha256
+    return Note(
+        finding=SkipSet,
+        name="skip",
+        what="set of layers to leave out",
+        command=COMMAND,
+        made_for={"weights": weights},
+        key=(weights, manifest.recipe),
+    )
+
+
+def skipped_stages(manifest: Manifest, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the stages of a bundle that hold just these layers.
+
+    Raises: ConfigError with the cuts to export with when stages hold others too, and for the first or the last layer.
+    """
+    last = manifest.dimensions.num_layers - 1
+    if not layers or not 0 < min(layers) <= max(layers) < last:
+        raise ConfigError(
+            f"layers {[*layers]} cannot be left out, only some of 1 to {last - 1}; search again with {COMMAND}"
+        )
+    inside = [{*range(stage.first_layer, stage.end_layer)} <= {*layers} for stage in manifest.stages]
+    found = tuple(number for number, is_inside in enumerate(inside) if is_inside)
+    held = sum(manifest.stages[number].end_layer - manifest.stages[number].first_layer for number in found)
+    if held == len(layers):
+        return found
+    num_layers = manifest.dimensions.num_layers
+    cuts = [border for border in range(1, num_layers) if (border in layers) != (border - 1 in layers)]
+    raise ConfigError(
+        f"the layers to leave out, {', '.join(map(str, layers))} from 0, are not whole stages of this bundle; make one "
+        f"with `skipstone export CHECKPOINT -o OUT --cuts {','.join(map(str, cuts))}`, or search with {COMMAND}"
+    )
 
 
 def open_skip(context: DrafterContext) -> Drafter:

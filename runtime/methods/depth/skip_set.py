@@ -14,82 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.bundle import Manifest, Note
 from skipstone.runtime.costs import StageTimes, best_speed_up, stage_times
 from skipstone.runtime.engine import Feed, Model, Part
 from skipstone.runtime.methods.depth.at_depths import MOST_LOGITS, MOST_ROWS, text_windows
+from skipstone.runtime.methods.depth.skip import SkipSet
 from skipstone.runtime.text import LEAST_TOKENS
 
-__all__ = [
-    "COMMAND",
-    "Candidate",
-    "Reader",
-    "SkipSet",
-    "best_set",
-    "find_skip_set",
-    "skip_note",
-    "skipped_stages",
-    "spread",
-]
+__all__ = ["Candidate", "Reader", "best_set", "find_skip_set", "spread"]
 
 # Each set reads so many tokens of the text: the share of equal choices is then known to about one percent.
 MOST_TOKENS = 2048
-COMMAND = "`skipstone tune skip BUNDLE --text FILE`"
 
 Skipped = tuple[int, ...]
 """Numbers of the stages left out, ascending."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SkipSet:
-    """The layers that drafts leave out, counted from 0, ascending.
-
-    `agreement` is the share of `num_tokens` tokens at which a draft chose what the full model chooses. On the device
-    of the search a guess costs `guess_cost` plain steps, and drafts of `length` guesses promise `speed_up`.
-    """
-
-    num_tokens: int
-    layers: tuple[int, ...]
-    agreement: float
-    guess_cost: float
-    speed_up: float
-    length: int
-
-
-def skip_note(manifest: Manifest) -> Note[SkipSet]:
-    """Return the note of the layers to leave out. It belongs to weights and precision, not to a device nor to cuts."""
-    weights = manifest.files["weights.bin"].sha256
-    return Note(
-        finding=SkipSet,
-        name="skip",
-        what="set of layers to leave out",
-        command=COMMAND,
-        made_for={"weights": weights},
-        key=(weights, manifest.recipe),
-    )
-
-
-def skipped_stages(manifest: Manifest, layers: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the stages of a bundle that hold just these layers.
-
-    Raises: ConfigError with the cuts to export with when stages hold others too, and for the first or the last layer.
-    """
-    last = manifest.dimensions.num_layers - 1
-    if not layers or not 0 < min(layers) <= max(layers) < last:
-        raise ConfigError(
-            f"layers {[*layers]} cannot be left out, only some of 1 to {last - 1}; search again with {COMMAND}"
-        )
-    inside = [{*range(stage.first_layer, stage.end_layer)} <= {*layers} for stage in manifest.stages]
-    found = tuple(number for number, is_inside in enumerate(inside) if is_inside)
-    held = sum(manifest.stages[number].end_layer - manifest.stages[number].first_layer for number in found)
-    if held == len(layers):
-        return found
-    num_layers = manifest.dimensions.num_layers
-    cuts = [border for border in range(1, num_layers) if (border in layers) != (border - 1 in layers)]
-    raise ConfigError(
-        f"the layers to leave out, {', '.join(map(str, layers))} from 0, are not whole stages of this bundle; make one "
-        f"with `skipstone export CHECKPOINT -o OUT --cuts {','.join(map(str, cuts))}`, or search with {COMMAND}"
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.decoding import Accept, ConfidenceStop, Drafter, ModelDrafter, decode, picker_for
+from skipstone.runtime.decoding import Accept, ConfidenceStop, Drafter, ModelDrafter, decode
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.methods.method import DRAFT_MODEL, ApproximateContext, Dial, DrafterContext, Method, Opened
 from skipstone.runtime.methods.small_model.follower import as_drafter_context, drafter_of, follower_of
-from skipstone.runtime.sampling import Sampler, logprob_of
+from skipstone.runtime.sampling import Sampler, logprob_of, picker_for
 
 __all__ = ["METHOD", "forgive", "open_big_little", "open_lenient"]
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.decoding import Drafter, Picker, Picks, level_of, picker_for
+from skipstone.runtime.decoding import Drafter, level_of
 from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.methods.method import DrafterContext
 from skipstone.runtime.methods.small_model.follower import drafter_of
 from skipstone.runtime.methods.small_model.mirror import Mirror
-from skipstone.runtime.sampling import relative_probabilities
+from skipstone.runtime.sampling import Picker, Picks, picker_for, relative_probabilities
 from skipstone.runtime.text import SharedVocabulary, Spelling, whole_characters
 
 __all__ = ["ForeignDrafter", "open_foreign"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from skipstone.runtime.decoding import Drafter, ModelDrafter, picker_for
+from skipstone.runtime.decoding import Drafter, ModelDrafter
 from skipstone.runtime.methods.method import DRAFT_MODEL, DrafterContext, Method
 from skipstone.runtime.methods.small_model.follower import drafter_of, follower_of, has_same_tokenizer
 from skipstone.runtime.methods.small_model.foreign import open_foreign
+from skipstone.runtime.sampling import picker_for
 
 __all__ = ["METHOD", "open_model"]
 

@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.decoding import Drafter, ModelDrafter, Picker, Picks, decode, picker_for
+from skipstone.runtime.decoding import Drafter, ModelDrafter, decode
 from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.methods.from_text import open_recycle
 from skipstone.runtime.methods.method import DRAFT_MODEL, DrafterContext, Method
 from skipstone.runtime.methods.small_model.follower import Follower, drafter_of, follower_of
-from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.sampling import Picker, Picks, Sampler, picker_for
 
 __all__ = ["METHOD", "StagedChain", "open_staged", "open_staged_chain"]
 

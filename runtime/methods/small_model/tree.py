@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.decoding import ConfidenceScale, Drafter, Picker, Round, level_of, middle_of, picker_for
+from skipstone.runtime.decoding import ConfidenceScale, Drafter, Round, level_of, middle_of
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.methods.method import DRAFT_MODEL, DrafterContext, Method
 from skipstone.runtime.methods.small_model.follower import Follower, drafter_of, follower_of
+from skipstone.runtime.sampling import Picker, picker_for
 
 __all__ = ["METHOD", "ChainsDrafter", "Node", "TreeDrafter", "as_draft", "open_tree"]
 

@@ -11,8 +11,7 @@ import pytest
 
 from skipstone.devices import CpuDevice
 from skipstone.runtime.costs import CostCurve, cost_curve, costs_note
-from skipstone.runtime.costs.profile import device_note
-from skipstone.runtime.engine import Model, SharedStores
+from skipstone.runtime.engine import Model, SharedStores, device_note
 
 CURVE = CostCurve(rows=(1, 2), contexts=(64,), seconds=((0.001, 0.00125),))
 OTHER = CostCurve(rows=(1, 2), contexts=(64,), seconds=((0.002, 0.0025),))

@@ -144,7 +144,9 @@ def test_the_found_counts_are_those_of_the_judged_texts_and_it_ends_where_nothin
 
 
 def test_what_cannot_be_calibrated_is_refused(pair: Model, tiny: Model) -> None:
-    with pytest.raises(ConfigError, match=r"the dial of exit is the agreement; calibrate its exits with .* --exits"):
+    with pytest.raises(
+        ConfigError, match=r"the dial of exit is the agreement; calibrate its exits with `skipstone tune exits "
+    ):
         calibrate_dial(pair, method_named("exit"), [words()])
     with pytest.raises(ConfigError, match="wants at least 2000 tokens at each setting, got 100"):
         calibrate_dial(pair, SWITCH, [words()], max_tokens=100)

@@ -216,7 +216,7 @@ def test_the_chain_ends_before_the_first_unsure_guess(silent: Model) -> None:
         context.sequence.commit([pending_id])
         drafter = free_of(context)
         draft = drafter.propose(context.sequence.token_ids, limit=12)
-        gaps = [confidence for _, confidence in drafter._guesses]
+        gaps = [confidence for _, confidence in drafter.guesses]
         assert min([1.0, *gaps[: len(draft)]]) > drafter.threshold
         assert len(draft) == 12 or (len(gaps) == len(draft) + 1 and gaps[-1] <= drafter.threshold)
         lengths.add(len(draft))
@@ -410,5 +410,5 @@ def test_rules_that_draw_by_chance_are_refused(silent: Model) -> None:
 def test_each_exit_of_the_bundle_may_draft_and_auto_does_not_weigh_it(silent: Model) -> None:
     drafter = open_free(context_of(silent))
     assert isinstance(drafter, FreeDrafter)
-    assert [one.num_layers for one in drafter._exits] == [1, 2, 3]
+    assert [one.num_layers for one in drafter.exits] == [1, 2, 3]
     assert "free" not in [method.name for method in weighed_methods(silent)]

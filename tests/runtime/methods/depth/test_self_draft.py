@@ -13,7 +13,6 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,21 +23,12 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.costs import best_length, usual_s
-from skipstone.runtime.decoding import (
-    ConfidenceScale,
-    ConfidenceStop,
-    Drafter,
-    ModelDrafter,
-    Picks,
-    Round,
-    Step,
-    decode,
-)
+from skipstone.runtime.decoding import ConfidenceScale, ConfidenceStop, Drafter, ModelDrafter, Round, Step, decode
 from skipstone.runtime.decoding.verify import rule_named
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.methods import DrafterContext, method_named, weighed_methods
 from skipstone.runtime.methods.depth import COUNTS_MEMORY, LONGEST, Counts, Exit, MidpointStop, SelfDrafter, open_self
-from skipstone.runtime.sampling import SamplingOptions
+from skipstone.runtime.sampling import Picks, SamplingOptions
 
 NO_LOGITS = np.zeros((0, 0), np.float32)
 # What the layers behind the second add to the hidden state, as a share of what random ones add.
@@ -115,10 +105,10 @@ class Trust(ConfidenceScale):
 def trained(drafter: Drafter, *, num_stages: int = 2) -> SelfDrafter:
     """Return a drafter that trusts one of its exits fully, and knows all prices."""
     assert isinstance(drafter, SelfDrafter)
-    drafter._plain_s = 1.0
-    for number, one in enumerate(drafter._exits, start=1):
+    drafter.plain_s = 1.0
+    for number, one in enumerate(drafter.exits, start=1):
         one.text.guess_s = 0.05
-        one.judge._stop, one.judge._scale = ConfidenceStop(threshold=0.0), Trust()
+        one.judge.stop, one.judge.scale = ConfidenceStop(threshold=0.0), Trust()
         one.counts = Counts(200.0, 0.0) if number == num_stages else Counts(0.0, 200.0)
     return drafter
 
@@ -160,8 +150,8 @@ def test_an_exit_that_knows_the_model_drafts_long_chains_which_mostly_stand(
     context = context_of(make_model(late), OPTIONS[0], rule="rejection")  # greedy: layers in place of milliseconds
     drafter = open_self(context)
     assert isinstance(drafter, SelfDrafter)
-    for one in drafter._exits:
-        one.judge._stop = ConfidenceStop(threshold=0.0)  # random weights are never sure
+    for one in drafter.exits:
+        one.judge.stop = ConfidenceStop(threshold=0.0)  # random weights are never sure
     _, steps = run(context, drafter, max_new_tokens=200)
     late_steps = steps[len(steps) // 2 : -1]
     of_second = [step for number, step in enumerate(late_steps) if step.num_drafted > 1]
@@ -286,16 +276,12 @@ def test_rules_that_draw_keep_the_law_of_the_model(make_model: Any, rule: str) -
 
 
 @pytest.mark.parametrize("rule", ["rejection", "k-seq"])
-def test_a_text_drawn_by_chance_can_be_made_again_however_busy_the_machine_is(
-    staged: Model, rule: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_drawn_by_chance_can_be_made_again_however_busy_the_machine_is(staged: Model, rule: str) -> None:
     options, texts = SamplingOptions(temperature=1.0, seed=4), []
     for times in (iter(range(10**6)), iter(number**2 for number in range(10**6))):
-        monkeypatch.setattr(
-            "skipstone.runtime.methods.depth.exits.perf_counter", lambda times=times: float(next(times))
-        )
         context = context_of(staged, options, rule=rule)
-        texts.append([(step.token_ids, step.num_drafted) for step in run(context, open_self(context))[1]])
+        drafter = open_self(context, clock=lambda times=times: float(next(times)))
+        texts.append([(step.token_ids, step.num_drafted) for step in run(context, drafter)[1]])
     assert texts[0] == texts[1]
 
 
@@ -312,7 +298,7 @@ def test_each_exit_of_the_bundle_is_used(make_model: Any, silent: Model) -> None
     for model, shares in ((silent, [0.25, 0.5, 0.75]), (make_model("silent", exits="3"), [0.75])):
         drafter = open_self(context_of(model, OPTIONS[0]))
         assert isinstance(drafter, SelfDrafter)
-        assert [one.share for one in drafter._exits] == shares
+        assert [one.share for one in drafter.exits] == shares
         assert tuple(method.name for method in weighed_methods(model)) == ("ngram", "suffix", "recycle", "self")
 
 
@@ -416,15 +402,14 @@ def test_a_chain_ends_behind_the_guess_after_which_one_more_is_not_worth_it(leas
 
 
 def test_the_least_chance_is_the_time_of_one_more_guess_at_the_best_rate() -> None:
-    decoding = Decoding((0.25,), (always,))
+    decoding = Decoding((0.25,), (always,), random=MeanRandom())
     decoding.run(3)
     one, drafter = decoding.exits[0], decoding.drafter
-    drafter._random = SimpleNamespace(betavariate=lambda a, b: a / (a + b))  # the mean of what may be drawn
     drafter.propose(decoding.history, limit=LONGEST)
     length, rate = best_length(
-        chance_of(one), 4.0, [16.0, *(4 + 12 * (1 + drafter._row_share * n) for n in range(1, 9))]
+        chance_of(one), 4.0, [16.0, *(4 + 12 * (1 + drafter.row_share * n) for n in range(1, 9))]
     )
-    assert length and one.judge.least_chance == pytest.approx(rate * (4 + 12 * drafter._row_share))
+    assert length and one.judge.least_chance == pytest.approx(rate * (4 + 12 * drafter.row_share))
 
 
 # What it learns, round by round
@@ -460,6 +445,13 @@ def chance_of(exit: Exit[Any, Any]) -> float:
     return (exit.counts.hits + 1) / (exit.counts.hits + exit.counts.misses + 2)
 
 
+class MeanRandom(Random):
+    """Gives the mean of what may be drawn."""
+
+    def betavariate(self, alpha: float, beta: float) -> float:
+        return alpha / (alpha + beta)
+
+
 @dataclass
 class Decoding:
     """Decoding with fake exits of a model of `num_layers` layers, one millisecond each."""
@@ -468,6 +460,7 @@ class Decoding:
     rights: SequenceOf[Callable[[int], bool]]
     num_layers: int = 16
     row_share: float = 0.0
+    random: Random | None = None
 
     def __post_init__(self) -> None:
         self.texts = [FakeText(share * self.num_layers) for share in self.shares]
@@ -475,7 +468,7 @@ class Decoding:
             exit_of(text, FakeExit(text, is_right), share)
             for text, is_right, share in zip(self.texts, self.rights, self.shares, strict=True)
         ]
-        self.exits, self.drafter = exits, SelfDrafter(exits)
+        self.exits, self.drafter = exits, SelfDrafter(exits, random=self.random)
         self.history = [0]
         self.spent_s = 0.0
         self.plans: list[tuple[float, int]] = []  # the share of the exit that drafted, and how much
@@ -590,7 +583,7 @@ def test_the_call_of_the_prompt_is_not_taken_for_a_plain_one() -> None:
     prompt = Round(Draft.empty(), 0, [0], [0], NO_LOGITS, model_s=5000.0)
     decoding.drafter.observe(prompt)
     decoding.run(20)
-    assert decoding.drafter._plain_s == decoding.num_layers
+    assert decoding.drafter.plain_s == decoding.num_layers
     assert sum(length for _, length in decoding.plans[2:]) < 10
 
 
@@ -598,7 +591,7 @@ def test_a_call_after_a_draft_that_was_dropped_is_not_taken_for_a_plain_one() ->
     decoding = Decoding((0.25, 0.5), (always, always))
     decoding.run(3)
     decoding.run(100, cut=0)
-    assert decoding.drafter._plain_s == decoding.num_layers
+    assert decoding.drafter.plain_s == decoding.num_layers
     assert chance_of(decoding.exits[0]) > 0.9, "the text shows that the guesses were right"
 
 
@@ -608,7 +601,7 @@ def test_the_price_of_a_row_is_learned_from_whole_and_cut_drafts(row_share: floa
     decoding = Decoding((0.25,), (always,), row_share=row_share)
     decoding.run(2)
     decoding.run(200, cut=cut)
-    assert decoding.drafter._row_share == pytest.approx(row_share, abs=0.01)
+    assert decoding.drafter.row_share == pytest.approx(row_share, abs=0.01)
 
 
 def test_a_first_call_that_is_slow_does_not_put_an_exit_off() -> None:
@@ -626,4 +619,4 @@ def test_it_hears_of_others_drafts_and_learns_nothing_from_them() -> None:
     other = Draft.chain([0, 1], source="suffix")
     decoding.drafter.observe(Round(other, 0, [0, 0], [0, 1], NO_LOGITS, model_s=900.0))
     assert [(one.counts.hits, one.counts.misses) for one in decoding.exits] == known
-    assert decoding.drafter._plain_s == decoding.num_layers
+    assert decoding.drafter.plain_s == decoding.num_layers

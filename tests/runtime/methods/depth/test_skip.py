@@ -66,9 +66,9 @@ def opened(context: DrafterContext) -> Drafter:
     """Return a drafter that trusts its guesses fully, and knows all prices."""
     drafter = open_skip(context)
     assert isinstance(drafter, SelfDrafter)
-    (one,) = drafter._exits
-    drafter._plain_s, one.text.guess_s, one.counts.hits = 1.0, 0.05, 200.0
-    one.judge._stop, one.judge._scale = ConfidenceStop(threshold=0.0, step=0.0), Trust()
+    (one,) = drafter.exits
+    drafter.plain_s, one.text.guess_s, one.counts.hits = 1.0, 0.05, 200.0
+    one.judge.stop, one.judge.scale = ConfidenceStop(threshold=0.0, step=0.0), Trust()
     return drafter
 
 
@@ -203,7 +203,7 @@ def test_what_a_search_found_is_used_and_planned_with(folders: dict[str, Path], 
     assert tuple(method.name for method in weighed_methods(model)) == ("ngram", "suffix", "recycle", "skip")
     drafter = open_skip(context_of(model, GREEDY))
     assert isinstance(drafter, SelfDrafter) and drafter.name == "skip" and drafter.peeks
-    assert [(one.share, one.guess_share) for one in drafter._exits] == [(0.25, 0.75)]
+    assert [(one.share, one.guess_share) for one in drafter.exits] == [(0.25, 0.75)]
 
 
 def test_it_holds_for_a_bundle_of_the_same_weights_that_is_cut_elsewhere(make_folder: Any, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_set_for_other_weights_is_refused(manifest: Manifest, known: SkipSet, 
     note = skip_note(manifest)
     replace(note, made_for={"weights": "ab" * 32}).save(known, tmp_path / "own.json")
     with pytest.raises(
-        ConfigError, match=r"was made for weights abababababab, the bundle has .*`skipstone tune BUNDLE"
+        ConfigError, match=r"was made for weights abababababab, the bundle has .*`skipstone tune skip BUNDLE"
     ):
         note.read(tmp_path / "own.json")
 

@@ -131,7 +131,7 @@ def test_what_is_rejected_does_not_move_the_threshold(pair: Model) -> None:
     first = drafter.propose([*PROMPT], limit=10)
     run(pair, drafter, max_new_tokens=40)
     assert drafter_for(pair).propose([*PROMPT], limit=10) == first
-    assert drafter._stop.threshold == pytest.approx(0.6, abs=1e-12)  # type: ignore[attr-defined]
+    assert drafter.stop.threshold == pytest.approx(0.6, abs=1e-12)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("limit", range(4))

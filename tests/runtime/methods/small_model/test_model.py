@@ -25,8 +25,6 @@ from skipstone.runtime.decoding import (
     ConfidenceScale,
     ConfidenceStop,
     Drafter,
-    Drawn,
-    Likeliest,
     ModelDrafter,
     PlainDrafter,
     Round,
@@ -46,7 +44,7 @@ from skipstone.runtime.methods.small_model import (
     open_staged,
     open_tree,
 )
-from skipstone.runtime.sampling import Sampler, SamplingOptions
+from skipstone.runtime.sampling import Drawn, Likeliest, Sampler, SamplingOptions
 from skipstone.runtime.text import Tokenizer
 
 PROMPT = [1, 50, 60, 70]
@@ -397,7 +395,7 @@ def test_without_prices_a_chain_ends_with_the_first_unsure_guess(pair: Model, sm
 def test_a_chain_ends_after_eight_guesses(twins: Model) -> None:
     drafter = open_model(context_of(twins))
     assert isinstance(drafter, ModelDrafter)
-    drafter._stop.threshold = 0.0
+    drafter.stop.threshold = 0.0
     assert len(drafter.propose(PROMPT, limit=100)) == 8
 
 

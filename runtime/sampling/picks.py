@@ -9,9 +9,10 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.sampling import Sampler, draft_seed, gumbel
+from skipstone.runtime.sampling.noise import draft_seed, gumbel
+from skipstone.runtime.sampling.sampler import Sampler
 
-__all__ = ["Drawn", "Likeliest", "Picker", "Picks", "picker_for"]
+__all__ = ["Drawn", "Likeliest", "Picker", "Picks", "Rule", "picker_for"]
 
 Rule = Literal["match", "rejection", "k-seq"]
 

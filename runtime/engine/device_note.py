@@ -1,36 +1,21 @@
-"""What calls of a model cost on this device: measured once, then read from a file."""
+"""The note of a measurement: it holds for the files of one bundle on one device."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import onnxruntime
 
 from skipstone.runtime.bundle import Note
-from skipstone.runtime.costs.curve import CostCurve
-from skipstone.runtime.costs.measure import measure_costs
-from skipstone.runtime.engine import Model
+from skipstone.runtime.engine.model import Model
 
-__all__ = ["cost_curve", "costs_note", "device_note"]
+__all__ = ["device_note"]
 
 T = TypeVar("T")
-
-
-def cost_curve(model: Model, *, measure: Callable[[Model], CostCurve] = measure_costs) -> CostCurve:
-    """Return what calls of this model cost here; measured when no file knows it, which takes about a second."""
-    return model.shared.get(
-        "cost curve", lambda: costs_note(model).find_or_make(model.profiles, lambda: measure(model))
-    )
-
-
-def costs_note(model: Model) -> Note[CostCurve]:
-    """Return the note of a model's cost curve on its device."""
-    return device_note(CostCurve, model, name="costs", what="cost curve")
 
 
 def device_note(
