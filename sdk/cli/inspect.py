@@ -37,7 +37,7 @@ def run(
 ) -> None:
     """Show what a bundle holds.
 
-    Layers, sizes, precision, exits, drafter, cache, memory and where it comes from; its whole manifest with --json.
+    Layers, sizes, precision, exits, draft model, cache, memory and where it comes from; its whole manifest with --json.
     """
     from skipstone.api import resolve
     from skipstone.bundled import notes_folder
@@ -69,10 +69,10 @@ def run(
 
 def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThresholds | None) -> dict[str, Any]:
     """Return the figures that people ask for; sizes in bytes. Exits have a calibration where one is kept here."""
-    manifest, drafter = bundle.manifest, bundle.open_draft_model()
+    manifest, draft_model = bundle.manifest, bundle.open_draft_model()
     d, weights = manifest.dimensions, manifest.files.get("weights.bin")
     weights_bytes = weights.size if weights else 0
-    models = [manifest, drafter.manifest] if drafter else [manifest]
+    models = [manifest, draft_model.manifest] if draft_model else [manifest]
     cache_bytes = sum(model.cache_bytes_per_token * model.context_length for model in models)
     cache_per_1k = manifest.cache_bytes_per_token * 1000
     return {
@@ -87,7 +87,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "stages": [f"{stage.file}: layers {stage.first_layer} to {stage.end_layer - 1}" for stage in manifest.stages],
         "exits": list(manifest.exits),
         **({"calibrated": _calibrated(calibration)} if manifest.exits else {}),
-        "drafter": _drafter_line(bundle, drafter) if drafter else "none",
+        "draft_model": _draft_model_line(bundle, draft_model) if draft_model else "none",
         "weights_bytes": weights_bytes,
         "parts_bytes": dict(parts),
         "draft_model_size_bytes": manifest.draft_model_bytes,
@@ -117,9 +117,11 @@ def _calibrated_dials(bundle: Bundle, folder: Path) -> list[str]:
     """Return how far each dial may be turned that is calibrated for the bundle here, with its own little model."""
     from skipstone.runtime.methods import approximate_methods, dial_note_of
 
-    drafter, lines = bundle.open_draft_model(), []
+    draft_model, lines = bundle.open_draft_model(), []
     for method in approximate_methods().values():
-        note = dial_note_of(method, bundle.manifest, drafter.manifest if drafter and method.uses_draft_model else None)
+        note = dial_note_of(
+            method, bundle.manifest, draft_model.manifest if draft_model and method.uses_draft_model else None
+        )
         known = note.find(folder)
         if known is None:
             continue
@@ -146,8 +148,13 @@ def _layers_to_skip(bundle: Bundle, folder: Path) -> str | None:
 
 
 def _precision(recipe: Mapping[str, object]) -> str:
-    kept = recipe.get("kept_integers")
-    return f"{recipe.get('name')}, {kept} matrices as in the checkpoint" if kept else str(recipe.get("name"))
+    kept, target = recipe.get("kept_integers"), recipe.get("target")
+    said = (
+        str(recipe.get("name")),
+        f"{kept} matrices as in the checkpoint" if kept else "",
+        f"for target {target}" if target else "",
+    )
+    return ", ".join(filter(None, said))
 
 
 def _checked(figures: Mapping[str, Any] | None) -> str:
@@ -161,9 +168,9 @@ def _checked(figures: Mapping[str, Any] | None) -> str:
     return f"{logits}, KL {parity.kl:.4f} nats per token"
 
 
-def _drafter_line(bundle: Bundle, drafter: Bundle) -> str:
-    num_layers, recipe = drafter.manifest.dimensions.num_layers, drafter.manifest.recipe
-    tokenizer = "the same tokenizer" if _share_tokenizer(bundle, drafter) else "another tokenizer"
+def _draft_model_line(bundle: Bundle, draft_model: Bundle) -> str:
+    num_layers, recipe = draft_model.manifest.dimensions.num_layers, draft_model.manifest.recipe
+    tokenizer = "the same tokenizer" if _share_tokenizer(bundle, draft_model) else "another tokenizer"
     return f"{num_layers} layer{'s' * (num_layers > 1)}, {recipe.get('name')}, {tokenizer}"
 
 

@@ -375,7 +375,7 @@ def test_export_puts_the_drafter_in_and_says_what_is_not_ideal_about_it(
     assert remark == "the draft model sees 128 tokens and the target 256: in a longer text it stops drafting"
     assert re.search(r": int4, \d\.\d MB with a draft model of \d\.\d MB, \d+\.\d s$", result)
     shown = cli("inspect", tmp_path / "out", "--verify").out
-    assert re.search(r"^drafter +1 layer, int8, the same tokenizer$", shown, re.M)
+    assert re.search(r"^draft model +1 layer, int8, the same tokenizer$", shown, re.M)
     facts = json.loads(cli("inspect", tmp_path / "out", "--json").out)
     draft_model_bytes = sum(file.stat().st_size for file in (tmp_path / "out" / "drafter").iterdir())
     assert facts["draft_model_size_bytes"] == draft_model_bytes
@@ -392,8 +392,8 @@ def test_inspect_compares_the_tokenizers_of_target_and_drafter(
         tokenizer["added_tokens"][0]["special"] = whose == "the same tokenizer"
         (small / "tokenizer.json").write_text(json.dumps(tokenizer))
         cli("export", tiny_checkpoint, "-o", tmp_path / name, "--drafter", small)
-        assert json.loads(cli("inspect", tmp_path / name, "--json").out)["drafter"] == f"1 layer, int4, {whose}"
-    assert json.loads(cli("inspect", tmp_path / "other" / "drafter", "--json").out)["drafter"] == "none"
+        assert json.loads(cli("inspect", tmp_path / name, "--json").out)["draft_model"] == f"1 layer, int4, {whose}"
+    assert json.loads(cli("inspect", tmp_path / "other" / "drafter", "--json").out)["draft_model"] == "none"
 
 
 def test_a_quiet_export_says_nothing_and_replaces_by_force(
