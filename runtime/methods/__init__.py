@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skipstone.runtime.methods.calibration import (
     ERROR_RATE,
-    DialCalibration,
+    Calibration,
     DialFinding,
     calibrated_setting,
     dial_note,
@@ -37,7 +37,7 @@ __all__ = [
     "ERROR_RATE",
     "PLAIN",
     "ApproximateContext",
-    "DialCalibration",
+    "Calibration",
     "DialFinding",
     "DrafterContext",
     "InOrder",

@@ -22,7 +22,7 @@ from skipstone.runtime.methods.method import Method
 
 __all__ = [
     "ERROR_RATE",
-    "DialCalibration",
+    "Calibration",
     "DialFinding",
     "calibrated_setting",
     "dial_note",
@@ -45,7 +45,7 @@ class DialFinding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DialCalibration:
+class Calibration:
     """What was found of one method on one bundle, or pair of them.
 
     `tested` are settings from the strictest on, the plain end not among them; `num_tokens` were written at each.
@@ -119,7 +119,7 @@ def calibrated_setting(
     return setting, f"{promise}; {method.name} at {setting:g} ({method.dial.unit})"
 
 
-def _calibration(model: Model, method: Method, file: Path | None) -> DialCalibration:
+def _calibration(model: Model, method: Method, file: Path | None) -> Calibration:
     note = dial_note(model, method)
     calibration = note.kept(model.profiles) if file is None else note.read(file)
     if calibration is None:
@@ -132,13 +132,13 @@ def _calibration(model: Model, method: Method, file: Path | None) -> DialCalibra
     return calibration
 
 
-def dial_note(model: Model, method: Method) -> Note[DialCalibration]:
+def dial_note(model: Model, method: Method) -> Note[Calibration]:
     """Return the note of a method's calibration on this model. Raises: as opening the small model does."""
     draft_model = model.draft_model if method.uses_draft_model else None
     return dial_note_of(method, model.manifest, None if draft_model is None else draft_model.manifest)
 
 
-def dial_note_of(method: Method, manifest: Manifest, draft_model: Manifest | None) -> Note[DialCalibration]:
+def dial_note_of(method: Method, manifest: Manifest, draft_model: Manifest | None) -> Note[Calibration]:
     """Return the note of a method's calibration; `draft_model` is of those that use it.
 
     It depends on all that may change an approximate text: weights and what stands before exits by sha256, the recipe,
@@ -153,7 +153,7 @@ def dial_note_of(method: Method, manifest: Manifest, draft_model: Manifest | Non
         "adapters": {depth: manifest.files[file].sha256 for depth, file in manifest.adapters.items()},
     }
     return Note(
-        finding=DialCalibration,
+        finding=Calibration,
         name=f"dial-{method.name}",
         what=f"calibration of {method.name}",
         command=f"`skipstone tune dial BUNDLE --decode {method.name} --text FILE`",

@@ -12,7 +12,7 @@ import numpy as np
 from skipstone.errors import ConfigError
 from skipstone.evaluate.judged_texts import NEW_TOKENS, judged_text, prompts_of
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import AGREEMENTS, ERROR_RATE, DialCalibration, DialFinding, Method
+from skipstone.runtime.methods import AGREEMENTS, ERROR_RATE, Calibration, DialFinding, Method
 
 __all__ = ["LEAST_TOKENS", "MOST_TOKENS", "calibrate_dial", "design_effect", "settings_to_test"]
 
@@ -48,7 +48,7 @@ def calibrate_dial(
     max_tokens: int = MOST_TOKENS,
     error_rate: float = ERROR_RATE,
     on_progress: Callable[[float], None] = lambda share: None,
-) -> DialCalibration:
+) -> Calibration:
     """Return how often tokens are not the full model's choice, at settings from the strictest on.
 
     At each, up to `max_tokens` are written behind prompts spread over `texts`, and judged by the full model. It ends at
@@ -70,7 +70,7 @@ def calibrate_dial(
             f"the text gives prompts for {num_tokens} tokens; a calibration wants at least {LEAST_TOKENS}, better "
             f"{MOST_TOKENS}: give more or longer files"
         )
-    known = DialCalibration(method=method.name, num_tokens=num_tokens, error_rate=error_rate, tested=())
+    known = Calibration(method=method.name, num_tokens=num_tokens, error_rate=error_rate, tested=())
     for number, setting in enumerate(settings):
         wrong: list[int] = []  # by text
         for prompt in prompts:

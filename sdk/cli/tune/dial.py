@@ -21,7 +21,7 @@ from skipstone.cli.terminal import markdown_table, note_kept, print_json, progre
 from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skipstone.runtime.methods import DialCalibration, DialFinding, Method
+    from skipstone.runtime.methods import Calibration, DialFinding, Method
 
 NAME = "dial"
 EXAMPLES = """\b
@@ -85,7 +85,7 @@ def _method(name: str) -> Method:
     return methods[name]
 
 
-def _used_for(found: DialCalibration, setting: float, method: Method) -> list[float]:
+def _used_for(found: Calibration, setting: float, method: Method) -> list[float]:
     """Return the agreements for which a setting is the one in use, the plain end where no other keeps them."""
     from skipstone.runtime.methods import AGREEMENTS
 
@@ -93,7 +93,7 @@ def _used_for(found: DialCalibration, setting: float, method: Method) -> list[fl
     return [agreement for agreement, one in loosest.items() if setting == (method.dial.plain if one is None else one)]
 
 
-def _record(found: DialCalibration, method: Method, bundle: str) -> dict[str, object]:
+def _record(found: Calibration, method: Method, bundle: str) -> dict[str, object]:
     return {
         "bundle": bundle,
         "approximate": found.method,
@@ -113,14 +113,14 @@ def _record(found: DialCalibration, method: Method, bundle: str) -> dict[str, ob
     }
 
 
-def _with_plain(found: DialCalibration, method: Method) -> list[DialFinding]:
+def _with_plain(found: Calibration, method: Method) -> list[DialFinding]:
     """Return what was found, and before it what is known: at the plain end every token is the full model's."""
     from skipstone.runtime.methods import DialFinding
 
     return [DialFinding(method.dial.plain, 0), *found.tested]
 
 
-def _table(found: DialCalibration, method: Method) -> str:
+def _table(found: Calibration, method: Method) -> str:
     """Return, by setting, how many tokens were the full model's and for which agreement it is used."""
     rows = [
         [

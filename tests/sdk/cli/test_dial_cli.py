@@ -13,7 +13,7 @@ from texts import words
 
 import skipstone
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import DialCalibration, DialFinding, dial_note, method_named
+from skipstone.runtime.methods import Calibration, DialFinding, dial_note, method_named
 
 PROMPT = "def add(first, second):"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -51,7 +51,7 @@ def calibrated(bundle: Path, profiles: Path) -> Path:
     method = method_named("switch")
     note = dial_note(Model.open(bundle), method)
     found = (DialFinding(LOOSE, 40), DialFinding(9.0, 2000))
-    known = DialCalibration(method="switch", num_tokens=4096, error_rate=0.05, tested=found)
+    known = Calibration(method="switch", num_tokens=4096, error_rate=0.05, tested=found)
     path = note.path(profiles)
     assert note.save(known, path)
     return path

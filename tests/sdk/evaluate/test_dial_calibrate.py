@@ -25,7 +25,7 @@ from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import GenerationOptions
 from skipstone.runtime.methods import (
     AGREEMENTS,
-    DialCalibration,
+    Calibration,
     DialFinding,
     approximate_methods,
     calibrated_setting,
@@ -53,10 +53,10 @@ def pair(pair_bundle: Path, tmp_path: Path) -> Model:
     return Model.open(pair_bundle, profiles=tmp_path)
 
 
-def calibration_of(*counts: int) -> DialCalibration:
+def calibration_of(*counts: int) -> Calibration:
     """Return a calibration in which so many tokens were wrong at 1, 2, 3 ... of the dial."""
     found = tuple(DialFinding(float(number), count) for number, count in enumerate(counts, start=1))
-    return DialCalibration(method="switch", num_tokens=NUM_TOKENS, error_rate=0.05, tested=found)
+    return Calibration(method="switch", num_tokens=NUM_TOKENS, error_rate=0.05, tested=found)
 
 
 # The statistics
