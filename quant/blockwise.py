@@ -106,23 +106,25 @@ def quantize(
     check_bits(bits)
     check_block_size(block_size)
     check_method(method)
-    if weight.ndim != 2 or not weight.size:
-        raise ValueError(f"a matrix [N, K] is needed, got an array of shape {list(weight.shape)}")
+    height, width = _matrix_shape(weight)
     quantizer = _Quantizer(bits=bits, block_size=block_size, symmetric=symmetric, search=method == "search")
-    roots = None if importance is None else _error_roots(importance, weight.shape[1])
-    num_rows = max(1, chunk // weight.shape[1])
-    chunks = (weight[start : start + num_rows] for start in range(0, weight.shape[0], num_rows))
+    roots = None if importance is None else _error_roots(importance, width)
+    num_rows = max(1, chunk // width)
+    chunks = (weight[start : start + num_rows] for start in range(0, height, num_rows))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(lambda rows: quantizer.quantize(rows, roots), chunks))
     data, scales, zero_points = (np.concatenate(part) for part in zip(*parts, strict=True))
+    points = None if symmetric else zero_points
     return QuantizedMatrix(
-        data=data,
-        scales=scales,
-        zero_points=None if symmetric else zero_points,
-        bits=bits,
-        block_size=block_size,
-        shape=(weight.shape[0], weight.shape[1]),
+        data=data, scales=scales, zero_points=points, bits=bits, block_size=block_size, shape=(height, width)
     )
+
+
+def _matrix_shape(weight: Floats) -> tuple[int, int]:
+    """Return N and K. Raises: ValueError for what is no matrix."""
+    if weight.ndim != 2 or not weight.size:
+        raise ValueError(f"a matrix [N, K] is needed, got an array of shape {list(weight.shape)}")
+    return weight.shape[0], weight.shape[1]
 
 
 def _check_order(order: NDArray[np.int64], columns: int) -> None:

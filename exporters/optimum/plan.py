@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal
 
 import onnx_ir as ir
 
@@ -44,6 +44,13 @@ class WrappedPlan:
     recipe: Recipe
     remarks: tuple[str, ...] = ()
     num_kept: int = 0
+    is_as_shipped: ClassVar[Literal[True]] = True
+    """transformers reads the folder itself."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """config.json of the model."""
+        return self.checkpoint.config
 
     @property
     def work(self) -> tuple[None, float]:

@@ -216,6 +216,11 @@ class Manifest:
             _require(name in self.files, f"files: {name} is missing")
 
     @property
+    def is_traced(self) -> bool:
+        """Whether optimum traced the graph, which has inputs and names of its own."""
+        return self.graph == "optimum"
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of all files, without the manifest."""
         return sum(entry.size for entry in self.files.values())

@@ -12,7 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.devices import Binding, Buffer, Session
+from skipstone.devices import Binding, Buffer, Device, Session
+from skipstone.runtime.bundle import Dimensions
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.draft_vocabulary import DraftVocabulary
 from skipstone.runtime.engine.feed import WHOLE, Feed, Part
@@ -51,33 +52,14 @@ class BoundCall:
         device, d = sessions.device, sessions.manifest.dimensions
         self._zeros = zeros or (lambda name, rows, width: device.zeros((rows, width), np.float32))
         self._vocabulary, self._cache = vocabulary, cache
-        batch, self._num_tokens, _ = feed.token_ids.shape
-        shape = (batch, self._num_tokens)
+        self._num_tokens = feed.token_ids.shape[1]
         self._offsets = np.arange(self._num_tokens)
-        self._token_ids = device.zeros(feed.token_ids.shape, np.int64)
-        self._weights = device.zeros(feed.token_ids.shape, np.float32)
-        self._weights.write(1)
-        self._positions = device.zeros(shape, np.int64)
-        self._lengths, self._total = device.zeros((batch,), np.int32), device.zeros((), np.int32)
-        rows = device.allocate((len(feed.rows),), np.int64)
-        rows.write(np.asarray(feed.rows, np.int64))
         # Causal order needs no bias; zeros for the longest total serve every shorter one.
         self._no_bias = self._zeros("no bias", self._num_tokens, cache.capacity)
-        self._hidden = device.allocate((*shape, d.hidden_size), np.float32)
-        self._logits = self._zeros("logits", len(feed.rows), d.vocab_size)
-        buffers = {
-            "token_ids": self._token_ids,
-            "token_weights": self._weights,
-            "position_ids": self._positions,
-            "seqlens_k": self._lengths,
-            "total_sequence_length": self._total,
-            "rows": rows,
-            "hidden": self._hidden,
-            "logits": self._logits,
-        }
+        buffers = self._allocate(device, feed, d)
         adapter = sessions.adapter_of(part)
         if adapter is not None:
-            buffers["adapted"] = device.allocate((*shape, d.hidden_size), np.float32)
+            buffers["adapted"] = device.allocate(self._hidden.shape, np.float32)
         self.sessions = sessions.of(part)
         self.bindings, given = list[Binding](), "hidden"
         for session in self.sessions:
@@ -87,6 +69,29 @@ class BoundCall:
             self.bindings.append(self._bind(device.bind(session), session, buffers | states))
         takes_bias = [_takes(session, "attention_bias") for session in self.sessions]
         self._biased = [binding for binding, biased in zip(self.bindings, takes_bias, strict=True) if biased]
+
+    def _allocate(self, device: Device, feed: Feed, dimensions: Dimensions) -> dict[str, Buffer]:
+        """Return the buffers of all inputs and outputs beside the cache and the bias, by their names in the graphs."""
+        batch, num_tokens, _ = feed.token_ids.shape
+        self._token_ids = device.zeros(feed.token_ids.shape, np.int64)
+        self._weights = device.zeros(feed.token_ids.shape, np.float32)
+        self._weights.write(1)
+        self._positions = device.zeros((batch, num_tokens), np.int64)
+        self._lengths, self._total = device.zeros((batch,), np.int32), device.zeros((), np.int32)
+        rows = device.allocate((len(feed.rows),), np.int64)
+        rows.write(np.asarray(feed.rows, np.int64))
+        self._hidden = device.allocate((batch, num_tokens, dimensions.hidden_size), np.float32)
+        self._logits = self._zeros("logits", len(feed.rows), dimensions.vocab_size)
+        return {
+            "token_ids": self._token_ids,
+            "token_weights": self._weights,
+            "position_ids": self._positions,
+            "seqlens_k": self._lengths,
+            "total_sequence_length": self._total,
+            "rows": rows,
+            "hidden": self._hidden,
+            "logits": self._logits,
+        }
 
     @cached_property
     def _tree_bias(self) -> Buffer:

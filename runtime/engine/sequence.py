@@ -74,7 +74,7 @@ class Sequence:
         """Whether drafts may branch: not in an exact sequence, whose order of rows must be that of the text, nor where
         layers see a window, which counts rows, nor in a graph of optimum, which sees all rows before."""
         manifest = self._manifest
-        in_order = self.exact or manifest.graph == "optimum" or any(layer.window for layer in manifest.cache)
+        in_order = self.exact or manifest.is_traced or any(layer.window for layer in manifest.cache)
         return not in_order and "tree-attention" in self._workspace.sessions.device.capabilities
 
     @property
@@ -219,7 +219,7 @@ class Sequence:
         """
         if self._draft is None or len(self._draft):
             raise ConfigError("blends follow a text whose last token is cached; extend by an empty draft first")
-        if self._manifest.graph == "optimum":
+        if self._manifest.is_traced:
             raise ConfigError("a graph of optimum takes tokens only, no blends")
         self._require_known(blends.token_ids.ravel().tolist())
         self.require_room(self._num_blended + len(blends))

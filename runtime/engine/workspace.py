@@ -46,7 +46,7 @@ class Workspace:
         return self._calls[key]
 
     def _open(self, feed: Feed, part: Part) -> BoundCall | WrappedCall:
-        if self.sessions.manifest.graph == "optimum":
+        if self.sessions.manifest.is_traced:
             return WrappedCall(self.sessions, self.cache, feed)
         vocabulary = self.draft_vocabulary if part.head and part.pruned else None
         return BoundCall(self.sessions, self.cache, feed, part, zeros=self._zeros, vocabulary=vocabulary)

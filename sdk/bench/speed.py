@@ -65,20 +65,10 @@ def benchmark(
     start = time.perf_counter()
     model = Model.open(path, device=device, threads=threads)
     load_s = time.perf_counter() - start
-    rng = np.random.default_rng(0)
-    prompt = rng.integers(0, model.manifest.dimensions.vocab_size, prompt_tokens).tolist()
-    firsts: list[float] = []
-    totals: list[float] = []
-    steps: list[float] = []
-    cold, _ = _time_run(model, prompt, new_tokens)
-    for run in range(runs):
-        first, later = _time_run(model, prompt, new_tokens)
-        firsts.append(first)
-        totals.append(sum(later))
-        steps.extend(later)
-        on_progress(run + 1)
-    decode_tokens_per_s = (new_tokens - 1) / statistics.median(totals)
-    weights = model.manifest.files["weights.bin"].size
+    prompt = np.random.default_rng(0).integers(0, model.manifest.dimensions.vocab_size, prompt_tokens).tolist()
+    cold, *times = _time_runs(model, prompt, new_tokens, runs, on_progress)
+    ttft_s = statistics.median(run[0] for run in times)
+    decode_tokens_per_s = (new_tokens - 1) / statistics.median(sum(run[1:]) for run in times)
     return BenchResult(
         bundle=str(path),
         precision=str(model.manifest.recipe["name"]),
@@ -89,22 +79,33 @@ def benchmark(
         new_tokens=new_tokens,
         runs=runs,
         load_s=load_s,
-        load_to_first_token_s=load_s + cold,
-        ttft_ms=statistics.median(firsts) * 1e3,
-        prefill_tokens_per_s=prompt_tokens / statistics.median(firsts),
+        load_to_first_token_s=load_s + cold[0],
+        ttft_ms=ttft_s * 1e3,
+        prefill_tokens_per_s=prompt_tokens / ttft_s,
         decode_tokens_per_s=decode_tokens_per_s,
-        decode_p90_ms=float(np.percentile(steps, 90)) * 1e3,
-        weight_gb_per_s=weights * decode_tokens_per_s / 1e9,
+        decode_p90_ms=float(np.percentile([run[1:] for run in times], 90)) * 1e3,
+        weight_gb_per_s=model.manifest.files["weights.bin"].size * decode_tokens_per_s / 1e9,
         peak_memory_bytes=peak_memory_bytes(),
         command=shlex.join(["skipstone", *sys.argv[1:]]),
     )
 
 
-def _time_run(model: Model, prompt: list[int], new_tokens: int) -> tuple[float, list[float]]:
+def _time_runs(
+    model: Model, prompt: list[int], new_tokens: int, runs: int, on_progress: Callable[[int], None]
+) -> list[list[float]]:
+    """Return the seconds of each token, run by run, a run that warms up before the others."""
+    times = [_time_run(model, prompt, new_tokens)]
+    for run in range(runs):
+        times.append(_time_run(model, prompt, new_tokens))
+        on_progress(run + 1)
+    return times
+
+
+def _time_run(model: Model, prompt: list[int], new_tokens: int) -> list[float]:
     """Return seconds to the first token and of each later one."""
     sequence = model.new_sequence()
     sequence.append(prompt)
     accept = match(Sampler(greedy=True), sequence.token_ids)
     steps = decode(sequence, drafter=PlainDrafter(), accept=accept, max_new_tokens=new_tokens, stop_ids=())
-    gaps = np.diff([time.perf_counter(), *(time.perf_counter() for _ in steps)]).tolist()
-    return gaps[0], gaps[1:]
+    times: list[float] = np.diff([time.perf_counter(), *(time.perf_counter() for _ in steps)]).tolist()
+    return times

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError, UnsupportedModel
-from skipstone.exporters import ExportPlan
 
 if TYPE_CHECKING:
+    from skipstone.exporters import ExportPlan
     from skipstone.exporters.optimum import WrappedPlan
 
 __all__ = ["TransformersReference", "require_reference", "require_transformers"]
@@ -34,8 +34,7 @@ def require_transformers() -> None:
 def require_reference(plan: ExportPlan | WrappedPlan) -> None:
     """Raise UnsupportedModel for a plan whose model transformers does not have, ConfigError without transformers."""
     require_transformers()
-    if isinstance(plan, ExportPlan):
-        _ = plan.settings
+    _ = plan.settings
 
 
 class TransformersReference:
@@ -69,11 +68,11 @@ class TransformersReference:
 
 
 def _load(plan: ExportPlan | WrappedPlan, torch: Any, transformers: Any) -> Any:
-    if isinstance(plan, ExportPlan) and not plan.is_as_shipped:
-        return _from_tensors(plan, torch, transformers)
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        plan.checkpoint.path, dtype=torch.float32, trust_remote_code=False
-    )
+    if plan.is_as_shipped:
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            plan.checkpoint.path, dtype=torch.float32, trust_remote_code=False
+        )
+    return _from_tensors(plan, torch, transformers)
 
 
 def _from_tensors(plan: ExportPlan, torch: Any, transformers: Any) -> Any:

@@ -28,7 +28,7 @@ _PART_OF = {
 
 def part_sizes(bundle: Bundle) -> dict[str, int]:
     """Return bytes by part, the largest first; a tensor that graphs share counts once, a tied embedding as head."""
-    if bundle.manifest.graph == "optimum":  # its tensors have names of their own
+    if bundle.manifest.is_traced:  # its tensors have names of their own
         return {"all weights": bundle.manifest.files["weights.bin"].size}
     manifest, tensors = bundle.manifest, dict[int, tuple[str, int]]()
     files = [*(stage.file for stage in manifest.stages), *([manifest.head] if manifest.head else [])]

@@ -77,13 +77,20 @@ class TrainingPlan:
 
     export: ExportPlan
     training: ExitTraining
-    rank: int
-    steps: int
     windows: list[list[int]]
     held_out: list[list[int]]
     run: PartialRun
-    weights: str
     state: Mapping[str, Any] | None
+
+    @property
+    def rank(self) -> int:
+        """The inner size of the adapters."""
+        return self.training.rank_for(self.export.architecture.dimensions.hidden_size)
+
+    @property
+    def steps(self) -> int:
+        """How many steps are made in all."""
+        return self.training.steps_for(self.windows)
 
     @property
     def output(self) -> Path:
@@ -94,6 +101,11 @@ class TrainingPlan:
     def first_step(self) -> int:
         """The step from which the training goes on."""
         return 0 if self.state is None else int(self.state["step"])
+
+    @property
+    def weights(self) -> str:
+        """Which weights the adapters belong to."""
+        return str(self.run.settings["weights"])
 
     @property
     def num_tokens(self) -> int:
@@ -122,20 +134,7 @@ def plan_training(
     export = _export(checkpoint, training)
     windows = _windows(export, texts)
     num_held_out = max(1, round(training.held_out * len(windows)))
-    kept, held_out = windows[:-num_held_out], windows[-num_held_out:]
-    rank = training.rank_for(export.architecture.dimensions.hidden_size)
-    weights = weights_identity(export.checkpoint, export.architecture)
-    settings = {
-        "exits": [*export.exits],
-        "rank": rank,
-        "steps": training.steps_for(kept),
-        "learning_rate": training.learning_rate,
-        "seed": training.seed,
-        "held_out": training.held_out,
-        "text": hashlib.sha256(json.dumps(windows).encode()).hexdigest()[:16],
-        "weights": weights,
-    }
-    run = PartialRun(output=place, settings=settings)
+    run = PartialRun(output=place, settings=_settings(export, training, windows, windows[:-num_held_out]))
     state = None if restart else run.find()
     if place.exists() and state is None and not restart:
         raise OutputError(f"{place} exists; choose another place with -o, or replace it with --restart")
@@ -143,14 +142,27 @@ def plan_training(
     return TrainingPlan(
         export=export,
         training=training,
-        rank=rank,
-        steps=training.steps_for(kept),
-        windows=kept,
-        held_out=held_out,
+        windows=windows[:-num_held_out],
+        held_out=windows[-num_held_out:],
         run=run,
-        weights=weights,
         state=state,
     )
+
+
+def _settings(
+    export: ExportPlan, training: ExitTraining, windows: list[list[int]], kept: list[list[int]]
+) -> dict[str, object]:
+    """Return what must be the same for a run to go on: `windows` are the whole text, `kept` those to train on."""
+    return {
+        "exits": [*export.exits],
+        "rank": training.rank_for(export.architecture.dimensions.hidden_size),
+        "steps": training.steps_for(kept),
+        "learning_rate": training.learning_rate,
+        "seed": training.seed,
+        "held_out": training.held_out,
+        "text": hashlib.sha256(json.dumps(windows).encode()).hexdigest()[:16],
+        "weights": weights_identity(export.checkpoint, export.architecture),
+    }
 
 
 def _export(checkpoint: str | Path, training: ExitTraining) -> ExportPlan:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Model, exit_stages
 from skipstone.runtime.methods.calibration import ERROR_RATE, risk_p_value
-from skipstone.runtime.methods.depth.at_depths import at_depths, text_windows
+from skipstone.runtime.methods.depth.at_depths import AtDepth, at_depths, text_windows
 from skipstone.runtime.methods.depth.thresholds import ExitLevels, ExitThresholds, Level
 from skipstone.runtime.methods.method import AGREEMENTS
 from skipstone.runtime.sampling import confidence_named
@@ -99,28 +100,38 @@ def calibrate(
             f"the text has {num_tokens} tokens; a calibration wants at least {LEAST_TOKENS}, better 10,000 or more: "
             "give more or longer files"
         )
-    confidences: dict[int, dict[str, list[NDArray[np.float64]]]] = defaultdict(lambda: defaultdict(list))
-    agrees: dict[int, list[NDArray[np.bool_]]] = defaultdict(list)
+    judged = {num_layers: _Judged() for num_layers in exits}
     for window in windows:
-        for found in at_depths(model, window):
-            wanted = found[max(found)].logits.argmax(axis=1)
-            for num_layers in exits:
-                at = found[num_layers]
-                agrees[num_layers].append(at.logits.argmax(axis=1) == wanted)
-                for metric in at.metrics:
-                    confidences[num_layers][metric].append(confidence_named(metric)(at.shown(metric)))
-            on_progress(len(wanted))
+        for piece in at_depths(model, window):
+            choices = piece[max(piece)].logits.argmax(axis=1)
+            for num_layers, exit in judged.items():
+                exit.add(piece[num_layers], choices)
+            on_progress(len(choices))
     return ExitThresholds(
         num_tokens=num_tokens,
         error_rate=error_rate,
         exits=tuple(
             exit_levels(
                 num_layers,
-                {metric: np.concatenate(pieces) for metric, pieces in confidences[num_layers].items()},
-                np.concatenate(agrees[num_layers]),
+                {metric: np.concatenate(values) for metric, values in judged[num_layers].confidences.items()},
+                np.concatenate(judged[num_layers].agrees),
                 error_rate=error_rate / len(exits),
                 last_stage_from=model.manifest.stages[num_stages - 1].first_layer,
             )
             for num_layers, num_stages in exits.items()
         ),
     )
+
+
+@dataclass(slots=True)
+class _Judged:
+    """What one exit said along a text, piece by piece: where it agrees, and its confidences by measure."""
+
+    agrees: list[NDArray[np.bool_]] = field(default_factory=list)
+    confidences: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, at: AtDepth, choices: NDArray[np.int64]) -> None:
+        """Count a piece; `choices` [T] are the full model's tokens."""
+        self.agrees.append(at.logits.argmax(axis=1) == choices)
+        for metric in at.metrics:
+            self.confidences[metric].append(confidence_named(metric)(at.shown(metric)))
