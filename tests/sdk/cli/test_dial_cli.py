@@ -168,7 +168,10 @@ def test_the_figures_as_json_hold_what_was_found(cli: CommandLine, bundle: Path,
             ("--decode", "switch", "--max-tokens", "10"),
             "a calibration wants at least 2000 tokens at each setting, got 10",
         ),
-        (("--decode", "skipdecode", "--drafter", "x"), "--drafter names a small model, which --decode skipdecode does"),
+        (
+            ("--decode", "skipdecode", "--drafter", "x"),
+            "--draft-model names a small model, which --decode skipdecode does",
+        ),
         (("--max-tokens", "10"), "Missing option '--decode'"),
     ],
 )
@@ -227,7 +230,10 @@ def test_eval_judges_what_keeps_an_agreement(cli: CommandLine, bundle: Path, tex
         (("--decode", "switch", "--dial", "1", "--min-agreement", "0.9"), "both set the dial of switch"),
         (("--decode", "switch", "--dial", "1", "--calibration", "x"), "says which setting keeps an agreement; add"),
         (("--decode", "switch", "--min-agreement", "0.9"), "switch is not calibrated for this bundle"),
-        (("--decode", "skipdecode", "--drafter", "x"), "--drafter names a small model, which --decode skipdecode does"),
+        (
+            ("--decode", "skipdecode", "--drafter", "x"),
+            "--draft-model names a small model, which --decode skipdecode does",
+        ),
     ],
 )
 def test_eval_refuses_what_makes_no_sense(
