@@ -98,15 +98,15 @@ def registered_devices() -> Mapping[str, EntryPoint]:
 
     Raises: DeviceError when two have the same name.
     """
-    found: dict[str, EntryPoint] = {}
+    devices: dict[str, EntryPoint] = {}
     for entry in (*OUR_DEVICES, *entry_points(group=GROUP)):
-        if entry.name in found:
+        if entry.name in devices:
             raise DeviceError(
-                f"the device {entry.name} is registered twice, by {found[entry.name].value} and {entry.value}: "
+                f"the device {entry.name} is registered twice, by {devices[entry.name].value} and {entry.value}: "
                 "uninstall one of the two packages"
             )
-        found[entry.name] = entry
-    return found
+        devices[entry.name] = entry
+    return devices
 
 
 def _installed(package: str) -> bool:

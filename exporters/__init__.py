@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from skipstone.exporters.draft_pair import with_draft_model
 from skipstone.exporters.export import ExportPlan, plan_export
 from skipstone.exporters.options import ExportKeywords, ExportOptions, PlanKeywords, Precision
 
-__all__ = ["ExportKeywords", "ExportOptions", "ExportPlan", "PlanKeywords", "Precision", "plan_export"]
+__all__ = [
+    "ExportKeywords",
+    "ExportOptions",
+    "ExportPlan",
+    "PlanKeywords",
+    "Precision",
+    "plan_export",
+    "with_draft_model",
+]

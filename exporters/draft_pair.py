@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import replace
 
 import tokenizers
 
 from skipstone.errors import ConfigError
-from skipstone.exporters.checkpoints import Checkpoint, TokenRoles
-from skipstone.exporters.families import Architecture
+from skipstone.exporters.export import ExportPlan
 from skipstone.runtime.bundle import decoder_steps
 
-__all__ = ["check_pair"]
+__all__ = ["with_draft_model"]
 
 # Below this share of the draft model's tokens the two write different languages, or one writes no language.
 LEAST_SHARED = 0.05
 
 
-class PlannedModel(Protocol):
-    """What is looked at of each of the two models: an `ExportPlan`."""
-
-    @property
-    def checkpoint(self) -> Checkpoint: ...
-
-    @property
-    def architecture(self) -> Architecture: ...
-
-    @property
-    def roles(self) -> TokenRoles: ...
-
-    @property
-    def num_parameters(self) -> int: ...
-
-    @property
-    def draft_model(self) -> PlannedModel | None: ...
-
-
-def check_pair(target: PlannedModel, draft_model: PlannedModel) -> tuple[str, ...]:
-    """Return remarks on a pair that works; lossless decoding gives the same text with any.
+def with_draft_model(target: ExportPlan, draft_model: ExportPlan) -> ExportPlan:
+    """Return the plan of one bundle with both models, with remarks on the pair; any pair gives the same text.
 
     Raises: ConfigError when the draft model is the target, carries another, is too large, or shares too little text.
     Cost: reads both tokenizers, unless their files are equal.
@@ -52,17 +32,18 @@ def check_pair(target: PlannedModel, draft_model: PlannedModel) -> tuple[str, ..
         raise ConfigError(
             f"{pair}: it has {sizes}, and a draft model that large cannot pay; take one below half the size"
         )
-    return (*_context_remarks(target, draft_model), *_tokenizer_remarks(target, draft_model, pair))
+    remarks = (*target.remarks, *_context_remarks(target, draft_model), *_tokenizer_remarks(target, draft_model, pair))
+    return replace(target, draft_model=draft_model, remarks=remarks)
 
 
-def _context_remarks(target: PlannedModel, draft_model: PlannedModel) -> list[str]:
+def _context_remarks(target: ExportPlan, draft_model: ExportPlan) -> list[str]:
     own, needed = draft_model.architecture.context_length, target.architecture.context_length
     if own >= needed:
         return []
     return [f"the draft model sees {own} tokens and the target {needed}: in a longer text it stops drafting"]
 
 
-def _tokenizer_remarks(target: PlannedModel, draft_model: PlannedModel, pair: str) -> list[str]:
+def _tokenizer_remarks(target: ExportPlan, draft_model: ExportPlan, pair: str) -> list[str]:
     files = [plan.checkpoint.texts["tokenizer.json"] for plan in (target, draft_model)]
     if files[0] != files[1]:
         theirs, own = (tokenizers.Tokenizer.from_buffer(file) for file in files)

@@ -22,7 +22,6 @@ from skipstone.exporters.checkpoints import (
     require_tensors,
     unused_tensors,
 )
-from skipstone.exporters.draft_pair import check_pair
 from skipstone.exporters.families import Architecture, read_architecture
 from skipstone.exporters.graph import (
     EXACT_BLOCKS,
@@ -166,8 +165,8 @@ class ExportPlan:
             finish(writer, lambda files, figures: _manifest(self, files, command, figures), check)
 
 
-def plan_export(source: str | Path, options: ExportOptions, *, draft_model: ExportPlan | None = None) -> ExportPlan:
-    """Return the checked plan; with `draft_model`, the two become one bundle.
+def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
+    """Return the checked plan; see `with_draft_model` for two models in one bundle.
 
     No weight is read, except that adapters of exits read one small matrix, to see whether they are for these weights,
     and what `ensures` of a transform reads.
@@ -192,10 +191,7 @@ def plan_export(source: str | Path, options: ExportOptions, *, draft_model: Expo
         exit_adapters=adapters,
         target=options.target,
     )
-    plan = replace(plan, remarks=(*_remarks(plan), *said))
-    if draft_model is None:
-        return plan
-    return replace(plan, draft_model=draft_model, remarks=(*plan.remarks, *check_pair(plan, draft_model)))
+    return replace(plan, remarks=(*_remarks(plan), *said))
 
 
 def _stages(architecture: Architecture, options: ExportOptions) -> tuple[tuple[int, ...], tuple[StageEntry, ...]]:

@@ -116,7 +116,7 @@ def plan(
     `remarks` of the plan say what is not as asked for, or not ideal; `write` of the plan does it.
     Raises: as `export` does.
     """
-    from skipstone.exporters import ExportOptions, plan_export
+    from skipstone.exporters import ExportOptions, plan_export, with_draft_model
 
     options = ExportOptions.of(**keywords)
     draft_model = draft_model if drafter is None else drafter
@@ -136,7 +136,8 @@ def plan(
         raise ConfigError(
             f"the draft model's precision is {draft_model_precision}, but there is no draft model; name one as well"
         )
-    return plan_export(_source(checkpoint), options, draft_model=small)
+    target = plan_export(_source(checkpoint), options)
+    return target if small is None else with_draft_model(target, small)
 
 
 def _source(checkpoint: str | Path) -> str | Path:

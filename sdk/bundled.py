@@ -47,12 +47,14 @@ def bundled_bundle(name: str) -> Path:
     try:
         Bundle.open(path)
     except BundleError:
-        from skipstone.exporters import ExportOptions, plan_export
+        from skipstone.exporters import ExportOptions, plan_export, with_draft_model
 
         try:
             options = ExportOptions(recipe=recipe)
-            small = None if drafter is None else plan_export(BUNDLED[drafter], options)
-            plan_export(BUNDLED[name], options, draft_model=small).write(path, force=True, command=f"load {name}")
+            plan = plan_export(BUNDLED[name], options)
+            if drafter is not None:
+                plan = with_draft_model(plan, plan_export(BUNDLED[drafter], options))
+            plan.write(path, force=True, command=f"load {name}")
         except OutputError as error:
             raise OutputError(f"{error}; SKIPSTONE_CACHE sets the folder") from error
     return path

@@ -74,9 +74,9 @@ class ExpertStore:
         filled = np.pad(rows, (0, shape[0] - len(rows)), constant_values=-1)
         matrices = itertools.chain([first], map(make, range(1, self.num_experts)))
         if self.form.bits == 32:
-            return self._add_numbers(name, (take_rows(_numbers(one), filled) for one in matrices), shape)
-        fitting = (_fit(one, self.rule, self.form) for one in matrices)
-        return self._add_integers(name, (take_rows(one, filled) for one in fitting), shape)
+            return self._add_numbers(name, (take_rows(_numbers(matrix), filled) for matrix in matrices), shape)
+        fitting = (_fit(matrix, self.rule, self.form) for matrix in matrices)
+        return self._add_integers(name, (take_rows(matrix, filled) for matrix in fitting), shape)
 
     def _add_numbers(self, name: str, matrices: Iterable[Matrix], shape: tuple[int, int]) -> ExpertStack:
         stack = np.empty((self.num_experts, *shape), np.float32)

@@ -29,10 +29,10 @@ main_export(
 def require_optimum() -> None:
     """Raise ConfigError unless optimum and its exporter are installed."""
     try:
-        found = find_spec("optimum.exporters.onnx")
+        spec = find_spec("optimum.exporters.onnx")
     except ModuleNotFoundError:
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         raise ConfigError(
             "exporting through optimum needs a package that is not here: pip install 'skipstone[optimum]'"
         )

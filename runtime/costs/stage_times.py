@@ -36,7 +36,7 @@ class StageTimes:
     @property
     def plain_s(self) -> float:
         """Seconds of a step of plain decoding: all stages and the head, one row."""
-        return sum(one[0] for one in self.stage_s) + self.head_s[0]
+        return sum(seconds[0] for seconds in self.stage_s) + self.head_s[0]
 
     def guess_cost(self, kept: SequenceOf[int]) -> float:
         """Return the cost of a guess with these stages, as a share of a plain step."""
@@ -47,7 +47,7 @@ class StageTimes:
 
         These run for one row only, and the others for all; shares of a plain step.
         """
-        first_s = sum(one[0] for one in self.stage_s[:num_first])
+        first_s = sum(seconds[0] for seconds in self.stage_s[:num_first])
         rest = np.sum([*self.stage_s[num_first:], self.head_s], axis=0)
         later_s = np.interp(range(2, 2 + LONGEST), ROWS, rest)
         return [(first_s + float(later)) / self.plain_s for later in later_s]

@@ -122,7 +122,7 @@ class Model:
 
 def _require_smaller(draft_model: Bundle, target: Bundle) -> None:
     """Raise ConfigError for a draft model that is as large as its target; what either carries does not count."""
-    sizes = [one.manifest.total_bytes - one.manifest.draft_model_bytes for one in (draft_model, target)]
+    sizes = [bundle.manifest.total_bytes - bundle.manifest.draft_model_bytes for bundle in (draft_model, target)]
     if sizes[0] >= sizes[1]:
         found = f"it has {sizes[0] / 1e6:.1f} MB, the target {sizes[1] / 1e6:.1f} MB"
         raise ConfigError(f"{draft_model.path} cannot draft for {target.path}: {found}; take a smaller bundle")

@@ -62,5 +62,5 @@ class WrappedCall:
         logits, *presents = self._session.run(self._outputs, feeds)
         for buffer, present in zip(self._buffers.values(), presents, strict=True):
             buffer.write(present[:, :, length:], np.s_[:, :, length:total])
-        wanted: NDArray[np.float32] = logits[0, self._rows]
-        return wanted
+        rows: NDArray[np.float32] = logits[0, self._rows]
+        return rows

@@ -34,22 +34,22 @@ class StopStrings:
             return "", True
         text = self._held + text
         undecided = self._undecided_from(text)
-        found = self._first_stop(text)
-        if found is not None and found <= undecided:
-            return self._cut(text, found), True
+        start = self._first_stop(text)
+        if start is not None and start <= undecided:
+            return self._cut(text, start), True
         self._held = text[undecided:]
         return text[:undecided], False
 
     def flush(self) -> str:
         """The held-back text when nothing more will come, up to a shorter stop string in it, which then is a hit."""
         text, self._held = self._held, ""
-        found = self._first_stop(text)
-        return text if found is None else self._cut(text, found)
+        start = self._first_stop(text)
+        return text if start is None else self._cut(text, start)
 
-    def _cut(self, text: str, found: int) -> str:
+    def _cut(self, text: str, start: int) -> str:
         self._held = ""
         self.hit = True
-        return text[:found]
+        return text[:start]
 
     def _first_stop(self, text: str) -> int | None:
         """Where the first whole stop string starts."""

@@ -17,7 +17,7 @@ from tokenizers import decoders, models
 from skipstone import bundled as pebble
 from skipstone.api import export, plan
 from skipstone.errors import BundleError, ConfigError
-from skipstone.exporters import ExportOptions, plan_export
+from skipstone.exporters import ExportOptions, plan_export, with_draft_model
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Model
@@ -82,9 +82,9 @@ def test_a_drafter_of_half_the_size_or_more_is_refused(refused: Refused, make_ch
 def test_a_drafter_that_carries_a_drafter_is_refused(make_checkpoint: MakeCheckpoint) -> None:
     recipe, smallest = Recipe.named("fp32"), make_checkpoint(num_hidden_layers=1)
     options = ExportOptions(recipe=recipe)
-    middle = plan_export(make_checkpoint(), options, draft_model=plan_export(smallest, options))
+    middle = with_draft_model(plan_export(make_checkpoint(), options), plan_export(smallest, options))
     with pytest.raises(ConfigError, match="it carries a draft model of its own; plan it without one"):
-        plan_export(make_checkpoint(num_hidden_layers=12), options, draft_model=middle)
+        with_draft_model(plan_export(make_checkpoint(num_hidden_layers=12), options), middle)
 
 
 @pytest.mark.parametrize(
