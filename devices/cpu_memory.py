@@ -16,9 +16,10 @@ __all__ = ["CpuBinding", "CpuBuffer"]
 class CpuBuffer:
     """A buffer in the processor's memory; see `Buffer`."""
 
-    def __init__(self, value: ort.OrtValue) -> None:
+    def __init__(self, value: ort.OrtValue, array: NDArray[Any] | None = None) -> None:
+        """`array` owns the memory of `value`, so what was read stays valid when the buffer is gone; None: `value` does."""
         self.value = value
-        self._array: NDArray[Any] = value.numpy()
+        self._array: NDArray[Any] = value.numpy() if array is None else array
         self.address = self._array.ctypes.data
         self.shape, self.dtype = self._array.shape, self._array.dtype
 
@@ -26,7 +27,7 @@ class CpuBuffer:
     def over(cls, array: NDArray[Any]) -> CpuBuffer:
         """Return a buffer over the memory of an array, which lies in one piece."""
         assert array.flags.c_contiguous, "onnxruntime would take a copy"
-        return cls(ort.OrtValue.ortvalue_from_numpy(array))
+        return cls(ort.OrtValue.ortvalue_from_numpy(array), array)
 
     def read(self) -> NDArray[Any]:
         return self._array

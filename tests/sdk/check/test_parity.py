@@ -63,9 +63,7 @@ def check(tiny: Model, tiny_checkpoint: Path, reference_of: Callable[[Path], Ref
 
 
 def with_manifest(model: Model, **changes: Any) -> Model:
-    changed = copy.copy(model)
-    changed.manifest = replace(model.manifest, **changes)
-    return changed
+    return Model(replace(model.bundle, manifest=replace(model.manifest, **changes)), model.device)
 
 
 def wrong_ways(parity: Parity) -> set[str]:
