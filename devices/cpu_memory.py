@@ -17,7 +17,7 @@ class CpuBuffer:
     """A buffer in the processor's memory; see `Buffer`."""
 
     def __init__(self, value: ort.OrtValue, array: NDArray[Any] | None = None) -> None:
-        """`array` owns the memory of `value`, so what was read stays valid when the buffer is gone; None: `value` does."""
+        """`array` owns the memory of `value`: what was read outlives the buffer. Without one, `value` owns it."""
         self.value = value
         self._array: NDArray[Any] = value.numpy() if array is None else array
         self.address = self._array.ctypes.data

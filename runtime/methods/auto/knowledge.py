@@ -12,13 +12,13 @@ from skipstone.runtime.engine import Draft
 
 __all__ = ["LOOP_S", "CallTimes", "Knowledge", "Record"]
 
-# What trying drafters that rest may take of the time that plain decoding takes, for all of them together: the second
-# while drafting has gained more than its first stake.
+# A resting drafter is tried again now and then. All such tries together may take this share of plain decoding's time:
+# the first at the start, the second once drafting has gained more than its first stake.
 EXPLORATION, EXPLORATION_OF_GAINS = 0.009, 0.06
-# What a round costs beside the model and the drafters: the loop, the choice of tokens.
+# Seconds of a round outside of the model and the drafters: the loop, and the choice of tokens.
 LOOP_S = 3e-5
 MEMORY = 0.95
-# What drafting may lose before it has gained anything, in plain steps, and how much of its gains it may lose again.
+# How many plain steps drafting may lose before it has gained anything, and how many of its gains it may lose again.
 FIRST_STAKE, MOST_STAKE = 8.0, 40.0
 # A drafter whose guesses cost more than this share of a plain step is asked only when it promises to pay.
 DEAR = 0.1
@@ -28,9 +28,10 @@ DEAR = 0.1
 class Record:
     """What is known of one drafter, over all texts of a model; times in seconds, means over recent rounds.
 
-    `balance_s` is what asking saved beyond its price. A drafter in the red rests: it is asked only while `credit_s`
-    lasts, which every round adds a little to and which pays for what a try costs, rows fed in vain with it. `price_s`
-    is what asking takes, `guess_s` the price of one guess, `mean_chance` how often one that is reached is accepted.
+    `balance_s` is what asking saved, less what it took. A drafter with a negative balance rests. It is asked only while
+    `credit_s` lasts: every round adds a little to it, and each try takes from it what the try cost, rows fed in vain
+    included. `price_s` is what asking takes, `guess_s` what one guess takes, `mean_chance` how often a guess that is
+    reached is accepted.
     """
 
     acceptance: Acceptance
