@@ -29,13 +29,13 @@ PUBLIC_NAMES = {
 SAMPLING = "--temperature --top-k --top-p --min-p --typical --top-h --seed"
 PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram"
 COMMANDS = {
-    "export": "--output --precision --group-size --exits --revision --drafter --drafter-precision --lora --ffn-width "
-    "--exit-adapters --cuts --draft-head --via --check --force --quiet",
+    "export": "--output --precision --group-size --exits --revision --draft-model --draft-model-precision --target "
+    "--lora --ffn-width --exit-adapters --cuts --draft-head --via --check --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
-    f"--stop-below --min-agreement --dial --calibration --drafter --json --quiet {SAMPLING} {PENALTIES}",
+    f"--stop-below --min-agreement --dial --calibration --draft-model --json --quiet {SAMPLING} {PENALTIES}",
     "choose": "--prompt --answer --dial --device --threads --json --quiet",
-    "chat": "--system --max-new-tokens --min-new-tokens --stop --stop-below --decode --drafter --suffix-memory "
+    "chat": "--system --max-new-tokens --min-new-tokens --stop --stop-below --decode --draft-model --suffix-memory "
     f"--device --threads --quiet {SAMPLING} {PENALTIES}",
     "inspect": "--verify --json --quiet",
     "devices": "--json",
@@ -44,14 +44,14 @@ COMMANDS = {
     "tune costs": "--seconds --plot --device --threads --json --quiet",
     "tune exits": "--text --device --threads --json --quiet",
     "tune skip": "--text --device --threads --json --quiet",
-    "tune dial": "--decode --text --max-tokens --drafter --device --threads --json --quiet",
+    "tune dial": "--decode --text --max-tokens --draft-model --device --threads --json --quiet",
     "tune threads": "--most --new-tokens --runs --device --json --quiet",
     "bench speed": "--prompt-tokens --new-tokens --runs --device --threads --output --quiet",
     "bench suite": "--suite --decode --new-tokens --runs --plot --device --threads --output --quiet",
     "bench replay": "--text --decode --device --threads --output --quiet",
     "eval text": "--text --reference --max-tokens --device --threads --json --quiet",
-    "eval method": "--text --decode --min-agreement --dial --own --calibration --max-tokens --drafter --plot --device "
-    "--threads --json --quiet",
+    "eval method": "--text --decode --min-agreement --dial --own --calibration --max-tokens --draft-model --plot "
+    "--device --threads --json --quiet",
     "eval stops": "--text --stop-below --device --threads --json --quiet",
     "eval choices": "--cases --device --threads --json --quiet",
     "demo": "--quiet",

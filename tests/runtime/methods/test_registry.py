@@ -40,7 +40,8 @@ WORDS = [
 ]
 RUNTIME, SDK = Path(skipstone.runtime.__file__).parent, Path(skipstone.cli.__file__).parents[1]
 # Words that say something else than a method there.
-OTHER_MEANINGS = {("export.py", "auto"), ("api.py", "auto")}  # of exits and their adapters
+# Of exits and their adapters.
+OTHER_MEANINGS = {(name, "auto") for name in ("export.py", "api.py", "stages.py", "exit_adapters.py")}
 
 
 def test_every_method_is_known_the_cheapest_first_and_those_that_only_write_last() -> None:

@@ -346,7 +346,7 @@ def test_the_last_token_is_kept_where_the_drafter_ends_the_text(make_model: Call
 
 
 def test_without_a_draft_model_the_drafter_cannot_be_opened(twins: Model) -> None:
-    with pytest.raises(ConfigError, match="no draft model; export it with one"):
+    with pytest.raises(ConfigError, match="needs a small model, and the bundle has none"):
         open_foreign(context_for(with_drafter(twins, None), [1], GREEDY, "match"))
 
 
