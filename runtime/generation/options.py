@@ -10,7 +10,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods import Method, MethodChoice, approximate_methods, require_number
 from skipstone.runtime.sampling import SamplingOptions
-from skipstone.runtime.text import StopDecision, TextBuilder
+from skipstone.runtime.text import LoopStop, StopDecision, TextBuilder
 
 __all__ = ["GenerationOptions"]
 
@@ -30,6 +30,9 @@ class GenerationOptions:
     `stop_below` ends a text, with every method, before the first token at which the model's highest probabilities,
     before any sampler, multiply to less: 0.2 keeps what has a chance of one in five to be the model's greedy choice as
     a whole. It may be the first token, which leaves an empty text. Approximate; 0 is off.
+
+    `stop_loops` ends a text that has fallen into a loop: its last tokens are the same so many or fewer, four times in a
+    row or more and over twice as many tokens at least. It ends at the same token with every method; 0 is off.
     """
 
     max_new_tokens: int = 128
@@ -43,12 +46,14 @@ class GenerationOptions:
     dial: float | None = None
     calibration: str | Path | None = None
     stop_below: float = 0.0
+    stop_loops: int = 0
 
     def __post_init__(self) -> None:
         for name in ("min_agreement", "dial", "stop_below"):
             if getattr(self, name) is not None:
                 require_number(name, getattr(self, name))
         StopDecision(self.stop_below)
+        LoopStop(self.stop_loops)
         MethodChoice.parse(self.decode, rule=self.verify)
         if self.approximate is not None:
             self.approximate.require_setting(self.min_agreement, self.dial, self.calibration)
@@ -94,4 +99,5 @@ class GenerationOptions:
             stop=self.stop,
             stop_ids=model.manifest.stop_ids,
             stop_below=self.stop_below,
+            stop_loops=self.stop_loops,
         )

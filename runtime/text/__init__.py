@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skipstone.runtime.text.chat import ChatTemplate
+from skipstone.runtime.text.loop_stop import CHAT_STOP_LOOPS, LoopStop
 from skipstone.runtime.text.stop_decision import StopDecision
 from skipstone.runtime.text.suffix_index import LONGEST_MATCH, Continuation, SuffixIndex, TextIndex, overlapping
 from skipstone.runtime.text.suffix_memory import SuffixMemory
@@ -19,12 +20,14 @@ from skipstone.runtime.text.vocabulary import (
 from skipstone.runtime.text.windows import LEAST_TOKENS, WINDOW, first_tokens, windows_of
 
 __all__ = [
+    "CHAT_STOP_LOOPS",
     "LEAST_TOKENS",
     "LONGEST_MATCH",
     "WINDOW",
     "ChatTemplate",
     "Continuation",
     "FinishReason",
+    "LoopStop",
     "SharedVocabulary",
     "Spelling",
     "StopDecision",

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.runtime.text.loop_stop import LoopStop
 from skipstone.runtime.text.stop_decision import StopDecision
 from skipstone.runtime.text.stop_strings import StopStrings
 from skipstone.runtime.text.text_stream import TextStream
@@ -16,8 +17,9 @@ from skipstone.runtime.text.tokenizer import Tokenizer
 
 __all__ = ["FinishReason", "TextBuilder"]
 
-FinishReason = Literal["stop", "length", "unsure"]
-"""`stop`: a stop token or stop string; `length`: the limit of new tokens; `unsure`: the chance set by `stop_below`."""
+FinishReason = Literal["stop", "length", "unsure", "loop"]
+"""`stop`: a stop token or stop string; `length`: the limit of new tokens; `unsure`: the chance set by `stop_below`;
+`loop`: the same tokens over and over, as `stop_loops` says."""
 
 
 class TextBuilder:
@@ -32,12 +34,13 @@ class TextBuilder:
         stop: SequenceOf[str] = (),
         stop_ids: Collection[int] = (),
         stop_below: float = 0.0,
+        stop_loops: int = 0,
     ) -> None:
         after = prompt[-1] if prompt else None
         self._text, self._stop = TextStream(tokenizer, after=after), StopStrings(stop)
         self._stop_ids = stop_ids
         self._left = max_new_tokens
-        self._decision = StopDecision(stop_below)
+        self._decision, self._loop = StopDecision(stop_below), LoopStop(stop_loops)
         self.finish_reason: FinishReason | None = None
 
     def take(self, token_ids: SequenceOf[int], logits: NDArray[np.float32]) -> tuple[str, int]:
@@ -52,7 +55,7 @@ class TextBuilder:
     def push(self, token_ids: SequenceOf[int]) -> tuple[str, int]:
         """Return the text that became final with these tokens, and how many of them belong to the generation.
 
-        Sets `finish_reason` when it has ended; tokens behind a stop string do not belong to it.
+        Sets `finish_reason` when it has ended; tokens behind its end do not belong to it.
         """
         shown = []
         for num_taken, token_id in enumerate(token_ids, start=1):
@@ -63,8 +66,9 @@ class TextBuilder:
             if hit:
                 self.finish_reason = "stop"
                 return "".join(shown), num_taken
-            if stopped or self._left == 0:
-                self.finish_reason = "stop" if stopped else "length"
+            loops = self._loop.push(token_id)
+            if stopped or loops or self._left == 0:
+                self.finish_reason = "stop" if stopped else "loop" if loops else "length"
                 return "".join([*shown, self._end()]), num_taken
         return "".join(shown), len(token_ids)
 

@@ -45,9 +45,11 @@ def run(
     Each turn computes only its new tokens. Ctrl-C stops an answer, Ctrl-D ends the talk.
     """
     from skipstone.language_model import generation_options
+    from skipstone.runtime.text import CHAT_STOP_LOOPS
 
     require_lossless(drafts.decode.split(","), "chat")
-    options = generation_options(**{"max_new_tokens": MAX_NEW_TOKENS} | given(length, drafts, sampling))
+    defaults = {"max_new_tokens": MAX_NEW_TOKENS, "stop_loops": CHAT_STOP_LOOPS}
+    options = generation_options(**defaults | given(length, drafts, sampling))
     model = place.load(bundle, **drafts.for_loading())
     conversation, console = model.chat(system=system), notes(quiet=quiet)
     if model.runtime.chat_template is None:
@@ -70,6 +72,8 @@ def _answer(conversation: Conversation, text: str, options: GenerationOptions, c
     if piece is not None and (stats := piece.stats) is not None:
         speed = f"{stats.new_tokens} tokens at {stats.decode_tokens_per_s:.1f}/s"
         console.print(f"{speed}, first after {stats.ttft_s:.2f} s", style="dim")
+    if piece is not None and piece.finish_reason == "loop":
+        console.print("the answer fell into a loop and was ended; --stop-loops 0 lets it run", style="dim")
 
 
 def _ask(prompted: bool) -> str | None:

@@ -44,6 +44,10 @@ class LengthFlags:
     stop_below: Annotated[
         float | None, typer.Option(metavar="P", help="End where the text's chance falls below P: approximate.")
     ] = None
+    stop_loops: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="End a text that repeats up to N tokens for ever; 0: off, chat 32."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

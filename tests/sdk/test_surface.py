@@ -33,10 +33,10 @@ COMMANDS = {
     "--lora --ffn-width --exit-adapters --cuts --draft-head --via --check --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
-    f"--stop-below --min-agreement --dial --calibration --draft-model --json --quiet {SAMPLING} {PENALTIES}",
+    f"--stop-below --stop-loops --min-agreement --dial --calibration --draft-model --json --quiet {SAMPLING} {PENALTIES}",
     "choose": "--prompt --answer --dial --device --threads --json --quiet",
-    "chat": "--system --max-new-tokens --min-new-tokens --stop --stop-below --decode --draft-model --suffix-memory "
-    f"--device --threads --quiet {SAMPLING} {PENALTIES}",
+    "chat": "--system --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode --draft-model "
+    f"--suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",
     "inspect": "--verify --json --quiet",
     "devices": "--json",
     "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
