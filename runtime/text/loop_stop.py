@@ -29,7 +29,7 @@ class LoopStop:
         """`longest` 0 never ends a text. Raises: ConfigError for what is no number of tokens."""
         if isinstance(longest, bool) or not isinstance(longest, Integral) or longest < 0:
             raise ConfigError(f"stop_loops must be a whole number of tokens, 0 for off, got {longest!r}")
-        self._longest = longest
+        self._longest = int(longest)
         self._recent: deque[int] = deque(maxlen=longest)
         self._matches: dict[int, int] = {}
 

@@ -33,7 +33,8 @@ COMMANDS = {
     "--lora --ffn-width --exit-adapters --cuts --draft-head --via --check --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
-    f"--stop-below --stop-loops --min-agreement --dial --calibration --draft-model --json --quiet {SAMPLING} {PENALTIES}",
+    f"--stop-below --stop-loops --min-agreement --dial --calibration --draft-model --json --quiet {SAMPLING} "
+    f"{PENALTIES}",
     "choose": "--prompt --answer --dial --device --threads --json --quiet",
     "chat": "--system --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode --draft-model "
     f"--suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",
