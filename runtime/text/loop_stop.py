@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from numbers import Integral
 
 from skipstone.errors import ConfigError
 
@@ -27,7 +26,7 @@ class LoopStop:
 
     def __init__(self, longest: int) -> None:
         """`longest` 0 never ends a text. Raises: ConfigError for what is no number of tokens."""
-        if isinstance(longest, bool) or not isinstance(longest, Integral) or longest < 0:
+        if isinstance(longest, bool) or not isinstance(longest, int) or longest < 0:
             raise ConfigError(f"stop_loops must be a whole number of tokens, 0 for off, got {longest!r}")
         self._longest = int(longest)
         self._recent: deque[int] = deque(maxlen=longest)
