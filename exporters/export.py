@@ -18,9 +18,11 @@ from skipstone.exporters.checkpoints import (
     StoredTensors,
     TokenRoles,
     adapters_for,
+    left_out,
     open_checkpoint,
     require_tensors,
-    unused_tensors,
+    with_stored_biases,
+    with_stored_head,
 )
 from skipstone.exporters.families import Architecture, read_architecture
 from skipstone.exporters.graph import (
@@ -169,12 +171,12 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
     """Return the checked plan; see `with_draft_model` for two models in one bundle.
 
     No weight is read, except that adapters of exits read one small matrix, to see whether they are for these weights,
-    and what `ensures` of a transform reads.
+    embedding and head are compared where config.json ties them and both are stored, and what `ensures` of a transform
+    reads.
     Raises: CheckpointError, UnsupportedModel, ConfigError.
     """
     checkpoint = open_checkpoint(source, revision=options.revision)
-    architecture = read_architecture(checkpoint.config, checkpoint.tensors.names())
-    require_tensors(checkpoint, architecture)
+    checkpoint, architecture = _as_stored(checkpoint)
     architecture, tensors, transforms = apply(options.transforms, architecture, checkpoint.tensors)
     checkpoint = replace(checkpoint, tensors=tensors)
     exits, stages = _stages(architecture, options)
@@ -192,6 +194,15 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
         target=options.target,
     )
     return replace(plan, remarks=(*_remarks(plan), *said))
+
+
+def _as_stored(checkpoint: Checkpoint) -> tuple[Checkpoint, Architecture]:
+    """Return the checkpoint, and what it holds where config.json says something else."""
+    architecture = read_architecture(checkpoint.config, checkpoint.tensors.names())
+    architecture, of_head = with_stored_head(checkpoint, architecture)
+    architecture, of_biases = with_stored_biases(checkpoint, architecture)
+    require_tensors(checkpoint, architecture)
+    return replace(checkpoint, remarks=(*checkpoint.remarks, *of_head, *of_biases)), architecture
 
 
 def _stages(architecture: Architecture, options: ExportOptions) -> tuple[tuple[int, ...], tuple[StageEntry, ...]]:
@@ -215,13 +226,12 @@ def _draft_head(architecture: Architecture, options: ExportOptions, *, num_stage
 
 def _remarks(plan: ExportPlan) -> tuple[str, ...]:
     """Say for what the recipe does not hold, what is rounded twice, and what is left out."""
-    remarks, num_rounded = [], plan.checkpoint.tensors.num_rounded
+    remarks, num_rounded = [*plan.checkpoint.remarks], plan.checkpoint.tensors.num_rounded
     if plan.num_kept:
         remarks.append(f"{plan.num_kept} matrices keep their integers; {plan.recipe.name} is for the others")
     if num_rounded and plan.recipe.kl_bound:
         remarks.append(f"{num_rounded} tensors lie in blocks that cannot be kept: they are rounded again")
-    if unused := unused_tensors(plan.checkpoint, plan.architecture):
-        remarks.append(f"{len(unused)} tensors are not part of the model and left out: {', '.join(unused[:3])}")
+    remarks.extend(left_out(plan.checkpoint, plan.architecture))
     return tuple(remarks)
 
 

@@ -13,8 +13,9 @@ from skipstone.exporters.checkpoints.exit_adapters import (
     weights_identity,
 )
 from skipstone.exporters.checkpoints.files import optional_json
-from skipstone.exporters.checkpoints.inventory import require_tensors, unused_tensors
+from skipstone.exporters.checkpoints.inventory import left_out, require_tensors, with_stored_biases
 from skipstone.exporters.checkpoints.opening import open_checkpoint
+from skipstone.exporters.checkpoints.stored_head import with_stored_head
 from skipstone.exporters.checkpoints.tensors import StoredTensors, TensorSource, check_shape
 from skipstone.exporters.checkpoints.token_roles import TokenRoles
 from skipstone.exporters.checkpoints.weight_files import open_weights
@@ -31,10 +32,12 @@ __all__ = [
     "adapters_bytes",
     "adapters_for",
     "check_shape",
+    "left_out",
     "open_checkpoint",
     "open_weights",
     "optional_json",
     "require_tensors",
-    "unused_tensors",
     "weights_identity",
+    "with_stored_biases",
+    "with_stored_head",
 ]

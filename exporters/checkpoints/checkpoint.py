@@ -18,7 +18,7 @@ class Checkpoint:
 
     `source` is what the user named, `path` is the folder or file that it lies in, `config` is config.json,
     `generation_config` is generation_config.json or empty. `texts` are the files that a bundle takes over, by name,
-    tokenizer.json always.
+    tokenizer.json always. `remarks` say where what is stored was followed, not what is said of it.
     """
 
     path: Path
@@ -27,3 +27,4 @@ class Checkpoint:
     generation_config: dict[str, Any]
     texts: Mapping[str, bytes]
     tensors: TensorSource
+    remarks: tuple[str, ...] = ()

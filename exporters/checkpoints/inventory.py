@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final
 
@@ -11,20 +12,38 @@ from skipstone.errors import CheckpointError
 from skipstone.exporters.checkpoints.checkpoint import Checkpoint
 from skipstone.exporters.families import Architecture
 
-__all__ = ["require_tensors", "unused_tensors"]
+__all__ = ["left_out", "require_tensors", "with_stored_biases"]
 
 # Masks and frequencies that older programs saved: computed, not learned.
 _COMPUTED: Final = re.compile(r"(^|\.)(attn\.bias|attention\.bias|masked_bias|inv_freq|embed_positions\.weights)$")
 _NUMBERED: Final = re.compile(r"\.(\d+)\.")
 
 
+def with_stored_biases(checkpoint: Checkpoint, architecture: Architecture) -> tuple[Architecture, tuple[str, ...]]:
+    """Return the architecture without the biases of which the checkpoint holds none, and what is to be said about them.
+
+    transformers takes zeros for these. Where only some layers lack one, the checkpoint is not whole.
+    """
+    present = {_NUMBERED.sub(".N.", name) for name in checkpoint.tensors.names()}
+    names = {ours: architecture.names[f"{ours}_bias"].format(layer="N") for ours in architecture.biases}
+    missing = {ours for ours, theirs in names.items() if theirs not in present}
+    if not missing or not present:
+        return architecture, ()
+    said = f"no {min(names[ours] for ours in missing)} is stored, which config.json asks for: these biases are zeros"
+    return replace(architecture, biases=architecture.biases - missing), (said,)
+
+
 def require_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
     """Raise CheckpointError for a tensor that is missing, has another shape, or would change what the model computes.
 
-    The last are biases of tensors in use, layers beyond the last, and adapters that were not merged: config.json and
-    the weights do not belong together then.
+    The last are adapters that were not merged, and experts beyond the last.
     """
     wanted, present = architecture.tensor_shapes(), checkpoint.tensors.names()
+    if adapters := sorted(name for name in present if ".lora_" in name):
+        raise CheckpointError(
+            f"{checkpoint.source} holds {adapters[0]}, a part of an adapter that is not merged: save the model after "
+            "PEFT's merge_and_unload; or give the base model here, and the adapter with --lora"
+        )
     for name, shape in wanted.items():
         if name not in present:
             near = get_close_matches(name, present, n=1)
@@ -35,48 +54,57 @@ def require_tensors(checkpoint: Checkpoint, architecture: Architecture) -> None:
             raise CheckpointError(
                 f"{name} has shape {found}, but config.json asks for {shape}: they do not belong together"
             )
-    kinds = {_NUMBERED.sub(".N.", name) for name in wanted}
     for name in sorted(present - wanted.keys()):
-        reason = _reason_to_refuse(name, wanted)
-        if not reason and _NUMBERED.sub(".N.", name) in kinds and _is_beyond(name, architecture):
-            reason = "a layer or an expert beyond those that config.json counts"
-        if reason:
-            raise CheckpointError(f"{checkpoint.source} holds {name}, {reason}: check config.json")
+        if _is_extra_expert(name, architecture):
+            raise CheckpointError(
+                f"{checkpoint.source} holds {name}, an expert beyond those that config.json counts: check config.json"
+            )
 
 
-def _reason_to_refuse(name: str, wanted: Container[str]) -> str:
-    if _COMPUTED.search(name):
-        return ""
-    if ".lora_" in name:
-        return "a part of an adapter that is not merged"
-    if name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in wanted:
-        return "a bias that config.json does not ask for"
-    return ""
+def _is_extra_expert(name: str, architecture: Architecture) -> bool:
+    if architecture.experts is None or (layer := _layer(name, architecture)) is None:
+        return False
+    names = (theirs for ours, theirs in architecture.names.items() if ours.startswith("expert_"))
+    patterns = (re.escape(theirs.format(layer=layer, expert="EXPERT")).replace("EXPERT", r"(\d+)") for theirs in names)
+    found = (re.fullmatch(pattern, name) for pattern in patterns)
+    return any(match is not None and int(match[1]) >= architecture.experts.num_experts for match in found)
 
 
-def _is_beyond(name: str, architecture: Architecture) -> bool:
-    """Whether the layer or the expert in a name is not there; one that is may hold what it does not use."""
-    limits = [architecture.dimensions.num_layers]
-    if architecture.experts is not None:
-        limits.append(architecture.experts.num_experts)
-    numbers = map(int, _NUMBERED.findall(name))
-    return any(number >= limit for number, limit in zip(numbers, limits, strict=False))
+def _layer(name: str, architecture: Architecture) -> int | None:
+    """The number of the layer that a tensor belongs to, None for one outside of layers."""
+    start = architecture.names["o"].partition("{layer}")[0]
+    match = re.match(r"(\d+)\.", name.removeprefix(start))
+    return int(match[1]) if match and name.startswith(start) else None
 
 
-def unused_tensors(checkpoint: Checkpoint, architecture: Architecture) -> tuple[str, ...]:
-    """Return what else lies under the model's prefix and is left out, such as a head beside a tied embedding."""
+def left_out(checkpoint: Checkpoint, architecture: Architecture) -> tuple[str, ...]:
+    """Say what else is stored and left out, as transformers does: layers beyond the last, biases, other tensors.
+
+    Tensors beside the model, such as those of a vision tower, pass in silence; so does a head that is the embedding.
+    """
+    wanted, num_layers = architecture.tensor_shapes(), architecture.dimensions.num_layers
+    left = [name for name in sorted(checkpoint.tensors.names() - wanted.keys()) if not _COMPUTED.search(name)]
+    layers = {name: layer for name in left if (layer := _layer(name, architecture)) is not None and layer >= num_layers}
+    biases = [name for name in left if name not in layers and _is_bias_of(name, wanted)]
+    others = [name for name in left if name not in layers and name not in biases and _is_other(name, architecture)]
+    remarks = []
+    if layers:
+        many = f"{num_layers} layers, and {max(layers.values()) + 1} are stored"
+        remarks.append(f"config.json counts {many}: the model ends after {num_layers}")
+    if biases:
+        remarks.append(f"config.json asks for no biases like {biases[0]}: {len(biases)} are stored and left out")
+    if others:
+        remarks.append(f"{len(others)} tensors are not part of the model and left out: {', '.join(others[:3])}")
+    return tuple(remarks)
+
+
+def _is_bias_of(name: str, wanted: Container[str]) -> bool:
+    return name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in wanted
+
+
+def _is_other(name: str, architecture: Architecture) -> bool:
+    """Whether a tensor lies under the model's prefix, and is of no kind that the model has."""
     names = architecture.names
-    prefix = names["embedding"].rpartition(".")[0].rpartition(".")[0]
-    known = {
-        _NUMBERED.sub(".N.", theirs.format(layer=0, expert=0, head=0, stream=0))
-        for ours, theirs in names.items()
-        if ours != "head"
-    }
-    left = sorted(checkpoint.tensors.names() - architecture.tensor_shapes().keys())
-    return tuple(
-        name
-        for name in left
-        if (name.startswith(prefix) or name == names["head"])
-        and not _COMPUTED.search(name)
-        and _NUMBERED.sub(".N.", name) not in known
-    )
+    prefix = names["final_norm"].rpartition(".")[0].rpartition(".")[0]
+    known = {_NUMBERED.sub(".N.", theirs.format(layer=0, expert=0, head=0, stream=0)) for theirs in names.values()}
+    return name.startswith(prefix) and _NUMBERED.sub(".N.", name) not in known

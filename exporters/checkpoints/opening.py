@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from skipstone.errors import CheckpointError, ConfigError
 from skipstone.exporters.checkpoints.checkpoint import Checkpoint
@@ -12,6 +12,7 @@ from skipstone.exporters.checkpoints.files import blaming, listing, read_json, r
 from skipstone.exporters.checkpoints.gguf import open_gguf
 from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
 from skipstone.exporters.checkpoints.packed import unpacked
+from skipstone.exporters.checkpoints.tensors import TensorSource
 from skipstone.exporters.checkpoints.tokenizer import files as tokenizer_files
 from skipstone.exporters.checkpoints.weight_files import open_weights
 
@@ -42,15 +43,24 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         raise CheckpointError(f"{folder} has no config.json: pass {hint or 'the folder of a Hugging Face checkpoint'}")
     generation_config = folder / "generation_config.json"
     config = read_json(folder / "config.json")
-    tensors = open_weights(folder, safetensors="model.safetensors", torch="pytorch_model.bin")
+    tensors, remarks = _weights(folder, config)
     return Checkpoint(
         path=folder,
         source=str(source),
         config=config,
         generation_config=read_json(generation_config) if generation_config.name in present else {},
         texts=_read_texts(folder, present),
-        tensors=tensors if config.get("quantization_config") is None else unpacked(config, tensors),
+        tensors=tensors,
+        remarks=remarks,
     )
+
+
+def _weights(folder: Path, config: Mapping[str, Any]) -> tuple[TensorSource, tuple[str, ...]]:
+    tensors = open_weights(folder, safetensors="model.safetensors", torch="pytorch_model.bin")
+    if config.get("quantization_config") is None:
+        return tensors, ()
+    packed = unpacked(config, tensors)
+    return packed, packed.remarks
 
 
 def _open_gguf(path: Path, revision: str | None) -> Checkpoint:

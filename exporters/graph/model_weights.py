@@ -55,6 +55,14 @@ class ModelWeights:
         """Return the bias of a tensor; None where it has none."""
         return self.read(f"{name}_bias", layer) if name in self._architecture.biases else None
 
+    def _bias_or_zeros(self, name: str, layer: int) -> Floats:
+        """Return the bias of a matrix whose rows stand beside those of others; zeros where it alone has none."""
+        bias = self.bias(name, layer)
+        if bias is not None:
+            return bias
+        rows, columns = self._shapes[self._architecture.names[name].format(layer=layer)]
+        return np.zeros(columns if self._architecture.is_transposed(name) else rows, np.float32)
+
     def gain(self, name: str, layer: int = 0) -> Floats:
         """Return the gain [E] of a norm over the stream."""
         return self.read(name, layer) + np.float32(self._architecture.norm_offset)
@@ -91,9 +99,10 @@ class ModelWeights:
         rows, biases = self._qkv_rows(layer), self._architecture.biases
         if "qkv" in biases:
             return _numbers(take_rows(self.read("qkv_bias", layer), np.concatenate(rows)))
-        if "q" not in biases:
+        projections = self._projections(layer)
+        if biases.isdisjoint(projections):
             return None
-        parts: list[Matrix] = [self.read(f"{name}_bias", layer) for name in self._projections(layer)]
+        parts: list[Matrix] = [self._bias_or_zeros(name, layer) for name in projections]
         if self._architecture.head_norm == "layer":
             parts[:2] = [self._centred(part) for part in parts[:2]]
         return np.concatenate([_numbers(take_rows(part, own)) for part, own in zip(parts, rows, strict=False)])
@@ -147,8 +156,10 @@ class ModelWeights:
 
     def inner_bias(self, layer: int) -> Floats | None:
         """Return the biases of what leads into the FFN [2 * I] or [I]; None where it has none."""
-        parts = [bias for name in ("gate", "up") if (bias := self.bias(name, layer)) is not None]
-        return np.concatenate(parts) if parts else None
+        parts = [name for name in ("gate", "up") if self._architecture.has(name)]
+        if self._architecture.biases.isdisjoint(parts):
+            return None
+        return np.concatenate([self._bias_or_zeros(name, layer) for name in parts])
 
     def down(self, layer: int) -> Matrix:
         """Return what leads out of the FFN, [E, I]."""

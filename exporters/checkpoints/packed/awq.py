@@ -64,6 +64,10 @@ class AwqFormat:
         require_groups(stem, sizes, self.group_size)
         return sizes
 
+    def remarks(self, tensors: StoredTensors, stem: str) -> tuple[str, ...]:
+        """None: there is one version."""
+        return ()
+
     def read(self, tensors: StoredTensors, stem: str) -> GroupedMatrix:
         """One matrix. Raises: CheckpointError."""
         sizes = self.sizes(tensors, stem)

@@ -42,11 +42,13 @@ class GptqFormat:
     `group_size` is for matrices without `g_idx`, whose groups follow each other; None is one group.
     `stores_minus_one`: version 1 stores zero points minus 1. `borrows`: GPTQModel subtracts from whole words, so that a
     zero point of 0 borrows from its neighbour, and adding to whole words gives it back; other programs lost it.
+    `symmetric`: all zero points stand in the middle, so where one version alone can mean that, the label counts less.
     """
 
     group_size: int | None
     stores_minus_one: bool
     borrows: bool
+    symmetric: bool = False
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -64,6 +66,7 @@ class GptqFormat:
             group_size=group_size_in(settings),
             stores_minus_one=version == "gptq",
             borrows=isinstance(meta, Mapping) and "gptqmodel" in str(meta.get("quantizer")).lower(),
+            symmetric=settings.get("sym", True) is True,
         )
 
     def sizes(self, tensors: StoredTensors, stem: str) -> PackedSizes:
@@ -77,6 +80,16 @@ class GptqFormat:
         if f"{stem}.g_idx" not in tensors.names():
             require_groups(stem, sizes, self.group_size)
         return sizes
+
+    def remarks(self, tensors: StoredTensors, stem: str) -> tuple[str, ...]:
+        """Where the zero points of one matrix contradict the version. Cost: reads them."""
+        sizes = self.sizes(tensors, stem)
+        stored = unpack(read_words(tensors, f"{stem}.qzeros").view(np.uint8), sizes.bits, sizes.rows)
+        if not self._is_middle(stored, sizes.bits) or self.stores_minus_one == (stored[0, 0] < _middle(sizes.bits)):
+            return ()
+        said, meant = _VERSIONS if self.stores_minus_one else _VERSIONS[::-1]
+        found = f"zero points of {stored[0, 0]} with sym only {meant} can mean: read so"
+        return (f"quantization_config says format {said}, but {found}",)
 
     def read(self, tensors: StoredTensors, stem: str) -> GroupedMatrix:
         """One matrix. Raises: CheckpointError, UnsupportedModel for a zero point that cannot be told."""
@@ -93,6 +106,8 @@ class GptqFormat:
     def _zero_points(self, tensors: StoredTensors, stem: str, sizes: PackedSizes) -> NDArray[np.uint8]:
         words = read_words(tensors, f"{stem}.qzeros")
         stored = unpack(words.view(np.uint8), sizes.bits, sizes.rows)
+        if self._is_middle(stored, sizes.bits):
+            return np.full_like(stored, _middle(sizes.bits))
         if not self.stores_minus_one:
             return stored
         highest = (1 << sizes.bits) - 1
@@ -104,6 +119,14 @@ class GptqFormat:
         words += np.uint32(0xFFFFFFFF // highest)  # a 1 for each integer of a word
         return unpack(words.view(np.uint8), sizes.bits, sizes.rows)
 
+    def _is_middle(self, stored: NDArray[np.uint8], bits: int) -> bool:
+        """Whether stored zero points stand in the middle in one of the versions, as symmetric ones do."""
+        return (
+            self.symmetric
+            and stored[0, 0] in (_middle(bits) - 1, _middle(bits))
+            and bool((stored == stored[0, 0]).all())
+        )
+
     def _groups(self, tensors: StoredTensors, stem: str, sizes: PackedSizes) -> NDArray[np.int64]:
         name = f"{stem}.g_idx"
         if name not in tensors.names():
@@ -114,3 +137,7 @@ class GptqFormat:
                 f"tensor {name!r} names other groups than the {sizes.groups} with scales: fetch the checkpoint again"
             )
         return groups
+
+
+def _middle(bits: int) -> int:
+    return 1 << (bits - 1)

@@ -27,6 +27,8 @@ class PackedFormat(Protocol):
 
     def read(self, tensors: StoredTensors, stem: str) -> GroupedMatrix: ...
 
+    def remarks(self, tensors: StoredTensors, stem: str) -> tuple[str, ...]: ...
+
 
 def unpacked(config: Mapping[str, Any], tensors: StoredTensors) -> PackedTensors:
     """The tensors of a checkpoint whose config.json has a `quantization_config`, each matrix under one name.
@@ -55,6 +57,11 @@ class PackedTensors:
         self._sizes = {f"{stem}{_SUFFIX}": layout.sizes(tensors, stem) for stem in sorted(stems)}
         pieces = {f"{stem}.{piece}" for stem in stems for piece in (*PIECES, "g_idx")}
         self._names = (tensors.names() - pieces) | self._sizes.keys()
+        self.remarks = layout.remarks(tensors, min(stems, key=self._num_weights)) if stems else ()
+
+    def _num_weights(self, stem: str) -> tuple[int, str]:
+        sizes = self._sizes[f"{stem}{_SUFFIX}"]
+        return sizes.rows * sizes.columns, stem
 
     @property
     def num_bytes(self) -> int:
