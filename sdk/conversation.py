@@ -1,23 +1,34 @@
-"""A chat: turns in, answers out, with the cache kept between turns."""
+"""A chat: turns in, answers out, with the cache kept between turns; when the context is full the oldest turns leave."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
+from typing import Literal, get_args
 
-from skipstone.errors import ConfigError
+from skipstone.errors import CacheFull, ConfigError
 from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import GenerationOptions, Piece, stream
 
-__all__ = ["Conversation"]
+__all__ = ["Conversation", "OnFull"]
 
 Message = dict[str, str]
+OnFull = Literal["drop", "stop"]
+
+ANSWER_SHARE = 0.25
+KEPT_SHARE = 0.5
 
 
 class Conversation:
     """Messages so far and the sequence that has seen them. After each turn only the new tokens are computed.
 
     A model without a chat template, as one that was never taught to chat, is fed the bare text of all turns.
+
+    The context is full when a prompt leaves less than a quarter of it for an answer that may be so long. With `on_full`
+    `drop` the oldest turns then leave until the prompt takes half of it; what stands before the first turn, a system
+    prompt, stays, and so does the last turn where it can. An answer that meets the end of the context is cut there.
     """
 
     def __init__(
@@ -27,15 +38,25 @@ class Conversation:
         system: str | None = None,
         context_length: int | None = None,
         exact: bool = False,
+        on_full: OnFull = "drop",
     ) -> None:
-        self._model = model
+        """`on_full` `stop` refuses a turn that does not fit, and drops none. Raises: ConfigError."""
+        if on_full not in get_args(OnFull):
+            raise ConfigError(f"on_full must be {' or '.join(get_args(OnFull))}, got {on_full!r}")
+        self._model, self._on_full = model, on_full
         self._sequence = model.new_sequence(context_length=context_length, exact=exact)
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        self.num_dropped = 0  # turns that have left
 
     @property
     def token_ids(self) -> list[int]:
         """The tokens of the whole text so far, the template's included."""
         return list(self._sequence.token_ids)
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens the text may have."""
+        return self._sequence.capacity
 
     def reply(self, text: str, options: GenerationOptions) -> Iterator[Piece]:
         """Yield the answer to `text` piece by piece. An answer that is cancelled stays, as far as it came.
@@ -45,10 +66,14 @@ class Conversation:
         if not text:
             raise ConfigError("the message is empty; give at least one character")
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
-        self._take_over(self._encode(messages), options.max_new_tokens)
-        return self._answer(messages, stream(self._model, self._sequence, options))
+        num_dropped, token_ids = self._fitting(messages, options)
+        room = self._sequence.capacity - len(token_ids)
+        self._take_over(token_ids)
+        pieces = stream(self._model, self._sequence, replace(options, max_new_tokens=min(options.max_new_tokens, room)))
+        return self._answer(_without(messages, num_dropped), num_dropped, pieces)
 
-    def _answer(self, messages: list[Message], pieces: Iterator[Piece]) -> Iterator[Piece]:
+    def _answer(self, messages: list[Message], num_dropped: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        self.num_dropped += num_dropped
         shown: list[str] = []
         try:
             for piece in pieces:
@@ -57,19 +82,63 @@ class Conversation:
         finally:
             self.messages = [*messages, {"role": "assistant", "content": "".join(shown)}]
 
+    def _fitting(self, messages: list[Message], options: GenerationOptions) -> tuple[int, list[int]]:
+        """Return how many turns leave, and the tokens of what stays. Raises: CacheFull when even one does not fit."""
+        capacity, least = self._sequence.capacity, max(1, options.sampling.min_new_tokens)
+        answer = max(least, min(options.max_new_tokens, int(capacity * ANSWER_SHARE)))
+        num_old = len(_turns(messages)) - 1
+
+        def prompt(num_dropped: int) -> list[int]:
+            return self._encode(_without(messages, num_dropped))
+
+        whole = prompt(0)
+        if len(whole) + (answer if self._on_full == "drop" else least) <= capacity:
+            return 0, whole
+        alone = prompt(num_old)
+        if len(alone) + least > capacity:
+            raise CacheFull(self._too_long(len(alone) + least))
+        if self._on_full == "stop":
+            raise CacheFull(
+                f"the context of {capacity} tokens is full; raise --context, begin a new talk, or let --on-full drop "
+                "the oldest turns"
+            )
+        most = min(int(capacity * KEPT_SHARE), capacity - answer)
+        num_dropped = 1 + bisect_left(range(1, num_old), True, key=lambda number: len(prompt(number)) <= most)
+        kept = prompt(num_dropped) if num_dropped < num_old else alone
+        return (num_dropped, kept) if len(kept) + answer <= capacity else (num_old, alone)
+
+    def _too_long(self, num_tokens: int) -> str:
+        """Say what to do about a message that does not fit, whatever leaves."""
+        capacity, most = self._sequence.capacity, self._model.manifest.context_length
+        raising = f", or raise --context up to {most}" if self._sequence.cache.capacity < most else ""
+        return (
+            f"the message takes {num_tokens} tokens with what must stand before and behind it, the context holds "
+            f"{capacity}; shorten it{raising}"
+        )
+
     def _encode(self, messages: SequenceOf[Message]) -> list[int]:
         template, tokenizer = self._model.chat_template, self._model.tokenizer
         if template is None:
             return tokenizer.encode("".join(message["content"] for message in messages))
         return tokenizer.encode(template.render(messages), add_special_tokens=False)
 
-    def _take_over(self, token_ids: SequenceOf[int], num_new: int) -> None:
-        """Make the sequence hold `token_ids`, keeping the cache of the longest common beginning."""
+    def _take_over(self, token_ids: SequenceOf[int]) -> None:
+        """Make the sequence hold `token_ids`, which fit, keeping the cache of the longest common beginning."""
         shared = 0
         for ours, wanted in zip(self._sequence.token_ids, token_ids, strict=False):
             if ours != wanted:
                 break
             shared += 1
-        self._sequence.require_room(len(token_ids) - len(self._sequence.token_ids) + num_new)
         self._sequence.rollback(shared)
         self._sequence.append(token_ids[shared:])
+
+
+def _turns(messages: SequenceOf[Message]) -> list[int]:
+    """Return where turns begin: with each message of the user."""
+    return [place for place, message in enumerate(messages) if message["role"] == "user"]
+
+
+def _without(messages: list[Message], num_turns: int) -> list[Message]:
+    """Return the messages without the oldest turns; what stands before the first stays."""
+    turns = _turns(messages)
+    return [*messages[: turns[0]], *messages[turns[num_turns] :]]

@@ -7,7 +7,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from typing import Any, overload
 
-from skipstone.conversation import Conversation
+from skipstone.conversation import Conversation, OnFull
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.generation import Choice, Generation, GenerationOptions, Piece, choose, stream, stream_batch
@@ -102,10 +102,18 @@ class LanguageModel:
         return choose(self.runtime, prompt, answers, dial=dial)
 
     def chat(
-        self, *, system: str | None = None, context_length: int | None = None, exact: bool = False
+        self,
+        *,
+        system: str | None = None,
+        context_length: int | None = None,
+        exact: bool = False,
+        on_full: OnFull = "drop",
     ) -> Conversation:
-        """Return an empty conversation; its cache is kept between turns. `exact` is that of all its answers."""
-        return Conversation(self.runtime, system=system, context_length=context_length, exact=exact)
+        """Return an empty conversation; its cache is kept between turns. `exact` is that of all its answers.
+
+        `on_full`: when the context is full, `drop` lets the oldest turns leave, `stop` refuses the next.
+        """
+        return Conversation(self.runtime, system=system, context_length=context_length, exact=exact, on_full=on_full)
 
     def encode(self, prompt: str) -> list[int]:
         """Return the token ids of a prompt. Raises: ConfigError when it is empty."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from skipstone.cli.command import unfold
 from skipstone.cli.generation import DraftFlags, LengthFlags, SamplingFlags, given
 from skipstone.cli.options import BundleArgument, Place, QuietOption, require_lossless
 from skipstone.cli.terminal import notes, write
+from skipstone.errors import CacheFull
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +30,11 @@ Examples:
 MAX_NEW_TOKENS = 256
 
 
+class OnFullName(StrEnum):
+    drop = "drop"
+    stop = "stop"
+
+
 @unfold
 def run(
     bundle: BundleArgument,
@@ -38,6 +45,12 @@ def run(
     system: Annotated[
         str | None, typer.Option("--system", metavar="TEXT", help="What the model is told first.")
     ] = None,
+    context: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Tokens to make room for; default: the model's context.")
+    ] = None,
+    on_full: Annotated[
+        OnFullName, typer.Option(help="When the context is full: drop the oldest turns, or stop the talk.")
+    ] = OnFullName.drop,
     quiet: QuietOption = False,
 ) -> None:
     """Talk to a model.
@@ -51,12 +64,29 @@ def run(
     defaults = {"max_new_tokens": MAX_NEW_TOKENS, "stop_loops": CHAT_STOP_LOOPS}
     options = generation_options(**defaults | given(length, drafts, sampling))
     model = place.load(bundle, **drafts.for_loading())
-    conversation, console = model.chat(system=system), notes(quiet=quiet)
+    conversation, console = model.chat(system=system, context_length=context, on_full=on_full.value), notes(quiet=quiet)
     if model.runtime.chat_template is None:
         console.print(f"{bundle} has no chat template: it continues the bare text of all turns")
+    told = False
     while (text := _ask(console.is_terminal and not quiet)) is not None:
         if text.strip():
-            _answer(conversation, text, options, console)
+            _try_to_answer(conversation, text, options, console, stops=on_full is OnFullName.stop)
+        if conversation.num_dropped and not told:
+            told = True
+            full = f"the context of {conversation.context_length} tokens is full"
+            console.print(f"{full}: the oldest turns leave, from now on too; --on-full stop ends the talk there")
+
+
+def _try_to_answer(
+    conversation: Conversation, text: str, options: GenerationOptions, console: Console, *, stops: bool
+) -> None:
+    """Answer `text`; say why where it does not fit, and raise that only when the talk `stops` there."""
+    try:
+        _answer(conversation, text, options, console)
+    except CacheFull as error:
+        if stops:
+            raise
+        sys.stderr.write(f"skipstone: {error}\n")
 
 
 def _answer(conversation: Conversation, text: str, options: GenerationOptions, console: Console) -> None:

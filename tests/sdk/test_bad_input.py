@@ -255,7 +255,9 @@ def test_a_text_that_does_not_fit_the_context_is_refused(refused: Refused) -> No
     )
     refused("generate bundle -p x -n 256", "cache holds 256 tokens, 257 needed")
     refused("generate bundle -p x -n 10 --context 8", "cache holds 8 tokens, 11 needed")
-    refused("chat bundle --quiet -n 256", "cache holds 256 tokens, 261 needed", stdin="🦊x\n")
+    refused("chat bundle --quiet --on-full stop", "the context holds 256; shorten it", stdin="🦊" * 100 + "\n")
+    refused("chat bundle --context 257", "context must lie between 1 and the model's 256 tokens, got 257")
+    refused("chat bundle --on-full shift", "'--on-full': 'shift' is not one of 'drop', 'stop'")
 
 
 def test_an_empty_prompt_is_refused(refused: Refused) -> None:

@@ -147,8 +147,8 @@ def test_a_turn_that_does_not_fit_leaves_the_conversation_as_it_was(chat_model: 
     say(conversation, "Hi")
     messages = list(conversation.messages)
     token_ids = list(conversation.token_ids)
-    with pytest.raises(CacheFull, match="cache holds 60 tokens"):
-        conversation.reply("quite a long message", FREE)
+    with pytest.raises(CacheFull, match="the context holds 60; shorten it, or raise --context up to 256"):
+        conversation.reply("quite a long message" * 3, FREE)
     assert (conversation.messages, conversation.token_ids) == (messages, token_ids)
     small = GenerationOptions(max_new_tokens=1, decode="plain")
     wanted = fresh_answer(chat_model, prompt_ids(chat_model, conversation, "x"), small)

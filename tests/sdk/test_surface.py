@@ -36,8 +36,8 @@ COMMANDS = {
     f"--stop-below --stop-loops --min-agreement --dial --calibration --draft-model --json --quiet {SAMPLING} "
     f"{PENALTIES}",
     "choose": "--prompt --answer --dial --device --threads --json --quiet",
-    "chat": "--system --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode --draft-model "
-    f"--suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",
+    "chat": "--system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
+    f"--draft-model --suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",
     "inspect": "--verify --json --quiet",
     "devices": "--json",
     "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
