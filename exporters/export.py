@@ -280,6 +280,7 @@ def _manifest(
         recipe=_recipe(plan),
         bos_id=plan.roles.bos_id,
         stop_ids=plan.roles.stop_ids,
+        stop_sources=plan.roles.ends,
         special_ids=plan.roles.special_ids,
         provenance=Provenance(source=plan.checkpoint.source, tool_version=version("skipstone"), command=command),
         files=files,

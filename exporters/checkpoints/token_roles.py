@@ -2,67 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import tokenizers
 
 from skipstone.errors import CheckpointError
 from skipstone.exporters.checkpoints.checkpoint import Checkpoint
+from skipstone.exporters.checkpoints.end_tokens import listed, read_end_tokens
 
 __all__ = ["TokenRoles"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRoles:
-    """The token that begins a text, those that end one, and these with padding, in order."""
+    """The token that begins a text, and those that end one with the places that say so.
+
+    `special_ids` are all of these and padding, in order.
+    """
 
     bos_id: int | None
-    stop_ids: tuple[int, ...]
+    ends: Mapping[int, str]
     special_ids: tuple[int, ...]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end a text, those first that a file states."""
+        return tuple(self.ends)
 
     @classmethod
     def read(cls, checkpoint: Checkpoint, *, vocab_size: int) -> Self:
-        """Return what the settings say; generation_config.json overrides config.json.
+        """Return what the checkpoint says; generation_config.json overrides config.json.
 
         Raises: CheckpointError when the tokenizer cannot be read or has more tokens than the model, or a first or last
         token is not one of the model's.
         """
-        _require_tokenizer(checkpoint, vocab_size)
+        tokenizer = _tokenizer(checkpoint, vocab_size)
         settings = {**checkpoint.config, **checkpoint.generation_config}
-        bos_ids, stop_ids = (_known_ids(settings.get(key), key, vocab_size) for key in ("bos_token_id", "eos_token_id"))
+        bos_ids, _ = (_known_ids(settings.get(key), key, vocab_size) for key in ("bos_token_id", "eos_token_id"))
+        ends = read_end_tokens(checkpoint, tokenizer, vocab_size=vocab_size)
         # Padding is never fed, and some checkpoints say -1 where they have none.
-        pad_ids = [token_id for token_id in _listed(settings.get("pad_token_id")) if _is_known(token_id, vocab_size)]
+        pad_ids = [token_id for token_id in listed(settings.get("pad_token_id")) if _is_known(token_id, vocab_size)]
         return cls(
             bos_id=bos_ids[0] if bos_ids else None,
-            stop_ids=stop_ids,
-            special_ids=tuple(sorted({*bos_ids, *stop_ids, *pad_ids})),
+            ends={token_id: places for token_id, places in ends.items() if _is_known(token_id, vocab_size)},
+            special_ids=tuple(sorted({*bos_ids, *ends, *pad_ids})),
         )
 
 
-def _require_tokenizer(checkpoint: Checkpoint, vocab_size: int) -> None:
+def _tokenizer(checkpoint: Checkpoint, vocab_size: int) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.texts["tokenizer.json"])
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(f"tokenizer.json of {checkpoint.source} is not a tokenizer: {error}") from error
     if (size := tokenizer.get_vocab_size()) > vocab_size:
         raise CheckpointError(f"tokenizer.json has {size} tokens, but the model's vocabulary is {vocab_size}")
+    return tokenizer
 
 
 def _known_ids(value: object, key: str, vocab_size: int) -> tuple[int, ...]:
     """Return the token ids of one setting, each a token of the model."""
-    for token_id in _listed(value):
+    for token_id in listed(value):
         if not _is_known(token_id, vocab_size):
             raise CheckpointError(f"{key} {token_id!r} is not a token of the model, whose vocabulary is {vocab_size}")
-    return _listed(value)
+    return listed(value)
 
 
 def _is_known(token_id: object, vocab_size: int) -> bool:
     return type(token_id) is int and 0 <= token_id < vocab_size
-
-
-def _listed(value: Any) -> tuple[int, ...]:
-    """Return the token ids that a setting gives as a number, a list or nothing."""
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list) else (value,)

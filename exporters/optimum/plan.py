@@ -169,6 +169,7 @@ def _manifest_maker(plan: WrappedPlan, graph: WrappedGraph, command: str) -> Cal
         recipe=plan.recipe.to_json(),
         bos_id=roles.bos_id,
         stop_ids=roles.stop_ids,
+        stop_sources=roles.ends,
         special_ids=roles.special_ids,
         provenance=Provenance(source=checkpoint.source, tool_version=version("skipstone"), command=command),
     )

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "skipstone.json"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 GRAPHS = ("skipstone", "optimum")
 CACHE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "int8": 1}
 
@@ -126,7 +126,9 @@ class Manifest:
     text. `exact` says whether rows fed in pairs give the same bits, however many they are. `check` has the figures of
     the export's comparison with the original; None where it made none. `adapters` are the graphs that stand between
     an exit, by its number of layers in digits, and the head. `draft_head` is the graph of a head over part of the
-    vocabulary, which drafters use; None is none.
+    vocabulary, which drafters use; None is none. `stop_sources` say of each stop token where the checkpoint says so.
+    `sampling` is how the checkpoint recommends to choose tokens, by the names of the sampling options; empty where it
+    says nothing.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 
@@ -151,6 +153,8 @@ class Manifest:
     check: Mapping[str, object] | None = None
     adapters: Mapping[str, str] = field(default_factory=dict)
     draft_head: str | None = None
+    stop_sources: Mapping[int, str] = field(default_factory=dict)
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         found = self.format_version
@@ -165,7 +169,7 @@ class Manifest:
         self._check_exits()
         self._check_ids()
         self._check_files()
-        for name in ("recipe", "check"):
+        for name in ("recipe", "check", "sampling"):
             try:
                 json.dumps(getattr(self, name), allow_nan=False)
             except (TypeError, ValueError, RecursionError) as error:
@@ -202,6 +206,8 @@ class Manifest:
             for token_id in ids:
                 inside = 0 <= token_id < vocab_size
                 _require(inside, f"{name}: {token_id} is outside the vocabulary of {vocab_size}")
+        for token_id in self.stop_sources:
+            _require(token_id in self.stop_ids, f"stop_sources: {token_id} is not one of stop_ids")
 
     def _check_files(self) -> None:
         for name in self.files:
@@ -272,6 +278,7 @@ ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
     2: {"draft_model": None},
     3: {"graph": "skipstone", "long_rope_from": None, "exact": True, "check": None},
     4: {"adapters": {}, "draft_head": None},
+    6: {"stop_sources": {}, "sampling": {}},
 }
 
 

@@ -20,6 +20,7 @@ __all__ = ["ChatTemplate"]
 
 _TEMPLATE_FILE: Final = "<template>"  # what jinja calls a template that was given as a string
 _REASONING: Final = ("reasoning_content", "thinking", "reasoning")
+_TOKEN_FILES: Final = ("tokenizer_config.json", "special_tokens_map.json")
 # A bundle has no folders of text files, a checkpoint has one.
 _TEMPLATE_FILES: Final = {
     "default": ("chat_template.jinja",),
@@ -51,8 +52,15 @@ class ChatTemplate:
         Files with a template go before the `chat_template` of `tokenizer_config.json`. Raises BundleError for files
         that cannot be read.
         """
-        config = _read_json(folder / "tokenizer_config.json")
-        named = _template_files(folder) or _configured_templates(config, folder)
+        names = (*_TOKEN_FILES, *(name for names in _TEMPLATE_FILES.values() for name in names))
+        texts = {name: _read_text(folder / name) for name in names if (folder / name).is_file()}
+        return cls.of_texts(texts, folder=folder)
+
+    @classmethod
+    def of_texts(cls, texts: Mapping[str, str], *, folder: Path) -> ChatTemplate | None:
+        """The template in the files of a bundle or checkpoint, by name; `folder` is for errors. Else as `load`."""
+        config, tokens_map = (_json_object(texts, name, folder) for name in _TOKEN_FILES)
+        named = _template_files(texts) or _configured_templates(config, folder)
         if not named:
             return None
         if "default" not in named:
@@ -60,8 +68,21 @@ class ChatTemplate:
                 f'{folder} holds the chat templates {", ".join(sorted(named))}, but none named "default"; put the one '
                 "to use in chat_template.jinja"
             )
-        tokens = _special_tokens(_read_json(folder / "special_tokens_map.json")) | _special_tokens(config)
+        tokens = _special_tokens(tokens_map) | _special_tokens(config)
         return cls(named["default"], tool_use=named.get("tool_use"), special_tokens=tokens)
+
+    def turn_end(self) -> str:
+        """What the template writes behind an answer, without white space around it; empty where it writes nothing.
+
+        Empty as well for a template that cannot show a question and its answer.
+        """
+        answer = "0f7aanswer9c2e"
+        messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
+        try:
+            text = self.render(messages, add_generation_prompt=False)
+        except ConfigError:
+            return ""
+        return text.rpartition(answer)[2].strip() if answer in text else ""
 
     def render(
         self,
@@ -146,13 +167,8 @@ def _template_error(error: Exception) -> ConfigError:
     return ConfigError(f"{place}: {' '.join(str(message).split())}")
 
 
-def _template_files(folder: Path) -> dict[str, str]:
-    return {
-        purpose: _read_text(folder / name)
-        for purpose, names in _TEMPLATE_FILES.items()
-        for name in names
-        if (folder / name).is_file()
-    }
+def _template_files(texts: Mapping[str, str]) -> dict[str, str]:
+    return {purpose: texts[name] for purpose, names in _TEMPLATE_FILES.items() for name in names if name in texts}
 
 
 def _configured_templates(config: Mapping[str, Any], folder: Path) -> dict[str, str]:
@@ -182,16 +198,16 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return tokens
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; empty when there is no such file."""
-    if not path.is_file():
+def _json_object(texts: Mapping[str, str], name: str, folder: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty when there is no such file."""
+    if name not in texts:
         return {}
     try:
-        content = json.loads(_read_text(path))
+        content = json.loads(texts[name])
     except json.JSONDecodeError as error:
-        raise BundleError(f"{path} is not valid JSON ({error}); copy it from the checkpoint again") from error
+        raise BundleError(f"{folder / name} is not valid JSON ({error}); copy it from the checkpoint again") from error
     if not isinstance(content, dict):
-        raise BundleError(f"{path} holds no JSON object; copy it from the checkpoint again")
+        raise BundleError(f"{folder / name} holds no JSON object; copy it from the checkpoint again")
     return content
 
 

@@ -56,6 +56,7 @@ def run(
         facts["exit_adapters"] = f"after {', '.join(sorted(adapted, key=int))} layers"
     if known := draft_head_tokens(opened):
         facts["draft_head"] = f"the first {known} of {facts['vocabulary']} tokens"
+    facts["end_tokens"] = _end_tokens(opened)
     if skipped := _layers_to_skip(opened, folder):
         facts["layers_to_skip"] = skipped
     if dials := _calibrated_dials(opened, folder):
@@ -98,6 +99,17 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "made_by": f"skipstone {manifest.provenance.tool_version}",
         "command": manifest.provenance.command or "none, exported from Python",
     }
+
+
+def _end_tokens(bundle: Bundle) -> list[str]:
+    """Return each token that ends a text, with its id and the places of the checkpoint that say so."""
+    from skipstone.runtime.text import Tokenizer
+
+    tokenizer, sources = Tokenizer.load(bundle.path), bundle.manifest.stop_sources
+    return [
+        f"{tokenizer.piece(token_id)} ({token_id}): {sources.get(token_id, 'not kept in a bundle of this age')}"
+        for token_id in bundle.manifest.stop_ids
+    ]
 
 
 def _calibrated(calibration: ExitThresholds | None) -> list[str]:

@@ -153,7 +153,7 @@ def test_other_stop_tokens_are_allowed_with_a_remark(tiny_checkpoint: Path, smal
         (small / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": stop_ids}))
         remarks.append(plan(tiny_checkpoint, drafter=small).remarks)
     remark = "the tokens that end a text differ, {} in the draft model and 2 in the target: those of the target hold"
-    assert remarks == [(remark.format("7, 2"),), (), (remark.format("none"),)]
+    assert remarks == [(remark.format("7, 2"),), (), ()]  # "</s>" ends a text by its name too
 
 
 def test_the_same_tokenizer_written_in_another_way_is_the_same(tiny_checkpoint: Path, small: Path) -> None:

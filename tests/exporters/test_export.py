@@ -197,7 +197,9 @@ def test_a_bundle_verifies(tiny_checkpoint: Path, make_bundle: MakeBundle) -> No
 def test_the_generation_config_goes_before_the_config(checkpoint: Path, tmp_path: Path) -> None:
     change_json(checkpoint / "generation_config.json", eos_token_id=[7, 9], pad_token_id=0)
     manifest = Bundle.open(export(checkpoint, tmp_path / "out", precision="fp32")).manifest
-    assert (manifest.stop_ids, manifest.special_ids) == ((7, 9), (0, 1, 7, 9))
+    assert (manifest.stop_ids, manifest.special_ids) == ((7, 9, 2), (0, 1, 2, 7, 9))
+    places = "config.json, name"
+    assert manifest.stop_sources == {7: "generation_config.json", 9: "generation_config.json", 2: places}
 
 
 def test_a_padding_token_outside_the_vocabulary_does_not_matter(checkpoint: Path, tmp_path: Path) -> None:

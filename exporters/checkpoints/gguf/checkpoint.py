@@ -11,7 +11,7 @@ from skipstone.exporters.checkpoints.gguf.file import GgufFile
 from skipstone.exporters.checkpoints.gguf.layouts import LAYOUTS
 from skipstone.exporters.checkpoints.gguf.settings import Settings
 from skipstone.exporters.checkpoints.gguf.tensors import GgufTensors
-from skipstone.exporters.checkpoints.gguf.tokenizer import read_special_ids, read_tokenizer
+from skipstone.exporters.checkpoints.gguf.tokenizer import read_ends, read_special_ids, read_tokenizer
 
 __all__ = ["open_gguf"]
 
@@ -38,4 +38,5 @@ def open_gguf(path: Path) -> Checkpoint:
         generation_config=special_ids,
         texts=read_tokenizer(file),
         tensors=GgufTensors(LAYOUTS[architecture].tensors(file, config)),
+        ends=read_ends(file),
     )

@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from skipstone.errors import CheckpointError, UnsupportedModel
+from skipstone.exporters.checkpoints.end_tokens import KNOWN_ENDS, TEXT_LIKE
 from skipstone.exporters.checkpoints.gguf.file import GgufFile
 from skipstone.exporters.checkpoints.tokenizer import (
     GPT2_SPLIT,
@@ -23,11 +24,12 @@ from skipstone.exporters.checkpoints.tokenizer import (
     with_special_tokens,
 )
 
-__all__ = ["read_special_ids", "read_tokenizer"]
+__all__ = ["read_ends", "read_special_ids", "read_tokenizer"]
 
 _PREFIX: Final = "tokenizer.ggml"
 _ROLES: Final = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 _STOPS: Final = ("eos", "eot", "eom")
+_FILLING: Final = ("fim_pad", "fim_rep", "fim_sep")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,21 @@ def read_special_ids(file: GgufFile) -> dict[str, Any]:
     return {key: value for key, value in ids.items() if value is not None}
 
 
+def read_ends(file: GgufFile) -> dict[int, str]:
+    """The tokens that the file says end a text, each with its key.
+
+    A file that names no last token means the one that its kind of tokenizer has, where that is no word. What a model
+    writes between two files ends a text too. Source: llama-vocab.cpp of llama.cpp.
+    """
+    keys = [f"{_PREFIX}.{role}_token_id" for role in (*_STOPS, *_FILLING)]
+    ends: dict[int, str] = {}
+    for key in keys:
+        token_id = file.metadata.get(key)
+        if token_id is not None:
+            ends[token_id] = f"{ends[token_id]}, {key}" if token_id in ends else key
+    return ends
+
+
 def read_tokenizer(file: GgufFile) -> dict[str, bytes]:
     """The text files about tokens, by name: tokenizer.json, and the chat template with the tokens that it needs.
 
@@ -116,12 +133,25 @@ def _pieces(file: GgufFile) -> list[Piece]:
     kinds = file.metadata.get(f"{_PREFIX}.token_type") or [PieceKind.NORMAL] * len(texts)
     scores = file.metadata.get(f"{_PREFIX}.scores") or [0.0] * len(texts)
     pieces = [
-        Piece(text=text, score=score, kind=PieceKind(kind))
+        _as_used(Piece(text=text, score=score, kind=PieceKind(kind)), file)
         for text, score, kind in zip(texts, scores, kinds, strict=True)
     ]
     while pieces and pieces[-1].kind is PieceKind.UNUSED:
         pieces.pop()
     return pieces
+
+
+def _as_used(piece: Piece, file: GgufFile) -> Piece:
+    """The piece; one that ends a turn by its name, though the file takes it for a word, as a special token.
+
+    Source: llama-vocab.cpp of llama.cpp, "control-looking token", which looks at the name alone.
+    """
+    if piece.text not in KNOWN_ENDS or piece.kind not in (PieceKind.NORMAL, PieceKind.USER_DEFINED):
+        return piece
+    is_added = piece.kind is PieceKind.USER_DEFINED or not file.metadata.get(f"{_PREFIX}.token_type")
+    written = piece.text in str(file.metadata.get("tokenizer.chat_template", ""))
+    ends = written or (is_added and piece.text not in TEXT_LIKE)
+    return replace(piece, kind=PieceKind.CONTROL) if ends else piece
 
 
 def _text_of(file: GgufFile, pieces: list[Piece], role: str) -> str | None:

@@ -110,7 +110,11 @@ def manifests(draw: st.DrawFn) -> Manifest:
         cache=tuple(draw(st.lists(caches, min_size=num_layers, max_size=num_layers))),
         recipe=draw(st.dictionaries(st.text(max_size=5), json_data, max_size=3)),
         bos_id=draw(st.none() | ids),
-        stop_ids=tuple(draw(st.lists(ids, max_size=3))),
+        stop_ids=(stop_ids := tuple(draw(st.lists(ids, max_size=3)))),
+        stop_sources={token_id: draw(st.text(max_size=5)) for token_id in stop_ids},
+        sampling=draw(
+            st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False), max_size=2)
+        ),
         special_ids=tuple(draw(st.lists(ids, max_size=3))),
         provenance=Provenance(source=draw(st.text()), tool_version=draw(st.text()), command=draw(st.text())),
         files={name: draw(entries) for name in [*files, *([f"{drafter}/skipstone.json"] if drafter else [])]},
@@ -163,8 +167,8 @@ def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data:
         if changed["format_version"] < 5 and "drafter" in changed:
             changed["draft_model"] = changed.pop("drafter")
         added = {"draft_model": None, "graph": "skipstone", "long_rope_from": None, "exact": True, "check": None}
-        added |= {"adapters": {}, "draft_head": None}
-        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 5}
+        added |= {"adapters": {}, "draft_head": None, "stop_sources": {}, "sampling": {}}
+        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 6}
 
 
 @settings(deadline=None)
@@ -227,8 +231,8 @@ def test_a_field_that_stands_twice_is_refused() -> None:
 
 
 def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() -> None:
-    with pytest.raises(BundleError, match=r"bundle format 6 is newer than this skipstone \S+ reads \(5\): upgrade"):
-        Manifest.from_json('{"format_version": 6, "unheard": []}')
+    with pytest.raises(BundleError, match=r"bundle format 7 is newer than this skipstone \S+ reads \(6\): upgrade"):
+        Manifest.from_json('{"format_version": 7, "unheard": []}')
 
 
 @pytest.mark.parametrize(
@@ -238,17 +242,18 @@ def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() ->
         (2, ("graph", "long_rope_from", "exact", "check", "adapters", "draft_head")),
         (3, ("adapters", "draft_head")),
         (4, ()),
+        (5, ()),
     ],
 )
 def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
     version: int, unknown: tuple[str, ...]
 ) -> None:
     data = json.loads(with_value(["format_version"], version))
-    with pytest.raises(BundleError, match=f"format_version must be 5, found {version}"):
+    with pytest.raises(BundleError, match=f"format_version must be 6, found {version}"):
         Manifest.from_json(json.dumps(data))
-    for field in unknown:
+    for field in (*unknown, "stop_sources", "sampling"):
         del data[field]
-    if version > 1:
+    if 1 < version < 5:
         data["drafter"] = data.pop("draft_model")
     assert Manifest.from_json(json.dumps(data)) == toy_manifest()
 
