@@ -285,6 +285,7 @@ def _manifest(
         provenance=Provenance(source=plan.checkpoint.source, tool_version=version("skipstone"), command=command),
         files=files,
         long_rope_from=architecture.switch_after,
+        rotaries=tuple(rotary.entry() for rotary in architecture.rotary_kinds),
         exact=plan.is_exact,
         check=check,
         draft_model=None if plan.draft_model is None else DRAFT_MODEL_FOLDER,

@@ -100,8 +100,17 @@ class Architecture:
 
     @property
     def switch_after(self) -> int | None:
-        """From which length of a text on all its positions use the second half of the rotary tables; None is never."""
+        """From which length of a text on all its positions turn by the angles of long texts; None is never."""
         return next((rotary.switch_after for rotary in self.rotaries if rotary is not None), None)
+
+    @property
+    def rotary_kinds(self) -> tuple[Rotary, ...]:
+        """The different ways in which layers turn positions, in the order of the first layer that does."""
+        kinds: list[Rotary] = []
+        for rotary in self.rotaries:
+            if rotary is not None and rotary not in kinds:
+                kinds.append(rotary)
+        return tuple(kinds)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor of the model, by the checkpoint's names."""

@@ -1,4 +1,4 @@
-"""Rotary position tables: the angle of each pair of channels at each position, under the scalings that we know."""
+"""Rotary positions: how fast each pair of channels turns, under the scalings that we know."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError, UnsupportedModel
+from skipstone.runtime.bundle import RotaryEntry
 
 __all__ = ["Rotary", "read_rotary"]
 
@@ -39,7 +40,11 @@ class Rotary:
             raise UnsupportedModel(f"rope type '{self.scaling}' is not known; known are {known}")
         if self.size < 2 or self.size % 2:
             raise CheckpointError(f"config.json: rotary turns pairs of channels, found {self.size} of them in a head")
-        self.frequencies()  # a missing parameter is refused here, not in the middle of an export
+        # What is missing or cannot be is refused here, not in the middle of an export.
+        with np.errstate(all="ignore"):
+            is_finite = np.isfinite([self.magnitude, *self.frequencies()]).all()
+        if not is_finite:
+            raise CheckpointError("config.json: angles of rope are no finite numbers; rope_theta or a factor is wrong")
 
     def frequencies(self) -> Floats:
         """Return radians per position for each pair of channels [size / 2]; numbers of float32.
@@ -68,19 +73,13 @@ class Rotary:
             raise CheckpointError(f"rope type '{self.scaling}': {name} must be a number, found a list")
         return value
 
-    def tables(self, length: int, *, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return cosines and sines, float32 [length, width] each; channels beyond `size` are not turned.
-
-        With a `long` form, its rows follow those of this one: [2 * length, width].
-        """
-        angles = np.outer(np.arange(length, dtype=np.float32), self.frequencies().astype(np.float32)).astype(np.float64)
-        shape = (length, width - angles.shape[1])
-        cosines = np.concatenate([np.cos(angles) * self.magnitude, np.ones(shape)], axis=1).astype(np.float32)
-        sines = np.concatenate([np.sin(angles) * self.magnitude, np.zeros(shape)], axis=1).astype(np.float32)
-        if self.long is None:
-            return cosines, sines
-        further = self.long.tables(length, width=width)
-        return np.concatenate([cosines, further[0]]), np.concatenate([sines, further[1]])
+    def entry(self) -> RotaryEntry:
+        """Return what the manifest says of these positions."""
+        return RotaryEntry(
+            frequencies=tuple(self.frequencies().tolist()),
+            magnitude=self.magnitude,
+            long_frequencies=None if self.long is None else tuple(self.long.frequencies().tolist()),
+        )
 
 
 def _default(plain: Floats, rotary: Rotary) -> Floats:

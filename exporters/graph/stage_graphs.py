@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import onnx_ir as ir
 
 from skipstone.exporters.checkpoints import EPSILON, ExitAdapter
@@ -51,8 +49,9 @@ def build_stage(
     """Return the graph of one stage, its weights written to `file`.
 
     Inputs: token_ids and token_weights [B, T, W], or hidden [B, T, E]; position_ids [B, T]; seqlens_k [B], the last
-    position; total_sequence_length, S; attention_bias [1, 1, T, S]; past_key_i, past_value_i [B, K, C, D]; rows [R]
-    where logits are made. Outputs: hidden [B, T, E] or logits [R, V]; present_key_i, present_value_i.
+    position; total_sequence_length, S; attention_bias [1, 1, T, S]; cosines_n and sines_n [P, D / 2] of each kind of
+    rotary, P at least S; past_key_i, past_value_i [B, K, C, D]; rows [R] where logits are made.
+    Outputs: hidden [B, T, E] or logits [R, V]; present_key_i, present_value_i.
     """
     pen = GraphPen(stage.file.removesuffix(".onnx"), file)
     kernels = target(pen)
@@ -102,25 +101,26 @@ def build_head(
 
 
 def _step_inputs(pen: GraphPen, architecture: Architecture, stage: StageEntry) -> StepInputs:
-    layers = range(stage.first_layer, stage.end_layer)
     return StepInputs(
         position_ids=pen.input("position_ids", INT64, ("B", "T")),
         last_positions=pen.input("seqlens_k", INT32, ("B",)),
         total_length=pen.input("total_sequence_length", INT32, ()),
         attention_bias=pen.input("attention_bias", FLOAT, (1, 1, "T", "S")),
-        turns={layer: _turns(pen, architecture, layer) for layer in layers},
+        turns=_turns(pen, architecture, range(stage.first_layer, stage.end_layer)),
     )
 
 
-def _turns(pen: GraphPen, architecture: Architecture, layer: int) -> tuple[ir.Value, ir.Value] | None:
-    """Return cosines and sines of one layer; layers with the same rotary share them."""
-    rotary = architecture.rotaries[layer]
-    if rotary is None:
-        return None
-    name = f"rotary.{architecture.rotaries.index(rotary)}"
-    width = kernel_head_size(architecture.dimensions.head_size) // 2
-    tables = functools.cache(lambda: rotary.tables(architecture.context_length, width=width))
-    return pen.weight(f"{name}.cosines", lambda: tables()[0]), pen.weight(f"{name}.sines", lambda: tables()[1])
+def _turns(pen: GraphPen, architecture: Architecture, layers: range) -> dict[int, tuple[ir.Value, ir.Value] | None]:
+    """Return cosines and sines by layer; layers that turn alike share them, numbered as in the manifest."""
+    shape, kinds = ("P", kernel_head_size(architecture.dimensions.head_size) // 2), architecture.rotary_kinds
+    rotaries = {layer: architecture.rotaries[layer] for layer in layers}
+    tables = [
+        (pen.input(f"cosines_{number}", FLOAT, shape), pen.input(f"sines_{number}", FLOAT, shape))
+        if kind in rotaries.values()
+        else None
+        for number, kind in enumerate(kinds)
+    ]
+    return {layer: None if rotary is None else tables[kinds.index(rotary)] for layer, rotary in rotaries.items()}
 
 
 def build_draft_head(

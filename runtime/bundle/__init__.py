@@ -5,6 +5,7 @@ from __future__ import annotations
 from skipstone.runtime.bundle.bundle import Bundle
 from skipstone.runtime.bundle.manifest import Dimensions, FileEntry, LayerCache, Manifest, Provenance, StageEntry
 from skipstone.runtime.bundle.notes import Note
+from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
 from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
 
@@ -18,6 +19,7 @@ __all__ = [
     "Manifest",
     "Note",
     "Provenance",
+    "RotaryEntry",
     "StageEntry",
     "decoder_steps",
     "finish",

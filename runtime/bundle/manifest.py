@@ -7,14 +7,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from typing import Any
 
 from skipstone.errors import BundleError
-from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
+from skipstone.runtime.bundle.formats import FORMAT_VERSION, refuse_newer, upgraded
+from skipstone.runtime.bundle.rotary_entry import RotaryEntry
+from skipstone.runtime.bundle.typed_json import DataError, parse_json, read_typed
 
 __all__ = [
-    "FORMAT_VERSION",
     "MANIFEST_NAME",
     "Dimensions",
     "FileEntry",
@@ -25,7 +24,6 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "skipstone.json"
-FORMAT_VERSION = 6
 GRAPHS = ("skipstone", "optimum")
 CACHE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "int8": 1}
 
@@ -122,13 +120,14 @@ class Manifest:
     no tuples). `files` has every file of the bundle but the manifest, by its name relative to the folder.
     `draft_model` is the folder of the draft model, a bundle of its own whose files, its manifest with them, are in
     `files` too. `graph` says who wrote the graphs: ours, or optimum, whose one graph has inputs of its own. A text of
-    more than `long_rope_from` tokens takes the second half of the rotary tables for all its positions; None is no
-    text. `exact` says whether rows fed in pairs give the same bits, however many they are. `check` has the figures of
-    the export's comparison with the original; None where it made none. `adapters` are the graphs that stand between
-    an exit, by its number of layers in digits, and the head. `draft_head` is the graph of a head over part of the
-    vocabulary, which drafters use; None is none. `stop_sources` say of each stop token where the checkpoint says so.
-    `sampling` is how the checkpoint recommends to choose tokens, by the names of the sampling options; empty where it
-    says nothing.
+    more than `long_rope_from` tokens turns all its positions by the angles of long texts; None is no text. `rotaries`
+    are the ways in which layers turn positions, whose tables the graphs read; none where nothing is turned, and where
+    the graphs hold tables of their own. `exact` says whether rows fed in pairs give the same bits, however many they
+    are. `check` has the figures of the export's comparison with the original; None where it made none. `adapters` are
+    the graphs that stand between an exit, by its number of layers in digits, and the head. `draft_head` is the graph
+    of a head over part of the vocabulary, which drafters use; None is none. `stop_sources` say of each stop token where
+    the checkpoint says so. `sampling` is how the checkpoint recommends to choose tokens, by the names of the sampling
+    options; empty where it says nothing.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 
@@ -155,6 +154,7 @@ class Manifest:
     draft_head: str | None = None
     stop_sources: Mapping[int, str] = field(default_factory=dict)
     sampling: Mapping[str, float] = field(default_factory=dict)
+    rotaries: tuple[RotaryEntry, ...] = ()
 
     def __post_init__(self) -> None:
         found = self.format_version
@@ -169,6 +169,7 @@ class Manifest:
         self._check_exits()
         self._check_ids()
         self._check_files()
+        self._check_rotaries()
         for name in ("recipe", "check", "sampling"):
             try:
                 json.dumps(getattr(self, name), allow_nan=False)
@@ -221,6 +222,11 @@ class Manifest:
         for name in used:
             _require(name in self.files, f"files: {name} is missing")
 
+    def _check_rotaries(self) -> None:
+        for number, rotary in enumerate(self.rotaries):
+            found, most = len(rotary.frequencies), self.cache[0].head_size // 2
+            _require(found <= most, f"rotaries[{number}] turns {found} pairs of channels, a head has {most}")
+
     @property
     def is_traced(self) -> bool:
         """Whether optimum traced the graph, which has inputs and names of its own."""
@@ -255,8 +261,8 @@ class Manifest:
         """
         try:
             data = parse_json(text)
-            _refuse_newer(data)
-            return read_typed(cls, _upgraded(data), name="the manifest")
+            refuse_newer(data)
+            return read_typed(cls, upgraded(data), name="the manifest")
         except DataError as error:
             raise BundleError(str(error)) from error
 
@@ -271,36 +277,3 @@ def _check_file_name(name: str) -> None:
     parts_fit = all(part not in ("", ".", "..") for part in name.split("/"))
     fits = parts_fit and name.isprintable() and "\\" not in name and ":" not in name
     _require(fits, f"{name!r} is not a file name inside the bundle")
-
-
-# The fields that each format added, with what their absence means.
-ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
-    2: {"draft_model": None},
-    3: {"graph": "skipstone", "long_rope_from": None, "exact": True, "check": None},
-    4: {"adapters": {}, "draft_head": None},
-    6: {"stop_sources": {}, "sampling": {}},
-}
-
-
-# What a field of an older format is called today: the format that renamed it, its old name, its new one.
-RENAMED_FIELDS = ((5, "drafter", "draft_model"),)
-
-
-def _upgraded(data: Any) -> Any:
-    """Return the data of an older format as today's has it; other data as it is."""
-    found = format_of(data)
-    added = {key: value for number, fields in ADDED_FIELDS.items() if number > found for key, value in fields.items()}
-    renamed = {old: new for number, old, new in RENAMED_FIELDS if number > found}
-    if not 1 <= found < FORMAT_VERSION or {*added, *renamed.values()} & data.keys():
-        return data
-    known = {renamed.get(key, key): value for key, value in data.items()}
-    return {**known, **added, "format_version": FORMAT_VERSION}
-
-
-def _refuse_newer(data: object) -> None:
-    found = format_of(data)
-    if found > FORMAT_VERSION:
-        raise BundleError(
-            f"bundle format {found} is newer than this skipstone {version('skipstone')} reads ({FORMAT_VERSION}): "
-            "upgrade with pip install -U skipstone"
-        )

@@ -52,11 +52,12 @@ class BoundCall:
         device, d = sessions.device, sessions.manifest.dimensions
         self._zeros = zeros or (lambda name, rows, width: device.zeros((rows, width), np.float32))
         self._vocabulary, self._cache = vocabulary, cache
+        self._rotary_tables = sessions.rotary_tables(cache.capacity)
         self._num_tokens = feed.token_ids.shape[1]
         self._offsets = np.arange(self._num_tokens)
         # Causal order needs no bias; zeros for the longest total serve every shorter one.
         self._no_bias = self._zeros("no bias", self._num_tokens, cache.capacity)
-        buffers = self._allocate(device, feed, d)
+        buffers = self._allocate(device, feed, d) | {**self._rotary_tables.buffers()}
         adapter = sessions.adapter_of(part)
         if adapter is not None:
             buffers["adapted"] = device.allocate(self._hidden.shape, np.float32)
@@ -121,6 +122,7 @@ class BoundCall:
         lengths, tree, num_tokens = feed.lengths, feed.tree, self._num_tokens
         first = lengths if feed.starts is None else feed.starts
         total = int(lengths.max()) + num_tokens
+        self._rotary_tables.reach(total)
         self._token_ids.write(feed.token_ids)
         self._positions.write(first[:, None] + (self._offsets if tree is None else tree.depths))
         self._lengths.write(lengths + (num_tokens - 1))

@@ -9,6 +9,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.feed import Part
+from skipstone.runtime.engine.rotary_tables import RotaryTables
 
 __all__ = ["Sessions"]
 
@@ -27,6 +28,7 @@ class Sessions:
             if str(stage.end_layer) in self.manifest.adapters
         }
         self._draft_head: Session | None = None
+        self._rotary_tables: RotaryTables | None = None
         self._lock = Lock()
 
     def of(self, part: Part) -> tuple[Session, ...]:
@@ -62,6 +64,13 @@ class Sessions:
         if not 1 <= capacity <= limit:
             raise ConfigError(f"context must lie between 1 and the model's {limit} tokens, got {capacity}")
         return KVCache.allocate(self.manifest.cache, self.device, capacity=capacity, batch=batch)
+
+    def rotary_tables(self, capacity: int) -> RotaryTables:
+        """Return tables for texts of `capacity` tokens and more, which all such texts share."""
+        with self._lock:
+            if self._rotary_tables is None or self._rotary_tables.length < capacity:
+                self._rotary_tables = RotaryTables(self.manifest, self.device, length=capacity)
+            return self._rotary_tables
 
     def _open(self, file: str) -> Session:
         return self.device.open_session(self._path / file)

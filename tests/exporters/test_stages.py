@@ -18,8 +18,6 @@ from skipstone.exporters.stages import parse_cuts, parse_exits, plan_stages
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model
 
-ROTARY = ("rotary.0.cosines", "rotary.0.sines")
-
 
 @dataclass(frozen=True)
 class Stored:
@@ -145,6 +143,8 @@ def test_a_model_without_exits_is_one_graph_from_tokens_to_logits(
         "seqlens_k": ["B"],
         "total_sequence_length": [],
         "attention_bias": [1, 1, "T", "S"],
+        "cosines_0": ["P", 8],
+        "sines_0": ["P", 8],
         "rows": ["R"],
     }
     kinds = [f"{kind}_{layer}" for layer in range(4) for kind in ("key", "value")]
@@ -202,8 +202,7 @@ def test_every_byte_of_the_weight_file_belongs_to_one_tensor_of_one_stage(
     for file in graph_files(folder):
         for tensor in stored_tensors(folder, file):
             users[Stored("", tensor.offset, tensor.length)].add(file)
-            # Positions are the same for all layers, and a tied head is the embedding.
-            may_be_shared = tensor.name in ROTARY or (tied and tensor.name.startswith("head"))
+            may_be_shared = tied and tensor.name.startswith("head")
             assert may_be_shared or len(users[Stored("", tensor.offset, tensor.length)]) == 1, tensor
     end = 0
     for tensor in sorted(users, key=lambda tensor: tensor.offset):

@@ -1,4 +1,4 @@
-"""Rotary tables: the frequencies of transformers, in both spellings of config.json."""
+"""Rotary positions: the frequencies of transformers, in both spellings of config.json."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.families.rotary import Rotary, read_rotary
+from skipstone.runtime.engine.rotary_tables import rotary_rows
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -84,14 +85,14 @@ def test_longrope_has_a_short_and_a_long_form_with_the_magnitude_of_transformers
         assert form.magnitude == pytest.approx(magnitude)
 
 
-def test_tables_of_two_forms_stand_one_behind_the_other() -> None:
-    parameters = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+def test_the_manifest_says_both_forms_to_the_last_bit() -> None:
+    parameters = {"rope_type": "longrope", "short_factor": [1.1] * 8, "long_factor": [4.3] * 8}
     found = read({**parameters, "original_max_position_embeddings": 16}, 16)
+    entry = found.entry()
     assert found.long is not None
-    both, short, long = found.tables(9, width=8), read({}, 16).tables(9, width=8), found.long.tables(9, width=8)
-    assert both[0].shape == (18, 8)
-    np.testing.assert_array_equal(both[1][9:], long[1])
-    np.testing.assert_allclose(both[1][:9], short[1] * found.magnitude, rtol=1e-6)
+    assert (entry.magnitude, entry.frequencies) == (found.magnitude, tuple(found.frequencies()))
+    assert entry.long_frequencies == tuple(found.long.frequencies()) != entry.frequencies
+    assert read({}, 16).entry().long_frequencies is None
 
 
 def test_factors_divide_the_frequency_of_each_pair() -> None:
@@ -152,7 +153,7 @@ def test_only_pairs_of_channels_can_turn(size: int) -> None:
 
 
 def test_tables_hold_the_angles_of_every_position() -> None:
-    cosines, sines = Rotary(base=10000.0, size=4).tables(3, width=2)
+    cosines, sines = rotary_rows(Rotary(base=10000.0, size=4).entry(), range(3), width=2)
     for position in range(3):
         for pair in range(2):
             angle = position * 10000.0 ** (-2 * pair / 4)
@@ -161,7 +162,7 @@ def test_tables_hold_the_angles_of_every_position() -> None:
 
 
 def test_tables_do_not_turn_the_padding() -> None:
-    plain, padded = (Rotary(base=10000.0, size=20).tables(9, width=width) for width in (10, 16))
+    plain, padded = (rotary_rows(Rotary(base=10000.0, size=20).entry(), range(9), width=width) for width in (10, 16))
     for before, after, still in zip(plain, padded, (1.0, 0.0), strict=True):
         assert after.shape == (9, 16) and after.dtype == np.float32
         np.testing.assert_array_equal(after[:, :10], before)
@@ -175,7 +176,7 @@ def test_far_positions_have_the_angles_of_transformers(theta: float) -> None:
     parameters = {"rope_type": "default", "rope_theta": theta}
     positions = torch.tensor([[0, 1, 4095, 30000, 131071]])
     wanted, _ = transformers_rotary(64, parameters)(torch.zeros(1), positions)
-    found, _ = read(parameters).tables(131072, width=32)
+    found, _ = rotary_rows(read(parameters).entry(), range(131072), width=32)
     # Of 32 pairs one or two may have a frequency that torch rounds to the neighbour.
     differences = np.abs(found[positions[0].numpy()] - wanted[0, :, :32].numpy()).max(axis=0)
     assert (differences < 1e-6).sum() >= 30 and differences.max() < 0.02
@@ -185,6 +186,15 @@ def test_far_positions_have_the_angles_of_transformers(theta: float) -> None:
 def test_a_missing_parameter_is_refused_by_name_at_once(missing: str) -> None:
     with pytest.raises(CheckpointError, match=f"'llama3' needs {missing} in config.json"):
         read_rotary({"rope_scaling": {key: value for key, value in LLAMA3.items() if key != missing}}, 16)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"rope_theta": -5.0}, {"rope_type": "linear", "factor": 0.0}, {**YARN, "attention_factor": float("inf")}],
+)
+def test_angles_that_are_no_numbers_are_refused_at_once(parameters: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match="angles of rope are no finite numbers"):
+        read(parameters)
 
 
 @pytest.mark.parametrize("scaling", ["mrope", "proportional"])

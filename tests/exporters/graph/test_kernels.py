@@ -29,6 +29,7 @@ from skipstone.language_model import LanguageModel
 from skipstone.quant import QuantizedMatrix, Recipe, quantize
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model
+from skipstone.runtime.engine.rotary_tables import rotary_rows
 from skipstone.runtime.generation import Generation, GenerationOptions, stream_batch
 from tests.runtime.engine.test_sequence import Machine
 
@@ -182,7 +183,9 @@ def test_integers_mean_the_same_numbers_wherever_they_are_read(
         np.testing.assert_allclose(results[name], array, rtol=0, atol=2e-4)
 
 
-def fed(session: onnxruntime.InferenceSession, ids: Any, lengths: Any, caches: list[Any]) -> list[Any]:
+def fed(
+    session: onnxruntime.InferenceSession, ids: Any, lengths: Any, caches: list[Any], tables: dict[str, Any]
+) -> list[Any]:
     """Feed `ids` [B, T] after texts of these lengths [B], with other buffers for what comes out: logits and caches."""
     ids, lengths = np.array(ids), np.array(lengths)
     (batch, size), total = ids.shape, int(lengths.max()) + ids.shape[1]
@@ -197,7 +200,7 @@ def fed(session: onnxruntime.InferenceSession, ids: Any, lengths: Any, caches: l
     }
     names = [argument.name for argument in session.get_inputs() if argument.name.startswith("past_")]
     outputs = ["logits", *(name.replace("past", "present") for name in names)]
-    results: list[Any] = session.run(outputs, feeds | dict(zip(names, caches, strict=True)))
+    results: list[Any] = session.run(outputs, feeds | tables | dict(zip(names, caches, strict=True)))
     return results
 
 
@@ -207,16 +210,19 @@ def test_caches_may_be_copied_and_what_lies_behind_a_text_does_not_count(both: A
     layer = model.manifest.cache[0]
     empty = np.full((1, layer.num_heads, 64, layer.head_size), np.nan, np.float32)
     caches = [[empty] * (2 * len(model.manifest.cache))] * 2
+    tables = dict(
+        zip(("cosines_0", "sines_0"), rotary_rows(model.manifest.rotaries[0], range(64), width=16), strict=True)
+    )
     wanted = []
     for text, length in enumerate((9, 20)):
         sequence = model.new_sequence(context_length=64)
         sequence.append(TEXT[: length + 1])
         wanted.append(sequence.extend(Draft.empty())[0].copy())
         for start, end in ((0, 5), (5, length)):
-            _, *caches[text] = fed(session, [TEXT[start:end]], [start], caches[text])
+            _, *caches[text] = fed(session, [TEXT[start:end]], [start], caches[text], tables)
     assert np.isnan(empty).all(), "what is given stays as it is"
     together = [np.concatenate(pair) for pair in zip(*caches, strict=True)]
-    logits, *_ = fed(session, [[TEXT[9]], [TEXT[20]]], [9, 20], together)
+    logits, *_ = fed(session, [[TEXT[9]], [TEXT[20]]], [9, 20], together, tables)
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-4)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import BundleError
-from skipstone.runtime.bundle import Dimensions, FileEntry, LayerCache, Manifest, Provenance, StageEntry
+from skipstone.runtime.bundle import Dimensions, FileEntry, LayerCache, Manifest, Provenance, RotaryEntry, StageEntry
 
 
 def toy_manifest() -> Manifest:
@@ -56,17 +56,27 @@ json_data = st.recursive(
 )
 scales = st.floats(min_value=1e-6, max_value=1e6)
 sizes = st.integers(1, 10**6)
+head_sizes = st.integers(8, 10**6)
 windows = st.none() | sizes
 caches = st.builds(
-    LayerCache, num_heads=sizes, head_size=sizes, dtype=st.sampled_from(["float32", "float16"]), window=windows
+    LayerCache, num_heads=sizes, head_size=head_sizes, dtype=st.sampled_from(["float32", "float16"]), window=windows
 ) | st.builds(
     LayerCache,
     num_heads=sizes,
-    head_size=sizes,
+    head_size=head_sizes,
     dtype=st.just("int8"),
     window=windows,
     k_scale=scales,
     v_scale=scales,
+)
+frequencies = st.lists(st.floats(0, 1), min_size=1, max_size=4).map(tuple)
+rotaries = frequencies.flatmap(
+    lambda turns: st.builds(
+        RotaryEntry,
+        frequencies=st.just(turns),
+        magnitude=scales,
+        long_frequencies=st.none() | st.just(turns),
+    )
 )
 entries = st.builds(
     FileEntry, size=st.integers(0, 2**50), sha256=st.text(alphabet="0123456789abcdef", min_size=64, max_size=64)
@@ -119,6 +129,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         provenance=Provenance(source=draw(st.text()), tool_version=draw(st.text()), command=draw(st.text())),
         files={name: draw(entries) for name in [*files, *([f"{drafter}/skipstone.json"] if drafter else [])]},
         draft_model=drafter,
+        rotaries=tuple(draw(st.lists(rotaries, max_size=2))),
     )
 
 
@@ -167,7 +178,7 @@ def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data:
         if changed["format_version"] < 5 and "drafter" in changed:
             changed["draft_model"] = changed.pop("drafter")
         added = {"draft_model": None, "graph": "skipstone", "long_rope_from": None, "exact": True, "check": None}
-        added |= {"adapters": {}, "draft_head": None, "stop_sources": {}, "sampling": {}}
+        added |= {"adapters": {}, "draft_head": None, "stop_sources": {}, "sampling": {}, "rotaries": []}
         assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 6}
 
 
@@ -251,7 +262,7 @@ def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
     data = json.loads(with_value(["format_version"], version))
     with pytest.raises(BundleError, match=f"format_version must be 6, found {version}"):
         Manifest.from_json(json.dumps(data))
-    for field in (*unknown, "stop_sources", "sampling"):
+    for field in (*unknown, "stop_sources", "sampling", "rotaries"):
         del data[field]
     if 1 < version < 5:
         data["drafter"] = data.pop("draft_model")
@@ -304,6 +315,10 @@ INT8, FLOAT = toy_manifest().cache[1], toy_manifest().cache[0]
         ({"cache": ()}, "cache has 0 layers, 1 to 3 wanted"),
         ({"graph": "torch"}, "graph must be one of skipstone, optimum, found 'torch'"),
         ({"long_rope_from": 0}, "long_rope_from must be at least 1, found 0"),
+        (
+            {"rotaries": (RotaryEntry(frequencies=(1.0,) * 3),)},
+            r"rotaries\[0\] turns 3 pairs of channels, a head has 2",
+        ),
         ({"check": {"kl": float("inf")}}, "check is not JSON"),
         ({"bos_id": 100}, "bos_id: 100 is outside the vocabulary of 100"),
         ({"stop_ids": (5, -1)}, "stop_ids: -1"),
@@ -336,6 +351,20 @@ def test_parts_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], m
 def test_a_cache_that_cannot_be_is_refused(layer: LayerCache, changes: dict[str, Any]) -> None:
     with pytest.raises(BundleError):
         replace(layer, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frequencies": ()}, "frequencies is empty"),
+        ({"frequencies": (1.0, float("nan"))}, "must be finite"),
+        ({"magnitude": float("inf")}, "must be finite"),
+        ({"long_frequencies": (1.0,)}, "must have one length, found 1 and 2"),
+    ],
+)
+def test_a_way_to_turn_positions_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        replace(RotaryEntry(frequencies=(1.0, 0.5), long_frequencies=(1.0, 0.25)), **changes)
 
 
 @pytest.mark.parametrize(

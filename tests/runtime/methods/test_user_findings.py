@@ -16,8 +16,8 @@ MIXTURE = {"num_local_experts": 4, "num_experts_per_tok": 2}
     ("model_type", "settings", "others"),
     [
         ("gpt2", {}, {"ffn", "attention", "head", "embedding", "learned positions"}),
-        ("gpt_neox", {"hidden_size": 64}, {"ffn", "attention", "head", "embedding", "rotary tables"}),
-        ("mixtral", MIXTURE, {"experts", "attention", "head", "embedding", "rotary tables"}),
+        ("gpt_neox", {"hidden_size": 64}, {"ffn", "attention", "head", "embedding"}),
+        ("mixtral", MIXTURE, {"experts", "attention", "head", "embedding"}),
     ],
 )
 def test_inspect_counts_nothing_but_norms_as_norms(

@@ -1,0 +1,46 @@
+"""What the formats of the manifest added and renamed, so that the bundles of all of them can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any, Final
+
+from skipstone.errors import BundleError
+from skipstone.runtime.bundle.typed_json import format_of
+
+__all__ = ["FORMAT_VERSION", "refuse_newer", "upgraded"]
+
+FORMAT_VERSION: Final = 6
+
+# The fields that each format added, with what their absence means.
+ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
+    2: {"draft_model": None},
+    3: {"graph": "skipstone", "long_rope_from": None, "exact": True, "check": None},
+    4: {"adapters": {}, "draft_head": None},
+    6: {"stop_sources": {}, "sampling": {}, "rotaries": []},
+}
+
+# What a field of an older format is called today: the format that renamed it, its old name, its new one.
+RENAMED_FIELDS = ((5, "drafter", "draft_model"),)
+
+
+def upgraded(data: Any) -> Any:
+    """Return the data of an older format as today's has it; other data as it is."""
+    found = format_of(data)
+    added = {key: value for number, fields in ADDED_FIELDS.items() if number > found for key, value in fields.items()}
+    renamed = {old: new for number, old, new in RENAMED_FIELDS if number > found}
+    if not 1 <= found < FORMAT_VERSION or {*added, *renamed.values()} & data.keys():
+        return data
+    known = {renamed.get(key, key): value for key, value in data.items()}
+    return {**known, **added, "format_version": FORMAT_VERSION}
+
+
+def refuse_newer(data: object) -> None:
+    """Raise BundleError for the data of a format that this version does not know."""
+    found = format_of(data)
+    if found > FORMAT_VERSION:
+        raise BundleError(
+            f"bundle format {found} is newer than this skipstone {version('skipstone')} reads ({FORMAT_VERSION}): "
+            "upgrade with pip install -U skipstone"
+        )
