@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from skipstone.devices import open_device
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.bundle import RotaryEntry, write_manifest
+from skipstone.runtime.bundle.formats import ADDED_FIELDS
 from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.engine.rotary_tables import RotaryTables, rotary_rows
 
@@ -199,8 +200,8 @@ def as_format_5(bundle: Path, folder: Path) -> Path:
         onnx.save(model, file)
     (folder / "skipstone.json").unlink()
     data = json.loads(write_manifest(folder, lambda files: replace(manifest, files=files, rotaries=())).to_json())
-    del data["rotaries"]
-    (folder / "skipstone.json").write_text(json.dumps(data | {"format_version": 5}), encoding="utf-8")
+    old = {name: value for name, value in data.items() if name not in ADDED_FIELDS[6]} | {"format_version": 5}
+    (folder / "skipstone.json").write_text(json.dumps(old), encoding="utf-8")
     return folder
 
 
