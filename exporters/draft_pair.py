@@ -47,7 +47,7 @@ def _tokenizer_remarks(target: ExportPlan, draft_model: ExportPlan, pair: str) -
     files = [plan.checkpoint.texts["tokenizer.json"] for plan in (target, draft_model)]
     if files[0] != files[1]:
         theirs, own = (tokenizers.Tokenizer.from_buffer(file) for file in files)
-        if not _are_equal(theirs, own):
+        if not _are_equal(theirs, own, num_rows=draft_model.architecture.dimensions.vocab_size):
             return [_remark_on_text(theirs, own, pair)]
     if set(draft_model.roles.stop_ids) == set(target.roles.stop_ids):
         return []
@@ -57,10 +57,14 @@ def _tokenizer_remarks(target: ExportPlan, draft_model: ExportPlan, pair: str) -
     return [f"the tokens that end a text differ, {both}: those of the target hold"]
 
 
-def _are_equal(theirs: tokenizers.Tokenizer, own: tokenizers.Tokenizer) -> bool:
-    """Whether every token has the same id and the same role in both."""
+def _are_equal(theirs: tokenizers.Tokenizer, own: tokenizers.Tokenizer, *, num_rows: int) -> bool:
+    """Whether every token has the same id and role in both, but for those that the draft model has no row for."""
     vocabularies = [tokenizer.get_vocab(with_added_tokens=True) for tokenizer in (theirs, own)]
-    return vocabularies[0] == vocabularies[1] and _special_ids(theirs) == _special_ids(own)
+    if vocabularies[0] == vocabularies[1] and _special_ids(theirs) == _special_ids(own):
+        return True
+    known = {token: token_id for token, token_id in vocabularies[0].items() if token_id < num_rows}
+    special_ids = {token_id for token_id in _special_ids(theirs) if token_id < num_rows}
+    return known == vocabularies[1] and special_ids == _special_ids(own)
 
 
 def _special_ids(tokenizer: tokenizers.Tokenizer) -> set[int]:

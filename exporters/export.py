@@ -21,6 +21,7 @@ from skipstone.exporters.checkpoints import (
     left_out,
     open_checkpoint,
     require_tensors,
+    with_rows,
     with_stored_biases,
     with_stored_head,
 )
@@ -202,7 +203,8 @@ def _as_stored(checkpoint: Checkpoint) -> tuple[Checkpoint, Architecture]:
     architecture, of_head = with_stored_head(checkpoint, architecture)
     architecture, of_biases = with_stored_biases(checkpoint, architecture)
     require_tensors(checkpoint, architecture)
-    return replace(checkpoint, remarks=(*checkpoint.remarks, *of_head, *of_biases)), architecture
+    checkpoint = replace(checkpoint, remarks=(*checkpoint.remarks, *of_head, *of_biases))
+    return with_rows(checkpoint, vocab_size=architecture.dimensions.vocab_size), architecture
 
 
 def _stages(architecture: Architecture, options: ExportOptions) -> tuple[tuple[int, ...], tuple[StageEntry, ...]]:

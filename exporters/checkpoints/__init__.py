@@ -17,7 +17,7 @@ from skipstone.exporters.checkpoints.inventory import left_out, require_tensors,
 from skipstone.exporters.checkpoints.opening import open_checkpoint
 from skipstone.exporters.checkpoints.stored_head import with_stored_head
 from skipstone.exporters.checkpoints.tensors import StoredTensors, TensorSource, check_shape
-from skipstone.exporters.checkpoints.token_roles import TokenRoles
+from skipstone.exporters.checkpoints.token_roles import TokenRoles, with_rows
 from skipstone.exporters.checkpoints.weight_files import open_weights
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "optional_json",
     "require_tensors",
     "weights_identity",
+    "with_rows",
     "with_stored_biases",
     "with_stored_head",
 ]

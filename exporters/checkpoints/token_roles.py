@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import tokenizers
@@ -11,8 +11,9 @@ import tokenizers
 from skipstone.errors import CheckpointError
 from skipstone.exporters.checkpoints.checkpoint import Checkpoint
 from skipstone.exporters.checkpoints.end_tokens import listed, read_end_tokens
+from skipstone.exporters.checkpoints.tokenizer import without_rowless
 
-__all__ = ["TokenRoles"]
+__all__ = ["TokenRoles", "with_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +36,9 @@ class TokenRoles:
     def read(cls, checkpoint: Checkpoint, *, vocab_size: int) -> Self:
         """Return what the checkpoint says; generation_config.json overrides config.json.
 
-        Raises: CheckpointError when the tokenizer cannot be read or has more tokens than the model, or a first or last
-        token is not one of the model's.
+        Raises: CheckpointError when the tokenizer cannot be read, or a first or last token is not one of the model's.
         """
-        tokenizer = _tokenizer(checkpoint, vocab_size)
+        tokenizer = _tokenizer(checkpoint)
         settings = {**checkpoint.config, **checkpoint.generation_config}
         bos_ids, _ = (_known_ids(settings.get(key), key, vocab_size) for key in ("bos_token_id", "eos_token_id"))
         ends = read_end_tokens(checkpoint, tokenizer, vocab_size=vocab_size)
@@ -51,14 +51,24 @@ class TokenRoles:
         )
 
 
-def _tokenizer(checkpoint: Checkpoint, vocab_size: int) -> tokenizers.Tokenizer:
+def with_rows(checkpoint: Checkpoint, *, vocab_size: int) -> Checkpoint:
+    """Return the checkpoint with a tokenizer whose tokens all have a row in the model; says which were left out.
+
+    Raises: CheckpointError when the tokenizer cannot be read, or cannot spare the others.
+    """
+    text, left = without_rowless(checkpoint.texts["tokenizer.json"], _tokenizer(checkpoint), vocab_size)
+    if not left:
+        return checkpoint
+    said = f"the vocabulary of {vocab_size} has no row for {len(left)} of tokenizer.json's tokens, such as {left[0]!r}"
+    texts = {**checkpoint.texts, "tokenizer.json": text}
+    return replace(checkpoint, texts=texts, remarks=(*checkpoint.remarks, f"{said}: plain text"))
+
+
+def _tokenizer(checkpoint: Checkpoint) -> tokenizers.Tokenizer:
     try:
-        tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.texts["tokenizer.json"])
+        return tokenizers.Tokenizer.from_buffer(checkpoint.texts["tokenizer.json"])
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(f"tokenizer.json of {checkpoint.source} is not a tokenizer: {error}") from error
-    if (size := tokenizer.get_vocab_size()) > vocab_size:
-        raise CheckpointError(f"tokenizer.json has {size} tokens, but the model's vocabulary is {vocab_size}")
-    return tokenizer
 
 
 def _known_ids(value: object, key: str, vocab_size: int) -> tuple[int, ...]:

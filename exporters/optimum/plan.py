@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, Literal
 import onnx_ir as ir
 
 from skipstone.errors import CheckpointError, ConfigError, UnsupportedModel
-from skipstone.exporters.checkpoints import Checkpoint, TokenRoles, open_checkpoint
+from skipstone.exporters.checkpoints import Checkpoint, TokenRoles, open_checkpoint, with_rows
 from skipstone.exporters.graph import WeightFile
 from skipstone.exporters.optimum.graph import WrappedGraph
 from skipstone.exporters.optimum.process import require_optimum, run_optimum
@@ -124,6 +124,7 @@ def _write_files(plan: WrappedPlan, folder: Path, command: str) -> Callable[...,
     file = _trace(plan.checkpoint, traced)
     model = ir.load(file)
     graph = WrappedGraph.read(model.graph)
+    plan = replace(plan, checkpoint=with_rows(plan.checkpoint, vocab_size=graph.vocab_size))
     make_manifest = _manifest_maker(plan, graph, command)
     graph.require_same_in_pieces(file)
     with WeightFile(folder / WEIGHTS_FILE) as weights:

@@ -14,6 +14,7 @@ from skipstone.runtime.text.vocabulary import (
     SharedVocabulary,
     Spelling,
     num_unfinished_bytes,
+    same_but_for_rows,
     same_tokenizer,
     whole_characters,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "first_tokens",
     "num_unfinished_bytes",
     "overlapping",
+    "same_but_for_rows",
     "same_tokenizer",
     "whole_characters",
     "windows_of",

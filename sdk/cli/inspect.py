@@ -189,9 +189,11 @@ def _draft_model_line(bundle: Bundle, draft_model: Bundle) -> str:
 def _share_tokenizer(first: Bundle, second: Bundle) -> bool:
     if first.manifest.files.get("tokenizer.json") == second.manifest.files.get("tokenizer.json"):
         return True
-    from skipstone.runtime.text import Tokenizer, same_tokenizer
+    from skipstone.runtime.text import Tokenizer, same_but_for_rows, same_tokenizer
 
-    return same_tokenizer(Tokenizer.load(first.path), Tokenizer.load(second.path))
+    large, small = Tokenizer.load(first.path), Tokenizer.load(second.path)
+    num_rows = second.manifest.dimensions.vocab_size
+    return same_tokenizer(large, small) or same_but_for_rows(small, large, num_rows=num_rows)
 
 
 def _label(name: str) -> str:

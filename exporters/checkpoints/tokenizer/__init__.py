@@ -10,6 +10,7 @@ from skipstone.exporters.checkpoints.tokenizer.kinds import (
     sentencepiece_bpe,
     with_special_tokens,
 )
+from skipstone.exporters.checkpoints.tokenizer.rows import without_rowless
 from skipstone.exporters.checkpoints.tokenizer.sentencepiece import Piece, PieceKind
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "byte_level_bpe",
     "sentencepiece_bpe",
     "with_special_tokens",
+    "without_rowless",
 ]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.methods.method import DRAFT_MODEL, ApproximateContext, DrafterContext
-from skipstone.runtime.text import same_tokenizer
+from skipstone.runtime.text import same_but_for_rows, same_tokenizer
 
 __all__ = ["Follower", "SmallModel", "as_drafter_context", "drafter_of", "follower_of", "open_small_model"]
 
@@ -33,9 +33,16 @@ def drafter_of(context: DrafterContext, name: str, *, own_tokenizer: bool = True
 
 
 def has_same_tokenizer(context: DrafterContext, model: Model) -> bool:
-    """Return whether the two have the same tokens; compared once for all texts."""
-    target = context.model.tokenizer
-    return context.shared.get("drafter has the target's tokenizer", lambda: same_tokenizer(target, model.tokenizer))
+    """Return whether the two have the same tokens, but for some that the small model has no row for and no text has.
+
+    Compared once for all texts.
+    """
+    target, own, num_rows = context.model.tokenizer, model.tokenizer, model.manifest.dimensions.vocab_size
+    alike = context.shared.get(
+        "drafter has the target's tokenizer",
+        lambda: same_tokenizer(target, own) or same_but_for_rows(own, target, num_rows=num_rows),
+    )
+    return alike and max(context.sequence.token_ids, default=0) < num_rows
 
 
 def follower_of(context: DrafterContext, model: Model) -> Follower:
@@ -57,18 +64,17 @@ class Follower:
     def __init__(self, model: Model, *, capacity: int, vocab_size: int) -> None:
         """`capacity` and `vocab_size` are those of the target; the drafter's context may be shorter."""
         self.sequence = model.new_sequence(context_length=min(capacity, model.manifest.context_length))
-        self._vocab_size = vocab_size
+        self._vocab_size, self._num_rows = vocab_size, model.manifest.dimensions.vocab_size
         self._num_shared = 0
         self._fed: Draft | None = None  # since the last token was taken
 
     def follow(self, history: SequenceOf[int]) -> int:
         """Take over the text, which only grows; return how many guesses fit behind it, at least 0.
 
-        A text that has outgrown the drafter's context is not taken over. Feeds nothing; cost: O(new tokens).
+        A text that `can_follow` refuses is not taken over. Feeds nothing; cost: O(new tokens).
         """
         sequence = self.sequence
-        room = sequence.capacity - len(history)
-        if room < 1:
+        if not self.can_follow(history):
             return 0
         own = sequence.token_ids
         if self._fed is not None and len(history) > len(own) == self._num_shared:
@@ -82,6 +88,12 @@ class Follower:
         sequence.append(history[same:])
         self._num_shared = len(history)
         return sequence.draft_room
+
+    def can_follow(self, history: SequenceOf[int]) -> bool:
+        """Whether the draft model can read the text: it has room, and a row for each token."""
+        if len(history) >= self.sequence.capacity:
+            return False
+        return self._num_rows >= self._vocab_size or max(history[self._num_shared :], default=0) < self._num_rows
 
     @property
     def token_ids(self) -> SequenceOf[int]:
@@ -122,11 +134,11 @@ class SmallModel:
         return self._text.sequence.capacity
 
     def logits(self, history: Sequence[int]) -> NDArray[np.float32] | None:
-        """Return logits [V] for what follows a text, valid until the next call; None for one longer than it can see.
+        """Return logits [V] for what follows a text, valid until the next call; None for one that it cannot read.
 
         Cost: one call, of all tokens that it has not seen.
         """
-        if len(history) >= self.capacity:
+        if not self._text.can_follow(history):
             return None
         self._text.follow(history)
         row: NDArray[np.float32] = self._text.logits()[0]
