@@ -246,6 +246,9 @@ def test_a_blend_of_tokens_blends_what_each_layer_gets_of_them(checkpoint: Path,
         "rows": np.arange(3),
         **{f"past_{kind}_{layer}": cache for kind in ("key", "value") for layer in range(2)},
     }
+    tables = model.sessions.rotary_tables(3)
+    tables.reach(3)
+    feeds |= {name: buffer.read() for name, buffer in tables.buffers().items()}
     assert_close(model.sessions.graphs[0].run(["logits"], feeds)[0], wanted)
 
 
