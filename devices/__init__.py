@@ -5,7 +5,7 @@ from __future__ import annotations
 from skipstone.devices.buffer import Binding, Buffer
 from skipstone.devices.catalog import DeviceInfo, catalog
 from skipstone.devices.cpu import CpuDevice
-from skipstone.devices.device import DEFAULT_DEVICE, Device, Session, open_device
+from skipstone.devices.device import DEFAULT_DEVICE, Device, Session, StagedDevice, open_device
 from skipstone.devices.threads import physical_cores
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Device",
     "DeviceInfo",
     "Session",
+    "StagedDevice",
     "catalog",
     "open_device",
     "physical_cores",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import onnxruntime as ort
 from numpy.typing import DTypeLike
@@ -13,7 +13,7 @@ from skipstone.devices.buffer import Binding, Buffer
 from skipstone.devices.catalog import catalog, registered_devices
 from skipstone.errors import DeviceError
 
-__all__ = ["DEFAULT_DEVICE", "Device", "Session", "open_device"]
+__all__ = ["DEFAULT_DEVICE", "Device", "Session", "StagedDevice", "open_device"]
 
 DEFAULT_DEVICE: Final = "cpu"
 Session: TypeAlias = ort.InferenceSession
@@ -52,11 +52,18 @@ class Device(Protocol):
         """Return a way to run a session of this device on buffers of this device."""
 
 
+@runtime_checkable
+class StagedDevice(Protocol):
+    """A device that opens the sessions of a model of several stages in another way than a single one."""
+
+    def for_stages(self) -> Device:
+        """Return this device for the sessions of a model whose stages run one after another."""
+
+
 def open_device(name: str = DEFAULT_DEVICE, *, threads: int | None = None) -> Device:
     """Return the device called `name`, on `threads` processor threads; by default as many as it finds best.
 
-    Raises: DeviceError when the name is unknown, the device is not supported or missing here, or `threads` differs from
-    what this process already runs on.
+    Raises: DeviceError when the name is unknown, or the device is not supported or missing here.
     """
     registered = registered_devices()
     if name in registered:

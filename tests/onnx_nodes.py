@@ -10,7 +10,6 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from skipstone.devices import open_device
 from skipstone.quant import QuantizedMatrix
 
 
@@ -28,10 +27,7 @@ def run_node(
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    open_device()  # makes the thread pool of the process, which all its sessions must then share
-    options = onnxruntime.SessionOptions()
-    options.use_per_session_threads = False
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     output: NDArray[np.float32] = session.run(None, {"x": feed})[0]
     return output
 

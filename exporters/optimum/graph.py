@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from skipstone.devices import Session, open_device
 from skipstone.errors import UnsupportedModel
 from skipstone.runtime.bundle import LayerCache
 
@@ -23,7 +23,6 @@ TOKEN_INPUTS = ("input_ids", "attention_mask", "position_ids")
 PAST = "past_key_values."
 # A prompt, a single token, a draft: the kinds of call that decoding makes.
 PIECES = (4, 1, 3)
-LOG_ERRORS = 3
 TOLERANCE = 1e-3  # of the largest logit
 
 
@@ -68,7 +67,7 @@ class WrappedGraph:
         """
         token_ids = np.linspace(0, self.vocab_size - 1, sum(PIECES)).astype(np.int64)
         try:
-            session = _open(file)
+            session = open_device().open_session(file)
             whole, pieces = (self._logits(session, token_ids, sizes) for sizes in ([sum(PIECES)], PIECES))
         except Exception as error:  # onnxruntime's errors have no base of their own
             reason = " ".join(str(error).split())
@@ -82,9 +81,7 @@ class WrappedGraph:
                 f"largest where {TOLERANCE:.0e} is allowed: it is frozen to the shapes that it was traced with"
             )
 
-    def _logits(
-        self, session: ort.InferenceSession, token_ids: NDArray[np.int64], sizes: Sequence[int]
-    ) -> NDArray[np.float32]:
+    def _logits(self, session: Session, token_ids: NDArray[np.int64], sizes: Sequence[int]) -> NDArray[np.float32]:
         """Return logits [T, V] after each of `token_ids`, fed in pieces of these sizes."""
         found, start = list[NDArray[np.float32]](), 0
         names = [name for layer in range(len(self.layers)) for name in _names(layer)]
@@ -107,16 +104,6 @@ class WrappedGraph:
                 if cache.shape[2] != end:
                     raise ValueError(f"after {end} tokens a cache holds {cache.shape[2]} rows")
         return np.concatenate(found)
-
-
-def _open(file: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = LOG_ERRORS
-    try:
-        return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except RuntimeError:  # where the models of this process share a pool of threads, nobody may have threads of his own
-        options.use_per_session_threads = False
-        return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def _names(layer: int) -> tuple[str, str]:

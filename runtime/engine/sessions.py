@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from threading import Lock
 
-from skipstone.devices import Device, Session
+from skipstone.devices import Device, Session, StagedDevice
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
@@ -18,9 +18,9 @@ class Sessions:
     """The sessions of a bundle, without the state of any text: `graphs` are those of the stages, then the head's."""
 
     def __init__(self, bundle: Bundle, device: Device) -> None:
-        self.device, self.manifest = device, bundle.manifest
-        self._path = bundle.path
+        self.manifest, self._path = bundle.manifest, bundle.path
         files = [stage.file for stage in self.manifest.stages] + ([self.manifest.head] if self.manifest.head else [])
+        self.device = device.for_stages() if len(files) > 1 and isinstance(device, StagedDevice) else device
         self.graphs = tuple(self._open(file) for file in files)
         self._adapters = {
             num_stages: self._open(self.manifest.adapters[str(stage.end_layer)])

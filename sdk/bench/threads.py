@@ -35,7 +35,7 @@ def measure_threads(
 ) -> list[ThreadSpeed]:
     """Return the speed of a bundle on each number of threads, as `skipstone bench speed` measures it.
 
-    Each is measured in a process of its own: onnxruntime's thread pool is one for a process and never changes.
+    Each is measured in a process of its own, so that none finds the memory of another warm.
     Raises: DeviceError when a measurement fails.
     """
     settings = ("--new-tokens", str(new_tokens), "--runs", str(runs), "--device", device)

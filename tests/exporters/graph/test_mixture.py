@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skipstone.devices import open_device
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.families import Experts
 from skipstone.exporters.graph import TARGETS, WeightFile
@@ -60,10 +59,7 @@ class Layer:
             )
             pen.output(y, "y", ir.DataType.FLOAT, ("B", "T", "E"))
             ir.save(kernels.model(), folder / "mixture.onnx")
-        open_device()  # makes the thread pool of the process, which all its sessions must then share
-        options = onnxruntime.SessionOptions()
-        options.use_per_session_threads = False
-        return onnxruntime.InferenceSession(folder / "mixture.onnx", options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(folder / "mixture.onnx", providers=["CPUExecutionProvider"])
 
     def run(self, folder: Path, rule: TensorRecipe, x: Floats, logits: Floats, target: str = "ort") -> Floats:
         output: Floats = self.session(folder, rule, target).run(None, {"x": x, "logits": logits})[0]
