@@ -46,7 +46,8 @@ class Pooled(CpuDevice):
         options.log_severity_level = 3
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.use_per_session_threads = self.pool != "global"
-        options.intra_op_num_threads = self.threads
+        if options.use_per_session_threads:
+            options.intra_op_num_threads = self.threads
         for key, value in POOLS[self.pool].items():
             options.add_session_config_entry(key, value)
         return ort.InferenceSession(path, options, providers=[self.provider])
