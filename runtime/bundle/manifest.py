@@ -207,8 +207,6 @@ class Manifest:
             for token_id in ids:
                 inside = 0 <= token_id < vocab_size
                 _require(inside, f"{name}: {token_id} is outside the vocabulary of {vocab_size}")
-        for token_id in self.stop_sources:
-            _require(token_id in self.stop_ids, f"stop_sources: {token_id} is not one of stop_ids")
 
     def _check_files(self) -> None:
         for name in self.files:
