@@ -20,6 +20,7 @@ from skipstone.exporters.checkpoints import (
     adapters_for,
     left_out,
     open_checkpoint,
+    read_sampling,
     require_tensors,
     with_rows,
     with_stored_biases,
@@ -234,6 +235,8 @@ def _remarks(plan: ExportPlan) -> tuple[str, ...]:
     if num_rounded and plan.recipe.kl_bound:
         remarks.append(f"{num_rounded} tensors lie in blocks that cannot be kept: they are rounded again")
     remarks.extend(left_out(plan.checkpoint, plan.architecture))
+    if odd := read_sampling(plan.checkpoint)[1]:
+        remarks.append(f"recommended sampling: {', '.join(odd)} is no value that can be, and left out")
     return tuple(remarks)
 
 
@@ -283,6 +286,7 @@ def _manifest(
         bos_id=plan.roles.bos_id,
         stop_ids=plan.roles.stop_ids,
         stop_sources=plan.roles.ends,
+        sampling=read_sampling(plan.checkpoint)[0],
         special_ids=plan.roles.special_ids,
         provenance=Provenance(source=plan.checkpoint.source, tool_version=version("skipstone"), command=command),
         files=files,

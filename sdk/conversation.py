@@ -6,9 +6,10 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from skipstone.errors import CacheFull, ConfigError
+from skipstone.options import chat_options
 from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import GenerationOptions, Piece, stream
 
@@ -58,11 +59,16 @@ class Conversation:
         """How many tokens the text may have."""
         return self._sequence.capacity
 
-    def reply(self, text: str, options: GenerationOptions) -> Iterator[Piece]:
+    def reply(self, text: str, options: GenerationOptions | None = None, **named: Any) -> Iterator[Piece]:
         """Yield the answer to `text` piece by piece. An answer that is cancelled stays, as far as it came.
 
+        Without `options` tokens are chosen as the model recommends, and options given by name change single values:
+        `reply("Hello", max_new_tokens=40, temperature=0)`. `options` are taken as they are.
         Raises: ConfigError, CacheFull before any work; the conversation is then as it was.
         """
+        if options is not None and named:
+            raise ConfigError(f"{', '.join(named)} given beside options; put all of them in one of the two")
+        options = options or chat_options(recommended=self._model.manifest.sampling, **named)
         if not text:
             raise ConfigError("the message is empty; give at least one character")
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]

@@ -9,21 +9,20 @@ from typing import Any, overload
 
 from skipstone.conversation import Conversation, OnFull
 from skipstone.errors import ConfigError
+from skipstone.options import generation_options
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.generation import Choice, Generation, GenerationOptions, Piece, choose, stream, stream_batch
 from skipstone.runtime.methods import MethodChoice
-from skipstone.runtime.sampling import SamplingOptions
 
 __all__ = ["LanguageModel", "generation_options"]
-
-_SAMPLING_FIELDS = frozenset(SamplingOptions.__dataclass_fields__)
 
 
 class LanguageModel:
     """A model ready to write. One object may serve any number of texts, one call at a time.
 
     Options of `stream` and `generate` are those of `GenerationOptions` (max_new_tokens, stop, decode and so on) and of
-    `SamplingOptions` (temperature, top_k, top_p, min_p, seed and so on); without any, the likeliest token wins.
+    `SamplingOptions` (temperature, top_k, top_p, min_p, seed and so on); without any, the likeliest token wins. With
+    `sampling="model"` tokens are chosen as the model recommends, in all that no other option says.
     """
 
     def __init__(self, model: Model) -> None:
@@ -34,7 +33,7 @@ class LanguageModel:
 
         Stop iterating to cancel. Raises: ConfigError, CacheFull, both before any work.
         """
-        chosen = generation_options(**options)
+        chosen = self.options(**options)
         sequence = self.runtime.new_sequence(context_length=context_length, exact=chosen.exact)
         sequence.append(self.encode(prompt))
         sequence.require_room(chosen.max_new_tokens)
@@ -57,7 +56,7 @@ class LanguageModel:
         """
         if isinstance(prompts, str):
             return Generation.join(list(self.stream(prompts, context_length=context_length, **options)))
-        chosen = generation_options(**options)
+        chosen = self.options(**options)
         takes_batches = self.runtime.manifest.graph == "skipstone"
         if not MethodChoice.parse(chosen.decode).takes_batches or chosen.exact or not takes_batches:
             return [self.generate(prompt, context_length=context_length, **options) for prompt in prompts]
@@ -76,7 +75,7 @@ class LanguageModel:
         Each is the text that its seed gives alone; drafters find in one what they saw in those before. Raises:
         ConfigError, CacheFull, both before any work.
         """
-        chosen = generation_options(**options)
+        chosen = self.options(**options)
         if count < 1:
             raise ConfigError(f"samples must be at least 1, got {count}")
         if count > 1 and chosen.sampling.greedy:
@@ -88,8 +87,9 @@ class LanguageModel:
 
     def _samples(self, sequence: Sequence, count: int, options: GenerationOptions) -> Iterator[Generation]:
         sequence.extend(Draft.empty())
+        options = options.seeded()
         for number in range(count):
-            sampling = replace(options.sampling, seed=(options.sampling.seed + number) % 2**64)
+            sampling = replace(options.sampling, seed=((options.sampling.seed or 0) + number) % 2**64)
             pieces = list(stream(self.runtime, sequence.fork(), replace(options, sampling=sampling)))
             yield Generation.join(pieces)
 
@@ -115,22 +115,13 @@ class LanguageModel:
         """
         return Conversation(self.runtime, system=system, context_length=context_length, exact=exact, on_full=on_full)
 
+    def options(self, **options: Any) -> GenerationOptions:
+        """Return options given by name for this model, which knows what it recommends. Raises: ConfigError."""
+        return generation_options(recommended=self.runtime.manifest.sampling, **options)
+
     def encode(self, prompt: str) -> list[int]:
         """Return the token ids of a prompt. Raises: ConfigError when it is empty."""
         token_ids = self.runtime.tokenizer.encode(prompt)
         if not prompt or not token_ids:  # a start token alone is no prompt either
             raise ConfigError("the prompt is empty; give at least one character")
         return token_ids
-
-
-def generation_options(**options: Any) -> GenerationOptions:
-    """Return options given by name, of sampling and of generation alike. Raises: ConfigError for an unknown name."""
-    unknown = set(options) - _SAMPLING_FIELDS - set(GenerationOptions.__dataclass_fields__)
-    if unknown:
-        known = ", ".join(sorted(_SAMPLING_FIELDS | (set(GenerationOptions.__dataclass_fields__) - {"sampling"})))
-        raise ConfigError(f"unknown option {', '.join(sorted(unknown))}; known are {known}")
-    sampling = {name: value for name, value in options.items() if name in _SAMPLING_FIELDS}
-    rest = {name: value for name, value in options.items() if name not in _SAMPLING_FIELDS}
-    if "stop" in rest:
-        rest["stop"] = (rest["stop"],) if isinstance(rest["stop"], str) else tuple(rest["stop"])
-    return GenerationOptions(**({"sampling": SamplingOptions(**sampling)} if sampling else {}) | rest)

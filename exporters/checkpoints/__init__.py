@@ -15,6 +15,7 @@ from skipstone.exporters.checkpoints.exit_adapters import (
 from skipstone.exporters.checkpoints.files import optional_json
 from skipstone.exporters.checkpoints.inventory import left_out, require_tensors, with_stored_biases
 from skipstone.exporters.checkpoints.opening import open_checkpoint
+from skipstone.exporters.checkpoints.sampling import read_sampling
 from skipstone.exporters.checkpoints.stored_head import with_stored_head
 from skipstone.exporters.checkpoints.tensors import StoredTensors, TensorSource, check_shape
 from skipstone.exporters.checkpoints.token_roles import TokenRoles, with_rows
@@ -36,6 +37,7 @@ __all__ = [
     "open_checkpoint",
     "open_weights",
     "optional_json",
+    "read_sampling",
     "require_tensors",
     "weights_identity",
     "with_rows",

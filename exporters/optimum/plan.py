@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, Literal
 import onnx_ir as ir
 
 from skipstone.errors import CheckpointError, ConfigError, UnsupportedModel
-from skipstone.exporters.checkpoints import Checkpoint, TokenRoles, open_checkpoint, with_rows
+from skipstone.exporters.checkpoints import Checkpoint, TokenRoles, open_checkpoint, read_sampling, with_rows
 from skipstone.exporters.graph import WeightFile
 from skipstone.exporters.optimum.graph import WrappedGraph
 from skipstone.exporters.optimum.process import require_optimum, run_optimum
@@ -171,6 +171,7 @@ def _manifest_maker(plan: WrappedPlan, graph: WrappedGraph, command: str) -> Cal
         bos_id=roles.bos_id,
         stop_ids=roles.stop_ids,
         stop_sources=roles.ends,
+        sampling=read_sampling(checkpoint)[0],
         special_ids=roles.special_ids,
         provenance=Provenance(source=checkpoint.source, tool_version=version("skipstone"), command=command),
     )

@@ -65,12 +65,13 @@ def stream_batch(
         raise ConfigError("a batch cannot be exact, as its rows go through other kernels; decode one after the other")
     if model.manifest.is_traced:
         raise ConfigError("a graph of optimum takes one text at a time, no batch; decode one after the other")
+    options = options.seeded()
     cache = model.new_cache(context_length=context_length, batch=len(prompts))
     rows = [
         _open_row(model, model.sequence_in(cache.row(index)), prompt, options) for index, prompt in enumerate(prompts)
     ]
     for index, row in enumerate(rows):
-        row.clock = Clock(row.prompt_tokens, StopDecision(options.stop_below).promise)
+        row.clock = Clock(row.prompt_tokens, StopDecision(options.stop_below).promise, options.sampling.seed)
         yield index, row.emit(row.sequence.extend(Draft.empty()), options)
     call: BoundCall | None = None
     while waiting := [index for index, row in enumerate(rows) if row.is_open]:

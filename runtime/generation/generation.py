@@ -80,12 +80,15 @@ class Generation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; `logprobs` only where they were asked for, depths only of an approximate text."""
+        """Return plain data; `logprobs` only where they were asked for, depths only of an approximate text,
+        a seed only where chance was in it."""
         data = asdict(self)
         if not self.logprobs:
             del data["logprobs"]
         if self.stats.approximate is None:
             del data["stats"]["approximate"], data["stats"]["depths"]
+        if self.stats.seed is None:
+            del data["stats"]["seed"]
         return data
 
 
@@ -95,6 +98,7 @@ def stream(
     """Yield pieces of the text that follows `sequence`, whose tokens are all given.
 
     A `drafter` given replaces that of the options.
+    Where the options want chance and give no seed, one is drawn, and the stats say it.
     Closing the iterator early is fine: the sequence keeps what was emitted. Raises: CacheFull, ConfigError before any
     work.
     """
@@ -104,6 +108,7 @@ def stream(
             "a conversation with chat(exact=True)"
         )
     sequence.require_room(options.max_new_tokens)
+    options = options.seeded()
     prompt_tokens = len(sequence.token_ids)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)
     method = MethodChoice.parse(options.decode, rule=options.verify)
@@ -155,7 +160,8 @@ def _pieces(
     """Yield what each step adds to the text, until it ends."""
     prompt_tokens = len(sequence.token_ids)
     promises = (approximate, StopDecision(options.stop_below).promise)
-    clock = Clock(prompt_tokens - sequence.num_cached, "; ".join(filter(None, promises)) or None)
+    said = "; ".join(filter(None, promises)) or None
+    clock = Clock(prompt_tokens - sequence.num_cached, said, options.sampling.seed)
     builder = options.text_builder(model, prompt=sequence.token_ids)
     for step in steps:
         text, num_taken = builder.take(step.token_ids, step.logits)

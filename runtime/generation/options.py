@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods import Method, MethodChoice, approximate_methods, require_number
-from skipstone.runtime.sampling import SamplingOptions
+from skipstone.runtime.sampling import SamplingOptions, seeded
 from skipstone.runtime.text import LoopStop, StopDecision, TextBuilder
 
 __all__ = ["GenerationOptions"]
@@ -89,6 +89,11 @@ class GenerationOptions:
         ):
             return None
         return method
+
+    def seeded(self) -> GenerationOptions:
+        """Return the same options with a seed drawn where they need one and none is given."""
+        sampling = seeded(self.sampling)
+        return self if sampling is self.sampling else replace(self, sampling=sampling)
 
     def text_builder(self, model: Model, *, prompt: SequenceOf[int]) -> TextBuilder:
         """Return the empty text that follows `prompt`."""

@@ -29,7 +29,7 @@ class Stats:
     model's calls, choosing and keeping tokens, and all else, such as making text of tokens.
 
     `approximate` says what an approximate method promises, None of a lossless one; then `depths` has how many tokens
-    were made by so many layers.
+    were made by so many layers. `seed` gives the same text again; None where no chance was in it.
     """
 
     prompt_tokens: int
@@ -47,6 +47,7 @@ class Stats:
     peak_memory_bytes: int
     approximate: str | None = None
     depths: dict[int, int] = field(default_factory=dict)
+    seed: int | None = None
 
 
 @dataclass(slots=True)
@@ -58,6 +59,7 @@ class Clock:
 
     num_fed: int
     approximate: str | None = None
+    seed: int | None = None
     _start: float = field(default_factory=time.perf_counter)
     _first: float | None = None
     _waited_s: float = 0.0
@@ -114,6 +116,7 @@ class Clock:
             peak_memory_bytes=peak_memory_bytes(),
             approximate=self.approximate,
             depths=dict(sorted(self._depths.items())),
+            seed=self.seed,
         )
 
 

@@ -26,6 +26,7 @@ from skipstone.runtime.sampling.penalties import (
 )
 from skipstone.runtime.sampling.picks import Drawn, Likeliest, Picker, Picks, Rule, picker_for
 from skipstone.runtime.sampling.processor import LogitProcessor
+from skipstone.runtime.sampling.recommended import recommended_sampling, sampling_from, seeded
 from skipstone.runtime.sampling.sampler import Sampler
 from skipstone.runtime.sampling.truncation import LocallyTypical, MinP, Temperature, TopH, TopK, TopP
 
@@ -61,8 +62,11 @@ __all__ = [
     "gumbel",
     "logprob_of",
     "picker_for",
+    "recommended_sampling",
     "relative_probabilities",
+    "sampling_from",
     "saturation",
+    "seeded",
     "top",
     "top_logprobs",
     "uniform",

@@ -19,9 +19,9 @@ from skipstone.runtime.sampling.penalties import (
 from skipstone.runtime.sampling.processor import LogitProcessor, require
 from skipstone.runtime.sampling.truncation import LocallyTypical, MinP, Temperature, TopH, TopK, TopP
 
-__all__ = ["SamplingOptions"]
+__all__ = ["NEEDS_TEMPERATURE", "SamplingOptions"]
 
-_NEEDS_TEMPERATURE = {"top_k": 0, "typical": 1.0, "top_p": 1.0, "min_p": 0.0, "top_h": None}
+NEEDS_TEMPERATURE = {"top_k": 0, "typical": 1.0, "top_p": 1.0, "min_p": 0.0, "top_h": None}
 """Options that cannot change a greedy choice, with the value at which they are off."""
 
 
@@ -30,7 +30,8 @@ class SamplingOptions:
     """How the next token is chosen from the logits; the default is greedy, and every other step is off.
 
     `temperature` 0 is greedy. Presence and frequency penalty count the answer, `repetition_penalty` and
-    `no_repeat_ngram` the prompt too. `seed` fixes the text; a greedy text has no chance in it and ignores the seed.
+    `no_repeat_ngram` the prompt too. `seed` fixes the text: where it is None one is drawn
+    for each text. A greedy text has no chance in it and ignores the seed.
     Raises: ConfigError for a value out of range, and for a truncation at temperature 0.
     """
 
@@ -47,14 +48,14 @@ class SamplingOptions:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     banned_ids: tuple[int, ...] = ()
     min_new_tokens: int = 0
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**64, "seed", self.seed, "at least 0 and below 2**64")
+        require(self.seed is None or 0 <= self.seed < 2**64, "seed", self.seed, "at least 0 and below 2**64")
         # The steps check their own values.
         self.processors(stop_ids=(), num_prompt_tokens=0)
         if self.greedy:
-            for name, off in _NEEDS_TEMPERATURE.items():
+            for name, off in NEEDS_TEMPERATURE.items():
                 if getattr(self, name) != off:
                     raise ConfigError(
                         f"{name} {getattr(self, name)} changes nothing at temperature 0, which always takes the most "

@@ -24,10 +24,7 @@ NAME = "chat"
 EXAMPLES = """\b
 Examples:
   skipstone chat my-bundle --system "Answer in one sentence."
-  skipstone chat pebble --temperature 0.7 --seed 3"""
-
-
-MAX_NEW_TOKENS = 256
+  skipstone chat pebble --sampling greedy --max-new-tokens 40"""
 
 
 class OnFullName(StrEnum):
@@ -55,15 +52,16 @@ def run(
 ) -> None:
     """Talk to a model.
 
-    Each turn computes only its new tokens. Ctrl-C stops an answer, Ctrl-D ends the talk.
+    Tokens are chosen as the model recommends. Each turn computes only its new tokens. Ctrl-C stops an answer, Ctrl-D
+    ends the talk.
     """
-    from skipstone.language_model import generation_options
-    from skipstone.runtime.text import CHAT_STOP_LOOPS
+    from skipstone.options import chat_options
 
     require_lossless(drafts.decode.split(","), "chat")
-    defaults = {"max_new_tokens": MAX_NEW_TOKENS, "stop_loops": CHAT_STOP_LOOPS}
-    options = generation_options(**defaults | given(length, drafts, sampling))
+    named = given(length, drafts, sampling)
+    chat_options(**named)  # a wrong value is refused before the model is loaded
     model = place.load(bundle, **drafts.for_loading())
+    options = chat_options(recommended=model.runtime.manifest.sampling, **named).seeded()
     conversation, console = model.chat(system=system, context_length=context, on_full=on_full.value), notes(quiet=quiet)
     if model.runtime.chat_template is None:
         console.print(f"{bundle} has no chat template: it continues the bare text of all turns")
@@ -101,7 +99,8 @@ def _answer(conversation: Conversation, text: str, options: GenerationOptions, c
     write("\n")
     if piece is not None and (stats := piece.stats) is not None:
         speed = f"{stats.new_tokens} tokens at {stats.decode_tokens_per_s:.1f}/s"
-        console.print(f"{speed}, first after {stats.ttft_s:.2f} s", style="dim")
+        seed = "" if stats.seed is None else f", seed {stats.seed}"
+        console.print(f"{speed}, first after {stats.ttft_s:.2f} s{seed}", style="dim")
     if piece is not None and piece.finish_reason == "loop":
         console.print("the answer fell into a loop and was ended; --stop-loops 0 lets it run", style="dim")
 

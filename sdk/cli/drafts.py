@@ -120,5 +120,7 @@ def stats_table(stats: Stats) -> str:
             f"{drafter.accepted:5} accepted ({share:.0%})"
         )
     parts = {"draft": stats.draft_s, "model": stats.model_s, "accept": stats.accept_s, "other": stats.other_s}
+    if stats.seed is not None:
+        lines.append(f"seed {stats.seed}: the same seed gives the same text")
     lines.append("ms: " + ", ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in parts.items()))
     return "\n".join(lines)

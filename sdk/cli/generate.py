@@ -99,18 +99,18 @@ def run(
     Approximate: exit, adaptive, skipdecode, switch, cascade, and big-little with --dial; `skipstone tune` calibrates
     them, `skipstone eval method` shows what they cost and bring.
     """
-    from skipstone.language_model import generation_options
+    from skipstone.options import generation_options
 
     showing.require_possible(drafts.decode)
     loading = drafts.for_loading()
     options = {**given(length, drafts, decoding, sampling), "logprobs": showing.logprobs}
-    chosen = generation_options(**options)  # a wrong value is refused before the model is loaded
+    generation_options(**options)  # a wrong value is refused before the model is loaded
     text = sys.stdin.read() if prompt is None else prompt
     model = place.load(bundle, **loading)
     options["context_length"] = context
     if showing.samples > 1:
         made = model.samples(text, showing.samples, **options)
-        _write_samples(made, showing, seed=chosen.sampling.seed)
+        _write_samples(made, showing)
     elif showing.as_json:
         print_json(model.generate(text, **options).to_json())
     else:
@@ -141,13 +141,13 @@ def _print(pieces: Iterator[Piece], painter: DraftPainter | DepthPainter | None)
     return stats
 
 
-def _write_samples(made: Iterator[Generation], showing: Showing, *, seed: int) -> None:
+def _write_samples(made: Iterator[Generation], showing: Showing) -> None:
     if showing.as_json:
         print_json([generation.to_json() for generation in made])
         return
     console = notes(quiet=showing.quiet)
-    for number, generation in enumerate(made):
-        console.print(f"seed {seed + number}: {speed_line(generation.stats)}")
+    for generation in made:
+        console.print(f"seed {generation.stats.seed}: {speed_line(generation.stats)}")
         if generation.stats.approximate is not None:
             console.print(f"approximate: {generation.stats.approximate}")
         write(generation.text + "\n")

@@ -28,6 +28,11 @@ class RuleName(StrEnum):
     k_seq = "k-seq"
 
 
+class SamplingName(StrEnum):
+    greedy = "greedy"
+    model = "model"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthFlags:
     """Where a text ends."""
@@ -94,6 +99,10 @@ class SamplingFlags:
     """How a token is chosen from the logits."""
 
     panel: ClassVar[str] = "Sampling"
+    sampling: Annotated[
+        SamplingName | None,
+        typer.Option(metavar="NAME", help="Start from greedy, the default, or model, as it recommends; chat: model."),
+    ] = None
     temperature: Annotated[
         float | None, typer.Option(metavar="X", min=0.0, help="Above 0 draws by chance; 0 takes the likeliest.")
     ] = None
@@ -122,7 +131,9 @@ class SamplingFlags:
     no_repeat_ngram: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Never write N tokens in a row again; 0 is off.")
     ] = None
-    seed: Annotated[int | None, typer.Option(metavar="N", help="The same seed gives the same text; default: 0.")] = None
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="The same seed gives the same text; default: drawn.")
+    ] = None
 
 
 def given(*flags: LengthFlags | DraftFlags | DecodingFlags | SamplingFlags) -> dict[str, Any]:
@@ -130,6 +141,7 @@ def given(*flags: LengthFlags | DraftFlags | DecodingFlags | SamplingFlags) -> d
     values = {field.name: getattr(group, field.name) for group in flags for field in fields(group)}
     for name in ("draft_model", "suffix_memory"):  # those of `load`
         values.pop(name, None)
-    if isinstance(rule := values.get("verify"), RuleName):
-        values["verify"] = rule.value
+    for name in ("verify", "sampling"):
+        if isinstance(values.get(name), StrEnum):
+            values[name] = values[name].value
     return {name: value for name, value in values.items() if value is not None and value is not False and value != []}

@@ -57,6 +57,7 @@ def run(
     if known := draft_head_tokens(opened):
         facts["draft_head"] = f"the first {known} of {facts['vocabulary']} tokens"
     facts["end_tokens"] = _end_tokens(opened)
+    facts["sampling"] = _sampling(opened.manifest.sampling)
     if skipped := _layers_to_skip(opened, folder):
         facts["layers_to_skip"] = skipped
     if dials := _calibrated_dials(opened, folder):
@@ -99,6 +100,15 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "made_by": f"skipstone {manifest.provenance.tool_version}",
         "command": manifest.provenance.command or "none, exported from Python",
     }
+
+
+def _sampling(said: Mapping[str, float]) -> str:
+    """Return how a chat chooses tokens, and whether the model says so."""
+    from skipstone.runtime.sampling import recommended_sampling
+
+    values = recommended_sampling(said)
+    shown = "greedy" if values["temperature"] == 0 else ", ".join(f"{name} {values[name]:g}" for name in values)
+    return f"{shown} (in a chat; {'as the model recommends' if said else 'the model recommends nothing'})"
 
 
 def _end_tokens(bundle: Bundle) -> list[str]:

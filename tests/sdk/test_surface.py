@@ -26,7 +26,7 @@ PUBLIC_NAMES = {
     "export",
     "load",
 }
-SAMPLING = "--temperature --top-k --top-p --min-p --typical --top-h --seed"
+SAMPLING = "--sampling --temperature --top-k --top-p --min-p --typical --top-h --seed"
 PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram"
 COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --draft-model --draft-model-precision --target "

@@ -564,10 +564,10 @@ def test_eval_shows_only_what_was_measured(cli: CommandLine, bundle: Path, text_
 @pytest.mark.parametrize("kind", ["bundle", "chatty_bundle"])
 def test_chat_answers_each_line_as_python_does(cli: CommandLine, kind: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(kind)
-    outcome = cli("chat", path, "--system", "Be brief.", "-n", 10, stdin="Hello\n\nAnd you?\n")
+    outcome = cli("chat", path, "--system", "Be brief.", "-n", 10, "--sampling", "greedy", stdin="Hello\n\nAnd you?\n")
     assert outcome.code == 0
     conversation = skipstone.load(path).chat(system="Be brief.")
-    options = skipstone.language_model.generation_options(max_new_tokens=10)
+    options = skipstone.options.generation_options(max_new_tokens=10)
     answers = ["".join(piece.text for piece in conversation.reply(text, options)) for text in ("Hello", "And you?")]
     assert outcome.out == "".join(f"{answer}\n" for answer in answers)
     remarks = outcome.err.splitlines()

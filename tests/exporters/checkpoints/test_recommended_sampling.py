@@ -1,0 +1,56 @@
+"""How the makers of a model recommend to choose its tokens, by the names of our options."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeCheckpoint
+
+from skipstone.api import plan
+from skipstone.exporters.checkpoints import open_checkpoint, read_sampling
+
+
+@pytest.fixture
+def folder(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Path:
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(make_checkpoint(), copy)
+    return copy
+
+
+def say(folder: Path, **settings: Any) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, {}),
+        ({"temperature": None, "top_p": None}, {}),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}),
+        ({"temperature": 0.6, "min_p": 0.15}, {"temperature": 0.6, "min_p": 0.15}),
+        ({"do_sample": True, "top_k": 64, "top_p": 0.95}, {"temperature": 1.0, "top_k": 64, "top_p": 0.95}),
+        ({"do_sample": True}, {"temperature": 1.0, "top_k": 50}),
+        ({"do_sample": False, "temperature": 0.6, "top_k": 5}, {"temperature": 0.0}),
+        ({"do_sample": False, "repetition_penalty": 1.1}, {"temperature": 0.0, "repetition_penalty": 1.1}),
+        ({"repetition_penalty": 1.1}, {"repetition_penalty": 1.1}),
+        ({"do_sample": True, "temperature": 0.5, "top_k": -1}, {"temperature": 0.5, "top_k": 0}),
+        ({"temperature": 0, "top_p": 0.5}, {"temperature": 0.0}),
+    ],
+)
+def test_the_recommendation_is_what_the_generation_config_says(
+    folder: Path, settings: dict[str, Any], wanted: dict[str, float]
+) -> None:
+    say(folder, eos_token_id=2, **settings)
+    assert read_sampling(open_checkpoint(folder)) == (wanted, [])
+
+
+def test_a_value_that_cannot_be_is_left_out_and_said(folder: Path) -> None:
+    say(folder, do_sample=True, temperature="hot", top_p=3, top_k=20)
+    assert plan(folder).remarks == (
+        "recommended sampling: temperature 'hot', top_p 3 is no value that can be, and left out",
+    )
+    assert read_sampling(open_checkpoint(folder))[0] == {"temperature": 1.0, "top_k": 20}
