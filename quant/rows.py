@@ -87,6 +87,7 @@ def scale(matrix: Matrix, factor: float) -> Matrix:
     """Return `factor` times the matrix; integers stay, their scales change."""
     if factor == 1:
         return matrix
-    if isinstance(matrix, np.ndarray):
-        return matrix * np.float32(factor)
-    return replace(matrix, scales=matrix.scales * np.float32(factor))
+    with np.errstate(over="ignore"):  # what becomes infinite is refused, by name, where it is stored
+        if isinstance(matrix, np.ndarray):
+            return matrix * np.float32(factor)
+        return replace(matrix, scales=matrix.scales * np.float32(factor))

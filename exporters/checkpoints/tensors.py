@@ -101,8 +101,9 @@ class StoredTensors:
         tensor.fill(values)
         num_bad = values.size - np.count_nonzero(np.isfinite(values))
         if num_bad:
+            kinds = "NaN, infinite or beyond float32" if tensor.dtype == "F64" else "NaN or infinite"
             raise CheckpointError(
-                f"tensor {name!r} holds {num_bad} NaN or infinite values among {values.size}: "
+                f"tensor {name!r} holds {num_bad} {kinds} values among {values.size}: "
                 "the checkpoint is damaged, fetch it again or take another revision"
             )
         return values

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from skipstone.errors import UnsupportedModel
 from skipstone.exporters.graph.pen import GraphPen
-from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, quantize, take_rows, unpack
+from skipstone.exporters.graph.rounding import rounded
+from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, take_rows, unpack
 
 __all__ = ["ExpertStack", "ExpertStore", "StoredExperts", "expert_rule"]
 
@@ -75,7 +76,7 @@ class ExpertStore:
         matrices = itertools.chain([first], map(make, range(1, self.num_experts)))
         if self.form.bits == 32:
             return self._add_numbers(name, (take_rows(_numbers(matrix), filled) for matrix in matrices), shape)
-        fitting = (_fit(matrix, self.rule, self.form) for matrix in matrices)
+        fitting = (_fit(name, matrix, self.rule, self.form) for matrix in matrices)
         return self._add_integers(name, (take_rows(matrix, filled) for matrix in fitting), shape)
 
     def _add_numbers(self, name: str, matrices: Iterable[Matrix], shape: tuple[int, int]) -> ExpertStack:
@@ -113,7 +114,7 @@ def _numbers(matrix: Matrix) -> NDArray[np.float32]:
     return matrix if isinstance(matrix, np.ndarray) else matrix.dequantize()
 
 
-def _fit(matrix: Matrix, rule: TensorRecipe, form: TensorRecipe) -> QuantizedMatrix:
+def _fit(name: str, matrix: Matrix, rule: TensorRecipe, form: TensorRecipe) -> QuantizedMatrix:
     """Return the matrix as integers of that form; what is already integers keeps its values exactly."""
     bits, block_size = _asked(matrix, rule)
     if bits > form.bits or block_size < form.block_size:
@@ -122,9 +123,7 @@ def _fit(matrix: Matrix, rule: TensorRecipe, form: TensorRecipe) -> QuantizedMat
             f"{form.block_size}: all must be alike, take the checkpoint as it was before quantization"
         )
     if isinstance(matrix, np.ndarray):
-        return quantize(
-            matrix, bits=form.bits, block_size=form.block_size, symmetric=form.symmetric, method=form.method
-        )
+        return rounded(name, matrix, form)
     if matrix.order is not None:
         raise UnsupportedModel(
             "the columns of an expert stand in an order of their own (act-order), which the operator cannot follow: "

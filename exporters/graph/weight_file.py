@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, quantize, unpack
+from skipstone.exporters.graph.rounding import require_finite, rounded
+from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, unpack
 
 __all__ = ["INTEGERS", "StoredMatrix", "WeightFile"]
 
@@ -48,9 +49,14 @@ class WeightFile:
         self._matrices: dict[str, tuple[StoredMatrix, ...]] = {}
 
     def add(self, name: str, make: Callable[[], NDArray[np.generic]]) -> ir.ExternalTensor:
-        """Return the stored tensor `name`, calling `make` and writing its result the first time it is asked for."""
+        """Return the stored tensor `name`, calling `make` and writing its result the first time it is asked for.
+
+        Raises: CheckpointError, by name, for numbers that are infinite or NaN.
+        """
         if name not in self._tensors:
-            self._tensors[name] = self._write(name, np.ascontiguousarray(make()))
+            array = np.ascontiguousarray(make())
+            require_finite(name, array)
+            self._tensors[name] = self._write(name, array)
         return self._tensors[name]
 
     def add_matrices(
@@ -85,9 +91,7 @@ class WeightFile:
                 numbers = matrix.T if transposed else matrix
                 stored = self.add(f"{name}.transposed" if transposed else name, lambda: numbers)
                 return StoredMatrix(rows=rows, columns=columns, bits=32, data=stored, transposed=transposed)
-            matrix = quantize(
-                matrix, bits=rule.bits, block_size=rule.block_size, symmetric=rule.symmetric, method=rule.method
-            )
+            matrix = rounded(name, matrix, rule)
         return self._add_transposed(name, matrix) if transposed and integers_too else self._add_integers(name, matrix)
 
     def _add_integers(self, name: str, matrix: QuantizedMatrix) -> StoredMatrix:

@@ -1,0 +1,37 @@
+"""Numbers that are stored: rounded to integers as a rule says, or as they are; what no device can hold is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.errors import CheckpointError
+from skipstone.quant import QuantizedMatrix, TensorRecipe, quantize
+
+__all__ = ["require_finite", "rounded"]
+
+
+def rounded(name: str, matrix: NDArray[np.float32], rule: TensorRecipe) -> QuantizedMatrix:
+    """Return the matrix in integers. Raises: CheckpointError, by name, for weights too large for that."""
+    try:
+        return quantize(
+            matrix, bits=rule.bits, block_size=rule.block_size, symmetric=rule.symmetric, method=rule.method
+        )
+    except ValueError as error:
+        largest = np.abs(matrix).max()
+        raise CheckpointError(
+            f"{name}: weights as large as {largest:.2g} cannot be rounded to {rule.bits} bits, only those up to 1e37: "
+            "the checkpoint is damaged, or needs --precision fp32"
+        ) from error
+
+
+def require_finite(name: str, array: NDArray[np.generic]) -> None:
+    """Raise CheckpointError for numbers that are infinite or NaN: factors of the model made them so.
+
+    Cost: a quarter of the array, for a moment.
+    """
+    if array.dtype == np.float32 and not np.isfinite(array).all():
+        raise CheckpointError(
+            f"{name}: weights are so large that the model's own factors make them infinite or NaN: "
+            "the checkpoint is damaged, fetch it again"
+        )
