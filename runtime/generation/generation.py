@@ -121,7 +121,7 @@ def stream(
         drafter=drafter,
         accept=rule_named(options.verify, sampler, sequence.token_ids),
         max_new_tokens=options.max_new_tokens,
-        stop_ids=model.manifest.stop_ids,
+        stop_ids=options.stop_ids(model),
     )
     return _pieces(model, sequence, options, steps)
 
@@ -140,7 +140,7 @@ def _stream_approximate(
             sampler=sampler,
             setting=setting,
             max_new_tokens=options.max_new_tokens,
-            stop_ids=model.manifest.stop_ids,
+            stop_ids=options.stop_ids(model),
             calibration=file,
             text=options.text_builder(model, prompt=sequence.token_ids),
         )

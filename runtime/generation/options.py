@@ -95,6 +95,15 @@ class GenerationOptions:
         sampling = seeded(self.sampling)
         return self if sampling is self.sampling else replace(self, sampling=sampling)
 
+    def stop_ids(self, model: Model) -> tuple[int, ...]:
+        """Return the tokens that end a text: the model's own, and special ones that are a stop string by themselves."""
+        tokenizer, stop_ids = model.tokenizer, list(model.manifest.stop_ids)
+        for text in self.stop:
+            token_ids = tokenizer.encode(text, add_special_tokens=False)
+            if len(token_ids) == 1 and token_ids[0] in tokenizer.special_ids:
+                stop_ids += token_ids
+        return tuple(dict.fromkeys(stop_ids))
+
     def text_builder(self, model: Model, *, prompt: SequenceOf[int]) -> TextBuilder:
         """Return the empty text that follows `prompt`."""
         return TextBuilder(
@@ -102,7 +111,7 @@ class GenerationOptions:
             prompt=prompt,
             max_new_tokens=self.max_new_tokens,
             stop=self.stop,
-            stop_ids=model.manifest.stop_ids,
+            stop_ids=self.stop_ids(model),
             stop_below=self.stop_below,
             stop_loops=self.stop_loops,
         )

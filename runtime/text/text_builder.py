@@ -37,7 +37,9 @@ class TextBuilder:
         stop_loops: int = 0,
     ) -> None:
         after = prompt[-1] if prompt else None
-        self._text, self._stop = TextStream(tokenizer, after=after), StopStrings(stop)
+        self._text = TextStream(tokenizer, after=after)
+        self._tokenizer, self._unseen = tokenizer, tokenizer.special_ids | set(stop_ids)
+        self._stop = StopStrings(stop, [self._name(token_id) for token_id in self._unseen] if stop else ())
         self._stop_ids = stop_ids
         self._left = max_new_tokens
         self._decision, self._loop = StopDecision(stop_below), LoopStop(stop_loops)
@@ -61,7 +63,10 @@ class TextBuilder:
         for num_taken, token_id in enumerate(token_ids, start=1):
             self._left -= 1
             stopped = token_id in self._stop_ids
-            text, hit = self._stop.push("" if stopped else self._text.push(token_id))
+            if token_id in self._unseen:
+                text, hit = self._stop.push("", name=self._name(token_id))
+            else:
+                text, hit = self._stop.push(self._text.push(token_id))
             shown.append(text)
             if hit:
                 self.finish_reason = "stop"
@@ -71,6 +76,9 @@ class TextBuilder:
                 self.finish_reason = "stop" if stopped else "loop" if loops else "length"
                 return "".join([*shown, self._end()]), num_taken
         return "".join(shown), len(token_ids)
+
+    def _name(self, token_id: int) -> str:
+        return self._tokenizer.piece(token_id) or ""
 
     def _end(self) -> str:
         text = self._stop.push(self._text.flush())[0] + self._stop.flush()

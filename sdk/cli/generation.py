@@ -45,7 +45,9 @@ class LengthFlags:
     min_new_tokens: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Fewest tokens to make, before a stop token may come.")
     ] = None
-    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable.")] = None
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text or special token; repeatable.")
+    ] = None
     stop_below: Annotated[
         float | None, typer.Option(metavar="P", help="End where the text's chance falls below P: approximate.")
     ] = None

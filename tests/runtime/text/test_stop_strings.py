@@ -110,3 +110,49 @@ def test_an_empty_stop_string_is_refused() -> None:
 def test_a_single_string_instead_of_a_list_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"write \['END'\]"):
         StopStrings("END")
+
+
+# Special tokens: no text of their own, and a name that a stop string may hold
+
+NAMES = {"<x>": "a special token", "<ab>": "another"}
+tokens = st.lists(st.sampled_from(["a", "b", "ab", "<x>", "<ab>"]), max_size=12)
+named_stops = st.lists(
+    st.lists(st.sampled_from(["a", "b", "<x>", "<ab>"]), min_size=1, max_size=3).map("".join), max_size=3
+)
+
+
+def stream_of_tokens(stop: list[str], pieces: list[str]) -> str:
+    stops = StopStrings(stop, NAMES)
+    pushed = (stops.push("", name=piece) if piece in NAMES else stops.push(piece) for piece in pieces)
+    return "".join(text for text, _ in pushed) + stops.flush()
+
+
+def cut_where_a_stop_string_starts(stop: list[str], pieces: list[str]) -> str:
+    """The obvious way: every letter with the text before it, that which is shown and that with the names."""
+    letters = [(letter, piece not in NAMES) for piece in pieces for letter in piece]
+    spelled, shown = "".join(letter for letter, _ in letters), ""
+    rest = "".join(letter for letter, is_shown in letters if is_shown)
+    for place, (letter, is_shown) in enumerate(letters):
+        for one in stop:
+            has_name = any(name in one for name in NAMES)
+            if (has_name and spelled.startswith(one, place)) or (not has_name and is_shown and rest.startswith(one)):
+                return shown
+        if is_shown:
+            shown, rest = shown + letter, rest[1:]
+    return shown
+
+
+@given(named_stops, tokens)
+def test_a_stop_string_with_the_name_of_a_special_token_ends_the_text_before_it_and_no_name_shows(
+    stop: list[str], pieces: list[str]
+) -> None:
+    assert stream_of_tokens(stop, pieces) == cut_where_a_stop_string_starts(stop, pieces)
+
+
+def test_text_before_a_name_waits_only_while_it_may_begin_a_stop_string() -> None:
+    stops = StopStrings(["a<x>\n"], NAMES)
+    assert stops.push("ba") == ("b", False)
+    assert stops.push("", name="<x>") == ("", False)
+    assert stops.push("c") == ("ac", False)
+    stops.push("a", name="<x>")
+    assert stops.push("\nrest") == ("", True)
