@@ -6,6 +6,7 @@ from skipstone.devices.buffer import Binding, Buffer
 from skipstone.devices.catalog import DeviceInfo, catalog
 from skipstone.devices.cpu import CpuDevice
 from skipstone.devices.device import DEFAULT_DEVICE, Device, Session, StagedDevice, open_device
+from skipstone.devices.freed_memory import give_back
 from skipstone.devices.threads import physical_cores
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Session",
     "StagedDevice",
     "catalog",
+    "give_back",
     "open_device",
     "physical_cores",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipstone.runtime.decoding.acceptance import Acceptance, ConfidenceScale, level_of, middle_of
+from skipstone.runtime.decoding.acceptance import Acceptance, ConfidenceScale, Counts, level_of, middle_of
 from skipstone.runtime.decoding.chain import ConfidenceStop, DraftText, ModelDrafter
 from skipstone.runtime.decoding.decode import Look, decode, decode_singly, step_of_one
 from skipstone.runtime.decoding.drafter import Accept, Choose, Drafter, Guard, PlainDrafter, Round, Step
@@ -13,6 +13,7 @@ __all__ = [
     "Choose",
     "ConfidenceScale",
     "ConfidenceStop",
+    "Counts",
     "DraftText",
     "Drafter",
     "Guard",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from skipstone.runtime.engine import Draft
 
-__all__ = ["Acceptance", "ConfidenceScale", "level_of", "middle_of"]
+__all__ = ["Acceptance", "ConfidenceScale", "Counts", "level_of", "middle_of"]
 
 NUM_LEVELS = 10
+
+Counts: TypeAlias = dict[int, list[float]]
+"""By level: how many guesses were right, and how many were reached."""
 
 
 class Acceptance:
@@ -17,13 +21,21 @@ class Acceptance:
     Invariant: for each level, hits <= trials, both with the prior's guesses in them.
     """
 
-    def __init__(self, prior: Callable[[int], float], *, prior_weight: float = 4.0, half_life: float = 50.0) -> None:
+    def __init__(
+        self,
+        prior: Callable[[int], float],
+        *,
+        prior_weight: float = 4.0,
+        half_life: float = 50.0,
+        counts: Counts | None = None,
+    ) -> None:
         """`prior` gives the chance of a level that was never tried, worth `prior_weight` trials.
 
-        After `half_life` trials of a level, what was seen before them counts half.
+        After `half_life` trials of a level, what was seen before them counts half. What is learned goes into `counts`,
+        which may be those of a text before.
         """
         self._prior, self._weight, self._keep = prior, prior_weight, 0.5 ** (1 / half_life)
-        self._counts: dict[int, list[float]] = {}
+        self._counts: Counts = {} if counts is None else counts
 
     def chance(self, level: int) -> float:
         """Return the estimated chance, 0..1."""

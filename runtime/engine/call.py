@@ -70,6 +70,7 @@ class BoundCall:
             self.bindings.append(self._bind(device.bind(session), session, buffers | states))
         takes_bias = [_takes(session, "attention_bias") for session in self.sessions]
         self._biased = [binding for binding, biased in zip(self.bindings, takes_bias, strict=True) if biased]
+        self._owner = sessions  # the last to go
 
     def _allocate(self, device: Device, feed: Feed, dimensions: Dimensions) -> dict[str, Buffer]:
         """Return the buffers of all inputs and outputs beside the cache and the bias, by their names in the graphs."""

@@ -37,6 +37,7 @@ class WrappedCall:
             for kind, buffer in zip(("key", "value"), pair, strict=True)
         }
         self._outputs = ["logits", *(f"present.{name}" for name in self._buffers)]
+        self._owner = sessions  # the last to go
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
         """Return logits [R, V] for a feed of chains.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from threading import Lock
 
-from skipstone.devices import Device, Session, StagedDevice
+from skipstone.devices import Device, Session, StagedDevice, give_back
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
@@ -14,36 +15,52 @@ from skipstone.runtime.engine.rotary_tables import RotaryTables
 __all__ = ["Sessions"]
 
 
+# What smaller models leave behind is not worth the search for it.
+LEAST_BYTES = 4 << 20
+
+
 class Sessions:
-    """The sessions of a bundle, without the state of any text: `graphs` are those of the stages, then the head's."""
+    """The sessions of a bundle, without the state of any text.
+
+    Whoever holds one of them beyond a call holds this too, so that it goes last, and its memory back to the system.
+    """
 
     def __init__(self, bundle: Bundle, device: Device) -> None:
-        self.manifest, self._path = bundle.manifest, bundle.path
-        files = [stage.file for stage in self.manifest.stages] + ([self.manifest.head] if self.manifest.head else [])
-        self.device = device.for_stages() if len(files) > 1 and isinstance(device, StagedDevice) else device
-        self.graphs = tuple(self._open(file) for file in files)
+        self.manifest, self._path, self._lock = bundle.manifest, bundle.path, Lock()
+        self._rotary_tables: RotaryTables | None = None
+        self._opened: dict[str, Session] = {}
+        weakref.finalize(self, _close, self._opened, self.manifest.total_bytes >= LEAST_BYTES).atexit = False
+        head = [self.manifest.head] if self.manifest.head else []
+        self._files = [*(stage.file for stage in self.manifest.stages), *head]
+        self.device = device.for_stages() if len(self._files) > 1 and isinstance(device, StagedDevice) else device
         self._adapters = {
-            num_stages: self._open(self.manifest.adapters[str(stage.end_layer)])
+            num_stages: self.manifest.adapters[str(stage.end_layer)]
             for num_stages, stage in enumerate(self.manifest.stages, start=1)
             if str(stage.end_layer) in self.manifest.adapters
         }
-        self._draft_head: Session | None = None
-        self._rotary_tables: RotaryTables | None = None
-        self._lock = Lock()
+        for file in (*self._files, *self._adapters.values()):
+            self._open(file)
+
+    @property
+    def graphs(self) -> tuple[Session, ...]:
+        """Those of the stages, then the head's."""
+        return tuple(self._opened[file] for file in self._files)
 
     def of(self, part: Part) -> tuple[Session, ...]:
         """Return the sessions of a part, in the order in which they run."""
         num_stages = len(self.manifest.stages)
         chosen = range(num_stages) if part.stages is None else part.stages
-        head = self.graphs[num_stages:] if part.head else ()
+        graphs = self.graphs
+        head = graphs[num_stages:] if part.head else ()
         if part.head and part.pruned:
             head = (self.draft_head,)
         adapter = self.adapter_of(part)
-        return (*(self.graphs[number] for number in chosen), *(() if adapter is None else (adapter,)), *head)
+        return (*(graphs[number] for number in chosen), *(() if adapter is None else (adapter,)), *head)
 
     def adapter_of(self, part: Part) -> Session | None:
         """Return what stands between the exit of a part and the head; None where nothing does."""
-        return self._adapters.get(part.exit) if part.head and part.exit is not None else None
+        file = self._adapters.get(part.exit) if part.head and part.exit is not None else None
+        return None if file is None else self._opened[file]
 
     @property
     def draft_head(self) -> Session:
@@ -51,11 +68,9 @@ class Sessions:
 
         Raises: DeviceError.
         """
+        assert self.manifest.draft_head is not None, "only a bundle with a draft head is asked for it"
         with self._lock:
-            if self._draft_head is None:
-                assert self.manifest.draft_head is not None, "only a bundle with a draft head is asked for it"
-                self._draft_head = self._open(self.manifest.draft_head)
-            return self._draft_head
+            return self._open(self.manifest.draft_head)
 
     def new_cache(self, capacity: int | None, *, batch: int = 1) -> KVCache:
         """Return a cache for `capacity` tokens, by default all that the model can see. Raises: ConfigError."""
@@ -73,4 +88,13 @@ class Sessions:
             return self._rotary_tables
 
     def _open(self, file: str) -> Session:
-        return self.device.open_session(self._path / file)
+        if file not in self._opened:
+            self._opened[file] = self.device.open_session(self._path / file)
+        return self._opened[file]
+
+
+def _close(opened: dict[str, Session], is_large: bool) -> None:
+    """Drop sessions, and give back the memory of a large model."""
+    opened.clear()
+    if is_large:
+        give_back()

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from skipstone.devices import Buffer
+from skipstone.devices import Buffer, Device
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.draft_vocabulary import DraftVocabulary
@@ -23,6 +23,24 @@ __all__ = ["BOUND_CALLS", "Spares", "Workspace"]
 BOUND_CALLS: Final = 24
 
 
+class Scratch:
+    """Large buffers that calls of like shape share, since one runs at a time.
+
+    It knows nothing of the calls that keep it, so that a workspace is freed as soon as nobody holds it.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._buffers: dict[tuple[str, int], Buffer] = {}
+
+    def zeros(self, name: str, num_rows: int, width: int) -> Buffer:
+        """Return zeros [num_rows, width]."""
+        size = 1 << (num_rows - 1).bit_length()
+        if (name, size) not in self._buffers:
+            self._buffers[name, size] = self._device.zeros((size, width), np.float32)
+        return self._buffers[name, size].view(slice(num_rows))
+
+
 class Workspace:
     """A cache and the calls bound to it. To bind one costs as much as a small model's step, so they are kept.
 
@@ -33,7 +51,7 @@ class Workspace:
         self.sessions, self.cache = sessions, cache
         self._bound_calls = bound_calls
         self._calls: OrderedDict[tuple[tuple[int, ...], bool, range, Part], BoundCall | WrappedCall] = OrderedDict()
-        self._buffers: dict[tuple[str, int], Buffer] = {}
+        self._scratch = Scratch(sessions.device)
 
     def call(self, feed: Feed, part: Part = WHOLE) -> BoundCall | WrappedCall:
         """Return the call for feeds of this shape and with these rows, bound when first asked for."""
@@ -49,7 +67,7 @@ class Workspace:
         if self.sessions.manifest.is_traced:
             return WrappedCall(self.sessions, self.cache, feed)
         vocabulary = self.draft_vocabulary if part.head and part.pruned else None
-        return BoundCall(self.sessions, self.cache, feed, part, zeros=self._zeros, vocabulary=vocabulary)
+        return BoundCall(self.sessions, self.cache, feed, part, zeros=self._scratch.zeros, vocabulary=vocabulary)
 
     @cached_property
     def draft_vocabulary(self) -> DraftVocabulary:
@@ -57,13 +75,6 @@ class Workspace:
         (num_first,) = (out.shape[1] for out in self.sessions.draft_head.get_outputs() if out.name == "logits")
         vocab_size = self.sessions.manifest.dimensions.vocab_size
         return DraftVocabulary(self.sessions.device, num_first=num_first, vocab_size=vocab_size)
-
-    def _zeros(self, name: str, num_rows: int, width: int) -> Buffer:
-        """Return zeros [num_rows, width] in memory that calls of like shape share: one runs at a time."""
-        size = 1 << (num_rows - 1).bit_length()
-        if (name, size) not in self._buffers:
-            self._buffers[name, size] = self.sessions.device.zeros((size, width), np.float32)
-        return self._buffers[name, size].view(slice(num_rows))
 
 
 class Spares:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from skipstone.runtime.costs import MAX_ROWS
-from skipstone.runtime.decoding import Acceptance, Guard
+from skipstone.runtime.decoding import Acceptance, Counts
 from skipstone.runtime.engine import Draft
 
 __all__ = ["LOOP_S", "CallTimes", "Knowledge", "Record"]
@@ -31,10 +31,12 @@ class Record:
     `balance_s` is what asking saved, less what it took. A drafter with a negative balance rests. It is asked only while
     `credit_s` lasts: every round adds a little to it, and each try takes from it what the try cost, rows fed in vain
     included. `price_s` is what asking takes, `guess_s` what one guess takes, `mean_chance` how often a guess that is
-    reached is accepted.
+    reached is accepted; `counts` tells that level by level.
+
+    It outlives the texts, so it holds numbers only, and nothing of a text.
     """
 
-    acceptance: Acceptance
+    counts: Counts = field(default_factory=dict)
     balance_s: float = 0.0
     price_s: float = 0.0
     guess_s: float = 0.0
@@ -85,14 +87,14 @@ class Record:
             self.guess_s += (spent_s / num_guesses - self.guess_s) * (1 - MEMORY if self.guess_s else 1)
         self.balance_s = MEMORY * self.balance_s + (1 - MEMORY) * (saved_s - spent_s)
 
-    def learn(self, draft: Draft, token_ids: Sequence[int]) -> None:
-        """Score a proposal against the tokens that came, whether it was fed or not."""
+    def learn(self, draft: Draft, token_ids: Sequence[int], acceptance: Acceptance) -> None:
+        """Score a proposal against the tokens that came, whether it was fed or not; `acceptance` has our counts."""
         levels = draft.levels or (0,) * len(draft)
         follows = dict(enumerate(token_ids) if draft.is_chain else zip(draft.path(token_ids), token_ids, strict=False))
         for parent, guess, level in zip(draft.parents, draft.token_ids, levels, strict=True):
             token_id = follows.get(parent)
             if token_id is not None:
-                self.acceptance.update(level, accepted=guess == token_id)
+                acceptance.update(level, accepted=guess == token_id)
                 self.mean_chance += ((guess == token_id) - self.mean_chance) * (1 - MEMORY)
                 if guess != token_id and draft.is_chain:
                     return
@@ -154,6 +156,6 @@ class Knowledge:
         """Count one round that gave `num_tokens` and saved so many plain steps, or lost them."""
         self.stake = min(self.stake + EXPLORATION * num_tokens + saved, MOST_STAKE)
 
-    def record(self, guard: Guard) -> Record:
-        """Return the record of a drafter, by its name."""
-        return self._records.setdefault(guard.name, Record(Acceptance(guard.prior)))
+    def record(self, name: str) -> Record:
+        """Return the record of the drafter called `name`."""
+        return self._records.setdefault(name, Record())

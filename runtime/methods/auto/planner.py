@@ -20,12 +20,29 @@ CONTEXT_STEP = 32
 NOT_CHEAP = 0.04
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A drafter of one text, what is known of it from this text and those before, and how often it is right."""
+
+    guard: Guard
+    record: Record
+    acceptance: Acceptance
+
+    @classmethod
+    def of(cls, guard: Guard, knowledge: Knowledge) -> Source:
+        record = knowledge.record(guard.name)
+        return cls(guard, record, Acceptance(guard.prior, counts=record.counts))
+
+    def learn(self, draft: Draft, token_ids: Sequence[int]) -> None:
+        """Score a proposal against the tokens that came."""
+        self.record.learn(draft, token_ids, self.acceptance)
+
+
 @dataclass(frozen=True, slots=True)
 class _Proposal:
     """What one drafter proposed this round, the part of it that pays and how much, and what asking took."""
 
-    guard: Guard
-    record: Record
+    source: Source
     draft: Draft
     cut: Draft
     gain_s: float
@@ -57,7 +74,7 @@ class Planner(Drafter):
         `clock` gives the seconds by which the price of asking is measured.
         """
         self._knowledge = knowledge or Knowledge()
-        self._sources = [(guard, self._knowledge.record(guard)) for guard in guards]
+        self._sources = [Source.of(guard, self._knowledge) for guard in guards]
         self._curve, self._exact, self._clock = curve, exact, clock
         self._expected: list[float] = []
         self._costs: list[float] = []
@@ -72,7 +89,8 @@ class Planner(Drafter):
         plain_rate, row_s = MIN_GAIN / (costs[1] + LOOP_S), (costs[-1] - costs[1]) / (MAX_ROWS - 1)
         exploration_s = self._knowledge.exploration * costs[1] / len(self._sources) if self._sources else 0.0
         best, best_rate = Draft.empty(), plain_rate
-        for guard, record in self._sources if limit > 0 and self._knowledge.stake >= 0 else ():
+        for source in self._sources if limit > 0 and self._knowledge.stake >= 0 else ():
+            guard, record = source.guard, source.record
             if len(best) and record.price_s > NOT_CHEAP * costs[1]:
                 continue
             reading_s = guard.reading_share * costs[1] * len(history) if guard not in self._begun else 0.0
@@ -85,9 +103,9 @@ class Planner(Drafter):
             start = self._clock()
             draft = guard.propose(limit, min_chance=best_rate * (row_s + record.guess_s) / 2)
             spent_s = self._clock() - start
-            cut, rate = best_cut(draft, record.acceptance, costs, plain_rate)
+            cut, rate = best_cut(draft, source.acceptance, costs, plain_rate)
             gain_s = self._gain_s(cut, rate)
-            self._proposals.append(_Proposal(guard, record, draft, cut, gain_s, spent_s))
+            self._proposals.append(_Proposal(source, draft, cut, gain_s, spent_s))
             if rate > best_rate:
                 best, best_rate = cut, rate
         self._taken = best
@@ -112,16 +130,16 @@ class Planner(Drafter):
         spared_s = self._costs[rows] - seen.model_s if seen.num_peeked else 0.0
         round_s = self._costs[rows] + LOOP_S
         for proposal in self._proposals:
-            record = proposal.record
-            record.learn(proposal.draft, seen.token_ids)
+            guard, record = proposal.source.guard, proposal.source.record
+            proposal.source.learn(proposal.draft, seen.token_ids)
             start = self._clock()
-            proposal.guard.observe(seen)
-            spent_s = proposal.spent_s + self._clock() - start - proposal.guard.peeks * spared_s
+            guard.observe(seen)
+            spent_s = proposal.spent_s + self._clock() - start - guard.peeks * spared_s
             spent_s = record.usual(spent_s, num_guesses=len(proposal.draft), plain_s=self._costs[1])
-            is_first = proposal.guard not in self._begun
+            is_first = guard not in self._begun
             record.settle(spent_s, self._merit_s(proposal), num_guesses=len(proposal.draft), is_first=is_first)
             round_s += 0.0 if is_first else spent_s
-            self._begun.add(proposal.guard)
+            self._begun.add(guard)
         self._knowledge.settle(num_tokens, saved=num_tokens - round_s / (self._costs[1] + LOOP_S))
         self._proposals = []
 
@@ -143,8 +161,8 @@ class Planner(Drafter):
         return proposal.gain_s - max(others, default=0.0)
 
     def finish(self, history: Sequence[int]) -> None:
-        for guard, _ in self._sources:
-            guard.finish()
+        for source in self._sources:
+            source.guard.finish()
 
 
 def best_cut(draft: Draft, acceptance: Acceptance, costs: Sequence[float], rate: float) -> tuple[Draft, float]:
