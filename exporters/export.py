@@ -15,7 +15,6 @@ from skipstone.errors import UnsupportedModel
 from skipstone.exporters.checkpoints import (
     Checkpoint,
     ExitAdapters,
-    StoredTensors,
     TokenRoles,
     adapters_for,
     left_out,
@@ -93,9 +92,9 @@ class ExportPlan:
 
     @property
     def is_as_shipped(self) -> bool:
-        """Whether the weights are those of a folder of Hugging Face: not transformed or read from integers."""
+        """Whether the weights are those of a folder of Hugging Face: not transformed, renamed or from integers."""
         checkpoint = self.checkpoint
-        return not self.transforms and checkpoint.path.is_dir() and isinstance(checkpoint.tensors, StoredTensors)
+        return not self.transforms and checkpoint.path.is_dir() and checkpoint.is_usual
 
     @property
     def settings(self) -> dict[str, Any]:

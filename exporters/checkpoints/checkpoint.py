@@ -18,9 +18,9 @@ class Checkpoint:
 
     `source` is what the user named, `path` is the folder or file that it lies in, `config` is config.json,
     `generation_config` is generation_config.json or empty. `texts` are the files that a bundle takes over, by name,
-    tokenizer.json always. `remarks` say where what is stored was followed, not what is said of it.
-    `ends` are the tokens that a GGUF file says end a text, each with the key that says so; None
-    where the two configs say it.
+    tokenizer.json always. `remarks` say where what is stored was followed, not what is said of it; `is_usual` whether
+    transformers reads the same from the folder. `ends` are the tokens that a GGUF file says end a text, each with the
+    key that says so; None where the two configs say it.
     """
 
     path: Path
@@ -30,4 +30,5 @@ class Checkpoint:
     texts: Mapping[str, bytes]
     tensors: TensorSource
     remarks: tuple[str, ...] = ()
+    is_usual: bool = True
     ends: Mapping[int, str] | None = None

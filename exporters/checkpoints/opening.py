@@ -8,12 +8,14 @@ from typing import Any, Final
 
 from skipstone.errors import CheckpointError, ConfigError
 from skipstone.exporters.checkpoints.checkpoint import Checkpoint
+from skipstone.exporters.checkpoints.file_kinds import file_kind, gguf_in, is_gguf
 from skipstone.exporters.checkpoints.files import blaming, listing, read_json, reading
 from skipstone.exporters.checkpoints.gguf import open_gguf
 from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
 from skipstone.exporters.checkpoints.packed import unpacked
 from skipstone.exporters.checkpoints.tensors import TensorSource
 from skipstone.exporters.checkpoints.tokenizer import files as tokenizer_files
+from skipstone.exporters.checkpoints.usual_names import with_usual_names
 from skipstone.exporters.checkpoints.weight_files import open_weights
 
 __all__ = ["open_checkpoint"]
@@ -34,16 +36,18 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     Checks the settings and the header of every weight file; reads no weight.
     Raises: CheckpointError when something is missing or damaged; ConfigError for a folder with a revision.
     """
-    if Path(source).suffix == ".gguf" and not Path(source).is_dir():
-        return _open_gguf(Path(source), revision)
+    path = Path(source)
+    with blaming(path):
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if not is_folder and (path.suffix.lower() == ".gguf" or (is_file and is_gguf(path))):
+        return _open_gguf(path, revision)
     folder = _folder(source, revision)
     present = listing(folder)
     if "config.json" not in present:
-        hint = next((f"the file {folder / name}" for name in sorted(present) if name.endswith(".gguf")), None)
-        raise CheckpointError(f"{folder} has no config.json: pass {hint or 'the folder of a Hugging Face checkpoint'}")
+        raise CheckpointError(f"{folder} has no config.json: pass {_hint(folder, present)}")
     generation_config = folder / "generation_config.json"
     config = read_json(folder / "config.json")
-    tensors, remarks = _weights(folder, config)
+    tensors, remarks, is_usual = _weights(folder, config)
     return Checkpoint(
         path=folder,
         source=str(source),
@@ -52,15 +56,26 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         texts=_read_texts(folder, present),
         tensors=tensors,
         remarks=remarks,
+        is_usual=is_usual,
     )
 
 
-def _weights(folder: Path, config: Mapping[str, Any]) -> tuple[TensorSource, tuple[str, ...]]:
-    tensors = open_weights(folder, safetensors="model.safetensors", torch="pytorch_model.bin")
+def _weights(folder: Path, config: Mapping[str, Any]) -> tuple[TensorSource, tuple[str, ...], bool]:
+    """The tensors by their usual names, what is to be said of them, and whether transformers reads the same."""
+    stored = open_weights(folder, safetensors="model.safetensors", torch="pytorch_model.bin")
+    tensors, remarks = with_usual_names(stored, config)
     if config.get("quantization_config") is None:
-        return tensors, ()
+        return tensors, remarks, not remarks
     packed = unpacked(config, tensors)
-    return packed, packed.remarks
+    return packed, (*remarks, *packed.remarks), False
+
+
+def _hint(folder: Path, present: Collection[str]) -> str:
+    """What to pass in place of a folder that has no settings of a model."""
+    if (file := gguf_in(folder)) is not None:
+        return f"the file {file}"
+    hint = "the folder of a Hugging Face checkpoint"
+    return f"{hint}, and this adapter with --lora" if "adapter_config.json" in present else hint
 
 
 def _open_gguf(path: Path, revision: str | None) -> Checkpoint:
@@ -78,7 +93,8 @@ def _folder(source: str | Path, revision: str | None) -> Path:
             raise ConfigError(f"revision {revision!r} does not apply to the local folder {folder}: leave it out")
         return folder
     if exists:
-        raise CheckpointError(f"{folder} is a file: pass the folder that holds config.json and the weights")
+        kind = f" ({known})" if (known := file_kind(folder)) is not None else ""
+        raise CheckpointError(f"{folder} is a file: pass the folder that holds config.json and the weights{kind}")
     if not is_hub_id(str(source)):
         raise CheckpointError(f"no such folder: {folder}: pass a folder, or a hub id such as owner/name")
     return fetch(str(source), revision)

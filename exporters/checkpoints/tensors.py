@@ -81,6 +81,10 @@ class StoredTensors:
         """The names of all tensors."""
         return frozenset(self._tensors)
 
+    def renamed(self, names: Mapping[str, str]) -> StoredTensors:
+        """The same tensors by new names, from old to new."""
+        return StoredTensors({names[name]: tensor for name, tensor in self._tensors.items()})
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of one tensor. Raises CheckpointError when there is no such tensor."""
         return self._find(name).shape
@@ -101,9 +105,9 @@ class StoredTensors:
         tensor.fill(values)
         num_bad = values.size - np.count_nonzero(np.isfinite(values))
         if num_bad:
-            kinds = "NaN, infinite or beyond float32" if tensor.dtype == "F64" else "NaN or infinite"
+            among = f"{values.size}, read as float32" if tensor.dtype == "F64" else str(values.size)
             raise CheckpointError(
-                f"tensor {name!r} holds {num_bad} {kinds} values among {values.size}: "
+                f"tensor {name!r} holds {num_bad} NaN or infinite values among {among}: "
                 "the checkpoint is damaged, fetch it again or take another revision"
             )
         return values

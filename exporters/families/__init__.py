@@ -6,7 +6,17 @@ from skipstone.exporters.families.altup import AltUp
 from skipstone.exporters.families.architecture import Architecture
 from skipstone.exporters.families.experts import Experts
 from skipstone.exporters.families.family import LLAMA_NAMES, Family, names_of
-from skipstone.exporters.families.reading import read_architecture
+from skipstone.exporters.families.reading import first_names, read_architecture
 from skipstone.exporters.families.registry import FAMILIES
 
-__all__ = ["FAMILIES", "LLAMA_NAMES", "AltUp", "Architecture", "Experts", "Family", "names_of", "read_architecture"]
+__all__ = [
+    "FAMILIES",
+    "LLAMA_NAMES",
+    "AltUp",
+    "Architecture",
+    "Experts",
+    "Family",
+    "first_names",
+    "names_of",
+    "read_architecture",
+]

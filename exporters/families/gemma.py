@@ -72,7 +72,7 @@ GEMMA3 = replace(
     GEMMA3_TEXT,
     model_type="gemma3",
     nested="text_config",
-    prefixes=("language_model.model.", "model.language_model.", "model."),
+    prefixes=("language_model.model.", "model.language_model.", "model.", "language_model."),
     logit_cap=None,
 )
 GEMMA_FAMILIES = (GEMMA2, GEMMA3_TEXT, GEMMA3)

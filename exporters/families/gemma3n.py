@@ -120,6 +120,6 @@ GEMMA3N = replace(
     GEMMA3N_TEXT,
     model_type="gemma3n",
     nested="text_config",
-    prefixes=("model.language_model.", "language_model.model.", "model."),
+    prefixes=("model.language_model.", "language_model.model.", "model.", "language_model."),
 )
 GEMMA3N_FAMILIES = (GEMMA3N_TEXT, GEMMA3N)

@@ -13,7 +13,7 @@ from skipstone.exporters.families.registry import registered_families
 from skipstone.exporters.families.rotary import Rotary, read_rotary
 from skipstone.runtime.bundle import Dimensions
 
-__all__ = ["read_architecture"]
+__all__ = ["first_names", "read_architecture"]
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -186,13 +186,32 @@ def _rotary(family: Family, config: Config, head_size: int, layer_type: str) -> 
 
 
 def _names(family: Family, config: Config, present: Collection[str]) -> dict[str, str]:
-    """Return the checkpoint's names, with the first prefix under which it has the embedding."""
+    """Return the checkpoint's names, with the first prefix under which it has the first norm."""
     names = {ours: theirs for ours, theirs in chosen(family.names, config).items() if theirs}
-    embedding = names["embedding"]
-    fitting = [prefix for prefix in family.prefixes if embedding.replace("{prefix}", prefix) in present]
+    fitting = [prefix for prefix in _prefixes(family) if _first_name(names, prefix) in present]
     prefix = (fitting or list(family.prefixes))[0]
     outer = prefix.removesuffix("model.") if prefix.endswith(".model.") else ""
     return {ours: theirs.replace("{prefix}", prefix).replace("{outer}", outer) for ours, theirs in names.items()}
+
+
+def _prefixes(family: Family) -> list[str]:
+    """Return what names may begin with; nothing where a model was saved from the class without a head."""
+    return list(dict.fromkeys([*family.prefixes, ""]))
+
+
+def _first_name(names: Mapping[str, str], prefix: str) -> str:
+    """Return the name of the first norm of the first layer: every checkpoint has it, as numbers."""
+    theirs = names.get("attention_norm") or names["attention_out_norm"]
+    return theirs.replace("{prefix}", prefix).format(layer=0)
+
+
+def first_names(config: Config) -> tuple[str, ...]:
+    """Return what the first norm may be called in a checkpoint with these settings; nothing for an unknown family."""
+    family = registered_families().get(str(config.get("model_type")))
+    if family is None:
+        return ()
+    names = chosen(family.names, config)
+    return tuple(_first_name(names, prefix) for prefix in _prefixes(family))
 
 
 def _biases(family: Family, config: Config, names: Mapping[str, str]) -> frozenset[str]:

@@ -144,6 +144,8 @@ def _remove(folder: Path) -> None:
 
 def _read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST_NAME
+    if folder.is_file() and _begins_as_gguf(folder):
+        raise BundleError(f"{folder} is a GGUF file, not a bundle: run `skipstone export` on it first")
     if not folder.is_dir():
         raise BundleError(f"{folder} is not a folder: a bundle is one, made by `skipstone export`")
     if not file.is_file() and (folder / "config.json").is_file():
@@ -154,6 +156,11 @@ def _read_manifest(folder: Path) -> Manifest:
         return Manifest.from_json(file.read_text(encoding="utf-8"))
     except (BundleError, UnicodeDecodeError) as error:
         raise BundleError(f"{file}: {error}") from error
+
+
+def _begins_as_gguf(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(4) == b"GGUF"
 
 
 def _sha256(file: Path) -> str:
