@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from skipstone.runtime.costs import MAX_ROWS, CostCurve
 from skipstone.runtime.decoding import Acceptance, Drafter, Guard, Round
 from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.auto import LOOP_S, CallTimes, Knowledge, Planner, best_cut
+from skipstone.runtime.methods.auto import Planner, best_cut
+from skipstone.runtime.methods.auto.knowledge import LOOP_S, CallTimes, Knowledge, Record
 
 NO_LOGITS = np.zeros((0, 0), np.float32)
 IsRight = Callable[[int], bool]
@@ -296,24 +297,22 @@ def test_it_learns_from_proposals_that_were_not_taken() -> None:
     run = simulation(lambda _: drafters, row_ms=5.0, knowledge=knowledge, clock=clock)
     run.run(60)
     assert run.num_drafted == 0, "on this curve no guess pays"
-    right, wrong = (knowledge.record(Guard(drafter, run.text)) for drafter in drafters)  # type: ignore[arg-type]
-    assert right.acceptance.chance(0) > 0.9
-    assert wrong.acceptance.chance(0) < 0.1
+    right, wrong = (Acceptance(never, counts=knowledge.record(drafter.name).counts) for drafter in drafters)
+    assert right.chance(0) > 0.9
+    assert wrong.chance(0) < 0.1
 
 
 def test_guesses_behind_a_wrong_one_teach_nothing() -> None:
-    knowledge = Knowledge()
-    guard = Guard(Scripted(Clock(), never), Text())  # type: ignore[arg-type]
-    record = knowledge.record(guard)
+    acceptance = Acceptance(lambda level: 0.4)
     # Wrong at the first; what stands behind it has another level.
-    record.learn(Draft.chain([1, 0, 0], source="x", levels=[1, 2, 2]), [0, 0])
-    assert record.acceptance.chance(1) < 0.4
-    assert record.acceptance.chance(2) == 0.4
+    Record().learn(Draft.chain([1, 0, 0], source="x", levels=[1, 2, 2]), [0, 0], acceptance)
+    assert acceptance.chance(1) < 0.4
+    assert acceptance.chance(2) == 0.4
     # A tree: of the two after the pending token one is right, and the guess behind it is reached.
-    record = Knowledge().record(guard)
-    record.learn(Draft((1, 0, 0, 1), "x", (0, 0, 1, 2), (1, 2, 3, 4)), [0, 0, 0])
-    assert [record.acceptance.chance(level) > 0.4 for level in (1, 2, 4)] == [False, True, False]
-    assert record.acceptance.chance(3) == 0.4, "it follows a guess that did not come"
+    acceptance = Acceptance(lambda level: 0.4)
+    Record().learn(Draft((1, 0, 0, 1), "x", (0, 0, 1, 2), (1, 2, 3, 4)), [0, 0, 0], acceptance)
+    assert [acceptance.chance(level) > 0.4 for level in (1, 2, 4)] == [False, True, False]
+    assert acceptance.chance(3) == 0.4, "it follows a guess that did not come"
 
 
 def test_what_was_learned_in_one_text_serves_the_next() -> None:
@@ -504,8 +503,8 @@ def test_not_even_drafters_that_know_the_plan_can_make_it_lose(
     knowledge, costs = Knowledge(), line(row_ms).costs(0, max_rows=MAX_ROWS)
 
     def planned(name: str) -> Callable[[Draft], int]:
-        record = knowledge.record(Guard(Scripted(Clock(), never, name=name), Text()))  # type: ignore[arg-type]
-        return lambda draft: len(best_cut(draft, record.acceptance, costs, 1.03 / (costs[1] + LOOP_S))[0])
+        acceptance = Acceptance(Scripted(Clock(), never).prior, counts=knowledge.record(name).counts)
+        return lambda draft: len(best_cut(draft, acceptance, costs, 1.03 / (costs[1] + LOOP_S))[0])
 
     def make(clock: Clock) -> list[Spiteful]:
         names = [f"{number}" for number in range(num_drafters)]
@@ -624,7 +623,7 @@ class StagedSimulation(Simulation):
     def run(self, num_tokens: int) -> float:
         start_s, end = self.clock(), len(self.text.token_ids) + num_tokens
         costs = self.real.costs(0, max_rows=MAX_ROWS + 1)
-        (peeking,) = (guard._drafter for guard, _ in self.planner._sources if guard.peeks)
+        (peeking,) = (source.guard._drafter for source in self.planner._sources if source.guard.peeks)
         assert isinstance(peeking, Peeking)
         while (left := end - len(self.text.token_ids)) > 0:
             peeking.num_peeked = 0
@@ -687,7 +686,7 @@ def test_the_price_of_guesses_is_what_they_take_less_what_they_spare(is_right: I
     """Three guesses of 0.25: verified they spare a quarter of three rows of four, dropped a quarter of a plain call."""
     run = with_peeking(is_right, length=3, row_ms=0.1)
     run.run(3000)
-    record = run.planner._sources[0][1]
+    record = run.planner._sources[0].record
     spared_ms = 0.25 * 0.3 if is_right is always else 0.25
     assert record.price_s == pytest.approx((0.75 - spared_ms) / 1e3, rel=0.05)
     assert record.guess_s == pytest.approx((0.75 - spared_ms) / 3e3, rel=0.05)
