@@ -11,6 +11,7 @@ from skipstone.errors import ConfigError
 from skipstone.exporters.graph import TARGETS
 from skipstone.exporters.stages import check_draft_head, check_layers
 from skipstone.exporters.transforms import FfnWidth, Lora, Transform
+from skipstone.option_types import check_fields, checks_arguments
 from skipstone.quant import Recipe
 
 __all__ = ["ExportKeywords", "ExportOptions", "PlanKeywords", "Precision"]
@@ -72,6 +73,7 @@ class ExportOptions:
     target: str = "ort"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.target not in TARGETS:
             raise ConfigError(f"--target {self.target} is not known; choose one of {', '.join(TARGETS)}")
         check_layers(self.exits, option="--exits", word="auto")
@@ -83,6 +85,7 @@ class ExportOptions:
                 raise ConfigError(f"{transform!r} is no transform: pass objects of a class derived from Transform")
 
     @classmethod
+    @checks_arguments
     def of(
         cls,
         *,

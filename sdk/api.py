@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from skipstone.bundled import BUNDLED, bundled_bundle, notes_folder
 from skipstone.errors import ConfigError
 from skipstone.language_model import LanguageModel
+from skipstone.option_types import checks_arguments
 from skipstone.runtime.bundle import BundleWriter
 from skipstone.runtime.engine import Model
 from skipstone.runtime.text import SuffixMemory
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["export", "load", "plan", "resolve"]
 
 
+@checks_arguments
 def load(
     bundle: str | Path,
     *,
@@ -59,6 +61,7 @@ def resolve(bundle: str | Path) -> Path:
     return bundled_bundle(str(bundle)) if str(bundle) in BUNDLED else Path(bundle)
 
 
+@checks_arguments
 def export(
     checkpoint: str | Path,
     output: str | Path,
@@ -101,6 +104,7 @@ def export(
     return Path(output)
 
 
+@checks_arguments
 def plan(
     checkpoint: str | Path,
     *,

@@ -6,9 +6,10 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from skipstone.errors import CacheFull, ConfigError
+from skipstone.option_types import checks_arguments
 from skipstone.options import chat_options
 from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import GenerationOptions, Piece, stream
@@ -32,6 +33,7 @@ class Conversation:
     prompt, stays, and so does the last turn where it can. An answer that meets the end of the context is cut there.
     """
 
+    @checks_arguments
     def __init__(
         self,
         model: Model,
@@ -42,8 +44,6 @@ class Conversation:
         on_full: OnFull = "drop",
     ) -> None:
         """`on_full` `stop` refuses a turn that does not fit, and drops none. Raises: ConfigError."""
-        if on_full not in get_args(OnFull):
-            raise ConfigError(f"on_full must be {' or '.join(get_args(OnFull))}, got {on_full!r}")
         self._model, self._on_full = model, on_full
         self._sequence = model.new_sequence(context_length=context_length, exact=exact)
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
@@ -59,6 +59,7 @@ class Conversation:
         """How many tokens the text may have."""
         return self._sequence.capacity
 
+    @checks_arguments
     def reply(self, text: str, options: GenerationOptions | None = None, **named: Any) -> Iterator[Piece]:
         """Yield the answer to `text` piece by piece. An answer that is cancelled stays, as far as it came.
 

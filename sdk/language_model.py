@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from skipstone.conversation import Conversation, OnFull
 from skipstone.errors import ConfigError
+from skipstone.option_types import checks_arguments
 from skipstone.options import generation_options
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.generation import Choice, Generation, GenerationOptions, Piece, choose, stream, stream_batch
@@ -22,22 +23,21 @@ class LanguageModel:
 
     Options of `stream` and `generate` are those of `GenerationOptions` (max_new_tokens, stop, decode and so on) and of
     `SamplingOptions` (temperature, top_k, top_p, min_p, seed and so on); without any, the likeliest token wins. With
-    `sampling="model"` tokens are chosen as the model recommends, in all that no other option says.
+    `sampling="model"` tokens are chosen as the model recommends, in all that no other option says. None stands for an
+    option that is not set. An option or a prompt of another type is refused before any work.
     """
 
     def __init__(self, model: Model) -> None:
         self.runtime = model
 
+    @checks_arguments
     def stream(self, prompt: str, *, context_length: int | None = None, **options: Any) -> Iterator[Piece]:
         """Yield pieces of the text that follows `prompt`; the last says why it ended and what it cost.
 
         Stop iterating to cancel. Raises: ConfigError, CacheFull, both before any work.
         """
         chosen = self.options(**options)
-        sequence = self.runtime.new_sequence(context_length=context_length, exact=chosen.exact)
-        sequence.append(self.encode(prompt))
-        sequence.require_room(chosen.max_new_tokens)
-        return stream(self.runtime, sequence, chosen)
+        return stream(self.runtime, self._read(prompt, chosen, context_length), chosen)
 
     @overload
     def generate(self, prompts: str, *, context_length: int | None = None, **options: Any) -> Generation: ...
@@ -47,6 +47,7 @@ class LanguageModel:
         self, prompts: SequenceOf[str], *, context_length: int | None = None, **options: Any
     ) -> list[Generation]: ...
 
+    @checks_arguments
     def generate(
         self, prompts: str | SequenceOf[str], *, context_length: int | None = None, **options: Any
     ) -> Generation | list[Generation]:
@@ -57,16 +58,19 @@ class LanguageModel:
         if isinstance(prompts, str):
             return Generation.join(list(self.stream(prompts, context_length=context_length, **options)))
         chosen = self.options(**options)
+        encoded = [self.encode(prompt) for prompt in prompts]
         takes_batches = self.runtime.manifest.graph == "skipstone"
         if not MethodChoice.parse(chosen.decode).takes_batches or chosen.exact or not takes_batches:
+            if encoded:
+                self._read(max(prompts, key=lambda prompt: len(self.encode(prompt))), chosen, context_length)
             return [self.generate(prompt, context_length=context_length, **options) for prompt in prompts]
-        encoded = [self.encode(prompt) for prompt in prompts]
         pieces: list[list[Piece]] = [[] for _ in encoded]
         if encoded:
             for index, piece in stream_batch(self.runtime, encoded, chosen, context_length=context_length):
                 pieces[index].append(piece)
         return [Generation.join(of_prompt) for of_prompt in pieces]
 
+    @checks_arguments
     def samples(
         self, prompt: str, count: int, *, context_length: int | None = None, **options: Any
     ) -> Iterator[Generation]:
@@ -80,10 +84,15 @@ class LanguageModel:
             raise ConfigError(f"samples must be at least 1, got {count}")
         if count > 1 and chosen.sampling.greedy:
             raise ConfigError(f"at temperature 0 all {count} samples are the same; set a temperature above 0")
-        sequence = self.runtime.new_sequence(context_length=context_length, exact=chosen.exact)
+        chosen.sampling.require_vocabulary(self.runtime.manifest.dimensions.vocab_size)
+        return self._samples(self._read(prompt, chosen, context_length), count, chosen)
+
+    def _read(self, prompt: str, options: GenerationOptions, context_length: int | None) -> Sequence:
+        """Return a sequence that holds the prompt, with room for the text. Raises: ConfigError, CacheFull."""
+        sequence = self.runtime.new_sequence(context_length=context_length, exact=options.exact)
         sequence.append(self.encode(prompt))
-        sequence.require_room(chosen.max_new_tokens)
-        return self._samples(sequence, count, chosen)
+        sequence.require_room(options.max_new_tokens)
+        return sequence
 
     def _samples(self, sequence: Sequence, count: int, options: GenerationOptions) -> Iterator[Generation]:
         sequence.extend(Draft.empty())
@@ -93,6 +102,7 @@ class LanguageModel:
             pieces = list(stream(self.runtime, sequence.fork(), replace(options, sampling=sampling)))
             yield Generation.join(pieces)
 
+    @checks_arguments
     def choose(self, prompt: str, answers: SequenceOf[str], *, dial: float = 1.0) -> Choice:
         """Return which of some answers follows a prompt, and how likely each is among them.
 
@@ -101,6 +111,7 @@ class LanguageModel:
         """
         return choose(self.runtime, prompt, answers, dial=dial)
 
+    @checks_arguments
     def chat(
         self,
         *,
@@ -119,6 +130,7 @@ class LanguageModel:
         """Return options given by name for this model, which knows what it recommends. Raises: ConfigError."""
         return generation_options(recommended=self.runtime.manifest.sampling, **options)
 
+    @checks_arguments
     def encode(self, prompt: str) -> list[int]:
         """Return the token ids of a prompt. Raises: ConfigError when it is empty."""
         token_ids = self.runtime.tokenizer.encode(prompt)

@@ -19,23 +19,25 @@ CHAT_DEFAULTS: Final[Mapping[str, Any]] = {"max_new_tokens": 256, "stop_loops": 
 
 def chat_options(*, recommended: Mapping[str, float] | None = None, **options: Any) -> GenerationOptions:
     """Return the options of an answer in a chat: as `generation_options`, on top of `CHAT_DEFAULTS`."""
-    return generation_options(recommended=recommended, **{**CHAT_DEFAULTS, **options})
+    given = {name: value for name, value in options.items() if value is not None}
+    return generation_options(recommended=recommended, **{**CHAT_DEFAULTS, **given})
 
 
 def generation_options(*, recommended: Mapping[str, float] | None = None, **options: Any) -> GenerationOptions:
     """Return options given by name, of sampling and of generation alike.
 
     `sampling` is the base of the former: `greedy`, the default, or `model`, what the model recommends (its manifest's
-    `sampling`, here `recommended`); the other options change single values of it.
+    `sampling`, here `recommended`); the other options change single values of it. None is an option that is not set.
     Raises: ConfigError for an unknown name and for a value that does not fit.
     """
     unknown = set(options) - _SAMPLING_FIELDS - set(GenerationOptions.__dataclass_fields__)
     if unknown:
         known = ", ".join(sorted(_SAMPLING_FIELDS | set(GenerationOptions.__dataclass_fields__)))
         raise ConfigError(f"unknown option {', '.join(sorted(unknown))}; known are {known}")
+    options = {name: value for name, value in options.items() if value is not None}
     changes = {name: value for name, value in options.items() if name in _SAMPLING_FIELDS}
     rest = {name: value for name, value in options.items() if name not in _SAMPLING_FIELDS}
     sampling = sampling_from(rest.pop("sampling", "greedy"), recommended or {}, changes)
-    if "stop" in rest:
-        rest["stop"] = (rest["stop"],) if isinstance(rest["stop"], str) else tuple(rest["stop"])
+    if isinstance(rest.get("stop"), str):
+        rest["stop"] = (rest["stop"],)
     return GenerationOptions(sampling=sampling, **rest)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from skipstone.devices import DEFAULT_DEVICE, Device, open_device
 from skipstone.errors import ConfigError
+from skipstone.option_types import checks_arguments
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.runner import PREFILL_CHUNK
@@ -59,6 +60,7 @@ class Model:
         self._prefill_chunk, self._bound_calls = prefill_chunk, bound_calls
 
     @classmethod
+    @checks_arguments
     def open(
         cls,
         path: str | Path,
@@ -92,6 +94,7 @@ class Model:
         bundle = self._draft_model or self.bundle.open_draft_model()
         return None if bundle is None else Model(bundle, self.device, profiles=self.profiles)
 
+    @checks_arguments
     def new_sequence(self, *, context_length: int | None = None, exact: bool = False) -> Sequence:
         """Return an empty sequence with room for `context_length` tokens, by default all that the model can see.
 

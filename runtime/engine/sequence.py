@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import CacheFull, ConfigError
+from skipstone.option_types import checked
 from skipstone.runtime.engine.ahead import Ahead
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Blends, TreeMask
@@ -102,6 +103,8 @@ class Sequence:
 
     def append(self, token_ids: SequenceOf[int]) -> None:
         """Add tokens that are given, not guessed; the next `extend` feeds them. Raises: CacheFull, ConfigError."""
+        if not isinstance(token_ids, list) or any(type(token_id) is not int for token_id in token_ids):
+            token_ids = checked("token_ids", token_ids, tuple[int, ...])
         self.require_room(len(token_ids))
         self._require_known(token_ids)
         self.token_ids.extend(token_ids)

@@ -65,6 +65,7 @@ def stream_batch(
         raise ConfigError("a batch cannot be exact, as its rows go through other kernels; decode one after the other")
     if model.manifest.is_traced:
         raise ConfigError("a graph of optimum takes one text at a time, no batch; decode one after the other")
+    options.sampling.require_vocabulary(model.manifest.dimensions.vocab_size)
     options = options.seeded()
     cache = model.new_cache(context_length=context_length, batch=len(prompts))
     rows = [

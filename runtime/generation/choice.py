@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
+from skipstone.option_types import checked
 from skipstone.runtime.engine import Draft, Model, Sequence, exit_stages
 from skipstone.runtime.methods import require_number
 
@@ -127,13 +128,12 @@ def choose(model: Model, prompt: str, answers: SequenceOf[str], *, dial: float =
 
 def require_answers(answers: SequenceOf[str]) -> None:
     """Raise ConfigError for answers between which there is no choice."""
-    if isinstance(answers, str):
-        raise ConfigError(f"answers must be a list of strings, got the single string {answers!r}")
+    answers = checked("answers", answers, tuple[str, ...])
     if len(answers) < 2:
         raise ConfigError(f"a choice wants at least two answers, got {len(answers)}")
     if "" in answers:
         raise ConfigError("an answer is empty; give each at least one character")
-    repeated = [answer for answer in dict.fromkeys(answers) if list(answers).count(answer) > 1]
+    repeated = [answer for answer in dict.fromkeys(answers) if answers.count(answer) > 1]
     if repeated:
         raise ConfigError(f"the answer {repeated[0]!r} is given twice; give each once")
 

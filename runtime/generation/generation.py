@@ -108,6 +108,7 @@ def stream(
             "a conversation with chat(exact=True)"
         )
     sequence.require_room(options.max_new_tokens)
+    options.sampling.require_vocabulary(model.manifest.dimensions.vocab_size)
     options = options.seeded()
     prompt_tokens = len(sequence.token_ids)
     sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)

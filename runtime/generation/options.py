@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from skipstone.errors import ConfigError
+from skipstone.option_types import check_fields
 from skipstone.runtime.engine import Model
-from skipstone.runtime.methods import Method, MethodChoice, approximate_methods, require_number
+from skipstone.runtime.methods import Method, MethodChoice, approximate_methods
 from skipstone.runtime.sampling import SamplingOptions, seeded
-from skipstone.runtime.text import LoopStop, StopDecision, TextBuilder
+from skipstone.runtime.text import LoopStop, StopDecision, StopStrings, TextBuilder
 
 __all__ = ["GenerationOptions"]
 
@@ -49,9 +50,8 @@ class GenerationOptions:
     stop_loops: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("min_agreement", "dial", "stop_below"):
-            if getattr(self, name) is not None:
-                require_number(name, getattr(self, name))
+        check_fields(self)
+        StopStrings(self.stop)
         StopDecision(self.stop_below)
         LoopStop(self.stop_loops)
         MethodChoice.parse(self.decode, rule=self.verify)

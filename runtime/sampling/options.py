@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skipstone.errors import ConfigError
+from skipstone.option_types import check_fields
 from skipstone.runtime.sampling.penalties import (
     BannedTokens,
     FrequencyPenalty,
@@ -51,6 +52,7 @@ class SamplingOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(self.seed is None or 0 <= self.seed < 2**64, "seed", self.seed, "at least 0 and below 2**64")
         # The steps check their own values.
         self.processors(stop_ids=(), num_prompt_tokens=0)
@@ -66,6 +68,15 @@ class SamplingOptions:
     def greedy(self) -> bool:
         """Whether the most likely token is taken, without chance."""
         return self.temperature == 0
+
+    def require_vocabulary(self, vocab_size: int) -> None:
+        """Raise ConfigError for tokens that a model of so many lacks, and where it may say none of its own."""
+        for name in ("logit_bias", "banned_ids"):
+            last = max(getattr(self, name), default=0)
+            if last >= vocab_size:
+                raise ConfigError(f"{name} names token {last}, but the last token of the model is {vocab_size - 1}")
+        if len(set(self.banned_ids)) == vocab_size:
+            raise ConfigError(f"banned_ids bans every token of the model, all {vocab_size}; leave one")
 
     def processors(self, *, stop_ids: Collection[int], num_prompt_tokens: int) -> tuple[LogitProcessor, ...]:
         """Return the steps that are on, for one text, in the order in which they run."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,12 +25,17 @@ __all__ = [
 ]
 
 
+LARGEST, LEAST_FACTOR = 1e30, 1e-6
+"""What keeps a logit finite in single precision, however often it is moved."""
+UP_TO = f"up to {LARGEST:g}"
+
+
 class LogitBias:
     """Add a number to the logits of some tokens."""
 
     def __init__(self, bias: Mapping[int, float]) -> None:
-        finite = all(math.isfinite(value) for value in bias.values())
-        require(finite, "logit_bias", dict(bias), "token ids with finite numbers; banned_ids bans a token")
+        finite = all(abs(value) <= LARGEST for value in bias.values())
+        require(finite, "logit_bias", dict(bias), f"token ids with finite numbers {UP_TO}; banned_ids bans a token")
         self._ids = _token_ids(bias, "logit_bias")
         self._values = np.array(list(bias.values()), dtype=np.float32)
 
@@ -78,7 +82,8 @@ class RepetitionPenalty:
     penalty: float
 
     def __post_init__(self) -> None:
-        require(0 < self.penalty < math.inf, "repetition_penalty", self.penalty, "above 0, where 1 is off")
+        holds = LEAST_FACTOR <= self.penalty <= LARGEST
+        require(holds, "repetition_penalty", self.penalty, f"above 0, at least {LEAST_FACTOR:f}, where 1 is off")
 
     def __call__(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         ids = np.array(list(set(history)), dtype=np.int64)
@@ -95,7 +100,7 @@ class PresencePenalty:
     num_prompt_tokens: int
 
     def __post_init__(self) -> None:
-        require(math.isfinite(self.penalty), "presence_penalty", self.penalty, "a finite number")
+        require(abs(self.penalty) <= LARGEST, "presence_penalty", self.penalty, f"a finite number {UP_TO}")
 
     def __call__(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         ids = np.array(list(set(history[self.num_prompt_tokens :])), dtype=np.int64)
@@ -111,7 +116,7 @@ class FrequencyPenalty:
     num_prompt_tokens: int
 
     def __post_init__(self) -> None:
-        require(math.isfinite(self.penalty), "frequency_penalty", self.penalty, "a finite number")
+        require(abs(self.penalty) <= LARGEST, "frequency_penalty", self.penalty, f"a finite number {UP_TO}")
 
     def __call__(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         answer = np.array(history[self.num_prompt_tokens :], dtype=np.int64)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
-from skipstone.errors import ConfigError
+from skipstone.option_types import checked
 from skipstone.runtime.sampling.options import NEEDS_TEMPERATURE, SamplingOptions
 
 __all__ = ["UNSAID", "SamplingBase", "recommended_sampling", "sampling_from", "seeded"]
@@ -32,12 +32,11 @@ def sampling_from(base: SamplingBase, said: Mapping[str, float], changes: Mappin
     """
     if isinstance(base, SamplingOptions):
         return replace(base, **changes)
-    if base not in ("greedy", "model"):
-        raise ConfigError(f"sampling must be greedy, model or SamplingOptions, got {base!r}")
+    checked("sampling", base, SamplingBase)
     if base == "greedy":
         return SamplingOptions(**changes)
     values = recommended_sampling(said)
-    if changes.get("temperature", values["temperature"]) == 0:
+    if checked("temperature", changes.get("temperature", values["temperature"]), float) == 0:
         values = {name: value for name, value in values.items() if name not in NEEDS_TEMPERATURE}
     return SamplingOptions(**{**values, **changes})
 

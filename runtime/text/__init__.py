@@ -5,6 +5,7 @@ from __future__ import annotations
 from skipstone.runtime.text.chat import ChatTemplate
 from skipstone.runtime.text.loop_stop import CHAT_STOP_LOOPS, LoopStop
 from skipstone.runtime.text.stop_decision import StopDecision
+from skipstone.runtime.text.stop_strings import StopStrings
 from skipstone.runtime.text.suffix_index import LONGEST_MATCH, Continuation, SuffixIndex, TextIndex, overlapping
 from skipstone.runtime.text.suffix_memory import SuffixMemory
 from skipstone.runtime.text.text_builder import FinishReason, TextBuilder
@@ -32,6 +33,7 @@ __all__ = [
     "SharedVocabulary",
     "Spelling",
     "StopDecision",
+    "StopStrings",
     "SuffixIndex",
     "SuffixMemory",
     "TextBuilder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 
 from skipstone.errors import ConfigError
@@ -25,11 +26,11 @@ class LoopStop:
     """
 
     def __init__(self, longest: int) -> None:
-        """`longest` 0 never ends a text. Raises: ConfigError for what is no number of tokens."""
-        if isinstance(longest, bool) or not isinstance(longest, int) or longest < 0:
-            raise ConfigError(f"stop_loops must be a whole number of tokens, 0 for off, got {longest!r}")
-        self._longest = int(longest)
-        self._recent: deque[int] = deque(maxlen=longest)
+        """`longest` 0 never ends a text. Raises: ConfigError for less."""
+        if longest < 0:
+            raise ConfigError(f"stop_loops must be at least 0, which is off, got {longest}")
+        self._longest = longest
+        self._recent: deque[int] = deque(maxlen=min(longest, sys.maxsize))
         self._matches: dict[int, int] = {}
 
     def push(self, token_id: int) -> bool:

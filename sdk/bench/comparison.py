@@ -15,6 +15,7 @@ import onnxruntime
 from skipstone.bench.comparison_result import Comparison, Run
 from skipstone.bench.suite import Suite
 from skipstone.errors import CacheFull, ConfigError
+from skipstone.option_types import checks_arguments
 from skipstone.runtime.engine import Model, SharedStores
 from skipstone.runtime.generation import Generation, GenerationOptions, peak_memory_bytes, stream
 from skipstone.runtime.methods import PLAIN
@@ -22,6 +23,7 @@ from skipstone.runtime.methods import PLAIN
 __all__ = ["compare", "method_names", "unread"]
 
 
+@checks_arguments
 def compare(
     model: Model,
     suite: Suite,

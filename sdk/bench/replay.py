@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from skipstone.errors import ConfigError
+from skipstone.option_types import checks_arguments
 from skipstone.runtime.costs import MAX_ROWS, cost_curve
 from skipstone.runtime.decoding import Guard, Round
 from skipstone.runtime.engine import Draft, Model, SharedStores
@@ -109,6 +110,7 @@ def _recording(record: Any) -> Recording:
     return Recording(prompt, reply)
 
 
+@checks_arguments
 def replay_texts(
     model: Model,
     recordings: Sequence[Recording],

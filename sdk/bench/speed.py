@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from skipstone.errors import ConfigError
+from skipstone.option_types import checks_arguments
 from skipstone.runtime.decoding import PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Model
@@ -48,6 +50,7 @@ class BenchResult:
     command: str
 
 
+@checks_arguments
 def benchmark(
     path: Path,
     *,
@@ -62,6 +65,9 @@ def benchmark(
 
     Stop tokens are ignored, so that every run makes the same number of tokens. Raises: CacheFull, BundleError.
     """
+    if min(prompt_tokens, runs) < 1 or new_tokens < 2:
+        given = f"{prompt_tokens}, {runs} and {new_tokens}"
+        raise ConfigError(f"a benchmark needs at least 1 prompt token, 1 run and 2 new tokens, got {given}")
     start = time.perf_counter()
     model = Model.open(path, device=device, threads=threads)
     load_s = time.perf_counter() - start

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from skipstone.errors import DeviceError
+from skipstone.option_types import checks_arguments
 
 __all__ = ["ThreadSpeed", "measure_threads"]
 
@@ -24,6 +25,7 @@ class ThreadSpeed:
     prefill_tokens_per_s: float
 
 
+@checks_arguments
 def measure_threads(
     path: Path,
     counts: Iterable[int],

@@ -11,6 +11,7 @@ import numpy as np
 
 from skipstone.errors import ConfigError
 from skipstone.evaluate.judged_texts import NEW_TOKENS, judged_text, prompts_of
+from skipstone.option_types import checks_arguments
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods import AGREEMENTS, ERROR_RATE, Calibration, DialFinding, Method
 
@@ -40,6 +41,7 @@ def design_effect(wrong: SequenceOf[int]) -> float:
     return float(shares.var(ddof=1)) / (rate * (1 - rate) / NEW_TOKENS) if 0 < rate < 1 else 1.0
 
 
+@checks_arguments
 def calibrate_dial(
     model: Model,
     method: Method,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from skipstone.errors import ConfigError, SkipstoneError
+from skipstone.option_types import check_fields, checks_arguments
 from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import Choice, choose, require_answers, require_dial
 
@@ -30,6 +31,7 @@ class ChoiceCase:
     right: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.prompt:
             raise ConfigError("the prompt is empty; give at least one character")
         require_answers(self.answers)
@@ -88,6 +90,7 @@ def read_cases(path: Path) -> list[ChoiceCase]:
     return cases
 
 
+@checks_arguments
 def evaluate_choices(
     model: Model,
     cases: SequenceOf[ChoiceCase],

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.evaluate.perplexity import log_softmax
 from skipstone.evaluate.play import Played, play
+from skipstone.option_types import checks_arguments
 from skipstone.runtime.costs import ExitTimes, exit_times
 from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Model
@@ -58,6 +59,7 @@ class ExitQuality:
     expected_times_plain: float
 
 
+@checks_arguments
 def evaluate_exits(
     model: Model,
     texts: SequenceOf[str],

@@ -11,6 +11,7 @@ import numpy as np
 
 from skipstone.evaluate.judged_texts import NEW_TOKENS, judged_text, new_text, prompts_of, steps_of
 from skipstone.evaluate.play import Played, play
+from skipstone.option_types import checks_arguments
 from skipstone.runtime.decoding import PlainDrafter, Step, decode
 from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Model
@@ -41,6 +42,7 @@ class DialQuality:
     times_plain: float
 
 
+@checks_arguments
 def evaluate_dial(
     model: Model,
     method: Method,

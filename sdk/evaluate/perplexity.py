@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
+from skipstone.option_types import checks_arguments
 from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.text import first_tokens, windows_of
 
@@ -31,6 +32,7 @@ class EvalResult:
     top1_agreement: float | None = None
 
 
+@checks_arguments
 def evaluate(
     model: Model,
     texts: SequenceOf[str],
@@ -44,6 +46,8 @@ def evaluate(
     Each window starts with the model's own first token, so that every token of the text is scored.
     Raises: ConfigError when a text is empty or the reference has another vocabulary.
     """
+    if not texts or (max_tokens is not None and max_tokens < 2):
+        raise ConfigError(f"at least one text and two tokens of it are wanted, got max_tokens {max_tokens}; give more")
     if reference and not _same_vocabulary(reference, model, texts[0]):
         raise ConfigError("the reference has another tokenizer; compare bundles of one checkpoint")
     nats, num_tokens, num_bytes = 0.0, 0, 0

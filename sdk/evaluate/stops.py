@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 
 from skipstone.errors import ConfigError
+from skipstone.option_types import checks_arguments
 from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import Generation, GenerationOptions, stream
 from skipstone.runtime.text import windows_of
@@ -37,6 +38,7 @@ class StopQuality:
     tokens_per_s: float
 
 
+@checks_arguments
 def evaluate_stop(
     model: Model,
     texts: SequenceOf[str],

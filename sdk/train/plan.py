@@ -17,6 +17,7 @@ from skipstone.bundled import BUNDLED
 from skipstone.errors import ConfigError, OutputError
 from skipstone.exporters import ExportOptions, ExportPlan, plan_export
 from skipstone.exporters.checkpoints import ADAPTERS_FILE, weights_identity
+from skipstone.option_types import check_fields, checks_arguments
 from skipstone.runtime.text import LEAST_TOKENS, WINDOW, Tokenizer, windows_of
 from skipstone.train.head import require_torch
 from skipstone.train.state import PartialRun
@@ -46,6 +47,7 @@ class ExitTraining:
     held_out: float = 0.05
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("steps and epochs say the same in two ways; give one of them")
         for name in ("rank", "steps", "epochs"):
@@ -113,6 +115,7 @@ class TrainingPlan:
         return sum(map(len, self.windows))
 
 
+@checks_arguments
 def plan_training(
     checkpoint: str | Path,
     texts: SequenceOf[str],

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.text.stop_strings import StopStrings
+from skipstone.runtime.text import StopStrings
 
 LETTERS = "ab"
 stop_lists = st.lists(st.text(LETTERS, min_size=1, max_size=4), max_size=3)

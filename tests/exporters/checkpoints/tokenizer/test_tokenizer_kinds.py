@@ -17,8 +17,7 @@ from tiny_tokenizers import byte_level_files, made, trained
 from tokenizers import AddedToken
 
 from skipstone.exporters.checkpoints.tokenizer import GPT2_SPLIT, QWEN2_SPLIT, byte_level_bpe, with_special_tokens
-from skipstone.runtime.text import TextStream, Tokenizer
-from skipstone.runtime.text.stop_strings import StopStrings
+from skipstone.runtime.text import StopStrings, TextStream, Tokenizer
 from skipstone.runtime.text.text_stream import BYTE_TOKEN
 
 REPLACEMENT = "\ufffd"
