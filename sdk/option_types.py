@@ -41,7 +41,8 @@ def check_fields(options: object) -> None:
 
     Raises: ConfigError with the name of the field.
     """
-    kinds = _kinds(type(options))
+    owner: Any = type(options)
+    kinds = _kinds(owner)
     for field in fields(options):  # type: ignore[arg-type]
         value, kind = getattr(options, field.name), kinds[field.name]
         if value is None and not _takes_none(kind):
@@ -107,7 +108,7 @@ def _plain(name: str, value: Any, kind: type) -> Any:
     if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
     if kind is float and isinstance(value, Real) and not isinstance(value, bool):
-        return value if type(value) in (int, float) else float(value)
+        return value if isinstance(value, int | float) and type(value).__module__ == "builtins" else float(value)
     if kind is bool and type(value).__name__ in ("bool", "bool_"):  # NumPy's has either name
         return bool(value)
     if kind is Path and isinstance(value, str | os.PathLike):

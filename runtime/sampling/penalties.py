@@ -27,15 +27,14 @@ __all__ = [
 
 LARGEST, LEAST_FACTOR = 1e30, 1e-6
 """What keeps a logit finite in single precision, however often it is moved."""
-UP_TO = f"up to {LARGEST:g}"
 
 
 class LogitBias:
     """Add a number to the logits of some tokens."""
 
     def __init__(self, bias: Mapping[int, float]) -> None:
-        finite = all(abs(value) <= LARGEST for value in bias.values())
-        require(finite, "logit_bias", dict(bias), f"token ids with finite numbers {UP_TO}; banned_ids bans a token")
+        finite = all(-LARGEST <= value <= LARGEST for value in bias.values())
+        require(finite, "logit_bias", dict(bias), "token ids with finite numbers; banned_ids bans a token")
         self._ids = _token_ids(bias, "logit_bias")
         self._values = np.array(list(bias.values()), dtype=np.float32)
 
@@ -100,7 +99,7 @@ class PresencePenalty:
     num_prompt_tokens: int
 
     def __post_init__(self) -> None:
-        require(abs(self.penalty) <= LARGEST, "presence_penalty", self.penalty, f"a finite number {UP_TO}")
+        require(-LARGEST <= self.penalty <= LARGEST, "presence_penalty", self.penalty, "a finite number")
 
     def __call__(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         ids = np.array(list(set(history[self.num_prompt_tokens :])), dtype=np.int64)
@@ -116,7 +115,7 @@ class FrequencyPenalty:
     num_prompt_tokens: int
 
     def __post_init__(self) -> None:
-        require(abs(self.penalty) <= LARGEST, "frequency_penalty", self.penalty, f"a finite number {UP_TO}")
+        require(-LARGEST <= self.penalty <= LARGEST, "frequency_penalty", self.penalty, "a finite number")
 
     def __call__(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         answer = np.array(history[self.num_prompt_tokens :], dtype=np.int64)

@@ -26,8 +26,8 @@ class Temperature:
     temperature: float
 
     def __post_init__(self) -> None:
-        # Below that float32 logits would overflow.
-        holds = 1e-6 <= self.temperature < math.inf
+        # Outside of that float32 logits would overflow, or be all the same.
+        holds = 1e-6 <= self.temperature <= 1e30
         require(holds, "temperature", self.temperature, "0 for greedy, or a number of at least 0.000001")
 
     def __call__(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
