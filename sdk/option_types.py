@@ -31,7 +31,7 @@ _WORDS = {
     bool: ("True or False", "truth values"),
     str: ("a string", "strings"),
     Path: ("a path", "paths"),
-    NoneType: ("None", "None"),
+    NoneType: ("", ""),  # what is not set need not be told
 }
 _LONGEST_SHOWN = 60
 
@@ -121,7 +121,7 @@ def _plain(name: str, value: Any, kind: type) -> Any:
 def _path_or_other(name: str, value: Any) -> Any:
     """Return the value; raises ConfigError for a string that can be no path."""
     try:
-        is_path = not isinstance(value, str) or b"\0" not in os.fsencode(value)
+        is_path = not isinstance(value, str) or (value and b"\0" not in os.fsencode(value))
     except UnicodeEncodeError:  # half a character
         is_path = False
     if not is_path:
@@ -181,7 +181,7 @@ def _is_list(kind: Any) -> bool:
 def _words(kind: Any, *, many: bool = False) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        words = list(dict.fromkeys(word for choice in arguments for word in _choices(choice, many=many)))
+        words = list(dict.fromkeys(word for choice in arguments for word in _choices(choice, many=many) if word))
         return _joined([word for word in words if word != "a path" or "a string" not in words])
     if origin is Literal:
         return _joined(_choices(kind, many=many))

@@ -83,7 +83,7 @@ class Sample:
         ({"share": False}, "share must be a number, got False"),
         ({"on": 1}, "on must be True or False, got 1"),
         ({"name": b"x"}, "name must be a string, got b'x'"),
-        ({"file": 5}, "file must be a string or None, got 5"),
+        ({"file": 5}, "file must be a string, got 5"),
         ({"words": "abc"}, "words must be a list of strings, got the single string 'abc'"),
         ({"words": ["a", 5]}, r"words\[1\] must be a string, got 5"),
         ({"bias": [5]}, r"bias must be a mapping of whole numbers to numbers, got \[5\]"),

@@ -64,7 +64,7 @@ def test_what_a_chat_may_well_say_is_no_loop_to_it() -> None:
     assert [loop.push(token_id) for token_id in [*sentence] * 4].index(True) == 4 * CHAT_STOP_LOOPS - 1
 
 
-@pytest.mark.parametrize("value", [-1, 1.5, True, "8", None])
+@pytest.mark.parametrize("value", [-1, 1.5, True, "8"])
 def test_what_is_no_length_of_a_loop_is_refused(value: object) -> None:
     with pytest.raises(ConfigError, match="stop_loops must be"):
         GenerationOptions(stop_loops=value)  # type: ignore[arg-type]
@@ -156,7 +156,7 @@ def test_in_a_batch_each_text_ends_where_it_ends_alone(tiny: Model, with_stop_id
 def test_samples_end_where_each_loops(tiny: Model, with_stop_ids: WithStopIds) -> None:
     model = with_stop_ids(tiny, ())
     sampling = looping(model, 50, 51)
-    options = {"banned_ids": sampling.banned_ids, "temperature": 1.0, "max_new_tokens": 40, "seed": 0}
+    options = {"banned_ids": sampling.banned_ids, "temperature": 1.0, "seed": 5, "max_new_tokens": 40}
     whole = list(LanguageModel(model).samples("def", 3, **options))
     made = list(LanguageModel(model).samples("def", 3, stop_loops=2, **options))
     assert [sample.token_ids for sample in made] == [
