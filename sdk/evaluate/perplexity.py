@@ -46,8 +46,8 @@ def evaluate(
     Each window starts with the model's own first token, so that every token of the text is scored.
     Raises: ConfigError when a text is empty or the reference has another vocabulary.
     """
-    if not texts or (max_tokens is not None and max_tokens < 2):
-        raise ConfigError(f"at least one text and two tokens of it are wanted, got max_tokens {max_tokens}; give more")
+    if not texts or (max_tokens is not None and max_tokens < 1):
+        raise ConfigError(f"at least one text and one token of it are wanted, got max_tokens {max_tokens}; give more")
     if reference and not _same_vocabulary(reference, model, texts[0]):
         raise ConfigError("the reference has another tokenizer; compare bundles of one checkpoint")
     nats, num_tokens, num_bytes = 0.0, 0, 0
