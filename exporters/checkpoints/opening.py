@@ -12,7 +12,7 @@ from skipstone.exporters.checkpoints.file_kinds import file_kind, gguf_in, is_gg
 from skipstone.exporters.checkpoints.files import blaming, listing, read_json, reading
 from skipstone.exporters.checkpoints.gguf import open_gguf
 from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
-from skipstone.exporters.checkpoints.packed import unpacked
+from skipstone.exporters.checkpoints.packed import open_packed
 from skipstone.exporters.checkpoints.tensors import TensorSource
 from skipstone.exporters.checkpoints.tokenizer import files as tokenizer_files
 from skipstone.exporters.checkpoints.usual_names import with_usual_names
@@ -64,10 +64,8 @@ def _weights(folder: Path, config: Mapping[str, Any]) -> tuple[TensorSource, tup
     """The tensors by their usual names, what is to be said of them, and whether transformers reads the same."""
     stored = open_weights(folder, safetensors="model.safetensors", torch="pytorch_model.bin")
     tensors, remarks = with_usual_names(stored, config)
-    if config.get("quantization_config") is None:
-        return tensors, remarks, not remarks
-    packed = unpacked(config, tensors)
-    return packed, (*remarks, *packed.remarks), False
+    source, said = open_packed(folder, config, tensors)
+    return source, (*remarks, *said), source is stored and not said
 
 
 def _hint(folder: Path, present: Collection[str]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skipstone.errors import CheckpointError
 from skipstone.quant import QuantizedMatrix
 
-__all__ = ["INTEGERS", "StoredTensor", "StoredTensors", "TensorSource", "check_shape"]
+__all__ = ["FLOATS", "INTEGERS", "StoredTensor", "StoredTensors", "TensorSource", "check_shape"]
 
 
 class TensorSource(Protocol):
@@ -45,8 +45,8 @@ class TensorSource(Protocol):
         """The integers of one matrix [N, K] for which `is_quantized` holds. Raises: as `read` does."""
 
 
-_FLOATS: Final = ("F64", "F32", "F16", "BF16")
-INTEGERS: Final[Mapping[str, str]] = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "|u1"}
+FLOATS: Final = ("F64", "F32", "F16", "BF16")
+INTEGERS: Final[Mapping[str, str]] = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "|u1", "U32": "<u4"}
 
 
 class StoredTensor(Protocol):
@@ -54,7 +54,7 @@ class StoredTensor(Protocol):
 
     @property
     def dtype(self) -> str:
-        """F64, F32, F16 or BF16; I64, I32, I16 or U8; any other name is a dtype that we do not read."""
+        """F64, F32, F16 or BF16; I64, I32, I16, U8 or U32; any other name is a dtype that we do not read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -89,6 +89,10 @@ class StoredTensors:
         """The shape of one tensor. Raises CheckpointError when there is no such tensor."""
         return self._find(name).shape
 
+    def dtype(self, name: str) -> str:
+        """What one tensor is stored as, such as BF16. Raises CheckpointError when there is no such tensor."""
+        return self._find(name).dtype
+
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """One tensor as a new C-contiguous array.
 
@@ -96,9 +100,9 @@ class StoredTensors:
         Raises: CheckpointError when it is missing, has another shape or dtype, or holds NaN or infinite values.
         """
         tensor = self._find_shaped(name, shape)
-        if tensor.dtype not in _FLOATS:
+        if tensor.dtype not in FLOATS:
             raise CheckpointError(
-                f"tensor {name!r} is stored as {tensor.dtype!r}, wanted one of {', '.join(_FLOATS)}: "
+                f"tensor {name!r} is stored as {tensor.dtype!r}, wanted one of {', '.join(FLOATS)}: "
                 "take the checkpoint as it was before quantization"
             )
         values = np.empty(tensor.shape, dtype=np.float32)

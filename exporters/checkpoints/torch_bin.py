@@ -29,6 +29,7 @@ _DTYPES: Final[Mapping[str, str]] = {
     "int32": "I32",
     "int16": "I16",
     "uint8": "U8",
+    "uint32": "U32",
 }
 
 

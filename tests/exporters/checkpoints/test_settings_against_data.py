@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,3 +202,46 @@ def test_zero_points_that_need_not_be_in_the_middle_are_those_of_the_version(
     matrix = found.checkpoint.tensors.read_quantized(name, (64, 96))
     assert matrix.zero_points is not None and (matrix.zero_points & 15 == 9).all()
     assert not [remark for remark in found.remarks if "zero points" in remark]
+
+
+# Quantization that is said, and quantization that is there
+
+
+@pytest.mark.parametrize("method", ["fp8", "bitsandbytes", "gptq", "awq"])
+def test_weights_that_are_numbers_are_read_as_such_whatever_config_json_calls_them(
+    method: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = {"quant_method": method, "bits": 4, "group_size": 32}
+    checkpoint = changed(tiny_checkpoint, tmp_path / "in", more={}, quantization_config=settings)
+    found = plan(checkpoint)
+    assert found.remarks == (f"config.json says {method}, but all weights are numbers: read as such",)
+    name = "model.layers.0.mlp.up_proj.weight"
+    np.testing.assert_array_equal(
+        found.checkpoint.tensors.read(name, (76, 52)), load_file(tiny_checkpoint / "model.safetensors")[name]
+    )
+
+
+def packed_without_a_label(make_checkpoint: MakeCheckpoint, target: Path) -> Path:
+    plain = make_checkpoint("llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
+    packed, _ = symmetric_gptq(plain, target, stored=7, bits=4, sym=True)
+    config = json.loads((packed / "config.json").read_text())
+    del config["quantization_config"]
+    (packed / "config.json").write_text(json.dumps(config))
+    return packed
+
+
+def test_the_file_that_autogptq_writes_says_what_the_integers_are(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    packed = packed_without_a_label(make_checkpoint, tmp_path)
+    (packed / "quantize_config.json").write_text(json.dumps({"bits": 4, "group_size": 32, "sym": True}))
+    wanted = load_file(tmp_path / "numbers" / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    found = plan(packed).checkpoint.tensors.read("model.layers.0.mlp.up_proj.weight", (96, 64))
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_integers_of_which_no_file_says_what_they_are_are_refused_by_name(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=r"holds model\.layers\.0\..*qweight, integers as of GPTQ or AWQ, but"):
+        plan(packed_without_a_label(make_checkpoint, tmp_path))
