@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from functools import partial
@@ -43,6 +44,13 @@ WRONG = (
     *(np.float32(1.5), np.int64(-1), np.nan, np.array([1, 2]), np.array(5), np.bool_(True), np.str_("x")),
 )
 FIELDS = [entry.name for kind in (GenerationOptions, SamplingOptions) for entry in fields(kind)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Work in a folder of its own: some values are names of files that are made."""
+    with contextlib.chdir(tmp_path_factory.mktemp("here")):
+        yield
 
 
 def refused_or(action: Callable[[], object]) -> str | None:
