@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from skipstone.errors import UnsupportedModel
@@ -9,9 +10,11 @@ from skipstone.exporters.checkpoints.checkpoint import Checkpoint
 from skipstone.exporters.checkpoints.gguf.configs import CONFIGS
 from skipstone.exporters.checkpoints.gguf.file import GgufFile
 from skipstone.exporters.checkpoints.gguf.layouts import LAYOUTS
+from skipstone.exporters.checkpoints.gguf.recommended import read_sampling_keys
+from skipstone.exporters.checkpoints.gguf.roles import read_ends, read_special_ids
 from skipstone.exporters.checkpoints.gguf.settings import Settings
 from skipstone.exporters.checkpoints.gguf.tensors import GgufTensors
-from skipstone.exporters.checkpoints.gguf.tokenizer import read_ends, read_special_ids, read_tokenizer
+from skipstone.exporters.checkpoints.gguf.tokenizer import read_tokenizer
 
 __all__ = ["open_gguf"]
 
@@ -31,12 +34,15 @@ def open_gguf(path: Path) -> Checkpoint:
     config = CONFIGS[architecture](settings)
     settings.check_all_asked()
     special_ids = read_special_ids(file)
+    sampling, remarks = read_sampling_keys(file)
+    generation_config = special_ids | sampling
     return Checkpoint(
         path=path,
         source=str(path),
         config=config | special_ids,
-        generation_config=special_ids,
-        texts=read_tokenizer(file),
+        generation_config=generation_config,
+        texts=read_tokenizer(file) | {"generation_config.json": json.dumps(generation_config).encode()},
         tensors=GgufTensors(LAYOUTS[architecture].tensors(file, config)),
+        remarks=remarks,
         ends=read_ends(file),
     )

@@ -194,8 +194,9 @@ def _normalizer(spaces: Spaces, charsmap: bytes) -> normalizers.Normalizer:
 
 def _added(piece: Piece) -> AddedToken | None:
     """The added token that a piece is. One with a space is looked for after spaces were written as U+2581."""
+    flags = {"lstrip": piece.lstrip, "rstrip": piece.rstrip}
     if piece.kind is PieceKind.USER_DEFINED:
-        return AddedToken(piece.text, normalized=_SPACE in piece.text, special=False)
+        return AddedToken(piece.text, normalized=_SPACE in piece.text, special=False, **flags)
     if piece.kind in (PieceKind.CONTROL, PieceKind.UNKNOWN):
-        return AddedToken(piece.text, normalized=False, special=True)
+        return AddedToken(piece.text, normalized=False, special=True, **flags)
     return None

@@ -31,11 +31,16 @@ class PieceKind(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """One token of a SentencePiece vocabulary. Its id is its place; a space is written as U+2581."""
+    """One token of a SentencePiece vocabulary. Its id is its place; a space is written as U+2581.
+
+    `lstrip` and `rstrip` of an added token take the white space before or behind it.
+    """
 
     text: str
     score: float = 0.0
     kind: PieceKind = PieceKind.NORMAL
+    lstrip: bool = False
+    rstrip: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
