@@ -7,7 +7,7 @@ V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,11 @@ from skipstone.runtime.engine.sessions import Sessions
 
 __all__ = ["BoundCall"]
 
+# Tokens that a bias has room for at least; then twice as many, and so on.
+LEAST_WIDTH: Final = 1024
+
 Zeros = Callable[[str, int, int], Buffer]
-"""(name, rows, width) -> zeros [rows, width]."""
+"""(name, rows, width) -> zeros [rows, width or more]."""
 
 
 class BoundCall:
@@ -55,8 +58,7 @@ class BoundCall:
         self._rotary_tables = sessions.rotary_tables(cache.capacity)
         self._num_tokens = feed.token_ids.shape[1]
         self._offsets = np.arange(self._num_tokens)
-        # Causal order needs no bias; zeros for the longest total serve every shorter one.
-        self._no_bias = self._zeros("no bias", self._num_tokens, cache.capacity)
+        self._biases: dict[str, Buffer] = {}
         buffers = self._allocate(device, feed, d) | {**self._rotary_tables.buffers()}
         adapter = sessions.adapter_of(part)
         if adapter is not None:
@@ -95,9 +97,12 @@ class BoundCall:
             "logits": self._logits,
         }
 
-    @cached_property
-    def _tree_bias(self) -> Buffer:
-        return self._zeros("tree bias", *self._no_bias.shape).flat()
+    def _bias(self, name: str, total: int) -> Buffer:
+        """Return a bias with room for a total length, and more: it grows as texts do. Zeros until it is written."""
+        if name not in self._biases or self._biases[name].shape[0] < self._num_tokens * total:
+            width = min(max(LEAST_WIDTH, 1 << (total - 1).bit_length()), self._cache.capacity)
+            self._biases[name] = self._zeros(name, self._num_tokens, width).flat()
+        return self._biases[name]
 
     def _bind(self, binding: Binding, session: Session, buffers: Mapping[str, Buffer]) -> Binding:
         """Bind what a graph takes and gives, save what changes from run to run."""
@@ -132,9 +137,8 @@ class BoundCall:
             self._weights.write(feed.weights)
         if feed.hidden is not None:
             self._hidden.write(feed.hidden)
-        bias = self._no_bias
+        bias = self._bias("no bias" if tree is None else "tree bias", total)  # causal order needs none
         if tree is not None:
-            bias = self._tree_bias
             bias.write(tree.bias(total).ravel(), slice(num_tokens * total))
         for binding in self._biased:
             binding.read_from("attention_bias", bias, (1, 1, num_tokens, total))

@@ -34,11 +34,11 @@ class Scratch:
         self._buffers: dict[tuple[str, int], Buffer] = {}
 
     def zeros(self, name: str, num_rows: int, width: int) -> Buffer:
-        """Return zeros [num_rows, width]."""
-        size = 1 << (num_rows - 1).bit_length()
-        if (name, size) not in self._buffers:
-            self._buffers[name, size] = self._device.zeros((size, width), np.float32)
-        return self._buffers[name, size].view(slice(num_rows))
+        """Return zeros [num_rows, width or more]."""
+        key = name, 1 << (num_rows - 1).bit_length()
+        if key not in self._buffers or self._buffers[key].shape[1] < width:
+            self._buffers[key] = self._device.zeros((key[1], width), np.float32)
+        return self._buffers[key].view(slice(num_rows))
 
 
 class Workspace:

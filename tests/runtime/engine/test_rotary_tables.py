@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -155,6 +156,18 @@ def test_such_a_model_takes_memory_for_the_text_that_it_has(far: Path, tiny: Mod
     assert made.token_ids and len(batch) == 2
     assert resident_bytes() - before < 40e6
     assert model.runtime.sessions.rotary_tables(1).num_ready <= 4096
+
+
+def test_arrays_beside_the_cache_are_as_large_as_the_text_needs_them(far: Path) -> None:
+    """A device may have no memory that costs nothing until it is written."""
+    sequence = Model.open(far).new_sequence()
+    sequence.append([1] * 600)
+    tracemalloc.start()
+    sequence.extend(Draft.chain((5, 6), source="test"))
+    sequence.extend(Draft((5, 6), "test", (0, 0)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12e6
 
 
 def test_its_text_is_that_of_the_same_model_with_a_short_context(
