@@ -12,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import DTypeLike
 
 from skipstone.devices.cpu_memory import CpuBinding, CpuBuffer
+from skipstone.devices.forks import keep_in_forks
 from skipstone.devices.thread_pool import ThreadPool
 from skipstone.devices.threads import physical_cores
 from skipstone.errors import ConfigError, DeviceError
@@ -52,7 +53,7 @@ class CpuDevice:
         options.graph_optimization_level = GRAPH_OPTIMIZATION
         try:
             # The fallback would try the same provider again, and print.
-            return ort.InferenceSession(path, options, providers=[self.provider], enable_fallback=0)
+            session = ort.InferenceSession(path, options, providers=[self.provider], enable_fallback=0)
         except Exception as error:  # onnxruntime's errors have no base of their own
             reason = " ".join(str(error).split())
             if GLOBAL_POOL in reason:
@@ -62,6 +63,8 @@ class CpuDevice:
                     "model in a process of its own"
                 ) from error
             raise DeviceError(f"{path}: onnxruntime {ort.__version__} cannot open this graph: {reason}") from error
+        keep_in_forks(session)
+        return session
 
     def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> CpuBuffer:
         """Return a buffer with undefined contents. Raises: DeviceError when the memory does not suffice."""

@@ -10,6 +10,7 @@ Names are imported when first used, so that importing one part does not import t
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from skipstone.language_model import LanguageModel
     from skipstone.runtime.generation.generation import Generation, Piece
     from skipstone.runtime.generation.stats import Stats
+
+# onnxruntime reads this once, when it is imported: without it, it would keep an identity of the device and a store of
+# events in the user's cache folder, and send them. What the user has set stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "Conversation",

@@ -1,6 +1,6 @@
 """What pools of threads cost: milliseconds of a plain step for several settings, in turn (A B C C B A ...).
 
-python tests/benchmarks/thread_pools.py BUNDLE [--threads 2] [--starts 5] [--rounds 4] [--new-tokens 8] [POOL ...]
+python tests/benchmarks/thread_pools.py BUNDLE [POOL ...] [--threads 2] [--starts 5] [--rounds 4] [--new-tokens 8]
 
 Each pool is measured in a process of its own, which waits while the others run; all are started anew `--starts` times,
 since one process may lie better in memory than the next. `x` is the speed against the first pool named.

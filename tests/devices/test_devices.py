@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,30 @@ def test_a_pool_that_somebody_else_has_set_is_reported_not_ignored(doubling_grap
     )
     assert printed.startswith("another part of this program has already set onnxruntime's thread pool")
     assert "\n" not in printed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_fork_of_a_process_that_has_used_the_device_drops_its_sessions_and_ends(doubling_graph: Path) -> None:
+    printed = run_python(
+        "import gc, os, sys, time, numpy as np; from pathlib import Path",
+        "from skipstone.devices import open_device",
+        f"device, path = open_device(threads=2), Path({str(doubling_graph)!r})",
+        "sessions = [device.open_session(path), device.open_session(path)]",
+        "def run(session): return session.run(None, {'x': np.ones(1, 'float32')})[0].tolist()",
+        "run(sessions[0])",
+        "if (child := os.fork()) == 0:",
+        "    sessions.append(device.open_session(path))",
+        "    print([run(session) for session in sessions], flush=True)",
+        "    sessions.pop(0)",
+        "    gc.collect()",
+        "    sys.exit(3)",
+        "deadline, ended = time.monotonic() + 20, 0",
+        "while not ended and time.monotonic() < deadline:",
+        "    (ended, status), _ = os.waitpid(child, os.WNOHANG), time.sleep(0.01)",
+        "if not ended: os.kill(child, 9)",
+        "print(os.waitstatus_to_exitcode(status) if ended else 'hangs')",
+    )
+    assert printed.splitlines() == ["[[2.0], [2.0], [2.0]]", "3"]
 
 
 @pytest.mark.parametrize("threads", [0, -1])
