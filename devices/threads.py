@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Collection, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection
+from pathlib import Path
+
+from skipstone.devices.control_groups import granted_cores
+from skipstone.devices.system_cores import system_cores
 
 __all__ = ["count_cores", "physical_cores"]
 
 
-def physical_cores() -> int:
-    """Return the number of physical cores that this process may use, at least 1.
+def physical_cores(root: Path = Path("/")) -> int:
+    """Return the number of physical cores that this process may use, at least 1; `root` as for `count_cores`.
 
     Two hardware threads of one core count once: they share the arithmetic units that a model keeps busy.
     """
-    if hasattr(os, "sched_getaffinity"):
-        return count_cores(os.sched_getaffinity(0), Path("/"))
-    return os.cpu_count() or 1
+    processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = count_cores(processors, root)
+    return min(cores, system_cores() or cores)
 
 
 def count_cores(processors: Collection[int], root: Path) -> int:
@@ -26,7 +28,7 @@ def count_cores(processors: Collection[int], root: Path) -> int:
     `root` holds Linux's `sys` and `proc`. A processor whose siblings are not known counts as a core of its own.
     """
     cores = {_siblings(processor, root) for processor in processors}
-    return max(1, min([len(cores), *_quotas(root)]))
+    return max(1, min([len(cores), *granted_cores(root)]))
 
 
 def _siblings(processor: int, root: Path) -> str:
@@ -35,27 +37,3 @@ def _siblings(processor: int, root: Path) -> str:
         return file.read_text().strip()
     except OSError:
         return str(processor)
-
-
-def _quotas(root: Path) -> Iterator[int]:
-    """Yield the cores that `cpu.max` grants to our control group (version 2) and to each of its parents."""
-    group = _control_group(root)
-    if group is None:
-        return
-    for folder in (group, *group.parents):
-        file = root / "sys/fs/cgroup" / folder.relative_to("/") / "cpu.max"
-        try:
-            quota, period = file.read_text().split()
-        except OSError:
-            continue  # the root group has no limit, and a container may not see its parents
-        if quota != "max":
-            yield math.ceil(int(quota) / int(period))
-
-
-def _control_group(root: Path) -> PurePosixPath | None:
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    paths = [line.removeprefix("0::") for line in lines if line.startswith("0::/")]
-    return PurePosixPath(paths[0]) if paths else None

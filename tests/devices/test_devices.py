@@ -10,13 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from skipstone.devices import Device, catalog, open_device, physical_cores
 from skipstone.devices.catalog import registered_devices
-from skipstone.devices.threads import count_cores
 from skipstone.errors import ConfigError, DeviceError
 
 
@@ -210,58 +207,3 @@ def test_two_devices_of_one_name_are_refused(plug_in: Path) -> None:
     plug_in.write_text("[skipstone.devices]\ncpu = toy_npu:open_npu\n")
     with pytest.raises(DeviceError, match=r"the device cpu is registered twice, by .* and toy_npu:open_npu"):
         registered_devices()
-
-
-# Cores, on made-up copies of Linux's files
-
-
-def write_file(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def write_siblings(root: Path, siblings: dict[int, str]) -> None:
-    for processor, text in siblings.items():
-        write_file(root / f"sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list", text + "\n")
-
-
-def test_two_hardware_threads_of_a_core_count_once(tmp_path: Path) -> None:
-    write_siblings(tmp_path, {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"})
-    assert count_cores({0, 1, 2, 3}, tmp_path) == 2
-    assert count_cores({0, 2}, tmp_path) == 1
-    assert count_cores({0, 3}, tmp_path) == 2
-
-
-def test_processors_without_known_siblings_count_as_cores(tmp_path: Path) -> None:
-    assert count_cores({0, 1, 5}, tmp_path) == 3
-    assert count_cores(set(), tmp_path) == 1
-
-
-@pytest.mark.parametrize(
-    ("outer", "inner", "cores"),
-    [
-        ("max 100000", "max 100000", 8),
-        ("max 100000", "150000 100000", 2),
-        ("300000 100000", "max 100000", 3),
-        ("300000 100000", "200000 100000", 2),
-        ("1000 100000", "200000 100000", 1),
-        ("max 100000", "9900000 100000", 8),
-    ],
-)
-def test_the_quota_of_a_control_group_or_of_its_parent_is_an_upper_bound(
-    tmp_path: Path, outer: str, inner: str, cores: int
-) -> None:
-    write_file(tmp_path / "proc/self/cgroup", "4:memory:/other\n0::/outer/inner\n")
-    write_file(tmp_path / "sys/fs/cgroup/outer/cpu.max", outer + "\n")
-    write_file(tmp_path / "sys/fs/cgroup/outer/inner/cpu.max", inner + "\n")
-    assert count_cores(range(8), tmp_path) == cores
-
-
-@settings(deadline=None)
-@given(st.sets(st.integers(0, 2**12)))
-def test_there_is_always_one_core_and_never_more_than_processors(processors: set[int]) -> None:
-    assert 1 <= count_cores(processors, Path("/nowhere")) <= max(1, len(processors))
-
-
-def test_this_machine_has_a_core() -> None:
-    assert physical_cores() >= 1
