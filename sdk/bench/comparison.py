@@ -98,7 +98,7 @@ def _tasks(model: Model, suite: Suite, new_tokens: int) -> list[_Task]:
     if needed > room:
         raise CacheFull(
             f"prompt {longest.prompt} of suite {suite.name} and {new_tokens} new tokens need {needed}, "
-            f"the model's context has {room}; make fewer new tokens"
+            f"the model's context has {room}; make fewer new tokens with --new-tokens, or take another --suite"
         )
     return tasks
 

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnxruntime
 
-from skipstone.errors import ConfigError
+from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.decoding import PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
@@ -21,7 +22,9 @@ from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import peak_memory_bytes
 from skipstone.runtime.sampling import Sampler
 
-__all__ = ["BenchResult", "benchmark"]
+__all__ = ["PROMPT_TOKENS", "BenchResult", "benchmark"]
+
+PROMPT_TOKENS: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,7 @@ class BenchResult:
 def benchmark(
     path: Path,
     *,
-    prompt_tokens: int = 128,
+    prompt_tokens: int = PROMPT_TOKENS,
     new_tokens: int = 96,
     runs: int = 5,
     device: str = "cpu",
@@ -71,6 +74,7 @@ def benchmark(
     start = time.perf_counter()
     model = Model.open(path, device=device, threads=threads)
     load_s = time.perf_counter() - start
+    _require_room(model, prompt_tokens, new_tokens)
     prompt = np.random.default_rng(0).integers(0, model.manifest.dimensions.vocab_size, prompt_tokens).tolist()
     cold, *times = _time_runs(model, prompt, new_tokens, runs, on_progress)
     ttft_s = statistics.median(run[0] for run in times)
@@ -94,6 +98,15 @@ def benchmark(
         peak_memory_bytes=peak_memory_bytes(),
         command=shlex.join(["skipstone", *sys.argv[1:]]),
     )
+
+
+def _require_room(model: Model, prompt_tokens: int, new_tokens: int) -> None:
+    needed, room = prompt_tokens + new_tokens, model.manifest.context_length
+    if needed > room:
+        raise CacheFull(
+            f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones need {needed}, the model's context has "
+            f"{room}; lower --prompt-tokens or --new-tokens"
+        )
 
 
 def _time_runs(

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipstone.errors import DeviceError
+from skipstone.bench.speed import PROMPT_TOKENS
+from skipstone.errors import CacheFull, DeviceError
 from skipstone.option_types import checks_arguments
+from skipstone.runtime.bundle import Bundle
 
 __all__ = ["ThreadSpeed", "measure_threads"]
 
@@ -37,10 +39,15 @@ def measure_threads(
 ) -> list[ThreadSpeed]:
     """Return the speed of a bundle on each number of threads, as `skipstone bench speed` measures it.
 
-    Each is measured in a process of its own, so that none finds the memory of another warm.
-    Raises: DeviceError when a measurement fails.
+    Each is measured in a process of its own, so that none finds the memory of another warm. The prompt has
+    128 tokens, or what the context has room for. Raises: CacheFull; DeviceError when a measurement fails.
     """
-    settings = ("--new-tokens", str(new_tokens), "--runs", str(runs), "--device", device)
+    room = Bundle.open(path).manifest.context_length
+    if new_tokens >= room:
+        needed = f"{new_tokens} new tokens need a context of {new_tokens + 1}"
+        raise CacheFull(f"{needed}, the model's has {room}; lower --new-tokens")
+    sizes = {"--prompt-tokens": min(PROMPT_TOKENS, room - new_tokens), "--new-tokens": new_tokens, "--runs": runs}
+    settings = [str(word) for pair in sizes.items() for word in pair] + ["--device", device]
     speeds = []
     for count in counts:
         record = _bench(str(path), *settings, "--threads", str(count))

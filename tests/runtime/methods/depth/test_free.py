@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeBundle
+from conftest import MakeBundle, MakeCheckpoint
 from decoding import OPTIONS, PROMPT, cached_rows, plain_text, sampler_for
 from sharp_models import sharp_checkpoint
 
@@ -393,6 +393,16 @@ def test_early_tokens_must_be_surer_where_places_are_given(silent: Model, final:
 
 
 # What opens
+
+
+@pytest.mark.parametrize("size", [5, 8, 16, 18])
+def test_it_opens_in_contexts_shorter_than_the_calls_that_are_measured(
+    make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle, size: int
+) -> None:
+    model = Model.open(make_bundle(make_checkpoint(max_position_embeddings=size), exits="auto"))
+    context, num_new = context_of(model), size - len(PROMPT)
+    text, _ = run(context, open_free(context), max_new_tokens=num_new)
+    assert text == plain_text(model, OPTIONS[0], num_new)
 
 
 def test_a_bundle_without_exits_says_how_to_make_them(tiny: Model) -> None:
