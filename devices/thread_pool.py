@@ -15,7 +15,8 @@ __all__ = ["ThreadPool"]
 
 # Idle threads look for work without sleeping for this time. To wake one costs some 50 microseconds, and between two
 # operators passes less. On a busy machine a thread that stays awake takes the processor from those with work:
-# onnxruntime's own choice, about a millisecond, decoded there at half the speed and less (docs/benchmarks.md, Threads of sessions).
+# onnxruntime's own choice, about a millisecond, decoded there at half the speed and less (docs/benchmarks.md, Threads
+# of sessions).
 AWAKE_US: Final = 200
 
 
