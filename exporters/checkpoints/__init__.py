@@ -15,9 +15,10 @@ from skipstone.exporters.checkpoints.exit_adapters import (
 from skipstone.exporters.checkpoints.files import optional_json
 from skipstone.exporters.checkpoints.inventory import left_out, require_tensors, with_stored_biases
 from skipstone.exporters.checkpoints.opening import open_checkpoint
+from skipstone.exporters.checkpoints.safetensors_file import safetensors_in
 from skipstone.exporters.checkpoints.sampling import read_sampling
 from skipstone.exporters.checkpoints.stored_head import with_stored_head
-from skipstone.exporters.checkpoints.tensors import StoredTensors, TensorSource, check_shape
+from skipstone.exporters.checkpoints.tensors import StoredTensor, StoredTensors, TensorSource, check_shape
 from skipstone.exporters.checkpoints.token_roles import TokenRoles, with_rows
 from skipstone.exporters.checkpoints.weight_files import open_weights
 
@@ -27,6 +28,7 @@ __all__ = [
     "Checkpoint",
     "ExitAdapter",
     "ExitAdapters",
+    "StoredTensor",
     "StoredTensors",
     "TensorSource",
     "TokenRoles",
@@ -39,6 +41,7 @@ __all__ = [
     "optional_json",
     "read_sampling",
     "require_tensors",
+    "safetensors_in",
     "weights_identity",
     "with_rows",
     "with_stored_biases",

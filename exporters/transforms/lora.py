@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.checkpoints import StoredTensors, TensorSource
 from skipstone.exporters.families import Architecture
+from skipstone.exporters.transforms.mlx_adapter import is_mlx_adapter, open_mlx_adapter
 from skipstone.exporters.transforms.peft_adapter import ADVICE, Adapter
 from skipstone.exporters.transforms.transform import ChangedTensors, Transform
 
@@ -24,7 +25,7 @@ __all__ = ["Lora", "MergedTensors", "merged"]
 
 @dataclass(frozen=True, slots=True)
 class Lora(Transform):
-    """Merges the PEFT adapter in `folder` into the weights of its base model."""
+    """Merges the adapter in `folder`, of PEFT or of mlx-lm, into the weights of its base model."""
 
     folder: Path
 
@@ -56,13 +57,13 @@ def _tied(architecture: Architecture) -> tuple[str, str] | None:
 
 
 def merged(source: TensorSource, folder: Path, *, tied: tuple[str, str] | None) -> MergedTensors:
-    """The tensors of a base model, with the PEFT adapter in `folder` added to them; no weight is read.
+    """The tensors of a base model, with the adapter in `folder` added to them; no weight is read.
 
     `tied` are the names of embedding and head where they are one matrix, else None.
     Raises: CheckpointError for an adapter that is damaged or of another model; UnsupportedModel for what cannot be
     merged, by name.
     """
-    adapter = Adapter.open(folder)
+    adapter = open_mlx_adapter(folder) if is_mlx_adapter(folder) else Adapter.open(folder)
     changes: dict[str, _Change] = {}
     for name, parts in adapter.parts.items():
         target = _target(name, parts, source.names(), tied)

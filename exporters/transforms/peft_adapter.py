@@ -12,9 +12,9 @@ from typing import Any, Final, TypeVar
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.checkpoints import StoredTensors, open_weights, optional_json
 
-__all__ = ["ADVICE", "Adapter"]
+__all__ = ["ADVICE", "SETTINGS", "Adapter"]
 
-_SETTINGS: Final = "adapter_config.json"
+SETTINGS: Final = "adapter_config.json"
 _PREFIX: Final = "base_model.model."
 # What the name of a tensor ends in: its part in the change, and what it changes in its module.
 _PARTS: Final[Mapping[str, tuple[str, str]]] = {
@@ -63,9 +63,11 @@ class Adapter:
 
         Raises: CheckpointError when it is none, or damaged; UnsupportedModel for what cannot be merged, by name.
         """
-        settings = optional_json(folder / _SETTINGS)
+        settings = optional_json(folder / SETTINGS)
         if not settings:
-            raise CheckpointError(f"{folder} has no {_SETTINGS}: pass the folder of a PEFT adapter")
+            raise CheckpointError(
+                f"{folder} has no {SETTINGS}: pass the folder of a PEFT adapter, or of one that mlx-lm wrote"
+            )
         _check_settings(settings)
         tensors = open_weights(folder, safetensors="adapter_model.safetensors", torch="adapter_model.bin")
         return cls(folder=folder, settings=settings, tensors=tensors, parts=_parts(tensors))
@@ -84,14 +86,14 @@ class Adapter:
         """The inner size of the change of one tensor. Raises: CheckpointError when that is no size."""
         rank = _patterned(self.settings.get("rank_pattern"), name, self.settings.get("r"))
         if type(rank) is not int or rank < 1:
-            raise CheckpointError(f"{_SETTINGS}: the rank of {name!r} must be a positive whole number, found {rank!r}")
+            raise CheckpointError(f"{SETTINGS}: the rank of {name!r} must be a positive whole number, found {rank!r}")
         return rank
 
     def scale(self, name: str) -> float:
         """What the change of one tensor is multiplied by: alpha / r, or alpha / sqrt(r). Raises: as `rank`."""
         alpha = _patterned(self.settings.get("alpha_pattern"), name, self.settings.get("lora_alpha"))
         if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-            raise CheckpointError(f"{_SETTINGS}: the alpha of {name!r} must be a number, found {alpha!r}")
+            raise CheckpointError(f"{SETTINGS}: the alpha of {name!r} must be a number, found {alpha!r}")
         rank = self.rank(name)
         return alpha / math.sqrt(rank) if self.settings.get("use_rslora") else alpha / rank
 
@@ -137,11 +139,11 @@ def _patterned(patterns: Mapping[str, _Value] | None, name: str, default: _Value
     """The value of the first pattern that the end of a module's name matches, as PEFT does it."""
     module = name.rpartition(".")[0]
     if not isinstance(patterns, Mapping | None):
-        raise CheckpointError(f"{_SETTINGS}: expected patterns and their values, found {patterns!r}")
+        raise CheckpointError(f"{SETTINGS}: expected patterns and their values, found {patterns!r}")
     for pattern, value in (patterns or {}).items():
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
         except re.error as error:
-            raise CheckpointError(f"{_SETTINGS}: {pattern!r} is not a pattern of names: {error}") from error
+            raise CheckpointError(f"{SETTINGS}: {pattern!r} is not a pattern of names: {error}") from error
     return default

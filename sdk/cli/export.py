@@ -70,7 +70,7 @@ class WeightFlags:
         str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of CHECKPOINT, a hub id.")
     ] = None
     lora: Annotated[
-        Path | None, typer.Option("--lora", metavar="DIR", help="PEFT adapter that is merged into the weights.")
+        Path | None, typer.Option("--lora", metavar="DIR", help="Adapter of PEFT or mlx-lm, merged into the weights.")
     ] = None
     ffn_width: Annotated[
         str | None,

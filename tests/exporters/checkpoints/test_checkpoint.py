@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save, save_file
 
 from skipstone.errors import CheckpointError, ConfigError
-from skipstone.exporters.checkpoints import StoredTensors, open_checkpoint
-from skipstone.exporters.checkpoints.safetensors_file import safetensors_in
+from skipstone.exporters.checkpoints import StoredTensors, open_checkpoint, safetensors_in
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1234\n"
 WEIGHTS: dict[str, NDArray[np.float32]] = {

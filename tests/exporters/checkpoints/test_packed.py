@@ -22,10 +22,9 @@ from packed_checkpoints import GPTQ_V1, Arrays, Grid, gptq, rounded, word, words
 from safetensors.numpy import load_file, save_file
 
 from skipstone.errors import CheckpointError, UnsupportedModel
-from skipstone.exporters.checkpoints import StoredTensors, open_checkpoint
+from skipstone.exporters.checkpoints import StoredTensors, open_checkpoint, safetensors_in
 from skipstone.exporters.checkpoints.packed import unpacked
 from skipstone.exporters.checkpoints.packed.tensors import PackedTensors
-from skipstone.exporters.checkpoints.safetensors_file import safetensors_in
 from skipstone.exporters.checkpoints.torch_bin import torch_tensors_in
 from skipstone.quant import quantize, unpack
 from skipstone.runtime.engine import Draft, Model

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from skipstone.errors import CheckpointError, UnsupportedModel
-from skipstone.exporters.checkpoints import StoredTensors
-from skipstone.exporters.checkpoints.safetensors_file import safetensors_in
+from skipstone.exporters.checkpoints import StoredTensors, safetensors_in
 from skipstone.exporters.families import Architecture, read_architecture
 from skipstone.exporters.transforms import Lora, apply
 from skipstone.exporters.transforms.lora import MergedTensors, merged
