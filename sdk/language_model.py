@@ -12,7 +12,16 @@ from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.options import generation_options
 from skipstone.runtime.engine import Draft, Model, Sequence
-from skipstone.runtime.generation import Choice, Generation, GenerationOptions, Piece, choose, stream, stream_batch
+from skipstone.runtime.generation import (
+    Choice,
+    Generation,
+    GenerationOptions,
+    Normalize,
+    Piece,
+    choose,
+    stream,
+    stream_batch,
+)
 from skipstone.runtime.methods import MethodChoice
 
 __all__ = ["LanguageModel", "generation_options"]
@@ -103,13 +112,23 @@ class LanguageModel:
             yield Generation.join(pieces)
 
     @checks_arguments
-    def choose(self, prompt: str, answers: SequenceOf[str], *, dial: float = 1.0) -> Choice:
-        """Return which of some answers follows a prompt, and how likely each is among them.
+    def choose(
+        self,
+        prompt: str,
+        answers: SequenceOf[str],
+        *,
+        dial: float = 1.0,
+        normalize: Normalize = "none",
+        closing: bool = False,
+    ) -> Choice:
+        """Return which of some answers is the likeliest continuation of a prompt, and how likely each is among them.
 
+        An answer's score is the log probability of its tokens; `normalize` divides it by its `tokens` or `bytes`,
+        `closing` asks for a stop token behind it.
         `dial` 1 runs all layers. Below, the later layers are left out where the best answer leads by more than `dial`
         in probability at an exit: approximate. Raises: ConfigError, CacheFull, both before any work.
         """
-        return choose(self.runtime, prompt, answers, dial=dial)
+        return choose(self.runtime, prompt, answers, dial=dial, normalize=normalize, closing=closing)
 
     @checks_arguments
     def chat(

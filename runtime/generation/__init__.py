@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.runtime.generation.batch import stream_batch
-from skipstone.runtime.generation.choice import Choice, choose, require_answers, require_dial
+from skipstone.runtime.generation.choice import Choice, Normalize, choose, require_answers, require_dial
 from skipstone.runtime.generation.generation import Generation, Piece, stream
 from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Stats, peak_memory_bytes
@@ -12,6 +12,7 @@ __all__ = [
     "Choice",
     "Generation",
     "GenerationOptions",
+    "Normalize",
     "Piece",
     "Stats",
     "choose",

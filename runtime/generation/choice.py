@@ -1,14 +1,16 @@
 """Which of some given answers follows a prompt: classification, yes or no, multiple choice.
 
-Source: AdaInfer (Fan et al., 2024), its features taken over the answers alone, a threshold in place of its classifier.
+Source: AdaInfer (Fan et al., 2024) for the exits, its features taken over the answers alone, a threshold in place of
+its classifier; the scores are those of the LM Evaluation Harness (Gao et al., 2021).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,64 +20,53 @@ from skipstone.option_types import checked
 from skipstone.runtime.engine import Draft, Model, Sequence, exit_stages
 from skipstone.runtime.methods import require_number
 
-__all__ = ["Branch", "Choice", "choose", "require_answers", "require_dial"]
+__all__ = ["Choice", "Normalize", "choose", "require_answers", "require_dial"]
 
+Normalize: TypeAlias = Literal["none", "tokens", "bytes"]
+Path: TypeAlias = tuple[int, ...]
+Following: TypeAlias = Mapping[Path, Collection[int]]
+"""Tokens behind the prompt -> those that may follow."""
+Judged: TypeAlias = Mapping[Path, Mapping[int, float]]
+"""Tokens behind the prompt -> the log probability of each that may follow."""
 
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """A place where answers part: the numbers of the answers behind each next token, and the chance of each token.
-
-    The chances sum to 1; so many layers, the `depth`, gave them.
-    """
-
-    ways: tuple[tuple[int, ...], ...]
-    chances: tuple[float, ...]
-    depth: int
-
-    @property
-    def best(self) -> int:
-        return int(np.argmax(self.chances))
-
-    @property
-    def gap(self) -> float:
-        """By how much the likeliest token is more probable than the second."""
-        second, best = sorted(self.chances)[-2:]
-        return best - second
+MAX_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The chosen one of `answers`, its number `index`, and the places where they part, on the way to it."""
+    """The chosen one of `answers`, its number `index`, and `scores`, the log probability of each by `depth` layers.
+
+    With `normalize` a score is divided by the answer's tokens or bytes; with `closing` it has a stop token behind it.
+    """
 
     answers: tuple[str, ...]
-    index: int
-    branches: tuple[Branch, ...]
+    scores: tuple[float, ...]
+    depth: int
     dial: float
     num_layers: int
+    normalize: Normalize = "none"
+    closing: bool = False
+
+    @property
+    def index(self) -> int:
+        """The number of the answer with the best score; of equal ones the first."""
+        return int(np.argmax(self.scores))
 
     @property
     def answer(self) -> str:
         return self.answers[self.index]
 
     @property
-    def depth(self) -> int:
-        """How many layers decided: the most that one of the branches took."""
-        return max(branch.depth for branch in self.branches)
+    def chances(self) -> dict[str, float]:
+        """The answers' scores as probabilities that sum to 1."""
+        weights = np.exp(np.array(self.scores) - max(self.scores))
+        return dict(zip(self.answers, (weights / weights.sum()).tolist(), strict=True))
 
     @property
-    def chances(self) -> dict[str, float | None]:
-        """By answer, the product of the chances of its tokens among those of the other answers.
-
-        With first tokens that all differ, the usual case, they sum to 1. None: the answer begins like another one, and
-        the choice went elsewhere before they parted; such answers share what is missing from 1.
-        """
-        found, reached = dict[str, float | None].fromkeys(self.answers), 1.0
-        for branch in self.branches:
-            for way, chance in zip(branch.ways, branch.chances, strict=True):
-                if len(way) == 1:
-                    found[self.answers[way[0]]] = reached * chance
-            reached *= branch.chances[branch.best]
-        return found
+    def lead(self) -> float:
+        """By how much the best answer is more probable than the second."""
+        second, best = sorted(self.chances.values())[-2:]
+        return best - second
 
     @property
     def approximate(self) -> str | None:
@@ -83,47 +74,65 @@ class Choice:
         return None if self.dial == 1 else f"decides at an exit where the best answer leads by more than {self.dial:g}"
 
     def to_json(self) -> dict[str, Any]:
-        names = ("answer", "index", "chances", "depth", "num_layers", "approximate")
-        return {name: getattr(self, name) for name in names}
+        names = (
+            *("answer", "index", "chances", "scores", "normalize", "closing"),
+            *("depth", "num_layers", "approximate"),
+        )
+        return {name: getattr(self, name) for name in names} | {"scores": list(self.scores)}
 
 
-def choose(model: Model, prompt: str, answers: SequenceOf[str], *, dial: float = 1.0) -> Choice:
-    """Return which answer follows the prompt: greedy decoding that may only write one of the answers.
+def choose(
+    model: Model,
+    prompt: str,
+    answers: SequenceOf[str],
+    *,
+    dial: float = 1.0,
+    normalize: Normalize = "none",
+    closing: bool = False,
+) -> Choice:
+    """Return which answer is the likeliest continuation of the prompt: the one with the largest log probability.
 
     Prompt and answer are encoded as one text, so it does not matter whether the space between them ends the one or
-    begins the other. What all texts share is read once; wherever they part, the likeliest of the possible next tokens
-    wins, and nothing is taken back. An answer that is another's beginning competes by the stop tokens.
+    begins the other. An answer's probability is that of its tokens, whatever follows them, so one that begins another
+    is never less likely. `closing`: the text must end behind the answer, by any stop token. `normalize` divides the
+    logarithm by the answer's `tokens` or `bytes`, so that long answers are not at a disadvantage.
 
-    `dial` 1 runs all layers. Below, where the likeliest of the tokens leads the second by more than `dial` in
-    probability at an exit, the later layers are left out: approximate. Each layer sees a token once at most.
+    `dial` 1 runs all layers. Below, where the best answer leads the second by more than `dial` in probability at an
+    exit, the later layers are left out: approximate. What all texts share is read once.
     Raises: ConfigError, CacheFull, both before any work.
     """
     require_answers(answers)
     require_dial(dial)
+    checked("normalize", normalize, Normalize)
     if dial < 1 and not model.manifest.exits:
         raise ConfigError(
             f"the bundle has no exits, which the dial {dial:g} wants; take dial 1, which runs all layers, "
             "or make a bundle with `skipstone export CHECKPOINT -o OUT --exits auto`"
         )
-    exits = exit_stages(model) if dial < 1 else {}
-    texts, sequence = _encode(model, prompt, answers), model.new_sequence()
-    for text in texts:  # each must fit, and be of the vocabulary
-        sequence.append(text)
-        sequence.rollback(0)
-    num_layers, left, ahead = model.manifest.dimensions.num_layers, tuple(range(len(answers))), exits
-    branches = []
-    while len(left) > 1:
-        end = _num_shared([texts[number] for number in left])
-        sequence.append(texts[left[0]][len(sequence.token_ids) : end])
-        branch = _part(sequence, model, ahead, _ways(texts, left, end), dial)
-        branches.append(branch)
-        # What only the first layers have read goes on from there; once all have, the first exit may decide again.
-        reached = 0 if branch.depth == num_layers else branch.depth
-        ahead = {depth: num_stages for depth, num_stages in exits.items() if depth >= reached}
-        left = branch.ways[branch.best]
-    return Choice(
-        answers=tuple(answers), index=left[0], branches=tuple(branches), dial=float(dial), num_layers=num_layers
-    )
+    if closing and not model.manifest.stop_ids:
+        raise ConfigError("closing ends each answer by a stop token, and the model has none; leave it out")
+    sequence, num_layers = model.new_sequence(), model.manifest.dimensions.num_layers
+    tails = _encode(model, sequence, prompt, answers)
+    sizes = _sizes(answers, tails, normalize, closing=closing)
+    stop_ids = model.manifest.stop_ids if closing else ()
+    following = _following(tails, stop_ids)
+    for depth, num_stages in [*(exit_stages(model).items() if dial < 1 else ()), (num_layers, None)]:
+        if num_stages is None:
+            judged = _judged_by_all(sequence, following)
+        else:
+            judged = _judged_at_exit(sequence, following, num_stages)
+        choice = Choice(
+            answers=tuple(answers),
+            scores=tuple(score / size for score, size in zip(_scores(tails, stop_ids, judged), sizes, strict=True)),
+            depth=depth,
+            dial=float(dial),
+            num_layers=num_layers,
+            normalize=normalize,
+            closing=closing,
+        )
+        if choice.lead > dial:
+            break
+    return choice
 
 
 def require_answers(answers: SequenceOf[str]) -> None:
@@ -145,28 +154,34 @@ def require_dial(dial: float) -> None:
         raise ConfigError(f"the dial of a choice, the lead of the best answer, must be between 0 and 1, got {dial:g}")
 
 
-def _encode(model: Model, prompt: str, answers: SequenceOf[str]) -> list[list[int]]:
-    """Return the token ids of the prompt with each answer."""
+# Texts
+
+
+def _encode(model: Model, sequence: Sequence, prompt: str, answers: SequenceOf[str]) -> list[Path]:
+    """Let the sequence hold what prompt and all texts share; return the tokens of each text behind that.
+
+    Raises: ConfigError, CacheFull.
+    """
     if not prompt:
         raise ConfigError("the prompt is empty; give at least one character")
-    texts = [model.tokenizer.encode(prompt + answer) for answer in answers]
+    alone, texts = model.tokenizer.encode(prompt), [model.tokenizer.encode(prompt + answer) for answer in answers]
     for number, text in enumerate(texts):
         if text in texts[:number]:
             one, other = answers[texts.index(text)], answers[number]
             raise ConfigError(f"the answers {one!r} and {other!r} are the same to the tokenizer; leave one out")
-    ends = [answer for answer, text in zip(answers, texts, strict=True) if _is_beginning(text, texts)]
-    if ends and not model.manifest.stop_ids:
-        raise ConfigError(f"the answer {ends[0]!r} begins another, and the model has no stop token to end it with")
-    if not _num_shared(texts):
+        sequence.append(text)  # each must fit, and be of the vocabulary
+        sequence.rollback(0)
+    start = _num_shared([alone, *texts])
+    if not start:
         raise ConfigError(
             f"no token of the prompt {prompt!r} stands before all answers, as its end and an answer's beginning make "
             "one token; put a space between them, or give a longer prompt"
         )
-    return texts
-
-
-def _is_beginning(text: list[int], texts: list[list[int]]) -> bool:
-    return any(other[: len(text)] == text and len(other) > len(text) for other in texts)
+    for answer, text in zip(answers, texts, strict=True):
+        if len(text) == start:
+            raise ConfigError(f"the answer {answer!r} adds no token to the prompt; leave it out")
+    sequence.append(texts[0][:start])
+    return [tuple(text[start:]) for text in texts]
 
 
 def _num_shared(texts: list[list[int]]) -> int:
@@ -177,35 +192,87 @@ def _num_shared(texts: list[list[int]]) -> int:
     )
 
 
-def _ways(texts: SequenceOf[SequenceOf[int]], left: SequenceOf[int], end: int) -> Mapping[int | None, tuple[int, ...]]:
-    """Return the answers behind each possible next token at place `end`; None is that the text ends there."""
-    found: dict[int | None, tuple[int, ...]] = {}
-    for number in left:
-        token_id = texts[number][end] if len(texts[number]) > end else None
-        found[token_id] = (*found.get(token_id, ()), number)
-    return found
+def _sizes(
+    answers: SequenceOf[str], tails: SequenceOf[Path], normalize: Normalize, *, closing: bool
+) -> tuple[int, ...]:
+    """Return what the score of each answer is divided by."""
+    if normalize == "tokens":
+        return tuple(len(tail) + closing for tail in tails)
+    return tuple(len(answer.encode()) if normalize == "bytes" else 1 for answer in answers)
 
 
-def _part(
-    sequence: Sequence, model: Model, exits: Mapping[int, int], ways: Mapping[int | None, tuple[int, ...]], dial: float
-) -> Branch:
-    """Ask the exits, then all layers, until one is sure enough; exits are numbers of layers to numbers of stages."""
-    stop_ids, behind = model.manifest.stop_ids, tuple(ways.values())
-    for num_layers, num_stages in exits.items():
-        logits = sequence.peek(sequence.token_ids[sequence.num_cached :], num_stages=num_stages)
-        branch = Branch(behind, _chances(logits, [*ways], stop_ids), num_layers)
-        if branch.gap > dial:
-            return branch
-    logits = sequence.extend(Draft.empty())[0]
-    return Branch(behind, _chances(logits, [*ways], stop_ids), model.manifest.dimensions.num_layers)
+# Scores
 
 
-def _chances(
-    logits: NDArray[np.float32], token_ids: SequenceOf[int | None], stop_ids: SequenceOf[int]
-) -> tuple[float, ...]:
-    """Return the probability of each token among these, by logits [V]; None is the stop tokens together."""
-    exact = logits.astype(np.float64)
-    stop = np.logaddexp.reduce(exact[list(stop_ids)]) if None in token_ids else 0.0
-    scores = np.array([stop if token_id is None else exact[token_id] for token_id in token_ids])
-    weights = np.exp(scores - scores.max())
-    return tuple((weights / weights.sum()).tolist())
+def _following(tails: SequenceOf[Path], stop_ids: SequenceOf[int]) -> dict[Path, set[int]]:
+    """Return the tokens that are judged behind each beginning of an answer, in an order that puts parents first."""
+    following: dict[Path, set[int]] = {}
+    for tail in tails:
+        for length, token_id in enumerate(tail):
+            following.setdefault(tail[:length], set()).add(token_id)
+        if stop_ids:
+            following.setdefault(tail, set()).update(stop_ids)
+    return dict(sorted(following.items()))
+
+
+def _scores(tails: SequenceOf[Path], stop_ids: SequenceOf[int], judged: Judged) -> list[float]:
+    """Return the log probability of each answer, with a stop token behind it where there are `stop_ids`."""
+    scores = [sum(judged[tail[:length]][token_id] for length, token_id in enumerate(tail)) for tail in tails]
+    if not stop_ids:
+        return scores
+    ends = [np.logaddexp.reduce([judged[tail][token_id] for token_id in stop_ids]) for tail in tails]
+    return [score + float(end) for score, end in zip(scores, ends, strict=True)]
+
+
+# Logits
+
+
+def _log_probs(logits: NDArray[np.float32], token_ids: Iterable[int]) -> dict[int, float]:
+    """Return the log probability of some tokens, by logits [V]."""
+    row = logits.astype(np.float64) - logits.max()
+    total = math.log(np.exp(row).sum())
+    return {token_id: float(row[token_id]) - total for token_id in token_ids}
+
+
+def _judged_at_exit(sequence: Sequence, following: Following, num_stages: int) -> Judged:
+    """Return log probabilities by the first stages; of the text they read only what they have not seen."""
+    waiting = sequence.token_ids[sequence.num_cached :]
+    return {
+        path: _log_probs(sequence.peek([*waiting, *path], num_stages=num_stages), token_ids)
+        for path, token_ids in following.items()
+    }
+
+
+def _judged_by_all(sequence: Sequence, following: Following) -> Judged:
+    """Return log probabilities by all layers: one call for the prompt, one for a tree of the answers.
+
+    Where there can be no tree, a call or more for each answer that no other goes on from.
+    """
+    judged = {(): _log_probs(sequence.extend(Draft.empty())[0], following[()])}
+    others = [path for path in following if path]
+    is_small = len(others) <= min(MAX_ROWS, sequence.draft_room)
+    if others and is_small and sequence.takes_trees and len(sequence.token_ids) > 1:
+        row_of = {path: row for row, path in enumerate(following)}
+        parents = tuple(row_of[path[:-1]] for path in others)
+        logits = sequence.extend(Draft(tuple(path[-1] for path in others), "choice", parents))
+        return judged | {path: _log_probs(logits[row_of[path]], following[path]) for path in others}
+    start = len(sequence.token_ids)
+    for path in others:
+        if path not in judged:
+            longest = max((other for other in others if other[: len(path)] == path), key=len)
+            for length, row in enumerate(_rows_along(sequence, longest)):
+                judged[longest[:length]] = _log_probs(row, following[longest[:length]])
+            sequence.rollback(start)
+    return judged
+
+
+def _rows_along(sequence: Sequence, path: Path) -> Iterator[NDArray[np.float32]]:
+    """Yield the logits [V] before each token of a path and behind the last, in calls of few rows."""
+    left = [*path]
+    while True:
+        draft = left[: min(len(left), MAX_ROWS, sequence.draft_room)]
+        yield from sequence.extend(Draft.chain(draft, source="choice"))
+        if len(draft) == len(left):
+            return
+        sequence.commit(left[: len(draft) + 1])
+        left = left[len(draft) + 1 :]

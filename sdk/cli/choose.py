@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from skipstone.cli.command import unfold
-from skipstone.cli.options import BundleArgument, Place, Printing
+from skipstone.cli.options import BundleArgument, ClosingOption, NormalizeName, NormalizeOption, Place, Printing
 from skipstone.cli.terminal import notes, print_json, write
 from skipstone.errors import ConfigError
 
@@ -42,26 +42,28 @@ def run(
     dial: Annotated[
         float, typer.Option(metavar="X", help="Decide at an exit where the best answer leads by more than X.")
     ] = 1.0,
+    normalize: NormalizeOption = NormalizeName.none,
+    closing: ClosingOption = False,
     cases: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_cases)] = None,
 ) -> None:
     """Choose the likeliest of some answers.
 
-    The answer goes to standard output, its chance and the depth that decided to standard error. At --dial 1 all layers
-    run. Below, later layers are left out where an exit is sure enough, which is approximate and wants a bundle with
-    exits.
+    An answer's score is the log probability of its tokens behind the prompt, whatever follows them. The answer goes to
+    standard output, all chances and the depth that decided to standard error. At --dial 1 all layers run. Below, later
+    layers are left out where an exit is sure enough, which is approximate and wants a bundle with exits.
     """
     from skipstone.runtime.generation import require_answers, require_dial
 
     require_answers(answer or ())
     require_dial(dial)
     text = sys.stdin.read().removesuffix("\n") if prompt is None else prompt
-    choice = place.load(bundle).choose(text, answer or (), dial=dial)
+    choice = place.load(bundle).choose(text, answer or (), dial=dial, normalize=normalize.value, closing=closing)
     if printing.as_json:
         print_json(choice.to_json())
         return
     write(choice.answer + "\n")
     console = notes(quiet=printing.quiet)
-    chances = (f"{text!r} {'?' if chance is None else f'{chance:.3f}'}" for text, chance in choice.chances.items())
+    chances = (f"{text!r} {chance:.3f}" for text, chance in choice.chances.items())
     console.print(f"{', '.join(chances)}; by {choice.depth} of {choice.num_layers} layers")
     if choice.approximate is not None:
         console.print(f"approximate: {choice.approximate}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BundleArgument",
     "CalibrationOption",
+    "ClosingOption",
     "DeviceOption",
     "DraftModelOption",
     "JsonOption",
+    "NormalizeName",
+    "NormalizeOption",
     "OutputOption",
     "Place",
     "PlotOption",
@@ -41,6 +45,18 @@ CalibrationOption = Annotated[
     Path | None,
     typer.Option("--calibration", metavar="FILE", help="With --min-agreement: use this calibration, not the kept one."),
 ]
+
+
+class NormalizeName(StrEnum):
+    none = "none"
+    tokens = "tokens"
+    bytes = "bytes"
+
+
+NormalizeOption = Annotated[
+    NormalizeName, typer.Option("--normalize", help="Divide each answer's log probability by its length.")
+]
+ClosingOption = Annotated[bool, typer.Option("--closing", help="Count a stop token behind each answer, too.")]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run; see `skipstone devices`.")]
 DraftModelOption = Annotated[
     str | None,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from skipstone.errors import ConfigError, SkipstoneError
 from skipstone.option_types import check_fields, checks_arguments
 from skipstone.runtime.engine import Model
-from skipstone.runtime.generation import Choice, choose, require_answers, require_dial
+from skipstone.runtime.generation import Choice, Normalize, choose, require_answers, require_dial
 
 __all__ = ["DIALS", "ChoiceCase", "ChoiceQuality", "evaluate_choices", "read_cases"]
 
@@ -60,8 +61,8 @@ class ChoiceQuality:
     """One setting of the dial, as means over all cases.
 
     `agreement` is the share that chose as all layers do, `right` the share of the cases with a right answer that chose
-    it, `layers` the share of the layers that ran, `kl` is KL(all layers || used) in nats over the next tokens where the
-    answers part first, `seconds` the time of a choice from text to answer.
+    it, `layers` the share of the layers that ran, `kl` is KL(all layers || used) in nats over the answers, `seconds`
+    the time of a choice from text to answer.
     """
 
     dial: float
@@ -96,10 +97,14 @@ def evaluate_choices(
     cases: SequenceOf[ChoiceCase],
     dials: SequenceOf[float] = DIALS,
     *,
+    normalize: Normalize = "none",
+    closing: bool = False,
     on_progress: Callable[[int], None] = lambda num_cases: None,
     clock: Callable[[], float] = perf_counter,
 ) -> list[ChoiceQuality]:
     """Return quality and time of early choices at each dial; `on_progress` gets the cases judged.
+
+    `normalize` and `closing` are those of `choose`.
 
     Every case is decided by all layers and at each dial first, which is not timed, since the first choice of a length
     binds calls; then at the dials again, by the clock. Raises: ConfigError, CacheFull with the number of the case.
@@ -109,12 +114,13 @@ def evaluate_choices(
     for dial in dials:
         require_dial(dial)
     tallies = [_Tally() for _ in dials]
+    decide = partial(choose, model, normalize=normalize, closing=closing)
     for number, case in enumerate(cases, start=1):
         try:
-            full, *_ = (choose(model, case.prompt, case.answers, dial=dial) for dial in (1.0, *dials))
+            full, *_ = (decide(case.prompt, case.answers, dial=dial) for dial in (1.0, *dials))
             for dial, tally in zip(dials, tallies, strict=True):
                 start = clock()
-                found = choose(model, case.prompt, case.answers, dial=dial)
+                found = decide(case.prompt, case.answers, dial=dial)
                 tally.add(found, full, case.right, seconds=clock() - start)
         except SkipstoneError as error:
             raise type(error)(f"case {number}: {error}") from error
@@ -137,7 +143,7 @@ class _Tally:
         if right is not None:
             self.is_right.append(found.answer == right)
         self.layers.append(found.depth / found.num_layers)
-        self.kl.append(_kl(full.branches[0].chances, found.branches[0].chances))
+        self.kl.append(_kl([*full.chances.values()], [*found.chances.values()]))
         self.seconds.append(seconds)
 
     def quality(self, dial: float) -> ChoiceQuality:

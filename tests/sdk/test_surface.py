@@ -35,7 +35,7 @@ COMMANDS = {
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
     f"--stop-below --stop-loops --min-agreement --dial --calibration --draft-model --json --quiet {SAMPLING} "
     f"{PENALTIES}",
-    "choose": "--prompt --answer --dial --device --threads --json --quiet",
+    "choose": "--prompt --answer --dial --normalize --closing --device --threads --json --quiet",
     "chat": "--system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
     f"--draft-model --suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",
     "inspect": "--verify --json --quiet",
@@ -54,7 +54,7 @@ COMMANDS = {
     "eval method": "--text --decode --min-agreement --dial --own --calibration --max-tokens --draft-model --plot "
     "--device --threads --json --quiet",
     "eval stops": "--text --stop-below --device --threads --json --quiet",
-    "eval choices": "--cases --device --threads --json --quiet",
+    "eval choices": "--cases --normalize --closing --device --threads --json --quiet",
     "demo": "--quiet",
 }
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}

@@ -11,7 +11,7 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from skipstone.cli.command import unfold
-from skipstone.cli.options import BundleArgument, Place, Printing
+from skipstone.cli.options import BundleArgument, ClosingOption, NormalizeName, NormalizeOption, Place, Printing
 from skipstone.cli.terminal import markdown_table, print_json, progress_bar, write
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def run(
     place: Place,
     printing: Printing,
     cases: Annotated[Path, typer.Option("--cases", metavar="FILE", help="Cases, one JSON object a line.")],
+    normalize: NormalizeOption = NormalizeName.none,
+    closing: ClosingOption = False,
 ) -> None:
     """Measure how often an early choice is that of all layers, and its time.
 
@@ -42,7 +44,13 @@ def run(
     model = place.load(bundle).runtime
     exit_stages(model)  # refuses a bundle without exits, where there is nothing to compare
     with progress_bar("cases", total=len(known), count=MofNCompleteColumn(), quiet=printing.quiet) as (progress, task):
-        rows = evaluate_choices(model, known, on_progress=lambda count: progress.advance(task, count))
+        rows = evaluate_choices(
+            model,
+            known,
+            normalize=normalize.value,
+            closing=closing,
+            on_progress=lambda count: progress.advance(task, count),
+        )
     if printing.as_json:
         settings = [asdict(row) for row in rows]
         print_json({"bundle": bundle, "approximate": "choice", "cases": len(known), "settings": settings})
