@@ -248,7 +248,7 @@ def _judged_by_all(sequence: Sequence, following: Following) -> Judged:
 
     Where there can be no tree, a call or more for each answer that no other goes on from.
     """
-    judged = {(): _log_probs(sequence.extend(Draft.empty())[0], following[()])}
+    judged: dict[Path, dict[int, float]] = {(): _log_probs(sequence.extend(Draft.empty())[0], following[()])}
     others = [path for path in following if path]
     is_small = len(others) <= min(MAX_ROWS, sequence.draft_room)
     if others and is_small and sequence.takes_trees and len(sequence.token_ids) > 1:
