@@ -44,7 +44,7 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     folder = _folder(source, revision)
     present = listing(folder)
     if "config.json" not in present:
-        raise CheckpointError(f"{folder} has no config.json: pass {_hint(folder, present)}")
+        raise CheckpointError(f"{folder} has no config.json: pass {_hint(folder, present, source)}")
     generation_config = folder / "generation_config.json"
     config = read_json(folder / "config.json")
     tensors, remarks, is_usual = _weights(folder, config)
@@ -68,11 +68,13 @@ def _weights(folder: Path, config: Mapping[str, Any]) -> tuple[TensorSource, tup
     return source, (*remarks, *said), source is stored and not said
 
 
-def _hint(folder: Path, present: Collection[str]) -> str:
-    """What to pass in place of a folder that has no settings of a model."""
+def _hint(folder: Path, present: Collection[str], source: str | Path) -> str:
+    """What to pass in place of a folder that has no settings of a model; for a hub id it is that of the cache."""
     if (file := gguf_in(folder)) is not None:
         return f"the file {file}"
     hint = "the folder of a Hugging Face checkpoint"
+    if folder != Path(source):
+        return f"{hint}; or, where {source} holds GGUF files, download one and pass it"
     return f"{hint}, and this adapter with --lora" if "adapter_config.json" in present else hint
 
 

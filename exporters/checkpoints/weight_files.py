@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from skipstone.errors import CheckpointError
 from skipstone.exporters.checkpoints.files import listing, read_json
@@ -12,6 +13,9 @@ from skipstone.exporters.checkpoints.tensors import StoredTensor, StoredTensors
 from skipstone.exporters.checkpoints.torch_bin import torch_tensors_in
 
 __all__ = ["open_weights"]
+
+# What files of weights by other programs, or parts without their index, end in.
+_WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".h5", ".msgpack", ".gguf")
 
 
 def open_weights(folder: Path, *, safetensors: str, torch: str) -> StoredTensors:
@@ -27,7 +31,9 @@ def open_weights(folder: Path, *, safetensors: str, torch: str) -> StoredTensors
         if f"{name}.index.json" in present:
             return StoredTensors(_shards(folder / f"{name}.index.json", tensors_in))
     looked_for = ", ".join(f"{name}, {name}.index.json" for name in readers)
-    raise CheckpointError(f"{folder} has no weights: looked for {looked_for}")
+    others = sorted(name for name in present if name.endswith(_WEIGHTS))
+    found = f", found {', '.join(others[:3])}: save the model with transformers' save_pretrained" if others else ""
+    raise CheckpointError(f"{folder} has no weights: looked for {looked_for}{found}")
 
 
 def _shards(index: Path, tensors_in: Callable[[Path], dict[str, StoredTensor]]) -> dict[str, StoredTensor]:

@@ -89,6 +89,11 @@ def plan_wrapped(source: str | Path, options: ExportOptions, *, draft_model: str
     checkpoint = open_checkpoint(source, revision=options.revision)
     if not checkpoint.path.is_dir():
         raise ConfigError(f"optimum reads folders in the format of Hugging Face, and {checkpoint.source} is a file")
+    if checkpoint.remarks and not checkpoint.is_usual:
+        raise ConfigError(
+            f"optimum reads {checkpoint.source} as it stands, but {checkpoint.remarks[0]}: leave --via optimum out, or "
+            "save the model anew with transformers' save_pretrained"
+        )
     _require_readable(checkpoint.config)
     return WrappedPlan(checkpoint=checkpoint, recipe=options.recipe)
 

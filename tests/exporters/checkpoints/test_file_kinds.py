@@ -92,3 +92,11 @@ def test_weights_alone_are_called_what_they_are(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "weights")
     with pytest.raises(CheckpointError, match=r"weights\.bin is a file: .* \(a zip archive"):
         open_checkpoint(tmp_path / "weights.bin")
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "weights.npz", "tf_model.h5"])
+def test_weights_of_another_name_are_named(name: str, make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(make_checkpoint(num_hidden_layers=1), tmp_path / "in"))
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(CheckpointError, match=rf"has no weights: looked for .*, found {name}: save the model"):
+        open_checkpoint(folder)

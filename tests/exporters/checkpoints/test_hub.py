@@ -148,6 +148,12 @@ def test_a_fetched_checkpoint_keeps_the_id_as_its_source(
     assert (checkpoint.source, checkpoint.path) == ("owner/name", tmp_path)
 
 
+def test_a_repository_without_settings_may_hold_gguf_files(hub_with: Callable[[set[str]], FakeHub]) -> None:
+    hub_with({"model.safetensors"})
+    with pytest.raises(CheckpointError, match="where owner/name holds GGUF files, download one and pass it"):
+        open_checkpoint("owner/name")
+
+
 class FakeResponse:
     """As much of an HTTP response as the library's errors look at."""
 
