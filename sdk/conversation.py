@@ -21,6 +21,7 @@ OnFull = Literal["drop", "stop"]
 
 ANSWER_SHARE = 0.25
 KEPT_SHARE = 0.5
+LEAST_END = 3  # letters: a template may write a single quote or a full stop behind an answer
 
 
 class Conversation:
@@ -76,8 +77,24 @@ class Conversation:
         num_dropped, token_ids = self._fitting(messages, options)
         room = self._sequence.capacity - len(token_ids)
         self._take_over(token_ids)
-        pieces = stream(self._model, self._sequence, replace(options, max_new_tokens=min(options.max_new_tokens, room)))
+        options = replace(
+            options, max_new_tokens=min(options.max_new_tokens, room), stop=(*options.stop, *self._written_end())
+        )
+        pieces = stream(self._model, self._sequence, options)
         return self._answer(_without(messages, num_dropped), num_dropped, pieces)
+
+    def _written_end(self) -> tuple[str, ...]:
+        """Return how the template ends an answer, as a stop string, where that is text and no token.
+
+        A model trained with `<|im_end|>` that its vocabulary lacks writes it letter by letter.
+        """
+        template, tokenizer = self._model.chat_template, self._model.tokenizer
+        end = "" if template is None else template.turn_end().partition("\n")[0].strip()
+        if len(end) < LEAST_END:
+            return ()
+        first = tokenizer.encode(end, add_special_tokens=False)[0]
+        is_token = first in tokenizer.special_ids or first in self._model.manifest.stop_ids
+        return () if is_token else (end,)
 
     def _answer(self, messages: list[Message], num_dropped: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
         self.num_dropped += num_dropped

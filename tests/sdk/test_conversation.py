@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -210,3 +211,19 @@ def test_a_language_model_opens_conversations_that_do_not_share_their_text(chat_
     answers = [say(chat, "Hello").token_ids for chat in (first, second)]
     for system, answer in (("Be brief.", answers[0]), ("Be long.", answers[1])):
         assert say(LanguageModel(chat_model).chat(system=system), "Hello").token_ids == answer
+
+
+def test_an_answer_ends_where_the_template_ends_it_in_plain_text(tiny: Model) -> None:
+    """A vocabulary may lack the token of a template: the model then writes it letter by letter."""
+    model, long = copy.copy(tiny), replace(FREE, max_new_tokens=40)
+
+    def answer(end: str) -> str:
+        closed = "{% if message.role == 'assistant' %}" + end + "{% endif %}"
+        template = "{% for message in messages %}" + "{{ message.content }}" + closed + "\n{% endfor %}"
+        model.chat_template = ChatTemplate(template)
+        return say(Conversation(model), "Hello", long).text
+
+    free = answer("</s>")
+    end = next(free[at : at + 3] for at in range(4, len(free)) if free[at : at + 3].isalpha())
+    assert answer(end) == free[: free.index(end)] != free
+    assert answer(end[:1]) == free, "one letter ends nothing"
