@@ -23,6 +23,7 @@ __all__ = ["CpuDevice", "open_cpu"]
 GRAPH_OPTIMIZATION = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
 LOG_ERRORS = 3
 # A word of the error where the process has a pool that every session must share.
+MOST_THREADS = 1024
 GLOBAL_POOL = "use_per_session_threads"
 
 
@@ -82,7 +83,7 @@ class CpuDevice:
 
 
 def open_cpu(*, threads: int | None = None) -> CpuDevice:
-    """Return the CPU on `threads` threads, by default one for each physical core. Raises: ConfigError below 1."""
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads must be at least 1, got {threads}")
+    """Return the CPU on `threads` threads, by default one for each physical core. Raises: ConfigError for a number of no machine."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ConfigError(f"threads must be at least 1 and at most {MOST_THREADS}, got {threads}")
     return CpuDevice(threads=physical_cores() if threads is None else threads)

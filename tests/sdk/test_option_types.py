@@ -257,7 +257,7 @@ def test_no_other_argument_raises_anything_else(tiny: Model, tmp_path_factory: A
     refused_or(lambda: function(**arguments | {name: value}))
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", math.nan])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", math.nan, 10**6, 10**30])
 def test_what_is_no_number_of_threads_is_refused(tiny: Model, threads: Any) -> None:
     with pytest.raises(SkipstoneError, match="threads must be"):
         skipstone.load(tiny.bundle.path, threads=threads)
