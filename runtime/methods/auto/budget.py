@@ -57,9 +57,9 @@ class RowCosts:
 class Budget:
     """What drafting may still lose in one text. Times are seconds, those of plain decoding as measured in this text.
 
-    Invariant: `lost_s`, which is what the text took longer than plain decoding, is at most `share` of what plain decoding
-    takes for the tokens made and an eighth of those to come. It is kept by asking before: whoever wants to spend
-    something spends `left_s` at most, in the worst case.
+    Invariant: `lost_s`, which is what the text took longer than plain decoding, is at most `share` of what plain
+    decoding takes for the tokens made and an eighth of those to come. It is kept by asking before: whoever wants to
+    spend something spends `left_s` at most, in the worst case.
     """
 
     def __init__(self, share: float) -> None:
@@ -73,11 +73,11 @@ class Budget:
         """Count what the model took to read the prompt; drafters may take a share of it to read it as well."""
         self._reading_s = self._share * prompt_s
 
-    def left_s(self, remaining: int) -> float:
+    def left_s(self, remaining: int, *, ahead: float = AHEAD) -> float:
         """Return what may be lost next, where at most `remaining` tokens come after the next one."""
         if len(self._plain) < NUM_FIRST:
             return 0.0
-        num_plain = self._num_made + 1 + AHEAD * remaining
+        num_plain = self._num_made + 1 + ahead * remaining
         return self._share * num_plain * self.plain_s - self.lost_s
 
     @property

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from skipstone.runtime.costs import MAX_ROWS
 from skipstone.runtime.decoding import Acceptance, Counts
 from skipstone.runtime.engine import Draft
+from skipstone.runtime.methods.auto.budget import RowCosts
 
-__all__ = ["LOOP_S", "CallTimes", "Knowledge", "Record"]
+__all__ = ["EXPLORATION", "EXPLORATION_OF_GAINS", "LOOP_S", "CallTimes", "Knowledge", "Record"]
 
 # A resting drafter is tried again now and then. All such tries together may take this share of plain decoding's time:
-# the first at the start, the second once drafting has gained more than its first stake.
+# the second in a text in which drafting has gained so far.
 EXPLORATION, EXPLORATION_OF_GAINS = 0.009, 0.06
 # Seconds of a round outside of the model and the drafters: the loop, and the choice of tokens.
 LOOP_S = 3e-5
 MEMORY = 0.95
-# How many plain steps drafting may lose before it has gained anything, and how many of its gains it may lose again.
-FIRST_STAKE, MOST_STAKE = 8.0, 40.0
 # A drafter whose guesses cost more than this share of a plain step is asked only when it promises to pay.
 DEAR = 0.1
 
@@ -31,7 +29,8 @@ class Record:
     `balance_s` is what asking saved, less what it took. A drafter with a negative balance rests. It is asked only while
     `credit_s` lasts: every round adds a little to it, and each try takes from it what the try cost, rows fed in vain
     included. `price_s` is what asking takes, `guess_s` what one guess takes, `mean_chance` how often a guess that is
-    reached is accepted; `counts` tells that level by level.
+    reached is accepted; `counts` tells that level by level. `read_s` is what a token of the text takes to read before
+    the first guess.
 
     It outlives the texts, so it holds numbers only, and nothing of a text.
     """
@@ -41,6 +40,7 @@ class Record:
     price_s: float = 0.0
     guess_s: float = 0.0
     mean_chance: float = 0.6
+    read_s: float = 0.0
     credit_s: float = 0.0
     num_asked: int = 0
     is_try: bool = False
@@ -75,11 +75,14 @@ class Record:
         """
         return min(spent_s, max(plain_s, 3 * self.guess_s * (1 + num_guesses)))
 
-    def settle(self, spent_s: float, saved_s: float, *, num_guesses: int, is_first: bool) -> None:
-        """Count one round in which the drafter was asked; `is_first` of a text, in which it also reads the prompt."""
+    def read(self, spent_s: float, *, num_tokens: int) -> None:
+        """Count the first asking in a text, in which so many tokens are read."""
         self.num_asked += 1
-        if is_first:
-            return
+        self.read_s = spent_s / num_tokens
+
+    def settle(self, spent_s: float, saved_s: float, *, num_guesses: int) -> None:
+        """Count one round in which the drafter was asked, other than the first of a text."""
+        self.num_asked += 1
         self.price_s += (spent_s - self.price_s) * (1 - MEMORY if self.price_s else 1)
         if self.is_try:
             self.credit_s -= spent_s - saved_s
@@ -135,26 +138,12 @@ class CallTimes:
 class Knowledge:
     """What planning has learned about a model's drafters and calls; it outlives the texts.
 
-    `stake` is what drafting may still lose against plain decoding, in plain steps: nobody is asked while it is below 0,
-    and no draft may cost more than it. Chances are estimates; this holds whatever comes.
+    `is_fresh`: no text has ended since the costs of calls were measured, so there is more to learn.
     """
 
-    def __init__(self) -> None:
-        self.times, self.stake = CallTimes(), FIRST_STAKE
+    def __init__(self, *, is_fresh: bool = False) -> None:
+        self.times, self.rows, self.is_fresh = CallTimes(), RowCosts(), is_fresh
         self._records: dict[str, Record] = {}
-
-    def affordable(self, costs: Sequence[float]) -> int:
-        """Return how many guesses may be fed in one call, whatever becomes of them."""
-        return bisect_right(costs, costs[1] * (1 + max(self.stake, 0.0))) - 2
-
-    @property
-    def exploration(self) -> float:
-        """The share of the time that may be spent on drafters that rest."""
-        return EXPLORATION_OF_GAINS if self.stake > FIRST_STAKE else EXPLORATION
-
-    def settle(self, num_tokens: int, *, saved: float) -> None:
-        """Count one round that gave `num_tokens` and saved so many plain steps, or lost them."""
-        self.stake = min(self.stake + EXPLORATION * num_tokens + saved, MOST_STAKE)
 
     def record(self, name: str) -> Record:
         """Return the record of the drafter called `name`."""

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from skipstone.runtime.costs import MAX_ROWS, MIN_GAIN, CostCurve, cost_curve
+from skipstone.runtime.costs import MAX_ROWS, MIN_GAIN, CostCurve, cost_curve, costs_note
 from skipstone.runtime.decoding import Acceptance, Drafter, Guard, Round
-from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.auto.knowledge import LOOP_S, Knowledge, Record
+from skipstone.runtime.engine import Draft, Model
+from skipstone.runtime.methods.auto.budget import FIRST_SHARE, SHARE, Budget
+from skipstone.runtime.methods.auto.knowledge import EXPLORATION, EXPLORATION_OF_GAINS, LOOP_S, Knowledge, Record
 from skipstone.runtime.methods.method import DrafterContext, Method
 
 __all__ = ["METHOD", "Planner", "best_cut"]
@@ -18,6 +19,9 @@ __all__ = ["METHOD", "Planner", "best_cut"]
 CONTEXT_STEP = 32
 # A drafter that takes more than this share of a plain step to ask is asked when no cheaper one has a guess that pays.
 NOT_CHEAP = 0.04
+# What asking a drafter is thought to take that was never asked, as a share of a plain step.
+UNKNOWN = 0.1
+NOTHING = Draft.empty()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +59,9 @@ class Planner(Drafter):
     Chances are learned by level, also from proposals that were not taken: the text comes out the same, so it shows what
     any drafter would have got right. So learning costs the asking only, and no model call.
 
+    Chances and prices are estimates. What bounds the loss whatever comes is the budget of the text: nobody is asked,
+    and no row is fed, whose price in the worst case is not in it.
+
     Source: the stopping rule of drafting_and_sampling 0.5; the best tree as in Sequoia (Chen et al., 2024).
     """
 
@@ -71,25 +78,43 @@ class Planner(Drafter):
     ) -> None:
         """`guards` come in order of price; `knowledge` outlives the text. `exact`: rows are fed in pairs.
 
-        `clock` gives the seconds by which the price of asking is measured.
+        `clock` gives the seconds by which the price of asking, and calls, are measured.
         """
         self._knowledge = knowledge or Knowledge()
         self._sources = [Source.of(guard, self._knowledge) for guard in guards]
         self._curve, self._exact, self._clock = curve, exact, clock
+        self._budget = Budget(FIRST_SHARE if self._knowledge.is_fresh else SHARE)
         self._expected: list[float] = []
         self._costs: list[float] = []
+        self._extras: list[float] = []  # by rows, what a call may take beyond a plain one, in plain steps
         self._costs_until = 0
         self._proposals: list[_Proposal] = []
-        self._taken = Draft.empty()
+        self._best_cut = NOTHING
         self._begun: set[Guard] = set()
+        self._num_tokens = 0  # of the text, in the round in which somebody could be asked; 0 in others
+        self._asked_s = 0.0  # of this round
+        self._called_at: float | None = None
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
-        costs = self._costs_at(len(history))
-        remaining, limit, self._proposals = limit, min(limit, MAX_ROWS - 1, self._knowledge.affordable(costs)), []
+        start = self._clock()
+        left_s, self._num_tokens = self._budget.left_s(limit), 0
+        draft = self._best(history, limit, left_s) if left_s > 0 and limit > 0 and self._sources else NOTHING
+        self._called_at = self._clock()
+        self._asked_s = self._called_at - start
+        return draft
+
+    def _best(self, history: Sequence[int], limit: int, left_s: float) -> Draft:
+        """Return the best draft of those whose price, and that of asking for them, is within `left_s`."""
+        costs, extras = self._costs_at(len(history)), self._extras
+        self._num_tokens, plain_s = len(history), self._budget.plain_s
+        if extras[2] * plain_s > left_s:
+            return NOTHING
+        remaining, limit = limit, min(limit, MAX_ROWS - 1)
         plain_rate, row_s = MIN_GAIN / (costs[1] + LOOP_S), (costs[-1] - costs[1]) / (MAX_ROWS - 1)
-        exploration_s = self._knowledge.exploration * costs[1] / len(self._sources) if self._sources else 0.0
-        best, best_rate = Draft.empty(), plain_rate
-        for source in self._sources if limit > 0 and self._knowledge.stake >= 0 else ():
+        exploration = EXPLORATION if self._budget.lost_s >= 0 else EXPLORATION_OF_GAINS
+        exploration_s = exploration * costs[1] / len(self._sources)
+        best, best_rate = NOTHING, plain_rate
+        for source in self._sources:
             guard, record = source.guard, source.record
             if len(best) and record.price_s > NOT_CHEAP * costs[1]:
                 continue
@@ -99,17 +124,41 @@ class Planner(Drafter):
                 record.credit_s += exploration_s
                 if reading_s > min(record.credit_s, remaining * costs[1] / 4):
                     continue
+            # Who has shown that it pays may read on the account of the tokens to come.
+            ahead_s = (
+                0.0 if record.is_try else self._budget.left_s(remaining, ahead=1.0) - self._budget.left_s(remaining)
+            )
+            num_guesses = min(limit, self._affordable(source, left_s, len(history), reading_s, ahead_s))
+            if num_guesses < 1:
+                continue
+            if record.is_try:
                 record.credit_s -= reading_s
             start = self._clock()
-            draft = guard.propose(limit, min_chance=best_rate * (row_s + record.guess_s) / 2)
+            draft = guard.propose(num_guesses, min_chance=best_rate * (row_s + record.guess_s) / 2)
             spent_s = self._clock() - start
+            left_s -= spent_s
             cut, rate = best_cut(draft, source.acceptance, costs, plain_rate)
             gain_s = self._gain_s(cut, rate)
             self._proposals.append(_Proposal(source, draft, cut, gain_s, spent_s))
             if rate > best_rate:
                 best, best_rate = cut, rate
-        self._taken = best
-        return best
+        self._best_cut = best
+        num_fed = len(best)
+        while num_fed and extras[1 + num_fed] * plain_s > left_s:  # asking took longer than it does
+            num_fed -= 1
+        return best.keep(range(1, 1 + num_fed))
+
+    def _affordable(self, source: Source, left_s: float, num_tokens: int, reading_s: float, ahead_s: float) -> int:
+        """Return how many guesses of a drafter may be asked for and fed, if none of them is right."""
+        record, plain_s = source.record, self._budget.plain_s
+        price_s = record.price_s if record.num_asked else UNKNOWN * plain_s
+        if source.guard not in self._begun:
+            left_s -= max(max(reading_s, record.read_s * num_tokens) - self._budget.reading_s - ahead_s, 0.0)
+        for rows in range(len(self._extras) - 1, 1, -1):
+            asking_s = max(price_s, (rows - 1) * record.guess_s)
+            if self._extras[rows] * plain_s + asking_s <= left_s:
+                return rows - 1
+        return 0
 
     def _costs_at(self, context: int) -> list[float]:
         """Return the seconds of a call of so many rows, [0] being free."""
@@ -119,29 +168,52 @@ class Planner(Drafter):
                 costs = [costs[min(rows + rows % 2, MAX_ROWS)] for rows in range(MAX_ROWS + 1)]
             self._expected, self._costs_until = costs, context + CONTEXT_STEP
             self._costs = self._knowledge.times.correct(costs)
+            self._extras = self._knowledge.rows.worst(self._costs)
         return self._costs
 
     def observe(self, seen: Round) -> None:
-        if not self._costs:
+        now = self._clock()
+        if self._called_at is None:
+            self._budget.start(seen.model_s)
             return  # the prompt was fed, and nobody was asked
-        rows, num_tokens = 1 + len(seen.draft), len(seen.token_ids)
-        if seen.model_s and not seen.num_peeked:
+        call_s, self._called_at = now - self._called_at, None
+        read_s = self._learn(seen)
+        asked_s = max(self._asked_s + self._clock() - now - read_s, 0.0)
+        if len(seen.draft) or seen.num_peeked:
+            self._settle(seen, call_s, asked_s=asked_s, read_s=read_s)
+        else:
+            self._budget.plain(call_s, asked_s=asked_s, read_s=read_s)
+
+    def _settle(self, seen: Round, call_s: float, *, asked_s: float, read_s: float) -> None:
+        """Count a round with a draft against the budget, and what its rows took."""
+        rows, plain_s = 1 + len(seen.draft), self._budget.plain_s
+        told = self._costs[rows] / self._costs[1]
+        self._budget.drafted(call_s, len(seen.token_ids), asked_s=asked_s, read_s=read_s, expected=told)
+        if rows > 1 and not seen.num_peeked:
+            self._knowledge.rows.update(rows, call_s / plain_s - 1, told=told - 1)
+            self._extras = self._knowledge.rows.worst(self._costs)
+
+    def _learn(self, seen: Round) -> float:
+        """Score the proposals of the round and what asking for them took; return the seconds of those that read."""
+        rows, read_s = 1 + len(seen.draft), 0.0
+        if self._num_tokens and seen.model_s and not seen.num_peeked:
             self._knowledge.times.update(rows, measured_s=seen.model_s, expected_s=self._expected[rows])
-        spared_s = self._costs[rows] - seen.model_s if seen.num_peeked else 0.0
-        round_s = self._costs[rows] + LOOP_S
         for proposal in self._proposals:
             guard, record = proposal.source.guard, proposal.source.record
             proposal.source.learn(proposal.draft, seen.token_ids)
             start = self._clock()
             guard.observe(seen)
+            spared_s = self._costs[rows] - seen.model_s if seen.num_peeked else 0.0
             spent_s = proposal.spent_s + self._clock() - start - guard.peeks * spared_s
             spent_s = record.usual(spent_s, num_guesses=len(proposal.draft), plain_s=self._costs[1])
-            is_first = guard not in self._begun
-            record.settle(spent_s, self._merit_s(proposal), num_guesses=len(proposal.draft), is_first=is_first)
-            round_s += 0.0 if is_first else spent_s
-            self._begun.add(guard)
-        self._knowledge.settle(num_tokens, saved=num_tokens - round_s / (self._costs[1] + LOOP_S))
+            if guard in self._begun:
+                record.settle(spent_s, self._merit_s(proposal), num_guesses=len(proposal.draft))
+            else:
+                record.read(proposal.spent_s, num_tokens=self._num_tokens)
+                read_s += proposal.spent_s
+                self._begun.add(guard)
         self._proposals = []
+        return read_s
 
     def _gain_s(self, draft: Draft, rate: float) -> float:
         """Return what a draft with so many expected tokens per second saves against plain decoding."""
@@ -155,12 +227,13 @@ class Planner(Drafter):
 
         It is what was expected, not what came out, which depends on luck; that the two agree is up to the chances.
         """
-        if proposal.cut is not self._taken:
+        if proposal.cut is not self._best_cut:
             return 0.0
         others = (other.gain_s for other in self._proposals if other is not proposal)
         return proposal.gain_s - max(others, default=0.0)
 
     def finish(self, history: Sequence[int]) -> None:
+        self._knowledge.is_fresh = False
         for source in self._sources:
             source.guard.finish()
 
@@ -189,8 +262,12 @@ def open_planner(context: DrafterContext, drafters: Sequence[Drafter]) -> Planne
     """Return the plan of one text over drafters in order of price; what it learns outlives the text."""
     model, sequence = context.model, context.sequence
     guards = [Guard(drafter, sequence) for drafter in drafters]
-    knowledge = model.shared.get("planner knowledge", Knowledge)
+    knowledge = model.shared.get("planner knowledge", lambda: _new_knowledge(model))
     return Planner(guards, cost_curve(model), knowledge=knowledge, exact=sequence.exact)
+
+
+def _new_knowledge(model: Model) -> Knowledge:
+    return Knowledge(is_fresh=costs_note(model).find(model.profiles) is None)
 
 
 METHOD = Method(name="auto", joins=open_planner, stands_alone=True, text_only=True, takes_batches=True)

@@ -1,13 +1,13 @@
 """The planner on made-up curves and scripted drafters: the best plan each round, and never much worse than plain.
 
-Time is simulated: drafters and model calls move a clock by their prices. Every right token is 0, every wrong guess 1.
+Time is simulated; see `simulated_texts`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -15,140 +15,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated_texts import (
+    NO_LOGITS,
+    Clock,
+    IsRight,
+    Scripted,
+    Simulation,
+    always,
+    line,
+    never,
+    simulation,
+    with_one,
+)
 
 from skipstone.runtime.costs import MAX_ROWS, CostCurve
-from skipstone.runtime.decoding import Acceptance, Drafter, Guard, Round
+from skipstone.runtime.decoding import Acceptance, Round
 from skipstone.runtime.engine import Draft
-from skipstone.runtime.methods.auto import Planner, best_cut
+from skipstone.runtime.methods.auto import best_cut
 from skipstone.runtime.methods.auto.knowledge import LOOP_S, CallTimes, Knowledge, Record
-
-NO_LOGITS = np.zeros((0, 0), np.float32)
-IsRight = Callable[[int], bool]
-
-
-@dataclass
-class Clock:
-    now_ms: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now_ms / 1e3
-
-
-@dataclass
-class Text:
-    """What a guard needs of a sequence: tokens that grow without end and without a model."""
-
-    token_ids: list[int] = field(default_factory=lambda: [0])
-    draft_room: int = 10**9
-
-    def require_feedable(self, draft: Draft) -> None:
-        assert all(token_id in (0, 1) for token_id in draft.token_ids)
-
-
-@dataclass
-class Scripted(Drafter):
-    """Guesses a chain; `is_right` tells of which positions of the text it knows the token."""
-
-    clock: Clock
-    is_right: IsRight
-    name: str = "scripted"
-    price_ms: float = 0.0
-    guess_ms: float = 0.0
-    length: int = 4
-    chance: float = 0.4
-    level: int = 0
-    asked_at: list[int] = field(default_factory=list)
-    limits: list[int] = field(default_factory=list)
-    spent_ms: float = 0.0
-
-    def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
-        self.asked_at.append(len(history))
-        self.limits.append(limit)
-        length = min(limit, self.length)
-        price_ms = self.price_ms + self.guess_ms * length
-        self.spent_ms += price_ms
-        self.clock.now_ms += price_ms
-        guesses = [0 if self.knows(history, depth) else 1 for depth in range(length)]
-        return Draft.chain(guesses, source=self.name, levels=[self.level] * length)
-
-    def knows(self, history: Sequence[int], depth: int) -> bool:
-        return self.is_right(len(history) + depth)
-
-    def prior(self, level: int) -> float:
-        return self.chance
-
-
-def always(position: int) -> bool:
-    return True
-
-
-def never(position: int) -> bool:
-    return False
-
-
-def line(row_ms: float, *, plain_ms: float = 1.0) -> CostCurve:
-    """Return a curve on which each row beyond the first costs the same."""
-    return CostCurve(rows=(1, 2), contexts=(0,), seconds=((plain_ms / 1e3, (plain_ms + row_ms) / 1e3),))
-
-
-@dataclass
-class Simulation:
-    """Decoding with a planner, and what it took."""
-
-    planner: Planner
-    text: Text
-    clock: Clock
-    curve: CostCurve
-    real: CostCurve
-    exact: bool = False
-    drafts: list[Draft] = field(default_factory=list)
-
-    def run(self, num_tokens: int) -> float:
-        """Make so many more tokens; return the time it took, as a multiple of what plain decoding takes."""
-        start_s, end = self.clock(), len(self.text.token_ids) + num_tokens
-        costs = self.real.costs(0, max_rows=MAX_ROWS + 1)
-        while len(self.text.token_ids) < end:
-            left = end - len(self.text.token_ids)
-            draft = self.planner.propose(self.text.token_ids, limit=left - 1) if left > 1 else Draft.empty()
-            rows = 1 + len(draft)
-            call_s = costs[rows + rows % 2 if self.exact else rows]
-            self.clock.now_ms += 1e3 * (call_s + LOOP_S)
-            path = draft.path([0] * left)
-            accepted = [0] * min(len(path), left)
-            self.text.token_ids += accepted
-            self.planner.observe(Round(draft, 0, accepted, path, NO_LOGITS, model_s=call_s))
-            self.drafts.append(draft)
-        plain_s = num_tokens * (costs[2 if self.exact else 1] + LOOP_S)
-        return (self.clock() - start_s) / plain_s
-
-    @property
-    def num_drafted(self) -> int:
-        return sum(map(len, self.drafts))
-
-
-def simulation(
-    make: Callable[[Clock], Sequence[Drafter]],
-    *,
-    row_ms: float = 0.1,
-    curve: CostCurve | None = None,
-    real: CostCurve | None = None,
-    knowledge: Knowledge | None = None,
-    exact: bool = False,
-    clock: Clock | None = None,
-) -> Simulation:
-    """Return a simulation; `curve` is what the planner is told, `real` what calls take."""
-    clock, text = clock or Clock(), Text()
-    guards = [Guard(drafter, text) for drafter in make(clock)]  # type: ignore[arg-type]
-    told = curve or line(row_ms)
-    planner = Planner(guards, told, knowledge=knowledge, exact=exact, clock=clock)
-    return Simulation(planner, text, clock, told, real or told, exact)
-
-
-def with_one(is_right: IsRight, *, row_ms: float = 0.1, **options: Any) -> tuple[Simulation, Scripted]:
-    clock = Clock()
-    drafter = Scripted(clock, is_right, **options)
-    return simulation(lambda _: [drafter], row_ms=row_ms, clock=clock), drafter
-
 
 # The best part of a draft
 
@@ -245,6 +129,7 @@ def test_a_gain_below_three_percent_is_not_worth_a_draft() -> None:
     cost, plain = 1.2e-3 + LOOP_S, 1e-3 + LOOP_S
     for gain, drafted in ((1.0, 0), (1.029, 0), (1.031, 1), (1.2, 1)):
         run, _ = with_one(always, row_ms=0.2, length=1, chance=gain * cost / plain - 1)
+        run.wait()
         assert len(run.planner.propose([0], limit=9)) == drafted
 
 
@@ -272,6 +157,7 @@ def test_no_more_rows_are_drafted_than_were_measured() -> None:
 
 def test_the_limit_of_a_text_is_kept() -> None:
     run, drafter = with_one(always, length=9, chance=0.9)
+    run.wait()
     assert len(run.planner.propose([0], limit=3)) == 3
     assert drafter.limits == [3]
 
@@ -283,6 +169,7 @@ def test_the_faster_of_two_proposals_is_taken_whatever_their_order() -> None:
                 Scripted(clock, always, name=f"{chance}", chance=chance) for chance in chances
             ]
         )
+        run.wait()
         assert run.planner.propose([0], limit=9).source == "0.8"
 
 
@@ -294,7 +181,8 @@ def test_it_learns_from_proposals_that_were_not_taken() -> None:
     clock = Clock()
     names = {"right": always, "wrong": never}
     drafters = [Scripted(clock, known, name=name) for name, known in names.items()]
-    run = simulation(lambda _: drafters, row_ms=5.0, knowledge=knowledge, clock=clock)
+    run = simulation(lambda _: drafters, row_ms=1.5, knowledge=knowledge, clock=clock)
+    run.wait()
     run.run(60)
     assert run.num_drafted == 0, "on this curve no guess pays"
     right, wrong = (Acceptance(never, counts=knowledge.record(drafter.name).counts) for drafter in drafters)
@@ -430,24 +318,25 @@ def test_a_dear_drafter_that_is_often_wrong_is_hardly_asked(guess_ms: float) -> 
     run, drafter = with_one(lambda position: position % 3 == 0, guess_ms=guess_ms, row_ms=0.3)
     run.run(1000)
     seen = len(drafter.asked_at)
-    assert run.run(3000) < 1.01
+    assert run.run(3000) < 1.012
     assert len(drafter.asked_at) - seen < 3000 * 0.01 / guess_ms
 
 
 def test_a_drafter_that_must_read_the_whole_text_first_is_not_asked_near_its_end() -> None:
     clock = Clock()
     drafter = Scripted(clock, always, guess_ms=0.05, length=8)
-    drafter.reading_share = 0.1
+    drafter.reading_share = 0.05
     knowledge = Knowledge()
     for num_tokens in (1000, 300):  # what is saved up in the first text pays for a try in the second
         known = simulation(lambda _: [drafter], clock=clock, knowledge=knowledge)
         known.run(num_tokens)
     assert known.num_drafted > 200, "it was tried while the text was short, and is known to be good"
-    history = [0] * 500  # reading takes fifty plain steps
+    history = [0] * 500  # reading takes 25 plain steps
     for limit, asked in ((20, False), (2000, True)):
         drafter.asked_at.clear()
         later = simulation(lambda _: [drafter], clock=clock, knowledge=knowledge)
         later.text.token_ids = history
+        later.wait(10)
         later.planner.propose(history, limit=limit)
         assert bool(drafter.asked_at) == asked
 
@@ -566,7 +455,6 @@ def test_a_prompt_that_nobody_was_asked_for_tells_nothing() -> None:
     run = simulation(lambda clock: [Scripted(clock, always)], knowledge=knowledge)
     run.planner.observe(Round(Draft.empty(), 0, [0], [0], NO_LOGITS, model_s=0.5))
     assert knowledge.times.correct([0.0] + [1.0] * MAX_ROWS) == [0.0] + [1.0] * MAX_ROWS
-    assert knowledge.stake == Knowledge().stake
 
 
 def test_costs_are_those_of_the_context() -> None:
@@ -574,6 +462,7 @@ def test_costs_are_those_of_the_context() -> None:
     curve = CostCurve(rows=(1, 2, 16), contexts=(0, 1000), seconds=((0.001, 0.003, 0.02), (0.004, 0.0041, 0.0045)))
     for length, drafted in ((10, 0), (1000, 4)):
         run = simulation(lambda clock: [Scripted(clock, always, chance=0.9)], curve=curve)
+        run.wait()
         assert len(run.planner.propose([0] * length, limit=9)) == drafted
 
 
@@ -585,6 +474,7 @@ def test_an_exact_text_counts_rows_in_pairs() -> None:
     curve = CostCurve(rows=(1, 2, 3, 4, 16), contexts=(0,), seconds=((0.001, 0.0019, 0.0049, 0.0049, 0.03),))
     for exact, drafted in ((True, 1), (False, 0)):
         run = simulation(lambda clock: [Scripted(clock, always, chance=0.8)], curve=curve, exact=exact)
+        run.wait()
         assert len(run.planner.propose([0], limit=9)) == drafted
 
 
