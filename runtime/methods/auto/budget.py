@@ -21,6 +21,8 @@ LEAST_ROW = 0.02  # what a row that was never fed costs at least, in plain steps
 NUM_FIRST, NUM_LAST = 2, 9
 # How many plain steps of what drafting has gained it may lose again.
 MOST_GAINS = 40.0
+# The most that planning itself takes in a round, as a share of a plain step.
+OWN = 0.05
 # A call, or an asking, that takes so many times what it should was held up by others.
 HELD_UP = 3.0
 
@@ -98,6 +100,10 @@ class Budget:
         self._spend(asked_s, read_s)
         self.lost_s += min(call_s, HELD_UP * expected * self.plain_s) - num_tokens * self.plain_s
         self.lost_s = max(self.lost_s, -MOST_GAINS * self.plain_s)
+
+    def usual(self, spent_s: float, *, expected_s: float) -> float:
+        """Return what asking took without what the system took for others meanwhile, where `expected_s` is usual."""
+        return min(spent_s, (OWN + (expected_s > 0)) * self.plain_s + HELD_UP * expected_s)
 
     def _spend(self, asked_s: float, read_s: float) -> None:
         free_s = min(self._reading_s, read_s)

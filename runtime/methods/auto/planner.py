@@ -21,6 +21,7 @@ CONTEXT_STEP = 32
 NOT_CHEAP = 0.04
 # What asking a drafter is thought to take that was never asked, as a share of a plain step.
 UNKNOWN = 0.1
+TINY_S = 1e-6
 NOTHING = Draft.empty()
 
 
@@ -177,8 +178,10 @@ class Planner(Drafter):
             self._budget.start(seen.model_s)
             return  # the prompt was fed, and nobody was asked
         call_s, self._called_at = now - self._called_at, None
+        usual_s = sum(max(proposal.source.record.price_s, TINY_S) for proposal in self._proposals)
         read_s = self._learn(seen)
         asked_s = max(self._asked_s + self._clock() - now - read_s, 0.0)
+        asked_s = self._budget.usual(asked_s, expected_s=usual_s)
         if len(seen.draft) or seen.num_peeked:
             self._settle(seen, call_s, asked_s=asked_s, read_s=read_s)
         else:
