@@ -190,6 +190,11 @@ class Sequence:
         self._turn()
         self.require_room(self.num_cached + len(token_ids) - len(self.token_ids))
 
+    def prepare(self, most_guesses: int) -> None:
+        """Make ready for drafts of up to so many guesses: the first call of each length would take longer else."""
+        for num_rows in range(1, 2 + min(most_guesses, self.capacity - 1)):
+            self._runner.bind(num_rows)
+
     def extend(self, draft: Draft) -> NDArray[np.float32]:
         """Feed all tokens that are not cached and then the draft; return logits for what follows each of the last.
 

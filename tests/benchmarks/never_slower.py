@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 import skipstone
 
-NAMES = "alpha beta gamma delta epsilon zeta eta theta".split()
+NAMES = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
 PROMPTS = {
     "code class": "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push",
     "code imports": "import os\nimport sys\n\n\ndef read_config(path):\n",
@@ -110,9 +110,8 @@ class Benchmark:
             plain, auto = (1e3 * medians[name][way] for way in ("plain", "auto"))
             remark = "  (another text)" if name in self.differences else ""
             print(f"{ratios[name]:6.3f}  {name:18} plain {plain:8.3f} ms  auto {auto:8.3f} ms a token{remark}")
-        print(
-            f"worst {min(ratios.values()):.3f}, median {statistics.median(ratios.values()):.3f} of {len(ratios)} prompts"
-        )
+        worst, median = min(ratios.values()), statistics.median(ratios.values())
+        print(f"worst {worst:.3f}, median {median:.3f} of {len(ratios)} prompts")
 
 
 def main() -> None:

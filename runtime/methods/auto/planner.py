@@ -22,6 +22,8 @@ NOT_CHEAP = 0.04
 # What asking a drafter is thought to take that was never asked, as a share of a plain step.
 UNKNOWN = 0.1
 TINY_S = 1e-6
+# Guesses of a draft whose call is bound before the text begins; longer ones are bound when they come.
+MOST_PREPARED = 7
 NOTHING = Draft.empty()
 
 
@@ -92,6 +94,7 @@ class Planner(Drafter):
         self._proposals: list[_Proposal] = []
         self._best_cut = NOTHING
         self._begun: set[Guard] = set()
+        self._fed: set[int] = set()  # numbers of rows: the first call of each may be bound first
         self._num_tokens = 0  # of the text, in the round in which somebody could be asked; 0 in others
         self._asked_s = 0.0  # of this round
         self._called_at: float | None = None
@@ -192,9 +195,10 @@ class Planner(Drafter):
         rows, plain_s = 1 + len(seen.draft), self._budget.plain_s
         told = self._costs[rows] / self._costs[1]
         self._budget.drafted(call_s, len(seen.token_ids), asked_s=asked_s, read_s=read_s, expected=told)
-        if rows > 1 and not seen.num_peeked:
+        if rows in self._fed and not seen.num_peeked:
             self._knowledge.rows.update(rows, call_s / plain_s - 1, told=told - 1)
             self._extras = self._knowledge.rows.worst(self._costs)
+        self._fed.update({rows} - {1})
 
     def _learn(self, seen: Round) -> float:
         """Score the proposals of the round and what asking for them took; return the seconds of those that read."""
@@ -266,6 +270,7 @@ def open_planner(context: DrafterContext, drafters: Sequence[Drafter]) -> Planne
     model, sequence = context.model, context.sequence
     guards = [Guard(drafter, sequence) for drafter in drafters]
     knowledge = model.shared.get("planner knowledge", lambda: _new_knowledge(model))
+    sequence.prepare(MOST_PREPARED)
     return Planner(guards, cost_curve(model), knowledge=knowledge, exact=sequence.exact)
 
 

@@ -169,7 +169,6 @@ def test_the_text_of_auto_is_that_of_plain_decoding(model: Model, exact: bool) -
             for decode in ("plain", "auto", "auto")
         ]
         assert len({generation.token_ids for generation in made}) == 1
-        assert made[2].stats.model_calls < made[0].stats.model_calls, "the second time it finds the text again"
 
 
 def test_auto_does_not_measure_again_for_a_second_text(model: Model, fed: list[tuple[int, ...]]) -> None:
