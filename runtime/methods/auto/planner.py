@@ -94,7 +94,7 @@ class Planner(Drafter):
         self._proposals: list[_Proposal] = []
         self._best_cut = NOTHING
         self._begun: set[Guard] = set()
-        self._fed: set[int] = set()  # numbers of rows: the first call of each may be bound first
+        self._fed: set[int] = set()  # numbers of rows: the first call of each, of many rows, may be bound first
         self._num_tokens = 0  # of the text, in the round in which somebody could be asked; 0 in others
         self._asked_s = 0.0  # of this round
         self._called_at: float | None = None
@@ -195,10 +195,11 @@ class Planner(Drafter):
         rows, plain_s = 1 + len(seen.draft), self._budget.plain_s
         told = self._costs[rows] / self._costs[1]
         self._budget.drafted(call_s, len(seen.token_ids), asked_s=asked_s, read_s=read_s, expected=told)
-        if rows in self._fed and not seen.num_peeked:
+        is_bound = rows <= 1 + MOST_PREPARED or rows in self._fed
+        if rows > 1 and is_bound and not seen.num_peeked:
             self._knowledge.rows.update(rows, call_s / plain_s - 1, told=told - 1)
             self._extras = self._knowledge.rows.worst(self._costs)
-        self._fed.update({rows} - {1})
+        self._fed.add(rows)
 
     def _learn(self, seen: Round) -> float:
         """Score the proposals of the round and what asking for them took; return the seconds of those that read."""
