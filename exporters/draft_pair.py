@@ -32,7 +32,9 @@ def with_draft_model(target: ExportPlan, draft_model: ExportPlan) -> ExportPlan:
         raise ConfigError(
             f"{pair}: it has {sizes}, and a draft model that large cannot pay; take one below half the size"
         )
-    remarks = (*target.remarks, *_context_remarks(target, draft_model), *_tokenizer_remarks(target, draft_model, pair))
+    of_draft = (f"of the draft model: {remark}" for remark in draft_model.checkpoint.remarks)
+    of_pair = (*_context_remarks(target, draft_model), *_tokenizer_remarks(target, draft_model, pair))
+    remarks = (*target.remarks, *of_draft, *of_pair)
     return replace(target, draft_model=draft_model, remarks=remarks)
 
 
