@@ -146,7 +146,7 @@ class NoRepeatNgram:
 
 
 def _token_ids(ids: Collection[int], option: str) -> NDArray[np.int64]:
-    require(all(token_id >= 0 for token_id in ids), option, list(ids), "token ids, which are at least 0")
+    require(all(0 <= token_id < 2**31 for token_id in ids), option, list(ids), "token ids, which are at least 0")
     return np.array(list(ids), dtype=np.int64)
 
 
