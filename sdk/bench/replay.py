@@ -190,7 +190,8 @@ def _replay_one(model: Model, method: MethodChoice, prompt: list[int], reply: li
         pending_id = sequence.token_ids[-1]
         sequence.append(emitted)
         start = time.perf_counter()
-        guard.observe(Round(draft, pending_id, emitted, rows, no_logits))
+        call_s = costs[1 + len(draft)] if position else len(prompt) * costs[MAX_ROWS] / MAX_ROWS
+        guard.observe(Round(draft, pending_id, emitted, rows, no_logits, call_s))
         draft_s += time.perf_counter() - start
         position += len(emitted)
         total.tokens += len(emitted)

@@ -180,7 +180,8 @@ class Planner(Drafter):
         if self._called_at is None:
             self._budget.start(seen.model_s)
             return  # the prompt was fed, and nobody was asked
-        call_s, self._called_at = now - self._called_at, None
+        call_s = max(now - self._called_at, seen.model_s)  # which a replay looks up, and waits for no call
+        self._called_at = None
         usual_s = sum(max(proposal.source.record.price_s, TINY_S) for proposal in self._proposals)
         read_s = self._learn(seen)
         asked_s = max(self._asked_s + self._clock() - now - read_s, 0.0)
