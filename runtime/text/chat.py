@@ -77,12 +77,17 @@ class ChatTemplate:
         Empty as well for a template that cannot show a question and its answer.
         """
         answer = "0f7aanswer9c2e"
-        messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-        try:
-            text = self.render(messages, add_generation_prompt=False)
-        except ConfigError:
-            return ""
-        return text.rpartition(answer)[2].strip() if answer in text else ""
+        for content in ("question", [{"type": "text", "text": "question"}]):  # templates for pictures want the second
+            reply = answer if isinstance(content, str) else [{"type": "text", "text": answer}]
+            messages = [{"role": "user", "content": content}, {"role": "assistant", "content": reply}]
+            try:
+                text = self.render(messages, add_generation_prompt=False)
+            except ConfigError:
+                continue
+            before, _, behind = text.rpartition(answer)
+            if before:
+                return behind.strip()
+        return ""
 
     def render(
         self,

@@ -250,3 +250,18 @@ def test_a_template_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BundleError, match=r"chat_template\.jinja cannot be read"):
         ChatTemplate.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (CHATML, "<|im_end|>"),
+        (MISTRAL, "</s>"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", ""),
+        ("{{ raise_exception('never') }}", ""),
+        ("{% for m in messages %}{{ m.content[0]['text'] + '<end>' }}{% endfor %}", "<end>"),
+    ],
+    ids=["chatml", "mistral", "lines", "never", "parts"],
+)
+def test_the_end_of_a_turn_is_what_the_template_writes_behind_an_answer(template: str, end: str) -> None:
+    assert ChatTemplate(template, special_tokens={"bos_token": "<s>", "eos_token": "</s>"}).turn_end() == end

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 from gguf import TokenType
 from gguf_files import WriteGguf
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import CheckpointError, UnsupportedModel
@@ -24,6 +24,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_buffer(checkpoint.texts["tokenizer.json"])
 
 
+@settings(deadline=None)  # the first text waits for the file
 @given(text=st.text())
 def test_a_byte_level_tokenizer_gives_the_ids_of_the_checkpoints(
     text: str, write_gguf: WriteGguf, tokenizer_json: str
@@ -178,6 +179,7 @@ def sentencepiece_file(write_gguf: WriteGguf, prefix: bool) -> tokenizers.Tokeni
 
 
 @pytest.mark.parametrize("prefix", [True, False])
+@settings(deadline=None)
 @given(text=st.text(st.sampled_from("abc 1\u00e9")) | st.text())
 def test_a_sentencepiece_tokenizer_merges_by_score(text: str, prefix: bool, write_gguf: WriteGguf) -> None:
     assume("   " not in text and "\u2581" not in text and "<" not in text and text)
