@@ -89,8 +89,8 @@ def left_out(checkpoint: Checkpoint, architecture: Architecture) -> tuple[str, .
     others = [name for name in left if name not in layers and name not in biases and _is_other(name, architecture)]
     remarks = []
     if layers:
-        many = f"{num_layers} layers, and {max(layers.values()) + 1} are stored"
-        remarks.append(f"config.json counts {many}: the model ends after {num_layers}")
+        many = f"{num_layers} of the {max(layers.values()) + 1} layers that are stored"
+        remarks.append(f"config.json counts {many}: the model ends there")
     if biases:
         remarks.append(f"config.json asks for no biases like {biases[0]}: {len(biases)} are stored and left out")
     if others:

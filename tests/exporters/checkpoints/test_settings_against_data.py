@@ -130,7 +130,7 @@ def test_layers_beyond_those_that_config_json_counts_are_left_out(
     checkpoint = changed(tiny_checkpoint, tmp_path / "in", more={}, num_hidden_layers=2)
     wanted = reference_logits(checkpoint, TOKEN_IDS)
     np.testing.assert_allclose(logits_of(checkpoint, tmp_path / "out"), wanted, rtol=0, atol=1e-4)
-    assert plan(checkpoint).remarks == ("config.json counts 2 layers, and 4 are stored: the model ends after 2",)
+    assert plan(checkpoint).remarks == ("config.json counts 2 of the 4 layers that are stored: the model ends there",)
 
 
 @pytest.mark.parametrize(
