@@ -85,5 +85,6 @@ class CpuDevice:
 def open_cpu(*, threads: int | None = None) -> CpuDevice:
     """Return the CPU on `threads` threads, by default one for each physical core. Raises: ConfigError for a number of no machine."""
     if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ConfigError(f"threads must be at least 1 and at most {MOST_THREADS}, got {threads}")
+        bound = "at least 1" if threads < 1 else f"at most {MOST_THREADS}"
+        raise ConfigError(f"threads must be {bound}, got {threads}")
     return CpuDevice(threads=physical_cores() if threads is None else threads)

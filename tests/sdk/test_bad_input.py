@@ -220,7 +220,7 @@ OPTIONS = {
     "bench bundle --runs 0": "'--runs'",
     "bench bundle --prompt-tokens 0": "'--prompt-tokens'",
     "bench bundle --new-tokens 1": "'--new-tokens'",
-    "bench bundle --prompt-tokens 200 --new-tokens 57": "cache holds 256 tokens, 257 needed",
+    "bench bundle --prompt-tokens 200 --new-tokens 57": "need 257, the model's context has 256; lower --prompt-tokens",
     "bench bundle -o xml": "'xml' is not one of 'md', 'json', 'csv'",
     "eval bundle": "Missing option '--text'",
     "eval bundle --text missing.txt": r"missing\.txt cannot be read: No such file",
