@@ -83,7 +83,10 @@ class CpuDevice:
 
 
 def open_cpu(*, threads: int | None = None) -> CpuDevice:
-    """Return the CPU on `threads` threads, by default one for each physical core. Raises: ConfigError for a number of no machine."""
+    """Return the CPU on `threads` threads, by default one for each physical core.
+
+    Raises: ConfigError for a number that no machine has.
+    """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         bound = "at least 1" if threads < 1 else f"at most {MOST_THREADS}"
         raise ConfigError(f"threads must be {bound}, got {threads}")
