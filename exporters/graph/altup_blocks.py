@@ -59,10 +59,10 @@ class AltUpBlocks(Blocks):
         self._altup: AltUp = architecture.altup
         self._inputs: Sequence[ir.Value] = ()  # one per layer, [B, T, P]
 
-    def embed(self, token_ids: ir.Value, blend: ir.Value, position_ids: ir.Value) -> Residual:
+    def embed(self, token_ids: ir.Value, blend: ir.Value, step: StepInputs) -> Residual:
         """[B, T, W] ids and their weights to the embedding and the streams made of it, [B, T, A, E]."""
         pen, others = self._pen, self._altup.num_streams - 1
-        embedding = super().embed(token_ids, blend, position_ids).stream
+        embedding = super().embed(token_ids, blend, step).stream
         self._inputs = self._layer_inputs(token_ids, blend, embedding)
         first = pen.op("Unsqueeze", embedding, self._axis(2))
         made = self._linear(

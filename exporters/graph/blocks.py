@@ -41,7 +41,7 @@ class Blocks:
         self._linear = Linear(kernels, recipe)
         self._attention = Attention(kernels, architecture, weights, self._linear)
 
-    def embed(self, token_ids: ir.Value, blend: ir.Value, position_ids: ir.Value) -> Residual:
+    def embed(self, token_ids: ir.Value, blend: ir.Value, step: StepInputs) -> Residual:
         """[B, T, W] ids and their weights to the weighted sum of W embeddings [B, T, E], learned positions added."""
         pen, a = self._pen, self._architecture
         rows = self._linear.rows(self._embedding_name, token_ids, self._weights.embedding)
@@ -49,7 +49,7 @@ class Blocks:
         if not a.has("positions"):
             return Residual(hidden)
         table = pen.weight("positions", lambda: self._weights.read("positions"))
-        return Residual(hidden, pen.op("Gather", table, position_ids))
+        return Residual(hidden, pen.op("Gather", table, pen.some_rows(step.position_ids, step.token_rows)))
 
     def _blended(self, rows: ir.Value, blend: ir.Value, name: str, factor: float) -> ir.Value:
         """Return `factor` times the sum of W rows with their weights: [B, T, W, N] and [B, T, W] to [B, T, N]."""

@@ -46,12 +46,14 @@ class Kernels(ABC):
     """Writes to one graph what the operators of a target compute; the graph is that of `pen`.
 
     `opsets` are the sets of operators by domain. `is_exact`: whether a row, computed with one other, has the same bits
-    whatever the other is.
+    whatever the other is. `has_attention_rows`: whether attention rounds a single row in a way of its own, and so is
+    given rows of its own; see `StepInputs`.
     """
 
     opsets: ClassVar[Mapping[str, int]]
     ir_version: ClassVar[int]
     is_exact: ClassVar[bool]
+    has_attention_rows: ClassVar[bool]
     rms_norm: ClassVar[str]
 
     def __init__(self, pen: GraphPen) -> None:
@@ -124,6 +126,7 @@ class OrtKernels(Kernels):
     opsets: ClassVar[Mapping[str, int]] = {"": 21, MICROSOFT: 1}
     ir_version = 10
     is_exact = True
+    has_attention_rows = True
     rms_norm = "SimplifiedLayerNormalization"
 
     def times_sigmoid(self, x: ir.Value, factor: float) -> ir.Value:

@@ -97,6 +97,10 @@ class GraphPen:
         self._nodes.append(node)
         return node.outputs
 
+    def some_rows(self, x: ir.Value, row_ids: ir.Value | None) -> ir.Value:
+        """Return the rows of x [B, T, ...] with the numbers `row_ids`, all where that is None."""
+        return x if row_ids is None else self.op("Gather", x, row_ids, axis=1)
+
     def model(self, opsets: Mapping[str, int], ir_version: int) -> ir.Model:
         """Return the graph with all that was written to it; `opsets` has the version of each domain of operators."""
         graph = ir.Graph(

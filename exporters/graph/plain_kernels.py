@@ -32,6 +32,7 @@ class PlainKernels(Kernels):
     opsets: ClassVar[Mapping[str, int]] = {"": 23}
     ir_version = 11
     is_exact = False
+    has_attention_rows = False
     rms_norm = "RMSNormalization"
 
     def __init__(self, pen: GraphPen) -> None:

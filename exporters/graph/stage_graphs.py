@@ -48,10 +48,11 @@ def build_stage(
 ) -> ir.Model:
     """Return the graph of one stage, its weights written to `file`.
 
-    Inputs: token_ids and token_weights [B, T, W], or hidden [B, T, E]; position_ids [B, T]; seqlens_k [B], the last
-    position; total_sequence_length, S; attention_bias [1, 1, T, S]; cosines_n and sines_n [P, D / 2] of each kind of
-    rotary, P at least S; past_key_i, past_value_i [B, K, C, D]; rows [R] where logits are made.
-    Outputs: hidden [B, T, E] or logits [R, V]; present_key_i, present_value_i.
+    Inputs: token_ids and token_weights [B, T, W], or hidden [B, T, E]; position_ids [B, A]; seqlens_k [B], the last
+    position; total_sequence_length, S; attention_bias [1, 1, A, S]; attention_rows [A] and token_rows [T] (see
+    `StepInputs`); cosines_n and sines_n [P, D / 2] of each kind of rotary, P at least S; past_key_i, past_value_i
+    [B, K, C, D]; rows [R] where logits are made. Outputs: hidden [B, T, E] or logits [R, V]; present_key_i,
+    present_value_i.
     """
     pen = GraphPen(stage.file.removesuffix(".onnx"), file)
     kernels = target(pen)
@@ -60,11 +61,11 @@ def build_stage(
     if stage.embeds:
         token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))
         token_weights = pen.input("token_weights", FLOAT, ("B", "T", "W"))
-        step = _step_inputs(pen, architecture, stage)
-        residual = blocks.embed(token_ids, token_weights, step.position_ids)
+        step = _step_inputs(kernels, architecture, stage)
+        residual = blocks.embed(token_ids, token_weights, step)
     else:
         residual = Residual(pen.input("hidden", FLOAT, ("B", "T", d.hidden_size)))
-        step = _step_inputs(pen, architecture, stage)
+        step = _step_inputs(kernels, architecture, stage)
     for layer in range(stage.first_layer, stage.end_layer):
         residual = blocks.layer(residual, layer, step)
     hidden = blocks.add_up(residual)
@@ -100,12 +101,15 @@ def build_head(
     return kernels.model()
 
 
-def _step_inputs(pen: GraphPen, architecture: Architecture, stage: StageEntry) -> StepInputs:
+def _step_inputs(kernels: Kernels, architecture: Architecture, stage: StageEntry) -> StepInputs:
+    pen, num_rows = kernels.pen, "A" if kernels.has_attention_rows else "T"
     return StepInputs(
-        position_ids=pen.input("position_ids", INT64, ("B", "T")),
+        position_ids=pen.input("position_ids", INT64, ("B", num_rows)),
         last_positions=pen.input("seqlens_k", INT32, ("B",)),
         total_length=pen.input("total_sequence_length", INT32, ()),
-        attention_bias=pen.input("attention_bias", FLOAT, (1, 1, "T", "S")),
+        attention_bias=pen.input("attention_bias", FLOAT, (1, 1, num_rows, "S")),
+        attention_rows=pen.input("attention_rows", INT64, ("A",)) if kernels.has_attention_rows else None,
+        token_rows=pen.input("token_rows", INT64, ("T",)) if kernels.has_attention_rows else None,
         turns=_turns(pen, architecture, range(stage.first_layer, stage.end_layer)),
     )
 

@@ -1,6 +1,6 @@
 """What attention reads beside its rows: the inputs that all layers of a call share, and the settings of one layer.
 
-Shapes: B batch, T tokens, S total length (cached and new tokens), D padded head size.
+Shapes: B batch, T tokens, A rows of attention, S total length (cached and new rows), D padded head size.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ __all__ = ["AttentionLayer", "StepInputs"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInputs:
     """What every attention of a call reads beside its rows and its cache; `turns` has cosines and sines by layer, None
-    where positions are not turned."""
+    where positions are not turned.
+
+    Attention has rows of its own where a target rounds a single row in another way than several: `attention_rows` are
+    the numbers of the tokens that it is given, one of them maybe twice, `token_rows` those of its rows that go on.
+    Without them A is T.
+    """
 
     last_positions: ir.Value  # int32 [B], S - 1
     total_length: ir.Value  # int32 scalar, S
-    position_ids: ir.Value  # int64 [B, T]
-    attention_bias: ir.Value  # float32 [1, 1, T, S]
+    position_ids: ir.Value  # int64 [B, A]
+    attention_bias: ir.Value  # float32 [1, 1, A, S]
+    attention_rows: ir.Value | None  # int64 [A]
+    token_rows: ir.Value | None  # int64 [T]
     turns: Mapping[int, tuple[ir.Value, ir.Value] | None]
 
 
