@@ -71,4 +71,4 @@ def cost_curve(model: Model, *, measure: Callable[[Model], CostCurve] = measure_
 
 def costs_note(model: Model) -> Note[CostCurve]:
     """Return the note of a model's cost curve on its device."""
-    return device_note(CostCurve, model, name="costs", what="cost curve")
+    return device_note(CostCurve, model.sessions, name="costs", what="cost curve")

@@ -109,7 +109,7 @@ class ExitTimes:
 
 def exit_times(model: Model, *, num_rounds: int = ROUNDS) -> ExitTimes:
     """Return what the exits of this model cost here; measured when no file knows it: some 800 calls."""
-    note = device_note(ExitTimes, model, name="exit-times", what="times of exits")
+    note = device_note(ExitTimes, model.sessions, name="exit-times", what="times of exits")
     return model.shared.get(
         "exit times", lambda: note.find_or_make(model.profiles, lambda: _measure(model, num_rounds))
     )

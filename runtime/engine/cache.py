@@ -11,11 +11,14 @@ from skipstone.runtime.bundle import LayerCache
 
 __all__ = ["KVCache"]
 
+SPARE_ROWS = 1
+
 
 class KVCache:
     """Keys and values [B, K, C, D] per layer; which of the C rows count is known by whoever passes the lengths.
 
-    Nothing is cleared: a row beyond the length is never read, and the next call overwrites it.
+    Nothing is cleared: a row beyond the length is never read, and the next call overwrites it. One row is for what a
+    call feeds beside its tokens.
     """
 
     def __init__(self, layers: Sequence[tuple[Buffer, Buffer]]) -> None:
@@ -31,13 +34,18 @@ class KVCache:
         """Return buffers for `capacity` tokens; memory that is never written is never taken from the system."""
 
         def buffer(layer: LayerCache) -> Buffer:
-            return device.allocate((batch, layer.num_heads, capacity, layer.head_size), layer.dtype)
+            return device.allocate((batch, layer.num_heads, capacity + SPARE_ROWS, layer.head_size), layer.dtype)
 
         return cls([(buffer(layer), buffer(layer)) for layer in layers])
 
     @property
     def capacity(self) -> int:
         """How many tokens of one sequence fit."""
+        return self.num_rows - SPARE_ROWS
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are, for tokens and for what calls feed beside them."""
         return self.layers[0][0].shape[2]
 
     @property

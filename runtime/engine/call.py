@@ -1,12 +1,12 @@
 """One shape of model call, bound once: the buffers of its inputs and outputs, run again and again.
 
-Shapes: B batch, T positions, W tokens blended at a position, S total length, R rows with logits, E hidden size,
-V vocabulary.
+Shapes: B batch, T positions, A rows of attention, W tokens blended at a position, S total length, R rows with logits,
+E hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -23,6 +23,8 @@ __all__ = ["BoundCall"]
 
 # Tokens that a bias has room for at least; then twice as many, and so on.
 LEAST_WIDTH: Final = 1024
+# Fewer rows than attention takes in one piece.
+MAX_PIECE: Final = 16
 
 Zeros = Callable[[str, int, int], Buffer]
 """(name, rows, width) -> zeros [rows, width or more]."""
@@ -55,15 +57,14 @@ class BoundCall:
         device, d = sessions.device, sessions.manifest.dimensions
         self._zeros = zeros or (lambda name, rows, width: device.zeros((rows, width), np.float32))
         self._vocabulary, self._cache = vocabulary, cache
-        self._rotary_tables = sessions.rotary_tables(cache.capacity)
-        self._num_tokens = feed.token_ids.shape[1]
-        self._offsets = np.arange(self._num_tokens)
+        self._rotary_tables = sessions.rotary_tables(cache.num_rows)
+        self.sessions = sessions.of(part)
+        self._attention_rows = _attention_rows(feed, self.sessions)
         self._biases: dict[str, Buffer] = {}
         buffers = self._allocate(device, feed, d) | {**self._rotary_tables.buffers()}
         adapter = sessions.adapter_of(part)
         if adapter is not None:
             buffers["adapted"] = device.allocate(self._hidden.shape, np.float32)
-        self.sessions = sessions.of(part)
         self.bindings, given = list[Binding](), "hidden"
         for session in self.sessions:
             # Later stages read `hidden`, so what an adapter gives, for the head alone, has a place of its own.
@@ -77,13 +78,12 @@ class BoundCall:
     def _allocate(self, device: Device, feed: Feed, dimensions: Dimensions) -> dict[str, Buffer]:
         """Return the buffers of all inputs and outputs beside the cache and the bias, by their names in the graphs."""
         batch, num_tokens, _ = feed.token_ids.shape
+        num_rows = len(self._attention_rows)
         self._token_ids = device.zeros(feed.token_ids.shape, np.int64)
         self._weights = device.zeros(feed.token_ids.shape, np.float32)
         self._weights.write(1)
-        self._positions = device.zeros((batch, num_tokens), np.int64)
+        self._positions = device.zeros((batch, num_rows), np.int64)
         self._lengths, self._total = device.zeros((batch,), np.int32), device.zeros((), np.int32)
-        rows = device.allocate((len(feed.rows),), np.int64)
-        rows.write(np.asarray(feed.rows, np.int64))
         self._hidden = device.allocate((batch, num_tokens, dimensions.hidden_size), np.float32)
         self._logits = self._zeros("logits", len(feed.rows), dimensions.vocab_size)
         return {
@@ -92,16 +92,18 @@ class BoundCall:
             "position_ids": self._positions,
             "seqlens_k": self._lengths,
             "total_sequence_length": self._total,
-            "rows": rows,
+            "attention_rows": _numbers(device, self._attention_rows),
+            "token_rows": _numbers(device, np.arange(num_tokens)),
+            "rows": _numbers(device, np.asarray(feed.rows, np.int64)),
             "hidden": self._hidden,
             "logits": self._logits,
         }
 
     def _bias(self, name: str, total: int) -> Buffer:
         """Return a bias with room for a total length, and more: it grows as texts do. Zeros until it is written."""
-        if name not in self._biases or self._biases[name].shape[0] < self._num_tokens * total:
-            width = min(max(LEAST_WIDTH, 1 << (total - 1).bit_length()), self._cache.capacity)
-            self._biases[name] = self._zeros(name, self._num_tokens, width).flat()
+        if name not in self._biases or self._biases[name].shape[0] < len(self._attention_rows) * total:
+            width = min(max(LEAST_WIDTH, 1 << (total - 1).bit_length()), self._cache.num_rows)
+            self._biases[name] = self._zeros(name, len(self._attention_rows), width).flat()
         return self._biases[name]
 
     def _bind(self, binding: Binding, session: Session, buffers: Mapping[str, Buffer]) -> Binding:
@@ -125,13 +127,13 @@ class BoundCall:
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
         """Run the part on a feed; return logits [R, V], valid until the next run."""
-        lengths, tree, num_tokens = feed.lengths, feed.tree, self._num_tokens
+        lengths, tree, num_rows = feed.lengths, feed.tree, len(self._attention_rows)
         first = lengths if feed.starts is None else feed.starts
-        total = int(lengths.max()) + num_tokens
+        total = int(lengths.max()) + num_rows
         self._rotary_tables.reach(total)
         self._token_ids.write(feed.token_ids)
-        self._positions.write(first[:, None] + (self._offsets if tree is None else tree.depths))
-        self._lengths.write(lengths + (num_tokens - 1))
+        self._positions.write(first[:, None] + (self._attention_rows if tree is None else tree.depths))
+        self._lengths.write(lengths + (num_rows - 1))
         self._total.write(total)
         if feed.weights is not None:
             self._weights.write(feed.weights)
@@ -139,14 +141,34 @@ class BoundCall:
             self._hidden.write(feed.hidden)
         bias = self._bias("no bias" if tree is None else "tree bias", total)  # causal order needs none
         if tree is not None:
-            bias.write(tree.bias(total).ravel(), slice(num_tokens * total))
+            bias.write(tree.bias(total).ravel(), slice(num_rows * total))
         for binding in self._biased:
-            binding.read_from("attention_bias", bias, (1, 1, num_tokens, total))
+            binding.read_from("attention_bias", bias, (1, 1, num_rows, total))
         if self._vocabulary is not None:
             self._vocabulary.bind(self.bindings[-1])
         for binding in self.bindings:
             binding.run()
         return self._logits.read() if self._vocabulary is None else self._vocabulary.logits()
+
+
+def _attention_rows(feed: Feed, sessions: Sequence[Session]) -> NDArray[np.int64]:
+    """Return the numbers [A] of the tokens that attention sees, in a chain where it must the last one twice.
+
+    Attention takes many rows in pieces, whose size is its own affair, and rounds a single row in another way than
+    several. So one row must not be alone, nor the last of many.
+    """
+    batch, num_tokens, _ = feed.token_ids.shape
+    is_alone = num_tokens == 1 or num_tokens > MAX_PIECE
+    rows = np.arange(num_tokens)
+    if batch > 1 or feed.tree is not None or not is_alone or not any(_takes(one, "attention_rows") for one in sessions):
+        return rows
+    return np.append(rows, num_tokens - 1)
+
+
+def _numbers(device: Device, values: NDArray[np.int64]) -> Buffer:
+    buffer = device.allocate(values.shape, np.int64)
+    buffer.write(values)
+    return buffer
 
 
 def _takes(session: Session, name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import onnxruntime
 
 from skipstone.runtime.bundle import Note
-from skipstone.runtime.engine.model import Model
+from skipstone.runtime.engine.sessions import Sessions
 
 __all__ = ["device_note"]
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 def device_note(
     finding: type[T],
-    model: Model,
+    sessions: Sessions,
     *,
     name: str,
     what: str,
@@ -28,7 +28,7 @@ def device_note(
     onnxruntime_version: str = onnxruntime.__version__,
 ) -> Note[T]:
     """Return the note of a measurement. It depends on the bundle's files, the device, its threads and processor."""
-    device, manifest = model.device, model.manifest.to_json()
+    device, manifest = sessions.device, sessions.manifest.to_json()
     made_for = {
         "manifest": hashlib.sha256(manifest.encode()).hexdigest(),
         "device": device.name,

@@ -85,14 +85,14 @@ class Feed:
 
     Each of B texts gets T positions behind its `lengths` [B] cached rows. A position is one token, or a blend of the W
     `token_ids` [B, T, W] by `weights` [B, T, W]; one token needs no weight. `rows` are the numbers, over B * T, of the
-    positions whose logits are wanted. `starts` [B] are the first positions, rows of the rotary tables; by default as
+    positions whose logits are wanted, one maybe twice. `starts` [B] are the first positions, rows of the rotary tables; by default as
     many as are cached. Without a `tree` each position follows the one before it. `hidden` [B, T, E] is what a later
     part of a model reads.
     """
 
     token_ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
-    rows: range
+    rows: range | tuple[int, ...]
     starts: NDArray[np.int64] | None = None
     weights: NDArray[np.float32] | None = None
     tree: TreeMask | None = None
@@ -100,7 +100,12 @@ class Feed:
 
     @classmethod
     def of(
-        cls, token_ids: ArrayLike, *, rows: range = range(0), length: int = 0, hidden: NDArray[np.float32] | None = None
+        cls,
+        token_ids: ArrayLike,
+        *,
+        rows: range | tuple[int, ...] = range(0),
+        length: int = 0,
+        hidden: NDArray[np.float32] | None = None,
     ) -> Feed:
         """Return the feed of one text: tokens [T] behind `length` cached ones."""
         return cls(np.asarray(token_ids, np.int64)[None, :, None], np.asarray([length]), rows, hidden=hidden)

@@ -10,6 +10,8 @@ from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
+from skipstone.runtime.engine.device_note import device_note
+from skipstone.runtime.engine.rounding import ROUNDING_CONTEXT, Rounding, measure_rounding
 from skipstone.runtime.engine.runner import PREFILL_CHUNK
 from skipstone.runtime.engine.sequence import Sequence
 from skipstone.runtime.engine.sessions import Sessions
@@ -98,14 +100,28 @@ class Model:
     def new_sequence(self, *, context_length: int | None = None, exact: bool = False) -> Sequence:
         """Return an empty sequence with room for `context_length` tokens, by default all that the model can see.
 
-        An `exact` one has room for one token less; see `Sequence`. Raises: ConfigError where the model is not exact.
+        An `exact` one may have room for one token less; see `Sequence`. Raises: ConfigError where the model is not
+        exact.
         """
-        if exact and not self.manifest.exact:
+        rules = self.rounding.rules if exact else None
+        if exact and rules is None:
             raise ConfigError(
-                "this bundle cannot be exact: how its graph rounds a row depends on the others; of experts, "
+                "this bundle cannot be exact here: how its graph rounds a row depends on the others; of experts, "
                 "those of --precision int4 --group-size 32 can"
             )
-        return Sequence.open(self.spares, context_length, exact=exact, prefill_chunk=self._prefill_chunk)
+        return Sequence.open(self.spares, context_length, rules=rules, prefill_chunk=self._prefill_chunk)
+
+    @property
+    def rounding(self) -> Rounding:
+        """How the bits of a row depend on the rows beside it here; measured when no file knows it."""
+        return self.shared.get("rounding", self._find_rounding)
+
+    def _find_rounding(self) -> Rounding:
+        if not self.manifest.exact:
+            return Rounding(rules=None, price=0.0)
+        note = device_note(Rounding, self.sessions, name="rounding", what="rounding of rows")
+        limit = min(ROUNDING_CONTEXT, self.manifest.context_length)
+        return note.find_or_make(self.profiles, lambda: measure_rounding(self.new_workspace(context_length=limit)))
 
     def sequence_in(self, cache: KVCache) -> Sequence:
         """Return an empty sequence over the cache of one text."""

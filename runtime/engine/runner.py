@@ -1,4 +1,4 @@
-"""How tokens that wait become calls: long texts in pieces, exact calls in pairs of rows."""
+"""How tokens that wait become calls: long texts in pieces, and rows added where a row alone would round otherwise."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.feed import WHOLE, Blends, Feed, Part, TreeMask
 from skipstone.runtime.engine.optimum_call import WrappedCall
+from skipstone.runtime.engine.rounding import ANY_ROWS, RowRules
 from skipstone.runtime.engine.workspace import Workspace
 
 __all__ = ["PREFILL_CHUNK", "Runner"]
@@ -25,15 +26,15 @@ PADDING_ID: Final = 0
 class Runner:
     """Runs parts of a model on the tokens of one text, in the workspace of that text.
 
-    An `exact` one feeds rows in pairs: kernels take two rows at a time and round an odd last one differently, so an odd
-    call gets one more row that nobody reads. Then the logits of a token are the same bits, drafted or not.
+    It feeds as many rows as `rules` say, some that nobody reads: kernels may round a row alone, or an odd last one, in
+    another way. By the rules that `measure_rounding` finds, the logits of a token are the same bits, drafted or not.
 
     Invariant: it knows nothing of the text but which angles its rows have; whoever calls says where tokens go.
     """
 
-    def __init__(self, workspace: Workspace, *, exact: bool = False, chunk: int = PREFILL_CHUNK) -> None:
+    def __init__(self, workspace: Workspace, *, rules: RowRules = ANY_ROWS, chunk: int = PREFILL_CHUNK) -> None:
         """`chunk` is the number of tokens of a piece of a prompt."""
-        self._workspace, self.exact, self.chunk = workspace, exact, chunk
+        self._workspace, self.rules, self.chunk = workspace, rules, chunk
         self.is_long = False  # whether rows have the angles of long texts, further down in the rotary tables
 
     def position(self, place: int) -> int:
@@ -70,13 +71,11 @@ class Runner:
         `asked` are the tokens, to the last, whose logits [len(asked), V] are wanted; none for a part without the head.
         `hidden` are the rows that a later part reads.
         """
-        fed = [*token_ids]
-        if self.exact and len(fed) % 2:
-            fed.append(PADDING_ID)
+        fed = [*token_ids, *[PADDING_ID] * (self.rules.layers.fed(len(token_ids)) - len(token_ids))]
         feed = Feed(
             np.asarray(fed)[None, :, None],
             np.asarray([length]),
-            self._rows(asked, len(fed), part),
+            self._rows(asked, part),
             np.asarray([self.position(length)]),
             tree=tree,
         )
@@ -88,11 +87,11 @@ class Runner:
 
     def run_blends(self, blends: Blends, *, length: int) -> NDArray[np.float32]:
         """Run the model on blends behind `length` rows; return the logits [T, V] of each."""
-        token_ids, weights, num_padding = blends.token_ids, blends.weights, len(blends) % 2 if self.exact else 0
-        if num_padding:
-            token_ids, weights = (np.concatenate([values, values[-1:]]) for values in (token_ids, weights))
-        asked = range(len(blends))
-        rows, start = self._rows(asked, len(token_ids), WHOLE), self.position(length)
+        num_padding, asked = self.rules.layers.fed(len(blends)) - len(blends), range(len(blends))
+        token_ids, weights = (
+            np.concatenate([values, *[values[-1:]] * num_padding]) for values in (blends.token_ids, blends.weights)
+        )
+        rows, start = self._rows(asked, WHOLE), self.position(length)
         feed = Feed(token_ids[None], np.asarray([length]), rows, np.asarray([start]), weights[None])
         return self._run(feed, asked, WHOLE)[1]
 
@@ -111,16 +110,15 @@ class Runner:
             rows.append(call.hidden[0, : len(piece)].copy())
         return np.concatenate(rows), logits
 
-    def _rows(self, asked: range, num_fed: int, part: Part) -> range:
-        """Return the rows whose logits are computed: those asked for, in an exact call in pairs."""
+    def _rows(self, asked: range, part: Part) -> range | tuple[int, ...]:
+        """Return the rows whose logits are computed: those asked for, the last of them again where rules say so."""
         if not part.head:
             return range(0)
-        if not self.exact or part.pruned:  # guesses may round as they like
+        num_more = self.rules.head.fed(len(asked)) - len(asked)
+        if not num_more or part.pruned:  # guesses may round as they like
             return asked
-        is_odd = (num_fed - asked.start) % 2 and asked.start > 0
-        return range(asked.start - 1 if is_odd else asked.start, num_fed)
+        return (*asked, *[asked[-1]] * num_more)
 
     def _run(self, feed: Feed, asked: range, part: Part) -> tuple[BoundCall | WrappedCall, NDArray[np.float32]]:
         call = self._workspace.call(feed, part)
-        logits = call.run(feed)
-        return call, logits[asked.start - feed.rows.start :][: len(asked)]
+        return call, call.run(feed)[: len(asked)]

@@ -13,6 +13,7 @@ from skipstone.option_types import checked
 from skipstone.runtime.engine.ahead import Ahead
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Blends, TreeMask
+from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
 from skipstone.runtime.engine.workspace import Spares, Workspace
 
@@ -25,7 +26,7 @@ class Sequence:
     Invariant: `num_cached` < len(token_ids) unless both are 0: the last token is pending, emitted and not yet in the
     cache. Between `extend` and `commit` the cache also holds the draft's rows. Not safe to share between threads.
 
-    An `exact` sequence gives the same bits for a token, drafted or not; see `Runner`.
+    An exact sequence gives the same bits for a token, drafted or not: it feeds rows by `rules`; see `Runner`.
 
     Some models (LongRoPE) have other angles for all positions of a text once it is longer than `long_rope_from` tokens.
     At the call that crosses this length, in either direction, the whole text is fed again.
@@ -38,13 +39,17 @@ class Sequence:
     """
 
     def __init__(
-        self, workspace: Workspace, spares: Spares, *, exact: bool = False, prefill_chunk: int = PREFILL_CHUNK
+        self, workspace: Workspace, spares: Spares, *, rules: RowRules | None = None, prefill_chunk: int = PREFILL_CHUNK
     ) -> None:
-        """`spares` gives a fork its workspace; `prefill_chunk` is the number of tokens of a piece of a prompt."""
+        """`spares` gives a fork its workspace; `prefill_chunk` is the number of tokens of a piece of a prompt.
+
+        Without `rules` the sequence is not exact.
+        """
         self._workspace, self._spares = workspace, spares
         self._manifest, self.cache = workspace.sessions.manifest, workspace.cache
-        self.exact, self._runner = exact, Runner(workspace, exact=exact, chunk=prefill_chunk)
-        self.capacity = self.cache.capacity - exact  # how many tokens fit: an exact sequence keeps a row for padding
+        self.rules, self._runner = rules, Runner(workspace, rules=rules or ANY_ROWS, chunk=prefill_chunk)
+        # How many tokens fit: where the rules add rows, there must be one.
+        self.capacity = self.cache.capacity - (rules is not None and rules.layers != RowRule())
         self.ahead = Ahead(self._runner, self._manifest)
         self._draft: Draft | None = None
         self._num_blended = 0  # rows of blends behind the cached tokens
@@ -54,16 +59,20 @@ class Sequence:
 
     @classmethod
     def open(
-        cls, spares: Spares, capacity: int | None, *, exact: bool = False, prefill_chunk: int = PREFILL_CHUNK
+        cls, spares: Spares, capacity: int | None, *, rules: RowRules | None = None, prefill_chunk: int = PREFILL_CHUNK
     ) -> Sequence:
         """Return an empty sequence in a workspace of `spares`, which get it back when the sequence is gone.
 
         It has room for `capacity` tokens, by default all that the model can see. Raises: ConfigError for more.
         """
         workspace = spares.take(capacity)
-        sequence = cls(workspace, spares, exact=exact, prefill_chunk=prefill_chunk)
+        sequence = cls(workspace, spares, rules=rules, prefill_chunk=prefill_chunk)
         weakref.finalize(sequence, spares.give, workspace).atexit = False
         return sequence
+
+    @property
+    def exact(self) -> bool:
+        return self.rules is not None
 
     @property
     def num_waiting(self) -> int:
@@ -294,7 +303,7 @@ class Sequence:
 
     def fork(self) -> Sequence:
         """Return an independent copy; the cached rows are copied, those of a draft too, those of blends not."""
-        twin = Sequence.open(self._spares, self.cache.capacity, exact=self.exact, prefill_chunk=self._runner.chunk)
+        twin = Sequence.open(self._spares, self.cache.capacity, rules=self.rules, prefill_chunk=self._runner.chunk)
         twin.cache.copy_from(self.cache, self.num_cached + len(self._draft or ()))
         twin.token_ids, twin.num_cached, twin._draft = list(self.token_ids), self.num_cached, self._draft
         twin._runner.is_long = self._runner.is_long

@@ -21,6 +21,7 @@ __all__ = ["BOUND_CALLS", "Spares", "Workspace"]
 
 # Calls of these many shapes stay bound; the shapes of a decoding loop are few, those of prompts are not.
 BOUND_CALLS: Final = 24
+_Shape = tuple[tuple[int, ...], bool, bool, range | tuple[int, ...], Part]
 
 
 class Scratch:
@@ -50,12 +51,12 @@ class Workspace:
     def __init__(self, sessions: Sessions, cache: KVCache, *, bound_calls: int = BOUND_CALLS) -> None:
         self.sessions, self.cache = sessions, cache
         self._bound_calls = bound_calls
-        self._calls: OrderedDict[tuple[tuple[int, ...], bool, range, Part], BoundCall | WrappedCall] = OrderedDict()
+        self._calls: OrderedDict[_Shape, BoundCall | WrappedCall] = OrderedDict()
         self._scratch = Scratch(sessions.device)
 
     def call(self, feed: Feed, part: Part = WHOLE) -> BoundCall | WrappedCall:
         """Return the call for feeds of this shape and with these rows, bound when first asked for."""
-        key = (feed.token_ids.shape, feed.weights is None, feed.rows, part)
+        key = (feed.token_ids.shape, feed.weights is None, feed.tree is None, feed.rows, part)
         if key not in self._calls:
             if len(self._calls) == self._bound_calls:
                 self._calls.popitem(last=False)

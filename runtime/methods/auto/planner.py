@@ -8,7 +8,7 @@ from time import perf_counter
 
 from skipstone.runtime.costs import MAX_ROWS, MIN_GAIN, CostCurve, cost_curve, costs_note
 from skipstone.runtime.decoding import Acceptance, Drafter, Guard, Round
-from skipstone.runtime.engine import Draft, Model
+from skipstone.runtime.engine import ANY_ROWS, Draft, Model, RowRule
 from skipstone.runtime.methods.auto.budget import FIRST_SHARE, SHARE, Budget
 from skipstone.runtime.methods.auto.knowledge import EXPLORATION, EXPLORATION_OF_GAINS, LOOP_S, Knowledge, Record
 from skipstone.runtime.methods.method import DrafterContext, Method
@@ -76,16 +76,16 @@ class Planner(Drafter):
         curve: CostCurve,
         *,
         knowledge: Knowledge | None = None,
-        exact: bool = False,
+        rule: RowRule = ANY_ROWS.layers,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """`guards` come in order of price; `knowledge` outlives the text. `exact`: rows are fed in pairs.
+        """`guards` come in order of price; `knowledge` outlives the text. `rule` says how many rows are fed.
 
         `clock` gives the seconds by which the price of asking, and calls, are measured.
         """
         self._knowledge = knowledge or Knowledge()
         self._sources = [Source.of(guard, self._knowledge) for guard in guards]
-        self._curve, self._exact, self._clock = curve, exact, clock
+        self._curve, self._rule, self._clock = curve, rule, clock
         self._budget = Budget(FIRST_SHARE if self._knowledge.is_fresh else SHARE)
         self._expected: list[float] = []
         self._costs: list[float] = []
@@ -168,8 +168,7 @@ class Planner(Drafter):
         """Return the seconds of a call of so many rows, [0] being free."""
         if context >= self._costs_until or not self._costs:
             costs = self._curve.costs(context, max_rows=MAX_ROWS)
-            if self._exact:
-                costs = [costs[min(rows + rows % 2, MAX_ROWS)] for rows in range(MAX_ROWS + 1)]
+            costs = [0.0, *(costs[min(self._rule.fed(rows), MAX_ROWS)] for rows in range(1, MAX_ROWS + 1))]
             self._expected, self._costs_until = costs, context + CONTEXT_STEP
             self._costs = self._knowledge.times.correct(costs)
             self._extras = self._knowledge.rows.worst(self._costs)
@@ -273,8 +272,8 @@ def open_planner(context: DrafterContext, drafters: Sequence[Drafter]) -> Planne
     guards = [Guard(drafter, sequence) for drafter in drafters]
     knowledge = model.shared.get("planner knowledge", lambda: _new_knowledge(model))
     sequence.prepare(MOST_PREPARED)
-    return Planner(guards, cost_curve(model), knowledge=knowledge, exact=sequence.exact)
-
+    rules = sequence.rules or ANY_ROWS
+    return Planner(guards, cost_curve(model), knowledge=knowledge, rule=rules.layers)
 
 def _new_knowledge(model: Model) -> Knowledge:
     return Knowledge(is_fresh=costs_note(model).find(model.profiles) is None)

@@ -74,6 +74,6 @@ def test_the_file_depends_on_all_that_changes_the_costs(opened: OpenModel, tiny_
     other_bundle.manifest = tiny_stages.manifest
     notes = [costs_note(changed) for changed in (model, other_threads, other_device, other_bundle)]
     for change in ({"processor": "another one"}, {"onnxruntime_version": "0.0"}):
-        notes += [device_note(CostCurve, model, name="costs", what="cost curve", **change)]
+        notes += [device_note(CostCurve, model.sessions, name="costs", what="cost curve", **change)]
     assert len({note.path(tmp_path) for note in notes}) == 6
     assert costs_note(opened()).path(tmp_path) == costs_note(opened()).path(tmp_path)

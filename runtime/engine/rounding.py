@@ -1,0 +1,144 @@
+"""How a row's bits depend on the rows beside it, on this processor: what to feed so that they do not.
+
+Kernels choose their way by the number of rows. A last bit of attention or of a product then flips the rounding of
+activations to 8 bits, and on a real model logits end up to 1 apart. So we look at the bits, and feed by rules where
+they differ.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.runtime.engine.feed import Feed
+from skipstone.runtime.engine.workspace import Workspace
+
+__all__ = ["ANY_ROWS", "MAX_EXACT_PRICE", "ROUNDING_CONTEXT", "Rounding", "RowRule", "RowRules", "measure_rounding"]
+
+# Texts are exact by default where that makes a plain step longer by no more than this share.
+MAX_EXACT_PRICE: Final = 0.03
+MOST = 4
+_PROMPT = 9
+ROUNDING_CONTEXT: Final = _PROMPT + MOST  # tokens of a workspace that suffices
+TIMED_PAIRS: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class RowRule:
+    """How many rows are fed: at least so many, and a multiple of that."""
+
+    least: int = 1
+    multiple: int = 1
+
+    def fed(self, num_rows: int) -> int:
+        """Return how many rows are fed for so many that are wanted."""
+        rows = max(num_rows, self.least)
+        return rows + -rows % self.multiple
+
+
+@dataclass(frozen=True, slots=True)
+class RowRules:
+    """The rule for what the layers are fed, and for the rows whose logits are asked for."""
+
+    layers: RowRule = RowRule()
+    head: RowRule = RowRule()
+
+
+ANY_ROWS: Final = RowRules()
+_TRIED: Final = (RowRule(), RowRule(2), RowRule(2, 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """By which rules a row has the same bits however many are fed; None where none was found.
+
+    `price` is by how much they lengthen a plain step: 0.05 is a twentieth.
+    """
+
+    rules: RowRules | None
+    price: float
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether texts follow the rules where nobody says if they should."""
+        return self.rules is not None and self.price <= MAX_EXACT_PRICE
+
+
+def measure_rounding(workspace: Workspace, *, clock: Callable[[], float] = time.perf_counter) -> Rounding:
+    """Return how rows round in the calls of a workspace; its text is lost.
+
+    Cost: some ten calls of few rows; seventy where rows must be added, as their price is measured then.
+    """
+    if workspace.cache.capacity <= MOST:
+        return Rounding(rules=None, price=0.0)
+    logits = _Logits(workspace)
+    whole = logits.of(MOST, range(MOST))
+    head = _first_rule(
+        lambda rule: all(_same(whole[:count], logits.of(MOST, _rows(count, rule))) for count in (1, 2, 3))
+    )
+    if head is None:
+        return Rounding(rules=None, price=0.0)
+    layers = _first_rule(
+        lambda rule: all(
+            _same(whole[:count], logits.of(rule.fed(count), _rows(count, RowRule(MOST)))) for count in (1, 2, 3)
+        )
+    )
+    if layers is None:
+        return Rounding(rules=None, price=0.0)
+    rules = RowRules(layers, head)
+    return Rounding(rules=rules, price=0.0 if rules == ANY_ROWS else logits.price(rules, clock))
+
+
+def _first_rule(holds: Callable[[RowRule], bool]) -> RowRule | None:
+    return next((rule for rule in _TRIED if holds(rule)), None)
+
+
+def _rows(num_rows: int, rule: RowRule) -> tuple[int, ...]:
+    """Return the first rows, the last of them again until there are as many as the rule says."""
+    return (*range(num_rows), *(num_rows - 1 for _ in range(rule.fed(num_rows) - num_rows)))
+
+
+def _same(rows: NDArray[np.float32], logits: NDArray[np.float32]) -> bool:
+    return np.array_equal(rows, logits[: len(rows)])
+
+
+class _Logits:
+    """Calls of a few rows behind a short prompt."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        vocab_size = workspace.sessions.manifest.dimensions.vocab_size
+        self._length = min(_PROMPT, workspace.cache.capacity - MOST)
+        self._token_ids = [(7919 * number + 13) % vocab_size for number in range(self._length + MOST)]
+        self._run(Feed.of(self._token_ids[: self._length], rows=(0,)))
+
+    def of(self, num_rows: int, asked: tuple[int, ...] | range) -> NDArray[np.float32]:
+        """Return logits [R, V] of a call of so many rows, for the rows that are asked for."""
+        return self._run(self._feed(num_rows, tuple(asked))).copy()
+
+    def price(self, rules: RowRules, clock: Callable[[], float]) -> float:
+        """Return by how much the rules lengthen a call of one row: of pairs of calls, the median."""
+        feeds = (self._feed(1, (0,)), self._feed(rules.layers.fed(1), _rows(1, rules.head)))
+        ratios = []
+        for _ in range(TIMED_PAIRS):
+            times = []
+            for feed in feeds:
+                self._run(feed)
+                start = clock()
+                self._run(feed)
+                times.append(clock() - start)
+            ratios.append(times[1] / times[0])
+        return max(0.0, statistics.median(ratios) - 1)
+
+    def _feed(self, num_rows: int, asked: tuple[int, ...]) -> Feed:
+        token_ids = self._token_ids[self._length :][:num_rows]
+        return Feed.of(token_ids, rows=asked, length=self._length)
+
+    def _run(self, feed: Feed) -> NDArray[np.float32]:
+        return self._workspace.call(feed).run(feed)
