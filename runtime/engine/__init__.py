@@ -8,16 +8,19 @@ from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Feed, Part
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
+from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule
 from skipstone.runtime.engine.sequence import Sequence
 from skipstone.runtime.engine.shared import SharedStores
 from skipstone.runtime.engine.workspace import Workspace
 
 __all__ = [
+    "ANY_ROWS",
     "BoundCall",
     "Draft",
     "Feed",
     "Model",
     "Part",
+    "RowRule",
     "Sequence",
     "SharedStores",
     "Workspace",

@@ -85,9 +85,9 @@ class Feed:
 
     Each of B texts gets T positions behind its `lengths` [B] cached rows. A position is one token, or a blend of the W
     `token_ids` [B, T, W] by `weights` [B, T, W]; one token needs no weight. `rows` are the numbers, over B * T, of the
-    positions whose logits are wanted, one maybe twice. `starts` [B] are the first positions, rows of the rotary tables; by default as
-    many as are cached. Without a `tree` each position follows the one before it. `hidden` [B, T, E] is what a later
-    part of a model reads.
+    positions whose logits are wanted, one maybe twice. `starts` [B] are the first positions, rows of the rotary tables;
+    by default as many as are cached. Without a `tree` each position follows the one before it. `hidden` [B, T, E] is
+    what a later part of a model reads.
     """
 
     token_ids: NDArray[np.int64]
