@@ -9,11 +9,14 @@ from typing import Any, Final, Self
 
 from skipstone.quant.blockwise import check_block_size, check_method
 
-__all__ = ["DEFAULT_GROUP_SIZE", "GROUP_SIZES", "PRECISIONS", "Recipe", "TensorRecipe"]
+__all__ = ["DEFAULT_GROUP_SIZES", "FAST_GROUP_SIZE", "GROUP_SIZES", "PRECISIONS", "Recipe", "TensorRecipe"]
 
 PRECISIONS: Final = ("int4", "int4-fast", "int8", "fp32")
 GROUP_SIZES: Final = (32, 64, 128)
-DEFAULT_GROUP_SIZE: Final = 128
+# The largest blocks in which one row is multiplied as several are, bit by bit, on processors with AVX-512 VNNI: in
+# larger ones kernels take rows in pairs, and round an odd last one in another way.
+DEFAULT_GROUP_SIZES: Final[Mapping[int, int]] = {4: 32, 8: 64}
+FAST_GROUP_SIZE: Final = 128
 # Nats per token between a trained model and its bundle, several times what good exports measure (docs/quantization.md):
 # beyond, something is wrong, or the model needs more bits.
 _KL_BOUNDS: Final = {"int4": 0.1, "int4-fast": 0.2, "int8": 0.02, "fp32": 0.0}
@@ -26,7 +29,7 @@ class TensorRecipe:
     """How to store one matrix; the fields are those of `quantize`, and 32 bits keep it as it is, in float32."""
 
     bits: int
-    block_size: int = DEFAULT_GROUP_SIZE
+    block_size: int = FAST_GROUP_SIZE
     symmetric: bool = True
     method: str = "search"
 
@@ -66,8 +69,9 @@ class Recipe:
         """Return the recipe called `precision`, by default with what measured best in docs/quantization.md.
 
         `int4`: 4 bit, with head, embedding, attention inputs and what joins streams at 8; `int4-fast`: 4 bit
-        everywhere; `int8`; `fp32`.
-        `group_size` is weights per scale; `symmetric` is for all tensors, by default 4 bit has zero points, 8 bit not.
+        everywhere, in large groups, whose rows are rounded in pairs; `int8`; `fp32`.
+        `group_size` is weights per scale, by default 32 at 4 bits and 64 at 8; `symmetric` is for all tensors, by
+        default 4 bit has zero points, 8 bit not.
         Raises ValueError for an unknown precision or group size, and for options of fp32, which has no groups.
         """
         if precision not in PRECISIONS:
@@ -76,11 +80,11 @@ class Recipe:
             if group_size is not None or symmetric is not None:
                 raise ValueError("fp32 has no groups and no zero points; leave these options out")
             return cls(name=precision, rules=(("*", TensorRecipe(bits=32)),))
-        block_size = DEFAULT_GROUP_SIZE if group_size is None else group_size
-        if block_size not in GROUP_SIZES:
-            raise ValueError(f"group size {block_size} is not known; choose one of {_listed(GROUP_SIZES)}")
-        four = TensorRecipe(bits=4, block_size=block_size, symmetric=bool(symmetric))
-        eight = TensorRecipe(bits=8, block_size=block_size, symmetric=symmetric is not False)
+        if group_size is not None and group_size not in GROUP_SIZES:
+            raise ValueError(f"group size {group_size} is not known; choose one of {_listed(GROUP_SIZES)}")
+        sizes = {4: FAST_GROUP_SIZE} if precision == "int4-fast" else DEFAULT_GROUP_SIZES
+        four = TensorRecipe(bits=4, block_size=group_size or sizes[4], symmetric=bool(symmetric))
+        eight = TensorRecipe(bits=8, block_size=group_size or DEFAULT_GROUP_SIZES[8], symmetric=symmetric is not False)
         first = eight if precision == "int8" else four
         wide = ("head", "embedding", "layers.*.qkv", "*altup.*") if precision == "int4" else ()
         return cls(name=precision, rules=(("*", first), *((pattern, eight) for pattern in wide)))

@@ -41,7 +41,7 @@ class Conversation:
         *,
         system: str | None = None,
         context_length: int | None = None,
-        exact: bool = False,
+        exact: bool | None = None,
         on_full: OnFull = "drop",
     ) -> None:
         """`on_full` `stop` refuses a turn that does not fit, and drops none. Raises: ConfigError."""

@@ -60,9 +60,11 @@ class LanguageModel:
     def generate(
         self, prompts: str | SequenceOf[str], *, context_length: int | None = None, **options: Any
     ) -> Generation | list[Generation]:
-        """Return what follows a prompt, or each of several; each gets the text it gets alone.
+        """Return what follows a prompt, or each of several.
 
-        Several are decoded together when `decode` is `auto` or `plain`, one row each, else one after the other.
+        Several are decoded together when `decode` is `auto` or `plain`, one row each: each then gets the text it gets
+        alone, up to near ties with int4 and int8. With `exact=True`, or another `decode`, it is the same text, made one
+        after the other.
         """
         if isinstance(prompts, str):
             return Generation.join(list(self.stream(prompts, context_length=context_length, **options)))
@@ -98,7 +100,7 @@ class LanguageModel:
 
     def _read(self, prompt: str, options: GenerationOptions, context_length: int | None) -> Sequence:
         """Return a sequence that holds the prompt, with room for the text. Raises: ConfigError, CacheFull."""
-        sequence = self.runtime.new_sequence(context_length=context_length, exact=options.exact)
+        sequence = self.runtime.new_sequence(context_length=context_length, exact=options.wants_exact)
         sequence.append(self.encode(prompt))
         sequence.require_room(options.max_new_tokens)
         return sequence
@@ -136,7 +138,7 @@ class LanguageModel:
         *,
         system: str | None = None,
         context_length: int | None = None,
-        exact: bool = False,
+        exact: bool | None = None,
         on_full: OnFull = "drop",
     ) -> Conversation:
         """Return an empty conversation; its cache is kept between turns. `exact` is that of all its answers.

@@ -97,19 +97,26 @@ class Model:
         return None if bundle is None else Model(bundle, self.device, profiles=self.profiles)
 
     @checks_arguments
-    def new_sequence(self, *, context_length: int | None = None, exact: bool = False) -> Sequence:
+    def new_sequence(self, *, context_length: int | None = None, exact: bool | None = False) -> Sequence:
         """Return an empty sequence with room for `context_length` tokens, by default all that the model can see.
 
-        An `exact` one may have room for one token less; see `Sequence`. Raises: ConfigError where the model is not
-        exact.
+        An `exact` one may have room for one token less; see `Sequence`. None: exact where that is cheap here, and
+        drafts may still branch. Raises: ConfigError where the model is not exact.
         """
-        rules = self.rounding.rules if exact else None
+        rules = self.rounding.rules if exact or (exact is None and self._is_exact_by_default) else None
         if exact and rules is None:
             raise ConfigError(
                 "this bundle cannot be exact here: how its graph rounds a row depends on the others; of experts, "
                 "those of --precision int4 --group-size 32 can"
             )
-        return Sequence.open(self.spares, context_length, rules=rules, prefill_chunk=self._prefill_chunk)
+        return Sequence.open(
+            self.spares, context_length, rules=rules, chains_only=bool(exact), prefill_chunk=self._prefill_chunk
+        )
+
+    @property
+    def _is_exact_by_default(self) -> bool:
+        """In float32 a last bit stays one: there drafts may as well branch."""
+        return self.manifest.recipe["name"] != "fp32" and self.rounding.is_cheap
 
     @property
     def rounding(self) -> Rounding:

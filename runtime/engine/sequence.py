@@ -26,7 +26,8 @@ class Sequence:
     Invariant: `num_cached` < len(token_ids) unless both are 0: the last token is pending, emitted and not yet in the
     cache. Between `extend` and `commit` the cache also holds the draft's rows. Not safe to share between threads.
 
-    An exact sequence gives the same bits for a token, drafted or not: it feeds rows by `rules`; see `Runner`.
+    An exact sequence gives the same bits for a token, drafted in a chain or not: it feeds rows by `rules`; see
+    `Runner`.
 
     Some models (LongRoPE) have other angles for all positions of a text once it is longer than `long_rope_from` tokens.
     At the call that crosses this length, in either direction, the whole text is fed again.
@@ -39,15 +40,22 @@ class Sequence:
     """
 
     def __init__(
-        self, workspace: Workspace, spares: Spares, *, rules: RowRules | None = None, prefill_chunk: int = PREFILL_CHUNK
+        self,
+        workspace: Workspace,
+        spares: Spares,
+        *,
+        rules: RowRules | None = None,
+        chains_only: bool = False,
+        prefill_chunk: int = PREFILL_CHUNK,
     ) -> None:
         """`spares` gives a fork its workspace; `prefill_chunk` is the number of tokens of a piece of a prompt.
 
-        Without `rules` the sequence is not exact.
+        Without `rules` the sequence is not exact. With `chains_only` it takes no drafts that branch.
         """
         self._workspace, self._spares = workspace, spares
         self._manifest, self.cache = workspace.sessions.manifest, workspace.cache
-        self.rules, self._runner = rules, Runner(workspace, rules=rules or ANY_ROWS, chunk=prefill_chunk)
+        self.rules, self._chains_only = rules, chains_only
+        self._runner = Runner(workspace, rules=rules or ANY_ROWS, chunk=prefill_chunk)
         # How many tokens fit: where the rules add rows, there must be one.
         self.capacity = self.cache.capacity - (rules is not None and rules.layers != RowRule())
         self.ahead = Ahead(self._runner, self._manifest)
@@ -59,19 +67,26 @@ class Sequence:
 
     @classmethod
     def open(
-        cls, spares: Spares, capacity: int | None, *, rules: RowRules | None = None, prefill_chunk: int = PREFILL_CHUNK
+        cls,
+        spares: Spares,
+        capacity: int | None,
+        *,
+        rules: RowRules | None = None,
+        chains_only: bool = False,
+        prefill_chunk: int = PREFILL_CHUNK,
     ) -> Sequence:
         """Return an empty sequence in a workspace of `spares`, which get it back when the sequence is gone.
 
         It has room for `capacity` tokens, by default all that the model can see. Raises: ConfigError for more.
         """
         workspace = spares.take(capacity)
-        sequence = cls(workspace, spares, rules=rules, prefill_chunk=prefill_chunk)
+        sequence = cls(workspace, spares, rules=rules, chains_only=chains_only, prefill_chunk=prefill_chunk)
         weakref.finalize(sequence, spares.give, workspace).atexit = False
         return sequence
 
     @property
     def exact(self) -> bool:
+        """Whether a token has the same bits, drafted in a chain or not."""
         return self.rules is not None
 
     @property
@@ -81,10 +96,11 @@ class Sequence:
 
     @property
     def takes_trees(self) -> bool:
-        """Whether drafts may branch: not in an exact sequence, whose order of rows must be that of the text, nor where
-        layers see a window, which counts rows, nor in a graph of optimum, which sees all rows before."""
+        """Whether drafts may branch: not where only chains are wanted or rows are added, nor where layers see a window,
+        which counts rows, nor in a graph of optimum, which sees all rows before."""
         manifest = self._manifest
-        in_order = self.exact or manifest.is_traced or any(layer.window for layer in manifest.cache)
+        in_order = self._chains_only or manifest.is_traced or any(layer.window for layer in manifest.cache)
+        in_order = in_order or self._runner.rules != ANY_ROWS
         return not in_order and "tree-attention" in self._workspace.sessions.device.capabilities
 
     @property
@@ -303,7 +319,13 @@ class Sequence:
 
     def fork(self) -> Sequence:
         """Return an independent copy; the cached rows are copied, those of a draft too, those of blends not."""
-        twin = Sequence.open(self._spares, self.cache.capacity, rules=self.rules, prefill_chunk=self._runner.chunk)
+        twin = Sequence.open(
+            self._spares,
+            self.cache.capacity,
+            rules=self.rules,
+            chains_only=self._chains_only,
+            prefill_chunk=self._runner.chunk,
+        )
         twin.cache.copy_from(self.cache, self.num_cached + len(self._draft or ()))
         twin.token_ids, twin.num_cached, twin._draft = list(self.token_ids), self.num_cached, self._draft
         twin._runner.is_long = self._runner.is_long

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import Drafter, Step, decode
 from skipstone.runtime.decoding.verify import rule_named
-from skipstone.runtime.engine import Model, Sequence
+from skipstone.runtime.engine import ANY_ROWS, Model, Sequence
 from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Clock, Stats
 from skipstone.runtime.methods import ApproximateContext, MethodChoice, dial_setting
@@ -124,7 +124,24 @@ def stream(
         max_new_tokens=options.max_new_tokens,
         stop_ids=options.stop_ids(model),
     )
-    return _pieces(model, sequence, options, steps)
+    return _pieces(model, sequence, options, steps, same_text=_same_text(model, sequence, method))
+
+
+def _same_text(model: Model, sequence: Sequence, method: MethodChoice) -> str:
+    """Return how near a text is to that of plain decoding, and why."""
+    if method.needs_trees:
+        return "plain decoding's up to near ties, as drafts branch"
+    if model.manifest.recipe["name"] == "fp32":
+        return "plain decoding's, up to the last bits of float32"
+    rounding = model.rounding
+    if rounding.rules is None:
+        return "plain decoding's up to near ties: in this bundle, rows round as those beside them let them"
+    price = f"{rounding.price:.1%} of a plain step"
+    if not sequence.exact:
+        return f"plain decoding's up to near ties; --exact would take {price}"
+    if sequence.rules == ANY_ROWS:
+        return "plain decoding's, bit by bit"
+    return f"plain decoding's, bit by bit, for {price}"
 
 
 def _stream_approximate(
@@ -157,12 +174,13 @@ def _pieces(
     steps: Iterator[Step],
     *,
     approximate: str | None = None,
+    same_text: str | None = None,
 ) -> Iterator[Piece]:
     """Yield what each step adds to the text, until it ends."""
     prompt_tokens = len(sequence.token_ids)
     promises = (approximate, StopDecision(options.stop_below).promise)
     said = "; ".join(filter(None, promises)) or None
-    clock = Clock(prompt_tokens - sequence.num_cached, said, options.sampling.seed)
+    clock = Clock(prompt_tokens - sequence.num_cached, said, options.sampling.seed, same_text)
     builder = options.text_builder(model, prompt=sequence.token_ids)
     for step in steps:
         text, num_taken = builder.take(step.token_ids, step.logits)

@@ -21,8 +21,11 @@ class GenerationOptions:
     """What to make of a prompt, and how. `logprobs`: how many likely tokens to report at each position; None is off.
 
     `decode` is `plain`, `auto`, drafters joined by commas, or an approximate method. `verify` is the rule for drafts:
-    `match` gives the text of plain decoding; `rejection` and `k-seq` give another text of the same law. `exact` gives
-    the text of exact plain decoding bit by bit, its logits too: kernels then see rows in pairs.
+    `match` gives the text of plain decoding; `rejection` and `k-seq` give another text of the same law.
+
+    With `exact` the text and its logits are those of plain decoding bit by bit: drafts are chains, and rows are added
+    where kernels round one row in another way than several. None: where that adds at most 3 % to a plain step here;
+    `Stats.same_text` says what was done.
 
     An approximate method, such as `exit`, wants `min_agreement`, the share of tokens, 0.8 to 1, that must be the full
     model's choice, or `dial`, a setting in the method's own unit. 1 and the dial's plain end are plain decoding.
@@ -42,7 +45,7 @@ class GenerationOptions:
     logprobs: int | None = None
     decode: str = "auto"
     verify: str = "match"
-    exact: bool = False
+    exact: bool | None = None
     min_agreement: float | None = None
     dial: float | None = None
     calibration: str | Path | None = None
@@ -66,6 +69,10 @@ class GenerationOptions:
                 f"min_agreement, dial and calibration are for approximate decoding only, got decode {self.decode}; "
                 f"approximate are {', '.join(approximate_methods())}"
             )
+        if self.exact and MethodChoice.parse(self.decode).needs_trees:
+            raise ConfigError(
+                f"exact takes chains only, which {self.decode} does not draft; leave it out or use another"
+            )
         if self.exact and self.verify != "match":
             raise ConfigError(f"exact gives the bits of plain decoding, which {self.verify} does not; use match")
         if self.max_new_tokens < 1:
@@ -76,6 +83,11 @@ class GenerationOptions:
             )
         if self.logprobs is not None and self.logprobs < 0:
             raise ConfigError(f"logprobs must be at least 0, got {self.logprobs}")
+
+    @property
+    def wants_exact(self) -> bool | None:
+        """Whether the text's sequence must be exact; None where it may."""
+        return self.exact if self.verify == "match" else False
 
     @property
     def approximate(self) -> Method | None:

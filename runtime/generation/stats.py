@@ -30,6 +30,7 @@ class Stats:
 
     `approximate` says what an approximate method promises, None of a lossless one; then `depths` has how many tokens
     were made by so many layers. `seed` gives the same text again; None where no chance was in it.
+    `same_text` says of a lossless one how near the text is to plain decoding's.
     """
 
     prompt_tokens: int
@@ -46,6 +47,7 @@ class Stats:
     other_s: float
     peak_memory_bytes: int
     approximate: str | None = None
+    same_text: str | None = None
     depths: dict[int, int] = field(default_factory=dict)
     seed: int | None = None
 
@@ -60,6 +62,7 @@ class Clock:
     num_fed: int
     approximate: str | None = None
     seed: int | None = None
+    same_text: str | None = None
     _start: float = field(default_factory=time.perf_counter)
     _first: float | None = None
     _waited_s: float = 0.0
@@ -115,6 +118,7 @@ class Clock:
             other_s=now - made - sum(self._parts),
             peak_memory_bytes=peak_memory_bytes(),
             approximate=self.approximate,
+            same_text=self.same_text,
             depths=dict(sorted(self._depths.items())),
             seed=self.seed,
         )

@@ -73,6 +73,11 @@ class MethodChoice:
         """Whether several texts may be decoded together without drafts in its place."""
         return all(method.takes_batches for method in self.methods)
 
+    @property
+    def needs_trees(self) -> bool:
+        """Whether drafts branch in any case, so that texts are plain decoding's up to near ties only."""
+        return any(method.needs_trees for method in self.methods)
+
     def open(self, model: Model, sequence: Sequence, sampler: Sampler, *, text_only: bool = False) -> Drafter:
         """Return the drafter for one text; `text_only`: one that never looks at logits.
 
@@ -88,7 +93,7 @@ class MethodChoice:
             sampler=sampler,
             sequence=sequence,
             shared=model.shared,
-            trees=sequence.takes_trees,
+            trees=sequence.takes_trees and (self.needs_trees or not sequence.exact),
             rule=self.rule,  # type: ignore[arg-type]
         )
         if text_only and not all(method.text_only for method in self.methods):

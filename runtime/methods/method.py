@@ -135,6 +135,7 @@ class Method:
     an `auto_rank`, the cheapest first, where a model meets their needs and each `is_ready`: what `tune` finds for it
     is kept. `stands_alone`: no drafters can be named beside it. `text_only`: it never looks at logits. `remembers`: it
     keeps texts in the suffix memory. `takes_batches`: several texts may be decoded together without its drafts.
+    `needs_trees`: its drafts branch, or there are none.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Method:
     text_only: bool = False
     remembers: bool = False
     takes_batches: bool = False
+    needs_trees: bool = False
 
     @property
     def is_drafter(self) -> bool:

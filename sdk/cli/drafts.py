@@ -111,6 +111,8 @@ def speed_line(stats: Stats) -> str:
 def stats_table(stats: Stats) -> str:
     """Return tokens per call, what each drafter guessed or each depth made, and the milliseconds of each part."""
     lines = [f"{stats.model_calls} model calls, {stats.tokens_per_call:.2f} tokens each"]
+    if stats.same_text is not None:
+        lines.append(f"text: {stats.same_text}")
     for depth, count in stats.depths.items():
         lines.append(f"{f'{depth} layers':9} {count:5} tokens made ({count / stats.new_tokens:.0%})")
     for name, drafter in stats.drafters.items():

@@ -95,7 +95,7 @@ def run(
     """Continue a prompt; the text goes to standard output as it comes.
 
     Drafters: ngram, suffix, recycle, jacobi, lookahead; model, tree, staged, big-little with a small model; self, free,
-    skip with exits or stages. They keep plain decoding's text; int4 and int8 up to near ties, --exact to the bit.
+    skip with exits or stages. They keep plain decoding's text.
     Approximate: exit, adaptive, skipdecode, switch, cascade, and big-little with --dial; `skipstone tune` calibrates
     them, `skipstone eval method` shows what they cost and bring.
     """

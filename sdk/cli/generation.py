@@ -86,7 +86,13 @@ class DecodingFlags:
         RuleName | None,
         typer.Option(metavar="RULE", help="For drafts: match keeps the text; rejection, k-seq its law."),
     ] = None
-    exact: Annotated[bool, typer.Option("--exact", help="The same bits with every drafter, at some cost.")] = False
+    exact: Annotated[
+        bool | None,
+        typer.Option(
+            "--exact/--no-exact",
+            help="The bits of plain decoding with every drafter; by default where that costs at most 3 %.",
+        ),
+    ] = None
     min_agreement: Annotated[
         float | None, typer.Option(metavar="A", help="Approximate: share of tokens as the full model's, say 0.98.")
     ] = None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skipstone.quant import Recipe, TensorRecipe, quantize
-from skipstone.quant.recipe import DEFAULT_GROUP_SIZE
+from skipstone.quant.recipe import DEFAULT_GROUP_SIZES
 
 
 def test_the_last_matching_rule_holds() -> None:
@@ -23,9 +23,9 @@ def test_the_last_matching_rule_holds() -> None:
 def test_int4_keeps_head_embedding_and_attention_inputs_at_eight_bits() -> None:
     recipe = Recipe.named("int4")
     for name in ("layers.3.o", "layers.3.gate_up", "layers.11.down"):
-        assert recipe.for_tensor(name) == TensorRecipe(bits=4, block_size=DEFAULT_GROUP_SIZE, symmetric=False)
+        assert recipe.for_tensor(name) == TensorRecipe(bits=4, block_size=DEFAULT_GROUP_SIZES[4], symmetric=False)
     for name in ("head", "embedding", "layers.11.qkv"):
-        assert recipe.for_tensor(name) == TensorRecipe(bits=8, block_size=DEFAULT_GROUP_SIZE)
+        assert recipe.for_tensor(name) == TensorRecipe(bits=8, block_size=DEFAULT_GROUP_SIZES[8])
 
 
 def test_int4_fast_has_four_bits_everywhere() -> None:
