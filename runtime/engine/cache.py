@@ -11,14 +11,14 @@ from skipstone.runtime.bundle import LayerCache
 
 __all__ = ["KVCache"]
 
-SPARE_ROWS = 1
+SPARE_ROWS = 2
 
 
 class KVCache:
     """Keys and values [B, K, C, D] per layer; which of the C rows count is known by whoever passes the lengths.
 
-    Nothing is cleared: a row beyond the length is never read, and the next call overwrites it. One row is for what a
-    call feeds beside its tokens.
+    Nothing is cleared: a row beyond the length is never read, and the next call overwrites it. Two rows are for what
+    a call feeds beside its tokens.
     """
 
     def __init__(self, layers: Sequence[tuple[Buffer, Buffer]]) -> None:

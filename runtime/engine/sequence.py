@@ -13,7 +13,7 @@ from skipstone.option_types import checked
 from skipstone.runtime.engine.ahead import Ahead
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Blends, TreeMask
-from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule, RowRules
+from skipstone.runtime.engine.rounding import ANY_ROWS, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
 from skipstone.runtime.engine.workspace import Spares, Workspace
 
@@ -56,8 +56,9 @@ class Sequence:
         self._manifest, self.cache = workspace.sessions.manifest, workspace.cache
         self.rules, self._chains_only = rules, chains_only
         self._runner = Runner(workspace, rules=rules or ANY_ROWS, chunk=prefill_chunk)
-        # How many tokens fit: where the rules add rows, there must be one.
-        self.capacity = self.cache.capacity - (rules is not None and rules.layers != RowRule())
+        # How many tokens fit. A row that the rules add has a position too, and older graphs know no more of them.
+        adds_rows = self._runner.rules.layers != ANY_ROWS.layers
+        self.capacity = min(self.cache.capacity, self._manifest.context_length - adds_rows)
         self.ahead = Ahead(self._runner, self._manifest)
         self._draft: Draft | None = None
         self._num_blended = 0  # rows of blends behind the cached tokens

@@ -128,7 +128,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.model, self.fed, self.exact = model, fed, exact
         self.num_stages = len(model.manifest.stages)
-        self.sequence = model.new_sequence(context_length=CAPACITY + exact, exact=exact)
+        self.sequence = model.new_sequence(context_length=CAPACITY, exact=exact)
         self.plain = Plain(model, exact=exact)
         self.text: list[int] = []
         self.draft: Draft | None = None
@@ -147,7 +147,7 @@ class Machine(RuleBasedStateMachine):
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
 
     def padded(self, num_rows: int) -> int:
-        return num_rows + num_rows % 2 if self.exact else num_rows
+        return self.sequence.rules.layers.fed(num_rows) if self.sequence.rules else num_rows
 
     @rule(token_ids=st.lists(tokens, max_size=5))
     def append(self, token_ids: list[int]) -> None:

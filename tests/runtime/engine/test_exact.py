@@ -20,7 +20,8 @@ from skipstone.language_model import LanguageModel
 from skipstone.runtime.costs import CostCurve
 from skipstone.runtime.decoding import Drafter, PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
-from skipstone.runtime.engine import Model, Sequence
+from skipstone.runtime.engine import Draft, Model, Sequence
+from skipstone.runtime.engine.rounding import RowRule, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK
 from skipstone.runtime.generation import GenerationOptions
 from skipstone.runtime.methods import MethodChoice, registered_drafters
@@ -142,7 +143,7 @@ def test_tokens_and_logits_of_every_drafter_are_those_of_plain_decoding_for_fift
 @pytest.mark.parametrize("name", ["lookahead", "tree"])
 def test_what_only_drafts_trees_is_refused_by_name(pebble: Model, name: str) -> None:
     model = LanguageModel(pebble)
-    with pytest.raises(ConfigError, match=r"lookahead needs drafts that branch|takes chains only, which tree"):
+    with pytest.raises(ConfigError, match=f"exact takes chains only, which {name} does not draft"):
         model.generate("def f", max_new_tokens=4, decode=name, exact=True)
 
 
@@ -173,7 +174,7 @@ def test_a_text_that_fills_the_context_is_exact(pebble: Model, code: list[int]) 
     for num_prompt in (8, 9):
         runs: list[tuple[list[int], NDArray[np.float32], int]] = []
         for seed in range(3):
-            sequence = pebble.new_sequence(context_length=num_prompt + NUM_TOKENS + 1, exact=True)
+            sequence = pebble.new_sequence(context_length=num_prompt + NUM_TOKENS, exact=True)
             sequence.append(code[:num_prompt])
             truth = code[:num_prompt] + (runs[0][0] if runs else [])
             drafter = WildDrafter(truth, seed, branches=False, share=0.9) if seed else PlainDrafter()
@@ -237,14 +238,15 @@ def test_samples_of_one_prompt_are_exact(pebble: Model) -> None:
 # What exact mode costs and refuses
 
 
-def test_one_row_of_room_is_kept(tiny: Model) -> None:
-    sequence = tiny.new_sequence(context_length=10, exact=True)
-    assert (sequence.capacity, sequence.room) == (9, 9)
+def test_rows_that_are_added_take_no_room_from_the_text(tiny: Model) -> None:
+    rules = RowRules(RowRule(2, 2), RowRule(2, 2))
+    sequence = Sequence.open(tiny.spares, 9, rules=rules)
     with pytest.raises(CacheFull, match="cache holds 9 tokens, 10 needed"):
         sequence.append([5] * 10)
     sequence.append([5] * 9)
     assert (sequence.room, sequence.fork().room) == (0, 0)
-    assert tiny.new_sequence(context_length=10).room == 10
+    assert np.isfinite(sequence.extend(Draft.empty())).all()
+    assert Sequence.open(tiny.spares, None, rules=rules).room == tiny.manifest.context_length - 1
 
 
 def test_trees_are_refused(tiny: Model) -> None:

@@ -61,7 +61,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self, model: Model, *, exact: bool) -> None:
         super().__init__()
         self.model = model
-        self.sequences = [model.new_sequence(context_length=CAPACITY + exact, exact=exact)]
+        self.sequences = [model.new_sequence(context_length=CAPACITY, exact=exact)]
         self.texts: list[list[int]] = [[]]
         self.drafts: list[Draft | None] = [None]
         self.at = 0

@@ -261,7 +261,7 @@ def test_without_a_word_the_method_is_auto() -> None:
     assert (GenerationOptions().decode, GenerationOptions().verify, GenerationOptions().exact) == (
         "auto",
         "match",
-        False,
+        None,
     )
 
 
