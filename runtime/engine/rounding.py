@@ -23,7 +23,7 @@ __all__ = ["ANY_ROWS", "MAX_EXACT_PRICE", "ROUNDING_CONTEXT", "Rounding", "RowRu
 
 # Texts are exact by default where that makes a plain step longer by no more than this share.
 MAX_EXACT_PRICE: Final = 0.03
-MOST = 4
+COUNTS, MOST = (1, 2, 3, 5, 7, 8), 12
 _PROMPT = 9
 ROUNDING_CONTEXT: Final = _PROMPT + MOST  # tokens of a workspace that suffices
 TIMED_PAIRS: Final = 15
@@ -73,20 +73,18 @@ class Rounding:
 def measure_rounding(workspace: Workspace, *, clock: Callable[[], float] = time.perf_counter) -> Rounding:
     """Return how rows round in the calls of a workspace; its text is lost.
 
-    Cost: some ten calls of few rows; seventy where rows must be added, as their price is measured then.
+    Cost: some fifteen calls of few rows; eighty where rows must be added, as their price is measured then.
     """
     if workspace.cache.capacity <= MOST:
         return Rounding(rules=None, price=0.0)
     logits = _Logits(workspace)
     whole = logits.of(MOST, range(MOST))
-    head = _first_rule(
-        lambda rule: all(_same(whole[:count], logits.of(MOST, _rows(count, rule))) for count in (1, 2, 3))
-    )
+    head = _first_rule(lambda rule: all(_same(whole[:count], logits.of(MOST, _rows(count, rule))) for count in COUNTS))
     if head is None:
         return Rounding(rules=None, price=0.0)
     layers = _first_rule(
         lambda rule: all(
-            _same(whole[:count], logits.of(rule.fed(count), _rows(count, RowRule(MOST)))) for count in (1, 2, 3)
+            _same(whole[:count], logits.of(rule.fed(count), _rows(count, RowRule(MOST)))) for count in COUNTS
         )
     )
     if layers is None:

@@ -1,0 +1,142 @@
+"""How rows are fed so that each has the same bits: rules that are measured, and texts that follow them by default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from conftest import MakeBundle, MakeCheckpoint
+from family_cases import CASES
+from numpy.typing import NDArray
+
+from skipstone.language_model import LanguageModel
+from skipstone.runtime.engine import Draft, Feed, Model, Workspace
+from skipstone.runtime.engine.rounding import (
+    ANY_ROWS,
+    MAX_EXACT_PRICE,
+    Rounding,
+    RowRule,
+    RowRules,
+    measure_rounding,
+)
+
+VOCAB = 50
+TEXT = np.random.default_rng(1).integers(3, 300, size=170).tolist()
+
+
+# Finding the rules
+
+
+class Kernels:
+    """Stands for a model's calls: logits are those of the token and the place, off by a bit where kernels are."""
+
+    def __init__(self, layers: Callable[[int], bool], head: Callable[[int], bool], clock: list[float]) -> None:
+        """`layers` and `head` say of a number of rows whether its last row is off."""
+        self._layers, self._head, self._clock = layers, head, clock
+        self.sessions = SimpleNamespace(manifest=SimpleNamespace(dimensions=SimpleNamespace(vocab_size=VOCAB)))
+        self.cache = SimpleNamespace(capacity=21)
+
+    def call(self, feed: Feed) -> Kernels:
+        return self
+
+    def run(self, feed: Feed) -> NDArray[np.float32]:
+        num_rows, num_asked = feed.token_ids.shape[1], len(feed.rows)
+        self._clock[0] += 1 + 0.02 * (num_rows - 1)
+        places = np.asarray(feed.rows) + feed.lengths[0]
+        logits = np.sin(places[:, None] + feed.token_ids[0, list(feed.rows)] * np.arange(VOCAB)).astype(np.float32)
+        logits[np.asarray(feed.rows) == num_rows - 1] += 1e-6 * self._layers(num_rows)
+        logits[-1] += 1e-6 * self._head(num_asked)
+        return logits
+
+
+def measured(layers: Callable[[int], bool], head: Callable[[int], bool] = lambda count: False) -> Rounding:
+    clock = [0.0]
+    return measure_rounding(cast("Workspace", Kernels(layers, head, clock)), clock=lambda: clock[0])
+
+
+def test_where_rows_agree_nothing_is_added_and_nothing_timed() -> None:
+    assert measured(lambda count: False) == Rounding(rules=ANY_ROWS, price=0.0)
+
+
+def test_a_row_alone_that_is_off_gets_a_second_one() -> None:
+    found = measured(lambda count: count == 1)
+    assert found.rules == RowRules(RowRule(2), RowRule())
+    assert found.price == pytest.approx(0.02) and found.is_cheap
+
+
+def test_an_odd_row_that_is_off_gets_another_in_layers_and_head() -> None:
+    assert measured(lambda count: count % 2 == 1).rules == RowRules(RowRule(2, 2), RowRule())
+    assert measured(lambda count: False, lambda count: count % 2 == 1).rules == RowRules(RowRule(), RowRule(2, 2))
+
+
+def test_rows_that_never_agree_have_no_rule() -> None:
+    found = measured(lambda count: count < 8)
+    assert found == Rounding(rules=None, price=0.0) and not found.is_cheap
+
+
+def test_a_dear_rule_is_not_followed_unasked() -> None:
+    assert not Rounding(rules=ANY_ROWS, price=MAX_EXACT_PRICE + 0.01).is_cheap
+
+
+@pytest.mark.parametrize(("rule", "fed"), [(RowRule(), [1, 2, 3]), (RowRule(2), [2, 2, 3]), (RowRule(2, 2), [2, 2, 4])])
+def test_a_rule_adds_no_more_than_it_must(rule: RowRule, fed: list[int]) -> None:
+    assert [rule.fed(count) for count in (1, 2, 3)] == fed
+
+
+# Following them
+
+
+def rows_of(model: Model, cuts: list[int], *, exact: bool | None = None) -> NDArray[np.float32]:
+    """Return the logits of all tokens of TEXT but the last, fed in calls that end at `cuts`."""
+    sequence, logits = model.new_sequence(exact=exact), []
+    for start, end in zip([0, *cuts], [*cuts, len(TEXT)], strict=True):
+        sequence.append(TEXT[start : start + 1])
+        logits.append(sequence.extend(Draft.chain(TEXT[start + 1 : end], source="test")).copy())
+        sequence.commit([*TEXT[start + 1 : end], 5])
+        sequence.rollback(end)
+    return np.concatenate(logits)
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8", "fp32"])
+@pytest.mark.parametrize(
+    "family", ["llama, tied", "mistral, window of 5", "gemma3n_text", "gpt2, quick gelu", "qwen3_moe"]
+)
+def test_however_a_text_is_fed_its_logits_are_the_same_bits(
+    family: str, precision: str, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
+) -> None:
+    case = CASES[family]
+    checkpoint = make_checkpoint(case.model_type, dtype=case.dtype, **case.config)
+    model = Model.open(make_bundle(checkpoint, precision=precision))
+    if model.rounding.rules is None:
+        assert precision == "fp32" and family == "qwen3_moe"  # experts in float32 take rows as they come
+        return
+    whole = rows_of(model, [], exact=True)
+    for cuts in ([1], [*range(1, 30)], [2, 5, 9, 16], [41], [169], [*range(150, 170)]):
+        assert np.array_equal(rows_of(model, cuts, exact=True), whole), cuts
+
+
+def test_small_blocks_cost_nothing_here_or_a_row_is_added(
+    make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
+) -> None:
+    model = Model.open(make_bundle(make_checkpoint("llama"), precision="int8"))
+    assert model.rounding == Rounding(rules=ANY_ROWS, price=0.0)
+
+
+def test_without_a_word_texts_are_exact_and_say_so(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> None:
+    model = LanguageModel(Model.open(make_bundle(make_checkpoint("llama"), precision="int8")))
+    options: dict[str, Any] = {"max_new_tokens": 48, "logprobs": 2, "logit_bias": {2: -100.0}}
+    plain = model.generate("def add", decode="plain", **options)
+    assert plain.stats.same_text == "plain decoding's, bit by bit"
+    for decode in ("auto", "ngram", "recycle", "jacobi", "suffix,recycle"):
+        drafted = model.generate("def add", decode=decode, **options)
+        assert (drafted.token_ids, drafted.logprobs) == (plain.token_ids, plain.logprobs), decode
+        assert drafted.stats.same_text == plain.stats.same_text
+
+
+def test_drafts_that_branch_say_that_they_may_part(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> None:
+    model = LanguageModel(Model.open(make_bundle(make_checkpoint("llama"), precision="int8")))
+    found = model.generate("def add", decode="lookahead", max_new_tokens=4)
+    assert found.stats.same_text == "plain decoding's up to near ties, as drafts branch"
