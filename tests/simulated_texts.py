@@ -13,7 +13,7 @@ import numpy as np
 
 from skipstone.runtime.costs import MAX_ROWS, CostCurve
 from skipstone.runtime.decoding import Drafter, Guard, Round
-from skipstone.runtime.engine import Draft
+from skipstone.runtime.engine import Draft, RowRule
 from skipstone.runtime.methods.auto import LOOP_S, Knowledge, Planner
 
 NO_LOGITS = np.zeros((0, 0), np.float32)
@@ -142,7 +142,7 @@ def simulation(
     clock, text = clock or Clock(), Text()
     guards = [Guard(drafter, text) for drafter in make(clock)]  # type: ignore[arg-type]
     told = curve or line(row_ms)
-    planner = Planner(guards, told, knowledge=knowledge, exact=exact, clock=clock)
+    planner = Planner(guards, told, knowledge=knowledge, rule=RowRule(2, 2) if exact else RowRule(), clock=clock)
     return Simulation(planner, text, clock, told, real or told, exact)
 
 

@@ -52,8 +52,7 @@ class Runner:
 
     def bind(self, num_rows: int) -> None:
         """Bind the call that feeds so many tokens and gives logits for each, so that its first run takes no longer."""
-        num_fed = num_rows + num_rows % 2 if self.exact else num_rows
-        rows = self._rows(range(num_rows), num_fed, WHOLE)
+        num_fed, rows = self.rules.layers.fed(num_rows), self._rows(range(num_rows), WHOLE)
         self._workspace.call(Feed.of([PADDING_ID] * num_fed, rows=rows, length=0))
 
     def run(

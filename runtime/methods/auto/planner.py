@@ -275,6 +275,7 @@ def open_planner(context: DrafterContext, drafters: Sequence[Drafter]) -> Planne
     rules = sequence.rules or ANY_ROWS
     return Planner(guards, cost_curve(model), knowledge=knowledge, rule=rules.layers)
 
+
 def _new_knowledge(model: Model) -> Knowledge:
     return Knowledge(is_fresh=costs_note(model).find(model.profiles) is None)
 
