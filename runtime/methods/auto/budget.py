@@ -9,20 +9,20 @@ from skipstone.runtime.costs import usual_s
 
 __all__ = ["FIRST_SHARE", "SHARE", "Budget", "RowCosts"]
 
-# The share of a text's plain time that drafting may lose: 0.975 of plain speed, so that 0.97 is kept with what nobody
+# The share of a text's plain time that drafting may lose: 0.973 of plain speed, so that 0.97 is kept with what nobody
 # measures. On the first text after the costs were measured it may lose more, so that it learns sooner.
-SHARE, FIRST_SHARE = 0.025, 0.045
-# This share of the tokens that may still come counts as made already; the text may end before.
-AHEAD = 0.125
+SHARE, FIRST_SHARE = 0.028, 0.048
+# This share of the next tokens that may come counts as made already, of so many at most; the text may end before.
+AHEAD, MOST_AHEAD = 0.5, 96
 # Rows of a number that was never fed may cost so many times what the curve says, beyond the first row.
 DOUBT = 2.0
 LEAST_ROW = 0.02  # what a row that was never fed costs at least, in plain steps
 # Plain calls that are timed before the first draft, and how many of the last ones tell what one takes.
-NUM_FIRST, NUM_LAST = 2, 9
+NUM_FIRST, NUM_LAST = 4, 9
 # How many plain steps of what drafting has gained it may lose again.
 MOST_GAINS = 40.0
 # The most that planning itself takes in a round, as a share of a plain step.
-OWN = 0.05
+OWN = 0.02
 # A call, or an asking, that takes so many times what it should was held up by others.
 HELD_UP = 3.0
 
@@ -31,28 +31,28 @@ class RowCosts:
     """How much longer calls of more rows take than plain ones, in plain steps: as told by a curve, and as seen.
 
     It outlives the texts. What was seen of a number of rows counts; of others the curve is doubted, the more the more
-    it was wrong where rows were seen.
+    it was wrong in the middle of the numbers that were seen.
     """
 
     def __init__(self) -> None:
         self._seen: dict[int, float] = {}
-        self._doubt = DOUBT
+        self._factors: dict[int, float] = {}  # what was seen of whole calls, as a multiple of what was told
 
     def update(self, rows: int, extra: float, *, told: float) -> None:
         """Count a call of so many rows that took `extra` plain steps more than a plain one, where `told` were told."""
         self._seen[rows] = usual_s(self._seen.get(rows, 0.0), max(extra, 1e-6))
-        if told > 0:
-            self._doubt = max(self._doubt, DOUBT * min(self._seen[rows] / told, 100.0))
+        self._factors[rows] = (1 + self._seen[rows]) / (1 + told)
 
     def worst(self, costs: Sequence[float]) -> list[float]:
         """Return by rows what a call may take beyond a plain one, given the costs that are told of 0, 1, 2 ... rows."""
         worst, least = [0.0] * len(costs), float("inf")
+        factor = sorted(self._factors.values())[len(self._factors) // 2] if self._factors else 1.0
         for rows in range(len(costs) - 1, 1, -1):
             told = max(costs[rows] / costs[1] - 1, LEAST_ROW * (rows - 1))
             if rows in self._seen:
-                worst[rows] = least = min(least, max(self._seen[rows], told))
+                worst[rows] = least = min(least, self._seen[rows])
             else:
-                worst[rows] = min(least, told * self._doubt)
+                worst[rows] = min(least, max(told * DOUBT, (1 + told) * factor - 1))
         return worst
 
 
@@ -60,7 +60,7 @@ class Budget:
     """What drafting may still lose in one text. Times are seconds, those of plain decoding as measured in this text.
 
     Invariant: `lost_s`, which is what the text took longer than plain decoding, is at most `share` of what plain
-    decoding takes for the tokens made and an eighth of those to come. It is kept by asking before: whoever wants to
+    decoding takes for the tokens made and half of the next that may come. It is kept by asking before: whoever wants to
     spend something spends `left_s` at most, in the worst case.
     """
 
@@ -75,12 +75,19 @@ class Budget:
         """Count what the model took to read the prompt; drafters may take a share of it to read it as well."""
         self._reading_s = self._share * prompt_s
 
-    def left_s(self, remaining: int, *, ahead: float = AHEAD) -> float:
-        """Return what may be lost next, where at most `remaining` tokens come after the next one."""
+    def left_s(self, remaining: int, *, whole: bool = False) -> float:
+        """Return what may be lost next, where at most `remaining` tokens come after the next one.
+
+        `whole`: as if all of them were made.
+        """
         if len(self._plain) < NUM_FIRST:
             return 0.0
-        num_plain = self._num_made + 1 + ahead * remaining
+        num_plain = self._num_made + 1 + (remaining if whole else AHEAD * min(remaining, MOST_AHEAD))
         return self._share * num_plain * self.plain_s - self.lost_s
+
+    def rounds_until(self, needed_s: float, left_s: float) -> int:
+        """Return after how many plain rounds so much is left, where `left_s` is now."""
+        return int((needed_s - left_s) / (self._share * self.plain_s)) if self.plain_s else 0
 
     @property
     def reading_s(self) -> float:
@@ -90,7 +97,8 @@ class Budget:
     def plain(self, call_s: float, *, asked_s: float, read_s: float) -> None:
         """Count a round without a draft: its call, and what asking and reading took beside it."""
         self._plain.append(call_s)
-        self.plain_s = sorted(self._plain)[(len(self._plain) - 1) // 2]
+        most_s = HELD_UP * sorted(self._plain)[(len(self._plain) - 1) // 2]
+        self.plain_s = sum(min(last_s, most_s) for last_s in self._plain) / len(self._plain)
         self._num_made += 1
         self._spend(asked_s, read_s)
 

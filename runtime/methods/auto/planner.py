@@ -96,12 +96,17 @@ class Planner(Drafter):
         self._begun: set[Guard] = set()
         self._fed: set[int] = set()  # numbers of rows: the first call of each, of many rows, may be bound first
         self._num_tokens = 0  # of the text, in the round in which somebody could be asked; 0 in others
+        self._num_resting = 0  # rounds in which nobody is asked, as nothing can be afforded
         self._asked_s = 0.0  # of this round
         self._called_at: float | None = None
 
     def propose(self, history: Sequence[int], *, limit: int, min_chance: float = 0.0) -> Draft:
-        start = self._clock()
-        left_s, self._num_tokens = self._budget.left_s(limit), 0
+        start, self._num_tokens = self._clock(), 0
+        if self._num_resting > 0:
+            self._num_resting -= 1
+            self._asked_s, self._called_at = 0.0, start
+            return NOTHING
+        left_s = self._budget.left_s(limit)
         draft = self._best(history, limit, left_s) if left_s > 0 and limit > 0 and self._sources else NOTHING
         self._called_at = self._clock()
         self._asked_s = self._called_at - start
@@ -112,6 +117,7 @@ class Planner(Drafter):
         costs, extras = self._costs_at(len(history)), self._extras
         self._num_tokens, plain_s = len(history), self._budget.plain_s
         if extras[2] * plain_s > left_s:
+            self._num_resting = min(self._budget.rounds_until(extras[2] * plain_s, left_s), CONTEXT_STEP)
             return NOTHING
         remaining, limit = limit, min(limit, MAX_ROWS - 1)
         plain_rate, row_s = MIN_GAIN / (costs[1] + LOOP_S), (costs[-1] - costs[1]) / (MAX_ROWS - 1)
@@ -130,7 +136,7 @@ class Planner(Drafter):
                     continue
             # Who has shown that it pays may read on the account of the tokens to come.
             ahead_s = (
-                0.0 if record.is_try else self._budget.left_s(remaining, ahead=1.0) - self._budget.left_s(remaining)
+                0.0 if record.is_try else self._budget.left_s(remaining, whole=True) - self._budget.left_s(remaining)
             )
             num_guesses = min(limit, self._affordable(source, left_s, len(history), reading_s, ahead_s))
             if num_guesses < 1:
@@ -140,7 +146,8 @@ class Planner(Drafter):
             start = self._clock()
             draft = guard.propose(num_guesses, min_chance=best_rate * (row_s + record.guess_s) / 2)
             spent_s = self._clock() - start
-            left_s -= spent_s
+            # After guesses of the first stages the call is shorter: what they cost less that is known as their price.
+            left_s -= record.guess_s * len(draft) if guard.peeks and record.guess_s else spent_s
             cut, rate = best_cut(draft, source.acceptance, costs, plain_rate)
             gain_s = self._gain_s(cut, rate)
             self._proposals.append(_Proposal(source, draft, cut, gain_s, spent_s))
