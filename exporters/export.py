@@ -230,7 +230,8 @@ def _remarks(plan: ExportPlan) -> tuple[str, ...]:
     """Say for what the recipe does not hold, what is rounded twice, and what is left out."""
     remarks, num_rounded = [*plan.checkpoint.remarks], plan.checkpoint.tensors.num_rounded
     if plan.num_kept:
-        remarks.append(f"{plan.num_kept} matrices keep their integers; {plan.recipe.name} is for the others")
+        kept = "matrix keeps its" if plan.num_kept == 1 else "matrices keep their"
+        remarks.append(f"{plan.num_kept} {kept} integers; {plan.recipe.name} is for the others")
     if num_rounded and plan.recipe.kl_bound:
         remarks.append(f"{num_rounded} tensors lie in blocks that cannot be kept: they are rounded again")
     remarks.extend(left_out(plan.checkpoint, plan.architecture))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,17 @@ def make_bundle(shared_folder: SharedFolders) -> MakeBundle:
         return shared_folder(write, checkpoint, precision, exits, sorted(options.items())) / "out"
 
     return make
+
+
+@pytest.fixture(scope="session")
+def real_file() -> Path:
+    """The file of the real chat model in docs/first-model.md; without it the test is skipped."""
+    file = os.environ.get("SKIPSTONE_REAL_MODEL")
+    if file is None:
+        pytest.skip(
+            "SKIPSTONE_REAL_MODEL names no file of SmolLM2-135M-Instruct; docs/first-model.md says how to get it"
+        )
+    return Path(file)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as SequenceOf
@@ -206,12 +205,9 @@ def test_where_the_border_makes_one_token_texts_are_compared_from_before_it(tiny
     assert found.scores == pytest.approx(moved.scores, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["int8", "int4"])
-def test_a_capital_is_not_beaten_by_its_people(name: str) -> None:
-    bundle = os.environ.get("SKIPSTONE_REAL_CHAT")
-    if bundle is None:
-        pytest.skip("SKIPSTONE_REAL_CHAT names no folder of real bundles")
-    model = Model.open(Path(bundle) / name)
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_capital_is_not_beaten_by_its_people(precision: str, real_file: Path, make_bundle: MakeBundle) -> None:
+    model = Model.open(make_bundle(real_file, precision=precision))
     for answers in ([" Paris", " Parisian"], [" Parisian", " Paris", " Rome"]):
         assert choose(model, "The capital of France is", answers).answer == " Paris"
 
