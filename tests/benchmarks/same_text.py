@@ -1,4 +1,4 @@
-"""Compare greedy texts of a real chat model by plain decoding and by methods that draft, and price what keeps them equal.
+"""Compare greedy texts of a real chat model, plain and with drafts, and price what keeps them equal.
 
     python tests/benchmarks/same_text.py BUNDLE [BUNDLE ...] --tokens 120
 

@@ -244,6 +244,8 @@ def test_a_blend_of_tokens_blends_what_each_layer_gets_of_them(checkpoint: Path,
         "total_sequence_length": np.array(3, np.int32),
         "attention_bias": np.zeros((1, 1, 3, 3), np.float32),
         "rows": np.arange(3),
+        "attention_rows": np.arange(3),
+        "token_rows": np.arange(3),
         **{f"past_{kind}_{layer}": cache for kind in ("key", "value") for layer in range(2)},
     }
     tables = model.sessions.rotary_tables(3)
@@ -277,7 +279,9 @@ def test_int4_shrinks_the_table_of_the_layers_and_spares_what_joins_streams(
 ) -> None:
     full, small = (part_sizes(Bundle.open(make_bundle(checkpoint, precision=name))) for name in ("fp32", "int4"))
     assert full["per-layer embedding"] == 200 * 5 * 12 * 4
-    assert small["per-layer embedding"] == 200 * (128 // 2 + 4 + 1)  # of each row a block, its scale and zero point
+    assert small["per-layer embedding"] == 200 * (
+        2 * (32 // 2 + 4) + 1
+    )  # of each row two blocks and their scales, and zero points
     recipe = Recipe.named("int4")
     assert recipe.for_tensor("per_layer_embedding").bits == 4
     for name in ("altup.into_stream", "altup.from_stream.1", "layers.3.altup.laurel_left"):

@@ -210,7 +210,7 @@ def test_what_is_no_transform_or_no_option_is_refused(tiny_checkpoint: Path) -> 
         ({"exits": "four"}, "--exits takes none, auto or layer numbers like 4,8, not 'four'"),
         ({"cuts": "auto"}, "--cuts takes none, each or layer numbers like 4,8, not 'auto'"),
         ({"draft_head": "half"}, "--draft-head takes auto or a number of tokens, not 'half'"),
-        ({"precision": "int3"}, "precision 'int3' is not known"),
+        ({"precision": "int3"}, "precision must be int4, int4-fast, int8 or fp32, got 'int3'"),
     ):
         with pytest.raises(ConfigError, match=message):
             plan("no such folder", **options)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ def opened(tiny: Model, tmp_path: Path) -> OpenModel:
 
     def open_again(profiles: Path | None = tmp_path / "profiles") -> Model:
         model = copy.copy(tiny)
-        model.shared, model.profiles = SharedStores(), profiles
+        model.shared, model.profiles, model.sessions = SharedStores(), profiles, copy.copy(tiny.sessions)
         return model
 
     return open_again
@@ -69,9 +69,9 @@ def test_a_damaged_file_is_measured_again_and_mended(opened: OpenModel, tmp_path
 
 def test_the_file_depends_on_all_that_changes_the_costs(opened: OpenModel, tiny_stages: Model, tmp_path: Path) -> None:
     model, other_threads, other_device, other_bundle = opened(), opened(), opened(), opened()
-    other_threads.device = CpuDevice(threads=model.device.threads + 1)
-    other_device.device = SimpleNamespace(name="other", threads=model.device.threads)  # type: ignore[assignment]
-    other_bundle.manifest = tiny_stages.manifest
+    other_threads.sessions.device = CpuDevice(threads=model.device.threads + 1)
+    other_device.sessions.device = SimpleNamespace(name="other", threads=model.device.threads)  # type: ignore[assignment]
+    other_bundle.sessions.manifest = tiny_stages.manifest
     notes = [costs_note(changed) for changed in (model, other_threads, other_device, other_bundle)]
     for change in ({"processor": "another one"}, {"onnxruntime_version": "0.0"}):
         notes += [device_note(CostCurve, model.sessions, name="costs", what="cost curve", **change)]

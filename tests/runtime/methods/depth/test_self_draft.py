@@ -177,8 +177,7 @@ def test_no_stage_sees_a_token_twice_while_all_guesses_stand(
     fed.clear()
     step = next(steps)
     assert (step.num_drafted, step.num_accepted) == (LONGEST, LONGEST)
-    one, all_rows = (2, LONGEST + 2) if exact else (1, LONGEST + 1)
-    assert [shape[1] for shape in fed] == [one] * LONGEST + [one, all_rows]
+    assert [shape[1] for shape in fed] == [1] * LONGEST + [1, LONGEST + 1]
 
 
 def test_the_text_ends_at_a_stop_token_inside_the_draft(silent: Model) -> None:
@@ -195,7 +194,7 @@ def test_limits_and_the_end_of_the_context_fall_inside_the_draft(silent: Model, 
     text = plain_text(silent, OPTIONS[0], 24)
     for num_tokens in range(1, 24):
         length = len(PROMPT) + num_tokens
-        context = context_of(silent, OPTIONS[0], exact=exact, context_length=length + exact)
+        context = context_of(silent, OPTIONS[0], exact=exact, context_length=length)
         found, steps = run(context, trained(open_self(context)), max_new_tokens=num_tokens)
         assert found == text[:length]
         assert context.sequence.room == 0
