@@ -1,6 +1,6 @@
 """Print quality and speed of the quantization recipes side by side, as a Markdown table.
 
-    python tests/benchmarks/quality.py CHECKPOINT TEXT [--max-tokens 30000] [--runs 5]
+    python tests/benchmarks/quality.py CHECKPOINT TEXT [--max-tokens 30000] [--runs 5] [--only "int8 (default)" ...]
 
 CHECKPOINT is a folder or the word pebble; TEXT a file that the model was not trained on, for pebble the one that
 examples/pebble/heldout.py writes. KL and agreement are against the same checkpoint in fp32.
@@ -32,8 +32,11 @@ HEAD = ("head", "embedding")
 QKV, OUTPUT, DOWN = "layers.*.qkv", "layers.*.o", "layers.*.down"
 RECIPES = {
     "int8 (default)": Recipe.named("int8"),
+    "int8, block 128": Recipe.named("int8", group_size=128),
     "int8, block 32": Recipe.named("int8", group_size=32),
-    "int4 (default): block 128, zero points, qkv and head int8": Recipe.named("int4"),
+    "int4 (default): block 32, zero points, qkv and head int8": Recipe.named("int4"),
+    "int4, block 64": Recipe.named("int4", group_size=64),
+    "int4, block 128": Recipe.named("int4", group_size=128),
     "int4-fast: block 128, zero points, all int4": Recipe.named("int4-fast"),
     "int4-fast, no zero points": Recipe.named("int4-fast", symmetric=True),
     "block 32, largest value, head int8": uniform(4, 32, symmetric=True, wide=HEAD, method="absmax"),
@@ -70,6 +73,7 @@ def main() -> None:
     parser.add_argument("text", type=Path)
     parser.add_argument("--max-tokens", type=int, default=30000)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="RECIPE")
     args = parser.parse_args()
     source, texts = BUNDLED.get(args.checkpoint, args.checkpoint), [args.text.read_text(encoding="utf-8")]
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +84,7 @@ def main() -> None:
         sizes = matrices(plan.architecture)
         print("| recipe | bits per weight | MB | perplexity | KL | top-1 kept | tokens/s |")
         print("|---|---|---|---|---|---|---|")
-        for name, recipe in {"fp32": Recipe.named("fp32"), **RECIPES}.items():
+        for name, recipe in {"fp32": Recipe.named("fp32"), **{name: RECIPES[name] for name in args.only}}.items():
             path = Path(folder) / "trial"
             plan_export(source, ExportOptions(recipe=recipe)).write(path, force=True)
             model = Model.open(path)
