@@ -136,13 +136,19 @@ def simulation(
     real: CostCurve | None = None,
     knowledge: Knowledge | None = None,
     exact: bool = False,
+    is_rough: bool = False,
     clock: Clock | None = None,
 ) -> Simulation:
-    """Return a simulation; `curve` is what the planner is told, `real` what calls take."""
+    """Return a simulation; `curve` is what the planner is told, `real` what calls take.
+
+    `is_rough`: it is told nothing.
+    """
     clock, text = clock or Clock(), Text()
     guards = [Guard(drafter, text) for drafter in make(clock)]  # type: ignore[arg-type]
     told = curve or line(row_ms)
-    planner = Planner(guards, told, knowledge=knowledge, rule=RowRule(2, 2) if exact else RowRule(), clock=clock)
+    planner = Planner(
+        guards, None if is_rough else told, knowledge=knowledge, rule=RowRule(2, 2) if exact else RowRule(), clock=clock
+    )
     return Simulation(planner, text, clock, told, real or told, exact)
 
 

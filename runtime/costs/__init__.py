@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.runtime.costs.curve import CostCurve
-from skipstone.runtime.costs.measure import MAX_ROWS, cost_curve, costs_note, measure_costs
+from skipstone.runtime.costs.measure import MAX_ROWS, cost_curve, costs_note, known_curve, measure_costs, rough_curve
 from skipstone.runtime.costs.rates import MIN_GAIN, TIMES_MEMORY, Plan, best_length, best_speed_up, usual_s
 from skipstone.runtime.costs.stage_times import MOST_BEHIND, ExitTimes, StageTimes, exit_times, stage_times
 
@@ -21,7 +21,9 @@ __all__ = [
     "cost_curve",
     "costs_note",
     "exit_times",
+    "known_curve",
     "measure_costs",
+    "rough_curve",
     "stage_times",
     "usual_s",
 ]

@@ -9,11 +9,13 @@ from skipstone.runtime.bundle import Note
 from skipstone.runtime.costs.curve import CostCurve
 from skipstone.runtime.engine import BoundCall, Feed, Model, WrappedCall, device_note
 
-__all__ = ["MAX_ROWS", "cost_curve", "costs_note", "measure_costs"]
+__all__ = ["MAX_ROWS", "cost_curve", "costs_note", "known_curve", "measure_costs", "rough_curve"]
 
 # Longer drafts gain little, as each row has its price, and take longer to make.
 MAX_ROWS = 16
 ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+# What a row more takes of a plain step, where it was not measured: between what large and small models take.
+ROUGH_ROW = 0.2
 CONTEXTS, MAX_CONTEXT = (64, 512), 2048
 
 
@@ -67,6 +69,17 @@ def cost_curve(model: Model, *, measure: Callable[[Model], CostCurve] = measure_
     return model.shared.get(
         "cost curve", lambda: costs_note(model).find_or_make(model.profiles, lambda: measure(model))
     )
+
+
+def known_curve(model: Model) -> CostCurve | None:
+    """Return the cost curve of this model where it was measured before, None else."""
+    curve: CostCurve | None = model.shared.find("cost curve")
+    return curve or model.shared.get("kept cost curve", lambda: costs_note(model).find(model.profiles))
+
+
+def rough_curve(step_s: float) -> CostCurve:
+    """Return a curve for a plain step of so many seconds, for rows that nobody has timed."""
+    return CostCurve(rows=(1, MAX_ROWS), contexts=(1,), seconds=((step_s, step_s * (1 + ROUGH_ROW * (MAX_ROWS - 1))),))
 
 
 def costs_note(model: Model) -> Note[CostCurve]:

@@ -11,7 +11,7 @@ from skipstone.option_types import checks_arguments
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.device_note import device_note
-from skipstone.runtime.engine.rounding import ROUNDING_CONTEXT, Rounding, measure_rounding
+from skipstone.runtime.engine.rounding import ALL_COUNTS, COUNTS, ROUNDING_CONTEXT, Rounding, measure_rounding
 from skipstone.runtime.engine.runner import PREFILL_CHUNK
 from skipstone.runtime.engine.sequence import Sequence
 from skipstone.runtime.engine.sessions import Sessions
@@ -128,7 +128,10 @@ class Model:
             return Rounding(rules=None, price=0.0)
         note = device_note(Rounding, self.sessions, name="rounding", what="rounding of rows")
         limit = min(ROUNDING_CONTEXT, self.manifest.context_length)
-        return note.find_or_make(self.profiles, lambda: measure_rounding(self.new_workspace(context_length=limit)))
+        counts = ALL_COUNTS if self.manifest.recipe["name"] == "fp32" else COUNTS
+        return note.find_or_make(
+            self.profiles, lambda: measure_rounding(self.new_workspace(context_length=limit), counts)
+        )
 
     def sequence_in(self, cache: KVCache) -> Sequence:
         """Return an empty sequence over the cache of one text."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,13 +19,24 @@ from numpy.typing import NDArray
 from skipstone.runtime.engine.feed import Feed
 from skipstone.runtime.engine.workspace import Workspace
 
-__all__ = ["ANY_ROWS", "MAX_EXACT_PRICE", "ROUNDING_CONTEXT", "Rounding", "RowRule", "RowRules", "measure_rounding"]
+__all__ = [
+    "ALL_COUNTS",
+    "ANY_ROWS",
+    "COUNTS",
+    "MAX_EXACT_PRICE",
+    "ROUNDING_CONTEXT",
+    "Rounding",
+    "RowRule",
+    "RowRules",
+    "measure_rounding",
+]
 
 # Texts are exact by default where that makes a plain step longer by no more than this share.
 MAX_EXACT_PRICE: Final = 0.03
-COUNTS, MOST = (1, 2, 3, 5, 7, 8), 12
-_PROMPT = 9
-ROUNDING_CONTEXT: Final = _PROMPT + MOST  # tokens of a workspace that suffices
+# Numbers of rows that are compared with one more than the last of them; with all of them where float32 is multiplied.
+COUNTS, ALL_COUNTS = (1, 3), (1, 2, 3, 5, 7, 8, 11)
+_PROMPT = 3
+ROUNDING_CONTEXT: Final = _PROMPT + ALL_COUNTS[-1] + 1  # tokens of a workspace that suffices
 TIMED_PAIRS: Final = 15
 
 
@@ -51,7 +62,12 @@ class RowRules:
 
 
 ANY_ROWS: Final = RowRules()
-_TRIED: Final = (RowRule(), RowRule(2), RowRule(2, 2))
+_ROW_RULES = (RowRule(), RowRule(2), RowRule(2, 2))
+# The cheapest first.
+_TRIED: Final = sorted(
+    (RowRules(layers, head) for layers in _ROW_RULES for head in _ROW_RULES),
+    key=lambda rules: _ROW_RULES.index(rules.layers) + _ROW_RULES.index(rules.head),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,31 +86,28 @@ class Rounding:
         return self.rules is not None and self.price <= MAX_EXACT_PRICE
 
 
-def measure_rounding(workspace: Workspace, *, clock: Callable[[], float] = time.perf_counter) -> Rounding:
-    """Return how rows round in the calls of a workspace; its text is lost.
+def measure_rounding(
+    workspace: Workspace, counts: Sequence[int] = COUNTS, *, clock: Callable[[], float] = time.perf_counter
+) -> Rounding:
+    """Return how rows round in the calls of a workspace, of which so many are tried; its text is lost.
 
-    Cost: some fifteen calls of few rows; eighty where rows must be added, as their price is measured then.
+    Cost: four calls of few rows where rows agree; some eighty where rows must be added, as their price is measured.
     """
-    if workspace.cache.capacity <= MOST:
+    most = counts[-1] + 1
+    if workspace.cache.capacity <= most:
         return Rounding(rules=None, price=0.0)
-    logits = _Logits(workspace)
-    whole = logits.of(MOST, range(MOST))
-    head = _first_rule(lambda rule: all(_same(whole[:count], logits.of(MOST, _rows(count, rule))) for count in COUNTS))
-    if head is None:
-        return Rounding(rules=None, price=0.0)
-    layers = _first_rule(
-        lambda rule: all(
-            _same(whole[:count], logits.of(rule.fed(count), _rows(count, RowRule(MOST)))) for count in COUNTS
+    logits = _Logits(workspace, most)
+    whole = logits.of(most, range(most))
+
+    def agree(rules: RowRules) -> bool:
+        return all(
+            _same(whole[:count], logits.of(rules.layers.fed(count), _rows(count, rules.head))) for count in counts
         )
-    )
-    if layers is None:
-        return Rounding(rules=None, price=0.0)
-    rules = RowRules(layers, head)
-    return Rounding(rules=rules, price=0.0 if rules == ANY_ROWS else logits.price(rules, clock))
 
-
-def _first_rule(holds: Callable[[RowRule], bool]) -> RowRule | None:
-    return next((rule for rule in _TRIED if holds(rule)), None)
+    rules = next((rules for rules in _TRIED if agree(rules)), None)
+    if rules is None or rules == ANY_ROWS:
+        return Rounding(rules=rules, price=0.0)
+    return Rounding(rules=rules, price=logits.price(rules, clock))
 
 
 def _rows(num_rows: int, rule: RowRule) -> tuple[int, ...]:
@@ -109,11 +122,11 @@ def _same(rows: NDArray[np.float32], logits: NDArray[np.float32]) -> bool:
 class _Logits:
     """Calls of a few rows behind a short prompt."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, most: int) -> None:
         self._workspace = workspace
         vocab_size = workspace.sessions.manifest.dimensions.vocab_size
-        self._length = min(_PROMPT, workspace.cache.capacity - MOST)
-        self._token_ids = [(7919 * number + 13) % vocab_size for number in range(self._length + MOST)]
+        self._length = min(_PROMPT, workspace.cache.capacity - most)
+        self._token_ids = [(7919 * number + 13) % vocab_size for number in range(self._length + most)]
         self._run(Feed.of(self._token_ids[: self._length], rows=(0,)))
 
     def of(self, num_rows: int, asked: tuple[int, ...] | range) -> NDArray[np.float32]:

@@ -25,3 +25,8 @@ class SharedStores:
                 self._stores[name] = make()
             store: T = self._stores[name]
             return store
+
+    def find(self, name: str) -> Any | None:
+        """Return the store `name` if it is there."""
+        with self._lock:
+            return self._stores.get(name)

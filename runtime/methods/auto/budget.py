@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from skipstone.runtime.costs import usual_s
 
-__all__ = ["FIRST_SHARE", "SHARE", "Budget", "RowCosts"]
+__all__ = ["SHARE", "Budget", "RowCosts"]
 
 # The share of a text's plain time that drafting may lose: 0.973 of plain speed, so that 0.97 is kept with what nobody
-# measures. On the first text after the costs were measured it may lose more, so that it learns sooner.
-SHARE, FIRST_SHARE = 0.028, 0.048
+# measures.
+SHARE = 0.028
 # This share of the next tokens that may come counts as made already, of so many at most; the text may end before.
 AHEAD, MOST_AHEAD = 0.5, 96
 # Rows of a number that was never fed may cost so many times what the curve says, beyond the first row.
@@ -42,6 +42,15 @@ class RowCosts:
         """Count a call of so many rows that took `extra` plain steps more than a plain one, where `told` were told."""
         self._seen[rows] = usual_s(self._seen.get(rows, 0.0), max(extra, 1e-6))
         self._factors[rows] = (1 + self._seen[rows]) / (1 + told)
+
+    def seen(self, costs: Sequence[float]) -> list[float]:
+        """Return told costs of 0, 1, 2 ... rows as calls have shown them; more rows never cost less."""
+        factor = sorted(self._factors.values())[len(self._factors) // 2] if self._factors else 1.0
+        seen = [0.0, costs[1]]
+        for rows in range(2, len(costs)):
+            cost = costs[1] * (1 + self._seen[rows]) if rows in self._seen else costs[rows] * factor
+            seen.append(max(seen[-1], cost))
+        return seen
 
     def worst(self, costs: Sequence[float]) -> list[float]:
         """Return by rows what a call may take beyond a plain one, given the costs that are told of 0, 1, 2 ... rows."""

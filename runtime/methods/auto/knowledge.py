@@ -136,13 +136,10 @@ class CallTimes:
 
 
 class Knowledge:
-    """What planning has learned about a model's drafters and calls; it outlives the texts.
+    """What planning has learned about a model's drafters and calls; it outlives the texts."""
 
-    `is_fresh`: no text has ended since the costs of calls were measured, so there is more to learn.
-    """
-
-    def __init__(self, *, is_fresh: bool = False) -> None:
-        self.times, self.rows, self.is_fresh = CallTimes(), RowCosts(), is_fresh
+    def __init__(self) -> None:
+        self.times, self.rows = CallTimes(), RowCosts()
         self._records: dict[str, Record] = {}
 
     def record(self, name: str) -> Record:

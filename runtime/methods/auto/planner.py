@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from skipstone.runtime.costs import MAX_ROWS, MIN_GAIN, CostCurve, cost_curve, costs_note
+from skipstone.runtime.costs import MAX_ROWS, MIN_GAIN, CostCurve, known_curve, rough_curve
 from skipstone.runtime.decoding import Acceptance, Drafter, Guard, Round
-from skipstone.runtime.engine import ANY_ROWS, Draft, Model, RowRule
-from skipstone.runtime.methods.auto.budget import FIRST_SHARE, SHARE, Budget
+from skipstone.runtime.engine import ANY_ROWS, Draft, RowRule
+from skipstone.runtime.methods.auto.budget import SHARE, Budget
 from skipstone.runtime.methods.auto.knowledge import EXPLORATION, EXPLORATION_OF_GAINS, LOOP_S, Knowledge, Record
 from skipstone.runtime.methods.method import DrafterContext, Method
 
@@ -73,20 +73,21 @@ class Planner(Drafter):
     def __init__(
         self,
         guards: Sequence[Guard],
-        curve: CostCurve,
+        curve: CostCurve | None,
         *,
         knowledge: Knowledge | None = None,
         rule: RowRule = ANY_ROWS.layers,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         """`guards` come in order of price; `knowledge` outlives the text. `rule` says how many rows are fed.
+        Without a `curve` costs are those of a rough one, and of the rows that were fed so far.
 
         `clock` gives the seconds by which the price of asking, and calls, are measured.
         """
         self._knowledge = knowledge or Knowledge()
         self._sources = [Source.of(guard, self._knowledge) for guard in guards]
         self._curve, self._rule, self._clock = curve, rule, clock
-        self._budget = Budget(FIRST_SHARE if self._knowledge.is_fresh else SHARE)
+        self._budget = Budget(SHARE)
         self._expected: list[float] = []
         self._costs: list[float] = []
         self._extras: list[float] = []  # by rows, what a call may take beyond a plain one, in plain steps
@@ -174,10 +175,13 @@ class Planner(Drafter):
     def _costs_at(self, context: int) -> list[float]:
         """Return the seconds of a call of so many rows, [0] being free."""
         if context >= self._costs_until or not self._costs:
-            costs = self._curve.costs(context, max_rows=MAX_ROWS)
+            curve = self._curve or rough_curve(self._budget.plain_s)
+            costs = curve.costs(context, max_rows=MAX_ROWS)
             costs = [0.0, *(costs[min(self._rule.fed(rows), MAX_ROWS)] for rows in range(1, MAX_ROWS + 1))]
             self._expected, self._costs_until = costs, context + CONTEXT_STEP
             self._costs = self._knowledge.times.correct(costs)
+            if self._curve is None:
+                self._costs = self._knowledge.rows.seen(self._costs)
             self._extras = self._knowledge.rows.worst(self._costs)
         return self._costs
 
@@ -248,7 +252,6 @@ class Planner(Drafter):
         return proposal.gain_s - max(others, default=0.0)
 
     def finish(self, history: Sequence[int]) -> None:
-        self._knowledge.is_fresh = False
         for source in self._sources:
             source.guard.finish()
 
@@ -277,14 +280,10 @@ def open_planner(context: DrafterContext, drafters: Sequence[Drafter]) -> Planne
     """Return the plan of one text over drafters in order of price; what it learns outlives the text."""
     model, sequence = context.model, context.sequence
     guards = [Guard(drafter, sequence) for drafter in drafters]
-    knowledge = model.shared.get("planner knowledge", lambda: _new_knowledge(model))
+    knowledge = model.shared.get("planner knowledge", Knowledge)
     sequence.prepare(MOST_PREPARED)
     rules = sequence.rules or ANY_ROWS
-    return Planner(guards, cost_curve(model), knowledge=knowledge, rule=rules.layers)
-
-
-def _new_knowledge(model: Model) -> Knowledge:
-    return Knowledge(is_fresh=costs_note(model).find(model.profiles) is None)
+    return Planner(guards, known_curve(model), knowledge=knowledge, rule=rules.layers)
 
 
 METHOD = Method(name="auto", joins=open_planner, stands_alone=True, text_only=True, takes_batches=True)

@@ -33,8 +33,8 @@ def run(
 ) -> None:
     """Measure the cost curve of a bundle.
 
-    Milliseconds of a call for so many rows and cached tokens. `--decode auto` plans with it: this replaces the quick
-    measurement of the first use. Measure again when the machine was busy.
+    Milliseconds of a call for so many rows and cached tokens. `--decode auto` then plans with it; without it,
+    it learns from the calls of a text. Measure again when the machine was busy.
     """
     from skipstone.bench import plot_costs, require_plot
     from skipstone.bundled import notes_folder

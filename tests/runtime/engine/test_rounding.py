@@ -34,7 +34,7 @@ class Kernels:
     """Stands for a model's calls: logits are those of the token and the place, off by a bit where kernels are."""
 
     def __init__(self, layers: Callable[[int], bool], head: Callable[[int], bool], clock: list[float]) -> None:
-        """`layers` and `head` say of a number of rows whether its last row is off."""
+        """`layers` and `head` say of a number of rows whether they are off."""
         self._layers, self._head, self._clock = layers, head, clock
         self.sessions = SimpleNamespace(manifest=SimpleNamespace(dimensions=SimpleNamespace(vocab_size=VOCAB)))
         self.cache = SimpleNamespace(capacity=21)
@@ -47,9 +47,7 @@ class Kernels:
         self._clock[0] += 1 + 0.02 * (num_rows - 1)
         places = np.asarray(feed.rows) + feed.lengths[0]
         logits = np.sin(places[:, None] + feed.token_ids[0, list(feed.rows)] * np.arange(VOCAB)).astype(np.float32)
-        logits[np.asarray(feed.rows) == num_rows - 1] += 1e-6 * self._layers(num_rows)
-        logits[-1] += 1e-6 * self._head(num_asked)
-        return logits
+        return logits + np.float32(1e-6) * (self._layers(num_rows) + 2 * self._head(num_asked))
 
 
 def measured(layers: Callable[[int], bool], head: Callable[[int], bool] = lambda count: False) -> Rounding:
@@ -73,7 +71,7 @@ def test_an_odd_row_that_is_off_gets_another_in_layers_and_head() -> None:
 
 
 def test_rows_that_never_agree_have_no_rule() -> None:
-    found = measured(lambda count: count < 8)
+    found = measured(lambda count: count < 4)
     assert found == Rounding(rules=None, price=0.0) and not found.is_cheap
 
 
