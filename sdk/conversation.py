@@ -13,6 +13,7 @@ from skipstone.option_types import checks_arguments
 from skipstone.options import chat_options
 from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import GenerationOptions, Piece, stream
+from skipstone.runtime.text import require_text
 
 __all__ = ["Conversation", "OnFull"]
 
@@ -66,13 +67,14 @@ class Conversation:
 
         Without `options` tokens are chosen as the model recommends, and options given by name change single values:
         `reply("Hello", max_new_tokens=40, temperature=0)`. `options` are taken as they are.
-        Raises: ConfigError, CacheFull before any work; the conversation is then as it was.
+        Raises: ConfigError, TextError, CacheFull before any work; the conversation is then as it was.
         """
         if options is not None and named:
             raise ConfigError(f"{', '.join(named)} given beside options; put all of them in one of the two")
         options = options or chat_options(recommended=self._model.manifest.sampling, **named)
         if not text:
             raise ConfigError("the message is empty; give at least one character")
+        require_text(text)  # here, so that a refusal names a place in the message
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
         num_dropped, token_ids = self._fitting(messages, options)
         room = self._sequence.capacity - len(token_ids)

@@ -14,6 +14,7 @@ __all__ = [
     "DeviceError",
     "OutputError",
     "SkipstoneError",
+    "TextError",
     "UnsupportedModel",
 ]
 
@@ -24,6 +25,10 @@ class SkipstoneError(Exception):
 
 class ConfigError(SkipstoneError):
     """An option has a value that cannot work, alone or with the others."""
+
+
+class TextError(ConfigError):
+    """A text holds what is no character, as bytes do that are not UTF-8."""
 
 
 class CheckpointError(SkipstoneError):

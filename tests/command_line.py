@@ -27,18 +27,18 @@ class CommandLine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capture = monkeypatch, capture
 
-    def __call__(self, *arguments: object, stdin: bytes | str = b"") -> Outcome:
-        """Run a command to its end, and return what came out."""
+    def __call__(self, *arguments: object, stdin: bytes | str | None = b"") -> Outcome:
+        """Run a command to its end, and return what came out; `stdin` None is closed."""
         self._capture.readouterr()
         with pytest.raises(SystemExit) as end:
             self.start(*arguments, stdin=stdin)
         out, err = self._capture.readouterr()
         return Outcome(code=int(end.value.code or 0), out=out, err=err)
 
-    def start(self, *arguments: object, stdin: bytes | str = b"") -> None:
+    def start(self, *arguments: object, stdin: bytes | str | None = b"") -> None:
         """Run a command; raises SystemExit, or what the program does not catch."""
         given = stdin.encode() if isinstance(stdin, str) else stdin
-        stream = io.TextIOWrapper(io.BytesIO(given), encoding="utf-8")
+        stream = None if given is None else io.TextIOWrapper(io.BytesIO(given), encoding="utf-8")
         for name, value in {"argv": ["skipstone", *map(str, arguments)], "stdin": stream}.items():
             self._monkeypatch.setattr(sys, name, value)
         main()

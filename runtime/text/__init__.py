@@ -10,7 +10,7 @@ from skipstone.runtime.text.suffix_index import LONGEST_MATCH, Continuation, Suf
 from skipstone.runtime.text.suffix_memory import SuffixMemory
 from skipstone.runtime.text.text_builder import FinishReason, TextBuilder
 from skipstone.runtime.text.text_stream import TextStream
-from skipstone.runtime.text.tokenizer import Tokenizer
+from skipstone.runtime.text.tokenizer import Tokenizer, require_text
 from skipstone.runtime.text.vocabulary import (
     SharedVocabulary,
     Spelling,
@@ -43,6 +43,7 @@ __all__ = [
     "first_tokens",
     "num_unfinished_bytes",
     "overlapping",
+    "require_text",
     "same_but_for_rows",
     "same_tokenizer",
     "whole_characters",

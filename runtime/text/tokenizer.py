@@ -7,10 +7,19 @@ from pathlib import Path
 
 import tokenizers
 
-from skipstone.errors import BundleError, ConfigError
+from skipstone.errors import BundleError, TextError
 from skipstone.runtime.bundle import decoder_steps
 
-__all__ = ["Tokenizer"]
+__all__ = ["Tokenizer", "require_text"]
+
+
+def require_text(text: str) -> None:
+    """Raise TextError when `text` holds half of a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"half a character, U+{ord(text[error.start]):04X}, at position {error.start}"
+        raise TextError(f"text holds {half}; remove it, or read the text as UTF-8") from error
 
 
 class Tokenizer:
@@ -42,15 +51,11 @@ class Tokenizer:
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of `text`. Raises ConfigError when it holds half of a surrogate pair.
+        """The token ids of `text`. Raises TextError when it holds half of a surrogate pair.
 
         Text from a chat template already holds its special tokens: encode it with `add_special_tokens=False`.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            half = f"half a character, U+{ord(text[error.start]):04X}, at position {error.start}"
-            raise ConfigError(f"text holds {half}; remove it, or read the text as UTF-8") from error
+        require_text(text)
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:

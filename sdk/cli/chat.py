@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,9 @@ import typer
 from skipstone.cli.command import unfold
 from skipstone.cli.generation import DraftFlags, LengthFlags, SamplingFlags, given
 from skipstone.cli.options import BundleArgument, Place, QuietOption, require_lossless
+from skipstone.cli.standard_input import read_line, require_input
 from skipstone.cli.terminal import notes, write
-from skipstone.errors import CacheFull
+from skipstone.errors import CacheFull, TextError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +27,9 @@ EXAMPLES = """\b
 Examples:
   skipstone chat my-bundle --system "Answer in one sentence."
   skipstone chat pebble --sampling greedy --max-new-tokens 40"""
+
+INPUT_ADVICE = "a chat reads its messages there"
+NUM_SEEDS = 2**64  # seeds lie below
 
 
 class OnFullName(StrEnum):
@@ -60,15 +65,17 @@ def run(
     require_lossless(drafts.decode.split(","), "chat")
     named = given(length, drafts, sampling)
     chat_options(**named)  # a wrong value is refused before the model is loaded
+    require_input(INPUT_ADVICE)
     model = place.load(bundle, **drafts.for_loading())
     options = chat_options(recommended=model.runtime.manifest.sampling, **named).seeded()
     conversation, console = model.chat(system=system, context_length=context, on_full=on_full.value), notes(quiet=quiet)
     if model.runtime.chat_template is None:
         console.print(f"{bundle} has no chat template: it continues the bare text of all turns")
-    told = False
+    told, num_turns = False, 0
     while (text := _ask(console.is_terminal and not quiet)) is not None:
         if text.strip():
-            _try_to_answer(conversation, text, options, console, stops=on_full is OnFullName.stop)
+            of_turn = _seeded_for(num_turns, options)
+            num_turns += _try_to_answer(conversation, text, of_turn, console, stops=on_full is OnFullName.stop)
         if conversation.num_dropped and not told:
             told = True
             full = f"the context of {conversation.context_length} tokens is full"
@@ -77,14 +84,27 @@ def run(
 
 def _try_to_answer(
     conversation: Conversation, text: str, options: GenerationOptions, console: Console, *, stops: bool
-) -> None:
-    """Answer `text`; say why where it does not fit, and raise that only when the talk `stops` there."""
+) -> bool:
+    """Answer `text`, and return whether it could be: say why where it is no text or does not fit.
+
+    Raises: CacheFull only when the talk `stops` there.
+    """
     try:
         _answer(conversation, text, options, console)
-    except CacheFull as error:
-        if stops:
+    except (CacheFull, TextError) as error:
+        if stops and isinstance(error, CacheFull):
             raise
         sys.stderr.write(f"skipstone: {error}\n")
+        return False
+    return True
+
+
+def _seeded_for(num_turns: int, options: GenerationOptions) -> GenerationOptions:
+    """Return the options of the turn behind so many: the first seed and one more for each, so that noise differs."""
+    first = options.sampling.seed
+    if first is None:
+        return options
+    return replace(options, sampling=replace(options.sampling, seed=(first + num_turns) % NUM_SEEDS))
 
 
 def _answer(conversation: Conversation, text: str, options: GenerationOptions, console: Console) -> None:
@@ -94,7 +114,8 @@ def _answer(conversation: Conversation, text: str, options: GenerationOptions, c
         for piece in conversation.reply(text, options):
             write(piece.text)
     except KeyboardInterrupt:
-        console.print("\nstopped", style="dim")
+        write("\n")
+        console.print("stopped", style="dim")
         return
     write("\n")
     if piece is not None and (stats := piece.stats) is not None:
@@ -110,5 +131,4 @@ def _ask(prompted: bool) -> str | None:
     if prompted:
         sys.stderr.write("> ")
         sys.stderr.flush()
-    line = sys.stdin.readline()
-    return line.rstrip("\n") if line else None
+    return read_line(INPUT_ADVICE)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from skipstone.cli.command import unfold
 from skipstone.cli.options import BundleArgument, ClosingOption, NormalizeName, NormalizeOption, Place, Printing
+from skipstone.cli.standard_input import read_prompt
 from skipstone.cli.terminal import notes, print_json, write
 from skipstone.errors import ConfigError
 
@@ -56,7 +56,7 @@ def run(
 
     require_answers(answer or ())
     require_dial(dial)
-    text = sys.stdin.read().removesuffix("\n") if prompt is None else prompt
+    text = read_prompt(None).removesuffix("\n") if prompt is None else prompt
     choice = place.load(bundle).choose(text, answer or (), dial=dial, normalize=normalize.value, closing=closing)
     if printing.as_json:
         print_json(choice.to_json())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -13,6 +12,7 @@ from skipstone.cli.command import unfold
 from skipstone.cli.drafts import DepthPainter, DraftPainter, speed_line, stats_table
 from skipstone.cli.generation import DecodingFlags, DraftFlags, LengthFlags, SamplingFlags, given
 from skipstone.cli.options import BundleArgument, Place, Printing
+from skipstone.cli.standard_input import read_prompt
 from skipstone.cli.terminal import notes, print_json, write
 from skipstone.errors import ConfigError
 
@@ -95,7 +95,8 @@ def run(
     """Continue a prompt; the text goes to standard output as it comes.
 
     Drafters: ngram, suffix, recycle, jacobi, lookahead; model, tree, staged, big-little with a small model; self, free,
-    skip with exits or stages. They keep plain decoding's text.
+    skip with exits or stages. They keep plain decoding's text, with int4 and int8 tree and
+    lookahead up to near ties only; --stats says how near a text is.
     Approximate: exit, adaptive, skipdecode, switch, cascade, and big-little with --dial; `skipstone tune` calibrates
     them, `skipstone eval method` shows what they cost and bring.
     """
@@ -105,7 +106,7 @@ def run(
     loading = drafts.for_loading()
     options = {**given(length, drafts, decoding, sampling), "logprobs": showing.logprobs}
     generation_options(**options)  # a wrong value is refused before the model is loaded
-    text = sys.stdin.read() if prompt is None else prompt
+    text = read_prompt(prompt)
     model = place.load(bundle, **loading)
     options["context_length"] = context
     if showing.samples > 1:

@@ -140,7 +140,8 @@ class SamplingFlags:
         int | None, typer.Option(metavar="N", min=0, help="Never write N tokens in a row again; 0 is off.")
     ] = None
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="The same seed gives the same text; default: drawn.")
+        int | None,
+        typer.Option(metavar="N", help="Same seed, same text; a chat adds 1 each turn; default: drawn."),
     ] = None
 
 

@@ -43,7 +43,7 @@ def place(tiny_checkpoint: Path, make_bundle: MakeBundle, tmp_path: Path, monkey
 def refused(cli: CommandLine, place: Path) -> Refused:
     """Run a command and check that it ends as every mistake of a user must, with a message of this pattern."""
 
-    def check(command: str, pattern: str, *, stdin: bytes | str = b"") -> None:
+    def check(command: str, pattern: str, *, stdin: bytes | str | None = b"") -> None:
         before = files_in(place)
         outcome = cli(*shlex.split(command), stdin=stdin)
         assert re.fullmatch(r"skipstone: .+\n", outcome.err), outcome
@@ -267,7 +267,23 @@ def test_an_empty_prompt_is_refused(refused: Refused) -> None:
 
 def test_bytes_that_are_not_text_are_refused(refused: Refused) -> None:
     refused("generate bundle", r"text holds half a character, U\+DCFF, at position 3", stdin=b"abc\xff")
-    refused("chat bundle --quiet", r"text holds half a character, U\+DCFF, at position 3", stdin=b"abc\xff\n")
+
+
+def test_standard_input_that_is_closed_is_refused(refused: Refused) -> None:
+    closed = "standard input is closed"
+    refused("generate bundle -n 3", f"{closed}; give the text with --prompt", stdin=None)
+    refused("choose bundle --answer a --answer b", f"{closed}; give the text with --prompt", stdin=None)
+    refused("chat bundle --quiet", f"{closed}; a chat reads its messages there", stdin=None)
+
+
+def test_standard_input_that_cannot_be_read_is_refused(place: Path) -> None:
+    """Of a real process, as only that has one."""
+    for command in (["generate", "bundle", "-n", "3"], ["chat", "bundle", "--quiet"]):
+        with (place / "written").open("wb") as file:
+            program = [sys.executable, "-c", "from skipstone.cli import main; main()"]
+            ended = subprocess.run([*program, *command], stdin=file, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout) == (2, ""), ended
+        assert re.fullmatch("skipstone: standard input cannot be read: .+\n", ended.stderr)
 
 
 def test_an_empty_text_is_not_evaluated(refused: Refused, place: Path) -> None:

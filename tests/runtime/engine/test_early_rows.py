@@ -48,7 +48,9 @@ def make_model(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> Call
 
     def make(kind: str) -> Model:
         model_type, config, exits = KINDS[kind]
-        return Model.open(make_bundle(make_checkpoint(model_type, **config), exits=exits))
+        model = Model.open(make_bundle(make_checkpoint(model_type, **config), exits=exits))
+        assert model.rounding  # measured here, so that its calls are none of a test
+        return model
 
     return make
 

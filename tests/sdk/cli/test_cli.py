@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from command_line import CommandLine
 from conftest import CORPUS, MakeBundle, MakeCheckpoint
+from model_calls import watching
 
 import skipstone
 from skipstone.cli import demo
@@ -108,11 +109,12 @@ def test_generate_json_holds_the_text_its_tokens_and_the_cost(cli: CommandLine, 
     assert set(stats) == {
         *("prompt_tokens", "new_tokens", "prefill_tokens_per_s", "decode_tokens_per_s", "ttft_s"),
         *("model_calls", "tokens_per_call", "drafters", "peak_memory_bytes"),
-        *("draft_s", "model_s", "accept_s", "other_s"),
+        *("draft_s", "model_s", "accept_s", "other_s", "same_text"),
     }
     assert stats["new_tokens"] == len(result["token_ids"])
     assert stats["tokens_per_call"] == stats["new_tokens"] / stats["model_calls"]
-    assert min(value for name, value in stats.items() if name != "drafters") > 0
+    assert stats["same_text"] == wanted.stats.same_text
+    assert min(value for name, value in stats.items() if name not in ("drafters", "same_text")) > 0
 
 
 def test_generate_reads_the_prompt_from_standard_input(cli: CommandLine, bundle: Path) -> None:
@@ -196,9 +198,10 @@ def test_stats_show_what_was_guessed_and_where_the_time_went(cli: CommandLine, b
     bare = cli(*command)
     outcome = cli(*command, "--stats")
     assert outcome.out == bare.out
-    speed, calls, suffix, parts = outcome.err.splitlines()
+    speed, calls, text, suffix, parts = outcome.err.splitlines()
     assert " prompt tokens at " in speed
     assert re.fullmatch(r"\d+ model calls, \d+\.\d\d tokens each", calls)
+    assert text == "text: plain decoding's, up to the last bits of float32"
     assert re.fullmatch(r"suffix +\d+ drafts, +\d+ tokens guessed, +\d+ accepted \(\d+%\)", suffix)
     assert re.fullmatch(r"ms: draft [\d.]+, model [\d.]+, accept [\d.]+, other [\d.]+", parts)
     assert (bare.code, len(bare.err.splitlines())) == (0, 1)
@@ -586,6 +589,48 @@ def test_a_quiet_chat_says_nothing_but_the_answers(cli: CommandLine, bundle: Pat
     outcome = cli("chat", bundle, "-n", 4, "--quiet", stdin="Hello\n")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out
+
+
+def test_a_line_that_is_no_text_is_refused_and_the_talk_goes_on(cli: CommandLine, bundle: Path) -> None:
+    command = ("chat", bundle, "-n", 4, "--quiet", "--seed", 1)
+    outcome = cli(*command, stdin=b"a\x00b\n\xff\n ok\n")
+    assert outcome.out == cli(*command, stdin=b"a\x00b\n ok\n").out
+    assert outcome.code == 0
+    assert re.fullmatch(r"skipstone: text holds half a character, U\+DCFF, at position 0; .+\n", outcome.err)
+
+
+def test_each_turn_of_a_chat_has_a_seed_of_its_own_which_it_says(cli: CommandLine, bundle: Path) -> None:
+    last = 2**64 - 1
+    command = ("chat", bundle, "-n", 8, "--temperature", 1.5, "--seed")
+    outcome = cli(*command, last, stdin=b"Hello\n\xff\nHello\nHello\n")
+    seeds = [int(seed) for seed in re.findall(r"seed (\d+)\n", outcome.err)]
+    assert seeds == [last, 0, 1]
+    conversation = skipstone.load(bundle).chat()
+    answers = []
+    for seed in seeds:
+        reply = conversation.reply("Hello", max_new_tokens=8, temperature=1.5, seed=seed)
+        answers.append("".join(piece.text for piece in reply))
+    assert outcome.out == "".join(f"{answer}\n" for answer in answers)
+
+
+def test_an_answer_that_is_interrupted_ends_its_line(cli: CommandLine, bundle: Path) -> None:
+    calls: list[int] = []
+
+    def interrupt(*_: object) -> None:
+        calls.append(len(calls))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    command = ("chat", bundle, "-n", 6, "--decode", "plain", "--sampling", "greedy")
+    assert skipstone.load(bundle).runtime.rounding  # measured before calls are counted
+    with watching(interrupt):
+        outcome = cli(*command, stdin="Hello\nHello\n")
+    whole = cli(*command, stdin="Hello\n").out
+    assert outcome.code == 0
+    begun, newline, rest = outcome.out.partition("\n")
+    assert begun and whole.startswith(begun) and newline
+    assert rest.endswith("\n") and len(rest) > 1
+    assert "stopped\n" in outcome.err and "\n\n" not in outcome.err
 
 
 # Where output goes
