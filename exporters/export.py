@@ -21,6 +21,7 @@ from skipstone.exporters.checkpoints import (
     open_checkpoint,
     read_sampling,
     require_tensors,
+    sampling_remarks,
     with_rows,
     with_stored_biases,
     with_stored_head,
@@ -235,9 +236,7 @@ def _remarks(plan: ExportPlan) -> tuple[str, ...]:
     if num_rounded and plan.recipe.kl_bound:
         remarks.append(f"{num_rounded} tensors lie in blocks that cannot be kept: they are rounded again")
     remarks.extend(left_out(plan.checkpoint, plan.architecture))
-    if odd := read_sampling(plan.checkpoint)[1]:
-        remarks.append(f"recommended sampling: {', '.join(odd)} is no value that can be, and left out")
-    return tuple(remarks)
+    return (*remarks, *sampling_remarks(plan.checkpoint))
 
 
 def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:

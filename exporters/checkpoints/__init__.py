@@ -16,7 +16,7 @@ from skipstone.exporters.checkpoints.files import optional_json
 from skipstone.exporters.checkpoints.inventory import left_out, require_tensors, with_stored_biases
 from skipstone.exporters.checkpoints.opening import open_checkpoint
 from skipstone.exporters.checkpoints.safetensors_file import safetensors_in
-from skipstone.exporters.checkpoints.sampling import read_sampling
+from skipstone.exporters.checkpoints.sampling import read_sampling, sampling_remarks
 from skipstone.exporters.checkpoints.stored_head import with_stored_head
 from skipstone.exporters.checkpoints.tensors import StoredTensor, StoredTensors, TensorSource, check_shape
 from skipstone.exporters.checkpoints.token_roles import TokenRoles, with_rows
@@ -42,6 +42,7 @@ __all__ = [
     "read_sampling",
     "require_tensors",
     "safetensors_in",
+    "sampling_remarks",
     "weights_identity",
     "with_rows",
     "with_stored_biases",

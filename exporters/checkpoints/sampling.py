@@ -9,7 +9,7 @@ from skipstone.errors import ConfigError
 from skipstone.exporters.checkpoints.checkpoint import Checkpoint
 from skipstone.runtime.sampling import SamplingOptions
 
-__all__ = ["read_sampling"]
+__all__ = ["read_sampling", "sampling_remarks"]
 
 _NAMES: Final[Mapping[str, str]] = {
     **{name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")},
@@ -19,6 +19,23 @@ _NAMES: Final[Mapping[str, str]] = {
 _WHOLE: Final = ("top_k", "no_repeat_ngram")
 _PENALTIES: Final = ("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram")
 _TOP_K: Final = 50  # of transformers, where a model says that it samples and no more
+
+# Rules for single tokens or texts, which a bundle does not carry.
+_UNKEPT: Final = (
+    *("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "stop_strings", "sequence_bias"),
+    *("forced_bos_token_id", "forced_eos_token_id", "forced_decoder_ids"),
+)
+
+
+def sampling_remarks(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Say what the checkpoint recommends that is left out: values that cannot be, and rules that there are not here."""
+    remarks, settings = [], checkpoint.generation_config
+    if odd := read_sampling(checkpoint)[1]:
+        remarks.append(f"recommended sampling: {', '.join(odd)} is no value that can be, and left out")
+    if unkept := [name for name in _UNKEPT if settings.get(name) not in (None, [], {}, "")]:
+        are = "is" if len(unkept) == 1 else "are"
+        remarks.append(f"generation_config.json: {', '.join(unkept)} {are} left out: texts are made without such rules")
+    return tuple(remarks)
 
 
 def read_sampling(checkpoint: Checkpoint) -> tuple[dict[str, float], list[str]]:

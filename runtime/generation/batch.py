@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import BoundCall, Draft, Feed, Model, Sequence
-from skipstone.runtime.generation.generation import Piece, token_logprobs
+from skipstone.runtime.generation.generation import SAME_IN_FLOAT32, Piece, token_logprobs
 from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Clock
 from skipstone.runtime.sampling import Sampler
@@ -71,8 +71,9 @@ def stream_batch(
     rows = [
         _open_row(model, model.sequence_in(cache.row(index)), prompt, options) for index, prompt in enumerate(prompts)
     ]
+    promise, same_text = StopDecision(options.stop_below).promise, _same_text(model)
     for index, row in enumerate(rows):
-        row.clock = Clock(row.prompt_tokens, StopDecision(options.stop_below).promise, options.sampling.seed)
+        row.clock = Clock(row.prompt_tokens, promise, options.sampling.seed, same_text)
         yield index, row.emit(row.sequence.extend(Draft.empty()), options)
     call: BoundCall | None = None
     while waiting := [index for index, row in enumerate(rows) if row.is_open]:
@@ -86,6 +87,13 @@ def stream_batch(
         for index in waiting:
             rows[index].sequence.mark_extended()
             yield index, rows[index].emit(logits[index : index + 1], options)
+
+
+def _same_text(model: Model) -> str:
+    """Return how near the texts are to those of plain decoding."""
+    if model.manifest.recipe["name"] == "fp32":
+        return SAME_IN_FLOAT32
+    return "plain decoding's up to near ties, as texts of a batch are decoded together"
 
 
 def _pending(rows: SequenceOf[_Row]) -> Feed:

@@ -24,7 +24,10 @@ from skipstone.runtime.methods import ApproximateContext, MethodChoice, dial_set
 from skipstone.runtime.sampling import Sampler, logprob_of, top_logprobs
 from skipstone.runtime.text import FinishReason, StopDecision
 
-__all__ = ["Generation", "Piece", "TokenLogprobs", "stream"]
+__all__ = ["SAME_IN_FLOAT32", "Generation", "Piece", "TokenLogprobs", "stream"]
+
+SAME_IN_FLOAT32 = "plain decoding's, up to the last bits of float32"
+"""What `Stats.same_text` says of a text without quantized weights, however its rows stood."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ def _same_text(model: Model, sequence: Sequence, method: MethodChoice) -> str:
     if method.needs_trees:
         return "plain decoding's up to near ties, as drafts branch"
     if model.manifest.recipe["name"] == "fp32":
-        return "plain decoding's, up to the last bits of float32"
+        return SAME_IN_FLOAT32
     rounding = model.rounding
     if rounding.rules is None:
         return "plain decoding's up to near ties: in this bundle, rows round as those beside them let them"

@@ -54,3 +54,32 @@ def test_a_value_that_cannot_be_is_left_out_and_said(folder: Path) -> None:
         "recommended sampling: temperature 'hot', top_p 3 is no value that can be, and left out",
     )
     assert read_sampling(open_checkpoint(folder))[0] == {"temperature": 1.0, "top_k": 20}
+
+
+def test_rules_for_single_tokens_and_texts_are_left_out_and_said_in_one_line(folder: Path) -> None:
+    say(
+        folder,
+        suppress_tokens=[1, 2],
+        begin_suppress_tokens=[220],
+        bad_words_ids=[[3]],
+        stop_strings="\n\n",
+        sequence_bias={},
+        forced_bos_token_id=0,
+    )
+    assert plan(folder).remarks == (
+        "generation_config.json: suppress_tokens, begin_suppress_tokens, bad_words_ids, stop_strings, "
+        "forced_bos_token_id are left out: texts are made without such rules",
+    )
+
+
+@pytest.mark.parametrize("empty", [None, [], ""])
+def test_rules_that_say_nothing_are_no_remark(folder: Path, empty: object) -> None:
+    say(folder, suppress_tokens=empty, begin_suppress_tokens=empty, bad_words_ids=empty, stop_strings=empty)
+    assert plan(folder).remarks == ()
+
+
+def test_one_rule_that_is_left_out_is_named(folder: Path) -> None:
+    say(folder, stop_strings=["###"])
+    assert plan(folder).remarks == (
+        "generation_config.json: stop_strings is left out: texts are made without such rules",
+    )

@@ -138,3 +138,18 @@ def test_drafts_that_branch_say_that_they_may_part(make_checkpoint: MakeCheckpoi
     model = LanguageModel(Model.open(make_bundle(make_checkpoint("llama"), precision="int8")))
     found = model.generate("def add", decode="lookahead", max_new_tokens=4)
     assert found.stats.same_text == "plain decoding's up to near ties, as drafts branch"
+
+
+@pytest.mark.parametrize(
+    ("precision", "wanted"),
+    [
+        ("fp32", "plain decoding's, up to the last bits of float32"),
+        ("int4", "plain decoding's up to near ties, as texts of a batch are decoded together"),
+    ],
+)
+def test_texts_of_a_batch_say_that_they_may_part(
+    make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle, precision: str, wanted: str
+) -> None:
+    model = LanguageModel(Model.open(make_bundle(make_checkpoint("llama"), precision=precision)))
+    texts = model.generate(["def add", "class"], max_new_tokens=2)
+    assert [text.stats.same_text for text in texts] == [wanted] * 2
