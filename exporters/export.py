@@ -235,7 +235,7 @@ def _remarks(plan: ExportPlan) -> tuple[str, ...]:
         remarks.append(f"{plan.num_kept} {kept} integers; {plan.recipe.name} is for the others")
     if num_rounded and plan.recipe.kl_bound:
         remarks.append(f"{num_rounded} tensors lie in blocks that cannot be kept: they are rounded again")
-    remarks.extend(left_out(plan.checkpoint, plan.architecture))
+    remarks.extend((*left_out(plan.checkpoint, plan.architecture), *plan.roles.remarks))
     return (*remarks, *sampling_remarks(plan.checkpoint))
 
 

@@ -1,15 +1,16 @@
 """Which tokens end a text or a turn, by all that a checkpoint says of it; and where each was said.
 
-What a file states is taken as it is. A token known by its text is taken as llama.cpp takes it, where it can be no word
-of a text: a special token always; one that is only added where its text looks like no word; a word of the vocabulary
-only where the chat template writes it.
+What a file states is taken as it is, but for tokens that the model has no row for: it can never make them. A token known
+by its text is taken as llama.cpp takes it, where it can be no word of a text: a special token always; one that is only
+added where its text looks like no word; a word of the vocabulary only where the chat template writes it. (In GGUF files
+such words are special tokens, see `gguf.roles`.)
 Source: the names in llama-vocab.cpp of llama.cpp, `special_eog_ids`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,8 +44,9 @@ _TOKENS: Final = ("eos_token", "eot_token", "eom_token")
 
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
-    """The tokens of a tokenizer.json that the model has rows for."""
+    """The tokens of a tokenizer.json that the model has rows for; `size` is the number of rows."""
 
+    size: int
     ids: Mapping[str, int]
     added: frozenset[int]
     special: frozenset[int]
@@ -53,10 +55,14 @@ class _Vocabulary:
     def of(cls, tokenizer: tokenizers.Tokenizer, vocab_size: int) -> _Vocabulary:
         ids, added = tokenizer.get_vocab(with_added_tokens=True), tokenizer.get_added_tokens_decoder()
         return cls(
+            vocab_size,
             {text: token_id for text, token_id in ids.items() if token_id < vocab_size},
             frozenset(added),
             frozenset(token_id for token_id, token in added.items() if token.special),
         )
+
+    def has_row(self, token_id: object) -> bool:
+        return type(token_id) is int and 0 <= token_id < self.size
 
     def takes(self, name: str, template: str) -> bool:
         """Whether a token of this name ends a text because of its name."""
@@ -66,17 +72,39 @@ class _Vocabulary:
         return name in template or (token_id in self.added and name not in TEXT_LIKE)
 
 
-def read_end_tokens(checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer, *, vocab_size: int) -> dict[int, str]:
-    """Return the ids of the tokens that end a text, those that a file states first, with all places that say so."""
+def read_end_tokens(
+    checkpoint: Checkpoint, tokenizer: tokenizers.Tokenizer, *, vocab_size: int
+) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Return the ids of the tokens that end a text, those that a file states first, with all places that say so.
+
+    Behind them comes a remark where a file states tokens that the model has no row for; they are left out.
+    """
     vocabulary = _Vocabulary.of(tokenizer, vocab_size)
     places: dict[int, list[str]] = {}
+    rowless: dict[str, list[str]] = {}
     for token_id, place in (*_stated(checkpoint, vocabulary), *_by_text(checkpoint, vocabulary)):
-        places.setdefault(token_id, []).append(place)
+        if vocabulary.has_row(token_id):
+            places.setdefault(token_id, []).append(place)
+        else:
+            rowless.setdefault(repr(token_id), []).append(place)
     _leave_out_parts(places, vocabulary)
-    return {token_id: ", ".join(dict.fromkeys(said)) for token_id, said in places.items()}
+    ends = {token_id: _joined(said) for token_id, said in places.items()}
+    return ends, _rowless_remarks(rowless, has_ends=bool(ends))
 
 
-def _stated(checkpoint: Checkpoint, vocabulary: _Vocabulary) -> Iterator[tuple[int, str]]:
+def _joined(places: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(places))
+
+
+def _rowless_remarks(rowless: Mapping[str, Iterable[str]], *, has_ends: bool) -> tuple[str, ...]:
+    if not rowless:
+        return ()
+    shown = ", ".join(f"{token} ({_joined(places)})" for token, places in rowless.items())
+    then = "" if has_ends else ": none is left, and every answer runs to its limit"
+    return (f"end tokens that the model has no row for are left out: {shown}{then}",)
+
+
+def _stated(checkpoint: Checkpoint, vocabulary: _Vocabulary) -> Iterator[tuple[Any, str]]:
     """The ids that settings give. Beside generation_config.json those of config.json must be of special tokens.
 
     A config.json may keep what its class has by default, which is a word of another vocabulary.
@@ -86,9 +114,10 @@ def _stated(checkpoint: Checkpoint, vocabulary: _Vocabulary) -> Iterator[tuple[i
         return
     generation = listed(checkpoint.generation_config.get("eos_token_id"))
     yield from ((token_id, "generation_config.json") for token_id in generation)
+    has_generation = any(map(vocabulary.has_row, generation))
     for config in (checkpoint.config, checkpoint.config.get("text_config") or {}):
         for token_id in listed(config.get("eos_token_id")):
-            if not generation or token_id in vocabulary.special:
+            if not has_generation or (vocabulary.has_row(token_id) and token_id in vocabulary.special):
                 yield token_id, "config.json"
 
 
@@ -151,8 +180,8 @@ def _template_text(texts: Mapping[str, str]) -> str:
     return "\n".join((*files, configured if isinstance(configured, str) else json.dumps(configured)))
 
 
-def listed(value: Any) -> tuple[int, ...]:
-    """Return the token ids that a setting gives as a number, a list or nothing."""
+def listed(value: Any) -> tuple[Any, ...]:
+    """Return what a setting gives as a number, a list or nothing: token ids, where the file is right."""
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list) else (value,)

@@ -18,7 +18,6 @@ _NAMES: Final[Mapping[str, str]] = {
 }
 _WHOLE: Final = ("top_k", "no_repeat_ngram")
 _PENALTIES: Final = ("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram")
-_TOP_K: Final = 50  # of transformers, where a model says that it samples and no more
 
 # Rules for single tokens or texts, which a bundle does not carry.
 _UNKEPT: Final = (
@@ -41,7 +40,7 @@ def sampling_remarks(checkpoint: Checkpoint) -> tuple[str, ...]:
 def read_sampling(checkpoint: Checkpoint) -> tuple[dict[str, float], list[str]]:
     """Return what the checkpoint recommends, empty where it says nothing; and its values that are no such setting.
 
-    `do_sample` false is greedy: temperature 0. `do_sample` alone is what transformers makes of it.
+    `do_sample` false is greedy: temperature 0. Nothing stands for a value that is not stated, or cannot be.
     """
     settings = checkpoint.generation_config
     if not settings and checkpoint.config.get("do_sample"):  # as old checkpoints say it
@@ -53,13 +52,8 @@ def read_sampling(checkpoint: Checkpoint) -> tuple[dict[str, float], list[str]]:
                 said[ours] = max(value, 0) if ours == "top_k" else value
             else:
                 odd.append(f"{name} {value!r}")
-    samples = settings.get("do_sample")
-    if samples is False or said.get("temperature") == 0:
+    if settings.get("do_sample") is False or said.get("temperature") == 0:
         return {"temperature": 0.0} | {name: said[name] for name in _PENALTIES if name in said}, odd
-    if samples is True and not said.keys() - set(_PENALTIES):
-        said |= {"temperature": 1.0, "top_k": _TOP_K}
-    elif samples is True:
-        said.setdefault("temperature", 1.0)
     return said, odd
 
 

@@ -20,12 +20,13 @@ __all__ = ["TokenRoles", "with_rows"]
 class TokenRoles:
     """The token that begins a text, and those that end one with the places that say so.
 
-    `special_ids` are all of these and padding, in order.
+    `special_ids` are all of these and padding, in order. `remarks` say which ends are left out.
     """
 
     bos_id: int | None
     ends: Mapping[int, str]
     special_ids: tuple[int, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -36,18 +37,19 @@ class TokenRoles:
     def read(cls, checkpoint: Checkpoint, *, vocab_size: int) -> Self:
         """Return what the checkpoint says; generation_config.json overrides config.json.
 
-        Raises: CheckpointError when the tokenizer cannot be read, or a first or last token is not one of the model's.
+        Raises: CheckpointError when the tokenizer cannot be read, or a first token is not one of the model's.
         """
         tokenizer = _tokenizer(checkpoint)
         settings = {**checkpoint.config, **checkpoint.generation_config}
-        bos_ids, _ = (_known_ids(settings.get(key), key, vocab_size) for key in ("bos_token_id", "eos_token_id"))
-        ends = read_end_tokens(checkpoint, tokenizer, vocab_size=vocab_size)
+        bos_ids = _known_ids(settings.get("bos_token_id"), "bos_token_id", vocab_size)
+        ends, remarks = read_end_tokens(checkpoint, tokenizer, vocab_size=vocab_size)
         # Padding is never fed, and some checkpoints say -1 where they have none.
         pad_ids = [token_id for token_id in listed(settings.get("pad_token_id")) if _is_known(token_id, vocab_size)]
         return cls(
             bos_id=bos_ids[0] if bos_ids else None,
-            ends={token_id: places for token_id, places in ends.items() if _is_known(token_id, vocab_size)},
+            ends=ends,
             special_ids=tuple(sorted({*bos_ids, *ends, *pad_ids})),
+            remarks=remarks,
         )
 
 

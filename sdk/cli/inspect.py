@@ -108,7 +108,9 @@ def _sampling(said: Mapping[str, float]) -> str:
 
     values = recommended_sampling(said)
     shown = "greedy" if values["temperature"] == 0 else ", ".join(f"{name} {values[name]:g}" for name in values)
-    return f"{shown} (in a chat; {'as the model recommends' if said else 'the model recommends nothing'})"
+    stated = ", ".join(f"{name} {said[name]:g}" for name in said) or "nothing"
+    source = "as the model recommends" if "temperature" in said else f"the model recommends {stated}"
+    return f"{shown} (in a chat; {source})"
 
 
 def _end_tokens(bundle: Bundle) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,24 @@ def test_samples_say_the_seed_that_gives_each_again(tiny: Model) -> None:
     for made in model.samples(PROMPT, 3, max_new_tokens=8, temperature=2.0):
         again = model.generate(PROMPT, max_new_tokens=8, temperature=2.0, seed=made.stats.seed)
         assert again.text == made.text
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ({}, "temperature 0.7, top_p 0.95, min_p 0.05 (in a chat; the model recommends nothing)"),
+        ({"min_p": 0.1}, "temperature 0.7, top_p 0.95, min_p 0.1 (in a chat; the model recommends min_p 0.1)"),
+        ({"temperature": 0.6}, "temperature 0.6 (in a chat; as the model recommends)"),
+    ],
+)
+def test_inspect_says_only_of_stated_values_that_the_model_recommends_them(
+    cli: CommandLine, bundle: Path, tmp_path: Path, said: dict[str, float], shown: str
+) -> None:
+    changed = tmp_path / "bundle"
+    shutil.copytree(bundle, changed)
+    manifest = json.loads((changed / "skipstone.json").read_text())
+    (changed / "skipstone.json").write_text(json.dumps(manifest | {"sampling": said}))
+    assert json.loads(cli("inspect", changed, "--json").out)["sampling"] == shown
 
 
 def test_the_command_line_prints_the_drawn_seed_and_takes_it_back(cli: CommandLine, bundle: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -18,6 +19,10 @@ _FILLING: Final = ("fim_pad", "fim_rep", "fim_sep")
 # What llama.cpp takes where a file of one kind of tokenizer names no token.
 _UNSAID: Final = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
 _TEMPLATE: Final = "tokenizer.chat_template"
+# What no text holds but between the turns of a chat: <|im_start|>, <start_of_turn>, <|turn>, [|user|].
+_MARKER: Final = re.compile(
+    r"<\|[^\s<>|]+\|?>|<[^\s<>|]+\|>|<｜[^\s<>｜]+｜>|\[\|[^\s\[\]|]+\|\]|<(start|end)_of_[a-z]+>"
+)
 _NO_STRIP: Final = ("<unk>", "<s>", "<|endoftext|>")
 
 
@@ -78,8 +83,7 @@ def chat_templates(file: GgufFile) -> dict[str, str]:
 def as_used(file: GgufFile, pieces: Sequence[Piece]) -> list[Piece]:
     """The pieces as llama.cpp uses them: ends of turns are special, some tokens take the white space beside them."""
     written = "\n".join(chat_templates(file).values())
-    has_kinds = bool(file.metadata.get(f"{PREFIX}.token_type"))
-    pieces = [_special(piece, written, has_kinds=has_kinds) for piece in pieces]
+    pieces = [_special(piece, written) for piece in pieces]
     if _is_phi3(file):
         return [_strip_behind(piece) for piece in pieces]
     if any(name in str(file.metadata.get(f"{PREFIX}.pre")) for name in ("jina-v2-de", "jina-v2-es", "jina-v2-code")):
@@ -87,16 +91,18 @@ def as_used(file: GgufFile, pieces: Sequence[Piece]) -> list[Piece]:
     return pieces
 
 
-def _special(piece: Piece, written: str, *, has_kinds: bool) -> Piece:
-    """The piece; one that ends a turn by its name, though the file takes it for a word, as a special token.
+def _special(piece: Piece, written: str) -> Piece:
+    """The piece; one that the file takes for a word as a special token, where its name is that of one.
 
-    Source: llama-vocab.cpp of llama.cpp, "control-looking token", which looks at the name alone.
+    An end of a turn always is, a marker where the chat template writes it; one that was added may be a part of answers.
+    Source: llama-vocab.cpp of llama.cpp, "control-looking token", which looks at the name of an end alone.
     """
-    if piece.text not in KNOWN_ENDS or piece.kind not in (PieceKind.NORMAL, PieceKind.USER_DEFINED):
+    if piece.kind not in (PieceKind.NORMAL, PieceKind.USER_DEFINED):
         return piece
-    is_added = piece.kind is PieceKind.USER_DEFINED or not has_kinds
-    ends = piece.text in written or (is_added and piece.text not in TEXT_LIKE)
-    return replace(piece, kind=PieceKind.CONTROL) if ends else piece
+    is_end, is_written = piece.text in KNOWN_ENDS, piece.text in written
+    ends = is_end and (is_written or piece.text not in TEXT_LIKE)
+    marks = piece.kind is PieceKind.NORMAL and is_written and _MARKER.fullmatch(piece.text) is not None
+    return replace(piece, kind=PieceKind.CONTROL) if ends or marks else piece
 
 
 def _is_phi3(file: GgufFile) -> bool:

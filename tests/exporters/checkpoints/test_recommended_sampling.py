@@ -32,8 +32,10 @@ def say(folder: Path, **settings: Any) -> None:
         ({"temperature": None, "top_p": None}, {}),
         ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, {"temperature": 0.6, "top_p": 0.9}),
         ({"temperature": 0.6, "min_p": 0.15}, {"temperature": 0.6, "min_p": 0.15}),
-        ({"do_sample": True, "top_k": 64, "top_p": 0.95}, {"temperature": 1.0, "top_k": 64, "top_p": 0.95}),
-        ({"do_sample": True}, {"temperature": 1.0, "top_k": 50}),
+        ({"do_sample": True, "top_k": 64, "top_p": 0.95}, {"top_k": 64, "top_p": 0.95}),
+        ({"do_sample": True, "min_p": 0.1}, {"min_p": 0.1}),
+        ({"do_sample": True, "top_k": 0}, {"top_k": 0}),
+        ({"do_sample": True}, {}),
         ({"do_sample": False, "temperature": 0.6, "top_k": 5}, {"temperature": 0.0}),
         ({"do_sample": False, "repetition_penalty": 1.1}, {"temperature": 0.0, "repetition_penalty": 1.1}),
         ({"repetition_penalty": 1.1}, {"repetition_penalty": 1.1}),
@@ -53,7 +55,13 @@ def test_a_value_that_cannot_be_is_left_out_and_said(folder: Path) -> None:
     assert plan(folder).remarks == (
         "recommended sampling: temperature 'hot', top_p 3 is no value that can be, and left out",
     )
-    assert read_sampling(open_checkpoint(folder))[0] == {"temperature": 1.0, "top_k": 20}
+    assert read_sampling(open_checkpoint(folder))[0] == {"top_k": 20}
+
+
+@pytest.mark.parametrize("value", ["0.6", "x", -1.0, float("nan"), True, [0.6]])
+def test_no_value_stands_for_a_temperature_that_cannot_be(folder: Path, value: object) -> None:
+    say(folder, do_sample=True, temperature=value)
+    assert read_sampling(open_checkpoint(folder)) == ({}, [f"temperature {value!r}"])
 
 
 def test_rules_for_single_tokens_and_texts_are_left_out_and_said_in_one_line(folder: Path) -> None:

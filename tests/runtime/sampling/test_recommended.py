@@ -16,6 +16,8 @@ from skipstone.runtime.sampling import SamplingOptions, sampling_from, seeded
         ({}, {}, {"temperature": 0.7, "top_p": 0.95, "min_p": 0.05}),
         ({"temperature": 0.6, "top_k": 20.0}, {}, {"temperature": 0.6, "top_k": 20}),
         ({"temperature": 0.6, "top_k": 20}, {"temperature": 1.2}, {"temperature": 1.2, "top_k": 20}),
+        ({"min_p": 0.1}, {}, {"temperature": 0.7, "top_p": 0.95, "min_p": 0.1}),
+        ({"top_k": 0.0}, {}, {"temperature": 0.7, "top_k": 0, "top_p": 0.95, "min_p": 0.05}),
         ({"repetition_penalty": 1.1}, {"top_p": 0.5}, {"temperature": 0.7, "top_p": 0.5, "min_p": 0.05}),
         ({"temperature": 0.0}, {}, {}),
         ({"temperature": 0.6, "top_k": 20}, {"temperature": 0.0}, {}),

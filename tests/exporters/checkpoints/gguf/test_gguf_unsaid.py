@@ -131,6 +131,21 @@ def test_the_recommended_sampling_is_carried(write_gguf: WriteGguf) -> None:
     assert checkpoint.remarks == ()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "odd"),
+    [
+        ("temp", -1.0, "temperature -1.0"),
+        ("temp", float("nan"), "temperature nan"),
+        ("temp", "x", "temperature 'x'"),
+        ("top_k", 40.5, "top_k 40.5"),
+    ],
+)
+def test_no_value_stands_for_a_recommended_one_that_cannot_be(
+    key: str, value: object, odd: str, write_gguf: WriteGguf
+) -> None:
+    assert read_sampling(open_gguf(write_gguf("llama", **{f"general.sampling.{key}": value}))) == ({}, [odd])
+
+
 def test_a_recommended_sampler_that_there_is_none_of_is_left_out_and_said(write_gguf: WriteGguf) -> None:
     keys = {"general.sampling.mirostat": 2, "general.sampling.xtc_probability": 0.0}
     remarks = open_gguf(write_gguf("llama", **keys)).remarks
