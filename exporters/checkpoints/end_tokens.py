@@ -1,6 +1,6 @@
 """Which tokens end a text or a turn, by all that a checkpoint says of it; and where each was said.
 
-What a file states is taken as it is, but for tokens that the model has no row for: it can never make them. A token known
+What a file states is taken as it is, but for tokens that the model has no row for and can never make. A token known
 by its text is taken as llama.cpp takes it, where it can be no word of a text: a special token always; one that is only
 added where its text looks like no word; a word of the vocabulary only where the chat template writes it. (In GGUF files
 such words are special tokens, see `gguf.roles`.)
