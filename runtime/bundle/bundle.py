@@ -19,6 +19,7 @@ from pathlib import Path
 
 from skipstone.errors import BundleError
 from skipstone.runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from skipstone.runtime.bundle.typed_json import format_of, parse_json
 
 __all__ = ["Bundle"]
 
@@ -53,6 +54,11 @@ class Bundle:
             if (size := file.stat().st_size) != entry.size:
                 wanted = f"{entry.size} wanted; copy or export the bundle again"
                 raise BundleError(f"{self.path}: {name} has {size} bytes, {wanted}")
+
+    @property
+    def stored_format(self) -> int:
+        """The format of the manifest on the disk; `manifest` has an older one as today's has it."""
+        return format_of(parse_json((self.path / MANIFEST_NAME).read_bytes()))
 
     def open_draft_model(self) -> Bundle | None:
         """Return the bundle of the draft model, None when this one carries none. Raises: BundleError."""

@@ -27,6 +27,7 @@ Examples:
 # Beside weights and cache: the Python process, onnxruntime and a call's own buffers, as measured in docs/benchmarks.md.
 PROCESS_BYTES = 80_000_000
 SHOWN_AGREEMENT = 0.98
+WHY_AGAIN = "export it again for texts that drafts do not change, and less memory"
 
 
 def run(
@@ -52,6 +53,8 @@ def run(
     folder = notes_folder()
     calibration = exits_note(opened.manifest).find(folder) if opened.manifest.exits else None
     facts = summary(opened, part_sizes(opened), calibration) | ({"verified": True} if verify else {})
+    if (stored := opened.stored_format) < opened.manifest.format_version:
+        facts["format"] = f"{stored}, of an older version: {WHY_AGAIN}"
     if adapted := opened.manifest.adapters:
         facts["exit_adapters"] = f"after {', '.join(sorted(adapted, key=int))} layers"
     if known := draft_head_tokens(opened):

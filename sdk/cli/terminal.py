@@ -53,6 +53,8 @@ def write(text: str) -> None:
 
     Raises: OutputError when it cannot be written.
     """
+    if sys.stdout is None:
+        raise OutputError("standard output is closed")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -65,7 +67,8 @@ def write(text: str) -> None:
 
 
 def print_json(data: Any) -> None:
-    write(json.dumps(data, indent=2, ensure_ascii=sys.stdout.encoding.lower() != "utf-8") + "\n")
+    is_utf8 = sys.stdout is not None and sys.stdout.encoding.lower() == "utf-8"
+    write(json.dumps(data, indent=2, ensure_ascii=not is_utf8) + "\n")
 
 
 def print_columns(rows: Iterable[tuple[str, str]]) -> None:

@@ -276,6 +276,14 @@ def test_standard_input_that_is_closed_is_refused(refused: Refused) -> None:
     refused("chat bundle --quiet", f"{closed}; a chat reads its messages there", stdin=None)
 
 
+def test_standard_output_that_is_closed_is_refused(place: Path) -> None:
+    """Of a real process, as only that has one."""
+    program = [sys.executable, "-c", "import sys; sys.stdout = None; from skipstone.cli import main; main()"]
+    for command in (["generate", "bundle", "-p", "x", "-n", "3"], ["inspect", "bundle", "--json"], ["devices"]):
+        ended = subprocess.run([*program, *command], capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (2, "skipstone: standard output is closed\n"), ended
+
+
 def test_standard_input_that_cannot_be_read_is_refused(place: Path) -> None:
     """Of a real process, as only that has one."""
     for command in (["generate", "bundle", "-n", "3"], ["chat", "bundle", "--quiet"]):

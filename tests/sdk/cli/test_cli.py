@@ -25,6 +25,7 @@ from skipstone.cli.terminal import notes, print_columns, write
 from skipstone.devices import catalog
 from skipstone.errors import OutputError
 from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.bundle.formats import ADDED_FIELDS
 
 COMMANDS = ("export", "generate", "choose", "chat", "inspect", "devices", "train-exits", "demo")
 GROUPS = ("tune", "bench", "eval")
@@ -420,6 +421,22 @@ def test_inspect_lists_what_the_bundle_holds_in_two_columns(
     labels = {line[:start].strip() for line in lines}
     assert not labels & {"drafter size", "draft head", "exit adapters", "layers to skip"}, "there are none"
     assert str(tiny_checkpoint) in {line[start:] for line in lines}
+
+
+def test_inspect_says_where_a_bundle_of_an_older_format_falls_short(
+    cli: CommandLine, bundle: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(bundle, old)
+    data = json.loads((old / "skipstone.json").read_text())
+    kept = {name: value for name, value in data.items() if name not in ADDED_FIELDS[6]}
+    (old / "skipstone.json").write_text(json.dumps(kept | {"format_version": 5}))
+    said = "5, of an older version: export it again for texts that drafts do not change, and less memory"
+    assert [line.split(maxsplit=1) for line in cli("inspect", old).out.splitlines() if line.startswith("format")] == [
+        ["format", said]
+    ]
+    assert json.loads(cli("inspect", old, "--json").out)["format"] == said
+    assert "format " not in cli("inspect", bundle).out
 
 
 def test_inspect_verify_says_that_the_hashes_match(cli: CommandLine, bundle: Path) -> None:
