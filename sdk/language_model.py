@@ -62,16 +62,14 @@ class LanguageModel:
     ) -> Generation | list[Generation]:
         """Return what follows a prompt, or each of several.
 
-        Several are decoded together when `decode` is `auto` or `plain`, one row each: each then gets the text it gets
-        alone, up to near ties with int4 and int8. With `exact=True`, or another `decode`, it is the same text, made one
-        after the other.
+        Each gets the text it gets alone. Several are decoded together, one row each, when `decode` is `auto` or `plain`
+        and that changes no text: with int4 and int8 it would, at near ties, so there it takes `exact=False`.
         """
         if isinstance(prompts, str):
             return Generation.join(list(self.stream(prompts, context_length=context_length, **options)))
         chosen = self.options(**options)
         encoded = [self.encode(prompt) for prompt in prompts]
-        takes_batches = self.runtime.manifest.graph == "skipstone"
-        if not MethodChoice.parse(chosen.decode).takes_batches or chosen.exact or not takes_batches:
+        if not self._takes_batches(chosen):
             if encoded:
                 self._read(max(prompts, key=lambda prompt: len(self.encode(prompt))), chosen, context_length)
             return [self.generate(prompt, context_length=context_length, **options) for prompt in prompts]
@@ -80,6 +78,12 @@ class LanguageModel:
             for index, piece in stream_batch(self.runtime, encoded, chosen, context_length=context_length):
                 pieces[index].append(piece)
         return [Generation.join(of_prompt) for of_prompt in pieces]
+
+    def _takes_batches(self, options: GenerationOptions) -> bool:
+        """Whether several texts may be decoded together: a row then rounds as one of a batch."""
+        exact = self.runtime.is_exact_by_default if options.exact is None else options.exact
+        can_run = MethodChoice.parse(options.decode).takes_batches and not self.runtime.manifest.is_traced
+        return can_run and not (exact and options.verify == "match")
 
     @checks_arguments
     def samples(

@@ -103,7 +103,7 @@ class Model:
         An `exact` one may have room for one token less; see `Sequence`. None: exact where that is cheap here, and
         drafts may still branch. Raises: ConfigError where the model is not exact.
         """
-        rules = self.rounding.rules if exact or (exact is None and self._is_exact_by_default) else None
+        rules = self.rounding.rules if exact or (exact is None and self.is_exact_by_default) else None
         if exact and rules is None:
             raise ConfigError(
                 "this bundle cannot be exact here: how its graph rounds a row depends on the others; of experts, "
@@ -114,8 +114,8 @@ class Model:
         )
 
     @property
-    def _is_exact_by_default(self) -> bool:
-        """In float32 a last bit stays one: there drafts may as well branch."""
+    def is_exact_by_default(self) -> bool:
+        """Whether texts are exact where nobody says. In float32 a last bit stays one: drafts may as well branch."""
         return self.manifest.recipe["name"] != "fp32" and self.rounding.is_cheap
 
     @property

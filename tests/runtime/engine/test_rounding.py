@@ -151,5 +151,16 @@ def test_texts_of_a_batch_say_that_they_may_part(
     make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle, precision: str, wanted: str
 ) -> None:
     model = LanguageModel(Model.open(make_bundle(make_checkpoint("llama"), precision=precision)))
-    texts = model.generate(["def add", "class"], max_new_tokens=2)
+    texts = model.generate(["def add", "class"], max_new_tokens=2, exact=False)
     assert [text.stats.same_text for text in texts] == [wanted] * 2
+
+
+def test_each_of_several_prompts_gets_the_text_it_gets_alone(
+    make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
+) -> None:
+    model = LanguageModel(Model.open(make_bundle(make_checkpoint("llama"), precision="int8")))
+    options: dict[str, Any] = {"max_new_tokens": 24, "logprobs": 1, "temperature": 0.8, "seed": 3}
+    prompts = ["def add", "class Sequence:\n    def", "import"]
+    for found, prompt in zip(model.generate(prompts, **options), prompts, strict=True):
+        alone = model.generate(prompt, decode="plain", **options)
+        assert (found.token_ids, found.logprobs) == (alone.token_ids, alone.logprobs)
