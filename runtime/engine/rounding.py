@@ -49,7 +49,7 @@ class RowRule:
 
     def fed(self, num_rows: int) -> int:
         """Return how many rows are fed for so many that are wanted."""
-        rows = max(num_rows, self.least)
+        rows = max(num_rows, self.least if num_rows else 0)
         return rows + -rows % self.multiple
 
 

@@ -79,9 +79,11 @@ def test_a_dear_rule_is_not_followed_unasked() -> None:
     assert not Rounding(rules=ANY_ROWS, price=MAX_EXACT_PRICE + 0.01).is_cheap
 
 
-@pytest.mark.parametrize(("rule", "fed"), [(RowRule(), [1, 2, 3]), (RowRule(2), [2, 2, 3]), (RowRule(2, 2), [2, 2, 4])])
+@pytest.mark.parametrize(
+    ("rule", "fed"), [(RowRule(), [0, 1, 2, 3]), (RowRule(2), [0, 2, 2, 3]), (RowRule(2, 2), [0, 2, 2, 4])]
+)
 def test_a_rule_adds_no_more_than_it_must(rule: RowRule, fed: list[int]) -> None:
-    assert [rule.fed(count) for count in (1, 2, 3)] == fed
+    assert [rule.fed(count) for count in (0, 1, 2, 3)] == fed
 
 
 # Following them
