@@ -147,7 +147,7 @@ class Machine(RuleBasedStateMachine):
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
 
     def padded(self, num_rows: int) -> int:
-        return self.sequence.rules.layers.fed(num_rows) if num_rows and self.sequence.rules else num_rows
+        return self.sequence.rules.layers.fed(num_rows) if self.sequence.rules else num_rows
 
     @rule(token_ids=st.lists(tokens, max_size=5))
     def append(self, token_ids: list[int]) -> None:
