@@ -132,6 +132,8 @@ def stream(
 
 def _same_text(model: Model, sequence: Sequence, method: MethodChoice) -> str:
     """Return how near a text is to that of plain decoding, and why."""
+    if method.rule != "match":
+        return f"another of the same law, as {method.rule} verifies"
     if method.needs_trees:
         return "plain decoding's up to near ties, as drafts branch"
     if model.manifest.recipe["name"] == "fp32":

@@ -166,3 +166,9 @@ def test_each_of_several_prompts_gets_the_text_it_gets_alone(
     for found, prompt in zip(model.generate(prompts, **options), prompts, strict=True):
         alone = model.generate(prompt, decode="plain", **options)
         assert (found.token_ids, found.logprobs) == (alone.token_ids, alone.logprobs)
+
+
+def test_a_rule_that_gives_another_text_says_so(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> None:
+    model = LanguageModel(Model.open(make_bundle(make_checkpoint("llama"), precision="int8")))
+    found = model.generate("def add", decode="plain", verify="rejection", max_new_tokens=4, temperature=0.8)
+    assert found.stats.same_text == "another of the same law, as rejection verifies"
