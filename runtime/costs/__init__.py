@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from skipstone.runtime.costs.curve import CostCurve
-from skipstone.runtime.costs.measure import MAX_ROWS, cost_curve, costs_note, known_curve, measure_costs, rough_curve
+from skipstone.runtime.costs.measure import (
+    MAX_ROWS,
+    ROUGH_ROW,
+    cost_curve,
+    costs_note,
+    known_curve,
+    measure_costs,
+    rough_curve,
+)
 from skipstone.runtime.costs.rates import MIN_GAIN, TIMES_MEMORY, Plan, best_length, best_speed_up, usual_s
 from skipstone.runtime.costs.stage_times import MOST_BEHIND, ExitTimes, StageTimes, exit_times, stage_times
 
@@ -11,6 +19,7 @@ __all__ = [
     "MAX_ROWS",
     "MIN_GAIN",
     "MOST_BEHIND",
+    "ROUGH_ROW",
     "TIMES_MEMORY",
     "CostCurve",
     "ExitTimes",

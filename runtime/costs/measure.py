@@ -9,7 +9,7 @@ from skipstone.runtime.bundle import Note
 from skipstone.runtime.costs.curve import CostCurve
 from skipstone.runtime.engine import BoundCall, Feed, Model, WrappedCall, device_note
 
-__all__ = ["MAX_ROWS", "cost_curve", "costs_note", "known_curve", "measure_costs", "rough_curve"]
+__all__ = ["MAX_ROWS", "ROUGH_ROW", "cost_curve", "costs_note", "known_curve", "measure_costs", "rough_curve"]
 
 # Longer drafts gain little, as each row has its price, and take longer to make.
 MAX_ROWS = 16

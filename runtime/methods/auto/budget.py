@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from skipstone.runtime.costs import usual_s
+from skipstone.runtime.costs import ROUGH_ROW, usual_s
 
-__all__ = ["SHARE", "Budget", "RowCosts"]
+__all__ = ["DOUBT", "ROUGH_DOUBT", "SHARE", "Budget", "RowCosts"]
 
 # The share of a text's plain time that drafting may lose: 0.973 of plain speed, so that 0.97 is kept with what nobody
 # measures.
@@ -16,6 +16,8 @@ SHARE = 0.028
 AHEAD, MOST_AHEAD = 0.5, 96
 # Rows of a number that was never fed may cost so many times what the curve says, beyond the first row.
 DOUBT = 2.0
+# Where nothing was measured they may cost as much as calls of their own.
+ROUGH_DOUBT = 1 / ROUGH_ROW
 LEAST_ROW = 0.02  # what a row that was never fed costs at least, in plain steps
 # Plain calls that are timed before the first draft, and how many of the last ones tell what one takes.
 NUM_FIRST, NUM_LAST = 4, 9
@@ -52,8 +54,11 @@ class RowCosts:
             seen.append(max(seen[-1], cost))
         return seen
 
-    def worst(self, costs: Sequence[float]) -> list[float]:
-        """Return by rows what a call may take beyond a plain one, given the costs that are told of 0, 1, 2 ... rows."""
+    def worst(self, costs: Sequence[float], *, doubt: float = DOUBT) -> list[float]:
+        """Return by rows what a call may take beyond a plain one, given the costs that are told of 0, 1, 2 ... rows.
+
+        `doubt` is how many times more a row beyond the first may cost that nobody fed yet.
+        """
         worst, least = [0.0] * len(costs), float("inf")
         factor = sorted(self._factors.values())[len(self._factors) // 2] if self._factors else 1.0
         for rows in range(len(costs) - 1, 1, -1):
@@ -61,7 +66,7 @@ class RowCosts:
             if rows in self._seen:
                 worst[rows] = least = min(least, self._seen[rows])
             else:
-                worst[rows] = min(least, max(told * DOUBT, (1 + told) * factor - 1))
+                worst[rows] = min(least, max(told * doubt, (1 + told) * factor - 1))
         return worst
 
 

@@ -9,7 +9,7 @@ from time import perf_counter
 from skipstone.runtime.costs import MAX_ROWS, MIN_GAIN, CostCurve, known_curve, rough_curve
 from skipstone.runtime.decoding import Acceptance, Drafter, Guard, Round
 from skipstone.runtime.engine import ANY_ROWS, Draft, RowRule
-from skipstone.runtime.methods.auto.budget import SHARE, Budget
+from skipstone.runtime.methods.auto.budget import DOUBT, ROUGH_DOUBT, SHARE, Budget
 from skipstone.runtime.methods.auto.knowledge import EXPLORATION, EXPLORATION_OF_GAINS, LOOP_S, Knowledge, Record
 from skipstone.runtime.methods.method import DrafterContext, Method
 
@@ -182,8 +182,11 @@ class Planner(Drafter):
             self._costs = self._knowledge.times.correct(costs)
             if self._curve is None:
                 self._costs = self._knowledge.rows.seen(self._costs)
-            self._extras = self._knowledge.rows.worst(self._costs)
+            self._extras = self._worst()
         return self._costs
+
+    def _worst(self) -> list[float]:
+        return self._knowledge.rows.worst(self._costs, doubt=DOUBT if self._curve else ROUGH_DOUBT)
 
     def observe(self, seen: Round) -> None:
         now = self._clock()
@@ -209,7 +212,7 @@ class Planner(Drafter):
         is_bound = rows <= 1 + MOST_PREPARED or rows in self._fed
         if rows > 1 and is_bound and not seen.num_peeked:
             self._knowledge.rows.update(rows, call_s / plain_s - 1, told=told - 1)
-            self._extras = self._knowledge.rows.worst(self._costs)
+            self._extras = self._worst()
         self._fed.add(rows)
 
     def _learn(self, seen: Round) -> float:
