@@ -1,8 +1,8 @@
 """The bundled models and the recipe that made them.
 
 The golden tokens change with the weights and the default recipe: print them anew with
-`skipstone generate pebble -p "for key, value in " -n 20 --json`. Of this prompt every choice is clear: no other token comes
-within a tenth of a nat, so rounding does not change it.
+`skipstone generate pebble -p "for key, value in " -n 20 --json`. Of this prompt every choice is clear: no other token
+comes within a quarter of a nat, so rounding does not change it.
 """
 
 from __future__ import annotations
