@@ -158,9 +158,9 @@ def _attention_rows(feed: Feed, sessions: Sequence[Session]) -> NDArray[np.int64
     several. So one row must not be alone, nor the last of many.
     """
     batch, num_tokens, _ = feed.token_ids.shape
-    is_alone = num_tokens == 1 or num_tokens > MAX_PIECE
+    is_alone = batch == 1 and feed.tree is None and (num_tokens == 1 or num_tokens > MAX_PIECE)
     rows = np.arange(num_tokens)
-    if batch > 1 or feed.tree is not None or not is_alone or not any(_takes(one, "attention_rows") for one in sessions):
+    if not is_alone or not any(_takes(session, "attention_rows") for session in sessions):
         return rows
     return np.append(rows, num_tokens - 1)
 
