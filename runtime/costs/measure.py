@@ -61,7 +61,7 @@ def _time_s(call: BoundCall | WrappedCall, num_rows: int, context: int) -> float
 
 
 def _feed(num_rows: int, context: int) -> Feed:
-    return Feed.of([0] * num_rows, rows=range(num_rows), length=context)
+    return Feed.of([0] * num_rows, rows=range(num_rows), length=context, alone=True)
 
 
 def cost_curve(model: Model, *, measure: Callable[[Model], CostCurve] = measure_costs) -> CostCurve:

@@ -155,14 +155,14 @@ def _attention_rows(feed: Feed, sessions: Sequence[Session]) -> NDArray[np.int64
     """Return the numbers [A] of the tokens that attention sees, in a chain where it must the last one twice.
 
     Attention takes many rows in pieces, whose size is its own affair, and rounds a single row in another way than
-    several. So one row must not be alone, nor the last of many.
+    several. So the last of many must not be alone, nor one row unless the feed lets it.
     """
     batch, num_tokens, _ = feed.token_ids.shape
-    is_alone = batch == 1 and feed.tree is None and (num_tokens == 1 or num_tokens > MAX_PIECE)
-    rows = np.arange(num_tokens)
-    if not is_alone or not any(_takes(session, "attention_rows") for session in sessions):
-        return rows
-    return np.append(rows, num_tokens - 1)
+    rows, is_chain = np.arange(num_tokens), batch == 1 and feed.tree is None
+    is_alone = not feed.alone if num_tokens == 1 else num_tokens > MAX_PIECE
+    if is_chain and is_alone and any(_takes(session, "attention_rows") for session in sessions):
+        return np.append(rows, num_tokens - 1)
+    return rows
 
 
 def _numbers(device: Device, values: NDArray[np.int64]) -> Buffer:

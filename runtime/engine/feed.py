@@ -87,7 +87,8 @@ class Feed:
     `token_ids` [B, T, W] by `weights` [B, T, W]; one token needs no weight. `rows` are the numbers, over B * T, of the
     positions whose logits are wanted, one maybe twice. `starts` [B] are the first positions, rows of the rotary tables;
     by default as many as are cached. Without a `tree` each position follows the one before it. `hidden` [B, T, E] is
-    what a later part of a model reads.
+    what a later part of a model reads. With `alone` attention takes a single position as it is, which is quicker, and
+    rounds its last bits in another way than among others.
     """
 
     token_ids: NDArray[np.int64]
@@ -97,6 +98,7 @@ class Feed:
     weights: NDArray[np.float32] | None = None
     tree: TreeMask | None = None
     hidden: NDArray[np.float32] | None = None
+    alone: bool = False
 
     @classmethod
     def of(
@@ -106,6 +108,8 @@ class Feed:
         rows: range | tuple[int, ...] = range(0),
         length: int = 0,
         hidden: NDArray[np.float32] | None = None,
+        alone: bool = False,
     ) -> Feed:
         """Return the feed of one text: tokens [T] behind `length` cached ones."""
-        return cls(np.asarray(token_ids, np.int64)[None, :, None], np.asarray([length]), rows, hidden=hidden)
+        tokens = np.asarray(token_ids, np.int64)[None, :, None]
+        return cls(tokens, np.asarray([length]), rows, hidden=hidden, alone=alone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from skipstone.devices import DEFAULT_DEVICE, Device, open_device
@@ -100,10 +101,12 @@ class Model:
     def new_sequence(self, *, context_length: int | None = None, exact: bool | None = False) -> Sequence:
         """Return an empty sequence with room for `context_length` tokens, by default all that the model can see.
 
-        An `exact` one may have room for one token less; see `Sequence`. None: exact where that is cheap here, and
-        drafts may still branch. Raises: ConfigError where the model is not exact.
+        An `exact` one may have room for one token less; see `Sequence`. None: exact where, and as long as, that is
+        cheap here, and drafts may still branch. Raises: ConfigError where the model is not exact.
         """
         rules = self.rounding.rules if exact or (exact is None and self.is_exact_by_default) else None
+        if exact is None and rules is not None:
+            rules = replace(rules, alone_from=self.rounding.exact_until)
         if exact and rules is None:
             raise ConfigError(
                 "this bundle cannot be exact here: how its graph rounds a row depends on the others; of experts, "

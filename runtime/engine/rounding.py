@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.runtime.bundle import Manifest
 from skipstone.runtime.engine.feed import Feed
 from skipstone.runtime.engine.workspace import Workspace
 
@@ -23,7 +24,9 @@ __all__ = [
     "ALL_COUNTS",
     "ANY_ROWS",
     "COUNTS",
+    "FREE_ROWS",
     "MAX_EXACT_PRICE",
+    "NEVER",
     "ROUNDING_CONTEXT",
     "Rounding",
     "RowRule",
@@ -31,13 +34,18 @@ __all__ = [
     "measure_rounding",
 ]
 
-# Texts are exact by default where that makes a plain step longer by no more than this share.
+# Texts are exact by default where that makes a plain step longer by no more than this share, in the mean of a text.
 MAX_EXACT_PRICE: Final = 0.03
 # Numbers of rows that are compared with one more than the last of them; with all of them where float32 is multiplied.
 COUNTS, ALL_COUNTS = (1, 3), (1, 2, 3, 5, 7, 8, 11)
 _PROMPT = 3
 ROUNDING_CONTEXT: Final = _PROMPT + ALL_COUNTS[-1] + 1  # tokens of a workspace that suffices
 TIMED_PAIRS: Final = 15
+# What a byte of values takes that is copied for a second row of attention, beside a byte of weights that is read:
+# 0.5 to 0.8 in models of 14 and 135 M weights behind 128 to 1,000 tokens (docs/decoding.md).
+COPIED_BYTE: Final = 0.55
+NEVER: Final = 1 << 31
+"""More tokens than any text has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +63,24 @@ class RowRule:
 
 @dataclass(frozen=True, slots=True)
 class RowRules:
-    """The rule for what the layers are fed, and for the rows whose logits are asked for."""
+    """The rule for what the layers are fed, and for the rows whose logits are asked for.
+
+    Behind `alone_from` tokens attention takes a single row as it is, which then has other bits than among several.
+    """
 
     layers: RowRule = RowRule()
     head: RowRule = RowRule()
+    alone_from: int = NEVER
+
+    @property
+    def adds_rows(self) -> bool:
+        """Whether more rows are fed than are wanted."""
+        return (self.layers, self.head) != (RowRule(), RowRule())
 
 
 ANY_ROWS: Final = RowRules()
+FREE_ROWS: Final = RowRules(alone_from=0)
+"""Rows go as they come, and may round as they like."""
 _ROW_RULES = (RowRule(), RowRule(2), RowRule(2, 2))
 # The cheapest first.
 _TRIED: Final = sorted(
@@ -74,16 +93,31 @@ _TRIED: Final = sorted(
 class Rounding:
     """By which rules a row has the same bits however many are fed; None where none was found.
 
-    `price` is by how much they lengthen a plain step: 0.05 is a twentieth.
+    `price` is by how much they lengthen a plain step: 0.05 is a twentieth. To that comes what attention takes for a
+    second row, `attention_price` for each token of the text before it.
     """
 
     rules: RowRules | None
     price: float
+    attention_price: float = 0.0
 
     @property
     def is_cheap(self) -> bool:
         """Whether texts follow the rules where nobody says if they should."""
         return self.rules is not None and self.price <= MAX_EXACT_PRICE
+
+    @property
+    def exact_until(self) -> int:
+        """How long texts follow the rules where nobody says if they should, in tokens.
+
+        There the price is twice what it may be, so from the first token to there it is that in the mean.
+        """
+        until = 2 * (MAX_EXACT_PRICE - self.price) / self.attention_price if self.attention_price else NEVER
+        return min(NEVER, int(until)) if self.is_cheap else 0
+
+    def price_at(self, num_tokens: int) -> float:
+        """Return by how much the rules lengthen a plain step behind so many tokens."""
+        return self.price + self.attention_price * num_tokens
 
 
 def measure_rounding(
@@ -105,9 +139,20 @@ def measure_rounding(
         )
 
     rules = next((rules for rules in _TRIED if agree(rules)), None)
-    if rules is None or rules == ANY_ROWS:
-        return Rounding(rules=rules, price=0.0)
-    return Rounding(rules=rules, price=logits.price(rules, clock))
+    if rules is None:
+        return Rounding(rules=None, price=0.0)
+    price = logits.price(rules, clock) if rules.adds_rows else 0.0
+    return Rounding(rules=rules, price=price, attention_price=attention_price(workspace.sessions.manifest))
+
+
+def attention_price(manifest: Manifest) -> float:
+    """Return by what share a second row of attention lengthens a plain step, for each token before it.
+
+    With two rows the kernel copies all values, for each head of the queries. It is computed, since a measurement takes
+    memory for a long text, and time before the first one.
+    """
+    num_values = manifest.dimensions.num_heads * sum(layer.head_size for layer in manifest.cache)
+    return COPIED_BYTE * 4 * num_values / manifest.total_bytes
 
 
 def _rows(num_rows: int, rule: RowRule) -> tuple[int, ...]:

@@ -50,10 +50,10 @@ class Runner:
             token_ids = token_ids[size:]
         yield token_ids
 
-    def bind(self, num_rows: int) -> None:
-        """Bind the call that feeds so many tokens and gives logits for each, so that its first run takes no longer."""
+    def bind(self, num_rows: int, *, length: int) -> None:
+        """Bind the call of so many tokens behind `length`, with logits for each, so that its first takes no longer."""
         num_fed, rows = self.rules.layers.fed(num_rows), self._rows(range(num_rows), WHOLE)
-        self._workspace.call(Feed.of([PADDING_ID] * num_fed, rows=rows, length=0))
+        self._workspace.call(Feed.of([PADDING_ID] * num_fed, rows=rows, alone=self._is_alone(num_fed, length)))
 
     def run(
         self,
@@ -77,6 +77,7 @@ class Runner:
             self._rows(asked, part),
             np.asarray([self.position(length)]),
             tree=tree,
+            alone=self._is_alone(len(fed), length),
         )
         if hidden:
             # What memory holds by chance may be no number, and spoil the others: rows that pad are zeros.
@@ -92,6 +93,7 @@ class Runner:
         )
         rows, start = self._rows(asked, WHOLE), self.position(length)
         feed = Feed(token_ids[None], np.asarray([length]), rows, np.asarray([start]), weights[None])
+        feed.alone = self._is_alone(len(token_ids), length)
         return self._run(feed, asked, WHOLE)[1]
 
     def run_in_pieces(
@@ -108,6 +110,10 @@ class Runner:
             call, logits = self.run(piece, asked, here, length=length + start, hidden=states)
             rows.append(call.hidden[0, : len(piece)].copy())
         return np.concatenate(rows), logits
+
+    def _is_alone(self, num_fed: int, length: int) -> bool:
+        """Whether attention takes these rows, behind `length` others, as a single one."""
+        return num_fed == 1 and length >= self.rules.alone_from
 
     def _rows(self, asked: range, part: Part) -> range | tuple[int, ...]:
         """Return the rows whose logits are computed: those asked for, the last of them again where rules say so."""

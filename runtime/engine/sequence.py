@@ -13,7 +13,7 @@ from skipstone.option_types import checked
 from skipstone.runtime.engine.ahead import Ahead
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Blends, TreeMask
-from skipstone.runtime.engine.rounding import ANY_ROWS, RowRules
+from skipstone.runtime.engine.rounding import FREE_ROWS, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
 from skipstone.runtime.engine.workspace import Spares, Workspace
 
@@ -26,8 +26,8 @@ class Sequence:
     Invariant: `num_cached` < len(token_ids) unless both are 0: the last token is pending, emitted and not yet in the
     cache. Between `extend` and `commit` the cache also holds the draft's rows. Not safe to share between threads.
 
-    An exact sequence gives the same bits for a token, drafted in a chain or not: it feeds rows by `rules`; see
-    `Runner`.
+    An exact sequence gives the same bits for a token, drafted in a chain or not, up to the length that its `rules` say:
+    it feeds rows by them; see `Runner`.
 
     Some models (LongRoPE) have other angles for all positions of a text once it is longer than `long_rope_from` tokens.
     At the call that crosses this length, in either direction, the whole text is fed again.
@@ -55,9 +55,9 @@ class Sequence:
         self._workspace, self._spares = workspace, spares
         self._manifest, self.cache = workspace.sessions.manifest, workspace.cache
         self.rules, self._chains_only = rules, chains_only
-        self._runner = Runner(workspace, rules=rules or ANY_ROWS, chunk=prefill_chunk)
+        self._runner = Runner(workspace, rules=rules or FREE_ROWS, chunk=prefill_chunk)
         # How many tokens fit. A row that the rules add has a position too, and older graphs know no more of them.
-        adds_rows = self._runner.rules.layers != ANY_ROWS.layers
+        adds_rows = self._runner.rules.layers != FREE_ROWS.layers
         self.capacity = min(self.cache.capacity, self._manifest.context_length - adds_rows)
         self.ahead = Ahead(self._runner, self._manifest)
         self._draft: Draft | None = None
@@ -101,7 +101,7 @@ class Sequence:
         which counts rows, nor in a graph of optimum, which sees all rows before."""
         manifest = self._manifest
         in_order = self._chains_only or manifest.is_traced or any(layer.window for layer in manifest.cache)
-        in_order = in_order or self._runner.rules != ANY_ROWS
+        in_order = in_order or self._runner.rules.adds_rows
         return not in_order and "tree-attention" in self._workspace.sessions.device.capabilities
 
     @property
@@ -219,7 +219,7 @@ class Sequence:
     def prepare(self, most_guesses: int) -> None:
         """Make ready for drafts of up to so many guesses: the first call of each length would take longer else."""
         for num_rows in range(1, 2 + min(most_guesses, self.capacity - 1)):
-            self._runner.bind(num_rows)
+            self._runner.bind(num_rows, length=len(self.token_ids))
 
     def extend(self, draft: Draft) -> NDArray[np.float32]:
         """Feed all tokens that are not cached and then the draft; return logits for what follows each of the last.

@@ -21,7 +21,7 @@ __all__ = ["BOUND_CALLS", "Spares", "Workspace"]
 
 # Calls of these many shapes stay bound; the shapes of a decoding loop are few, those of prompts are not.
 BOUND_CALLS: Final = 24
-_Shape = tuple[tuple[int, ...], bool, bool, range | tuple[int, ...], Part]
+_Shape = tuple[tuple[int, ...], bool, bool, bool, range | tuple[int, ...], Part]
 
 
 class Scratch:
@@ -56,7 +56,7 @@ class Workspace:
 
     def call(self, feed: Feed, part: Part = WHOLE) -> BoundCall | WrappedCall:
         """Return the call for feeds of this shape and with these rows, bound when first asked for."""
-        key = (feed.token_ids.shape, feed.weights is None, feed.tree is None, feed.rows, part)
+        key = (feed.token_ids.shape, feed.weights is None, feed.tree is None, feed.alone, feed.rows, part)
         if key not in self._calls:
             if len(self._calls) == self._bound_calls:
                 self._calls.popitem(last=False)

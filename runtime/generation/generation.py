@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import Drafter, Step, decode
 from skipstone.runtime.decoding.verify import rule_named
-from skipstone.runtime.engine import ANY_ROWS, Model, Sequence
+from skipstone.runtime.engine import Model, Sequence
 from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Clock, Stats
 from skipstone.runtime.methods import ApproximateContext, MethodChoice, dial_setting
@@ -127,10 +127,10 @@ def stream(
         max_new_tokens=options.max_new_tokens,
         stop_ids=options.stop_ids(model),
     )
-    return _pieces(model, sequence, options, steps, same_text=_same_text(model, sequence, method))
+    return _pieces(model, sequence, options, steps, same_text=_same_text(model, sequence, method, options))
 
 
-def _same_text(model: Model, sequence: Sequence, method: MethodChoice) -> str:
+def _same_text(model: Model, sequence: Sequence, method: MethodChoice, options: GenerationOptions) -> str:
     """Return how near a text is to that of plain decoding, and why."""
     if method.rule != "match":
         return f"another of the same law, as {method.rule} verifies"
@@ -141,12 +141,14 @@ def _same_text(model: Model, sequence: Sequence, method: MethodChoice) -> str:
     rounding = model.rounding
     if rounding.rules is None:
         return "plain decoding's up to near ties: in this bundle, rows round as those beside them let them"
-    price = f"{rounding.price:.1%} of a plain step"
-    if not sequence.exact:
+    most = len(sequence.token_ids) + options.max_new_tokens
+    price = f"{rounding.price_at(most):.1%} of a plain step"
+    until = 0 if sequence.rules is None else sequence.rules.alone_from
+    if until <= len(sequence.token_ids):
         return f"plain decoding's up to near ties; --exact would take {price}"
-    if sequence.rules == ANY_ROWS:
-        return "plain decoding's, bit by bit"
-    return f"plain decoding's, bit by bit, for {price}"
+    if until < most:
+        return f"plain decoding's, bit by bit up to {until:,} tokens, then up to near ties; --exact would take {price}"
+    return "plain decoding's, bit by bit" + (f", for {price}" if rounding.price_at(most) >= 0.0005 else "")
 
 
 def _stream_approximate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from skipstone.runtime.engine import Draft, Feed, Model, Workspace
 from skipstone.runtime.engine.rounding import (
     ANY_ROWS,
     MAX_EXACT_PRICE,
+    NEVER,
     Rounding,
     RowRule,
     RowRules,
@@ -36,7 +38,9 @@ class Kernels:
     def __init__(self, layers: Callable[[int], bool], head: Callable[[int], bool], clock: list[float]) -> None:
         """`layers` and `head` say of a number of rows whether they are off."""
         self._layers, self._head, self._clock = layers, head, clock
-        self.sessions = SimpleNamespace(manifest=SimpleNamespace(dimensions=SimpleNamespace(vocab_size=VOCAB)))
+        dimensions, layers = SimpleNamespace(vocab_size=VOCAB, num_heads=3), [SimpleNamespace(head_size=64)] * 2
+        manifest = SimpleNamespace(dimensions=dimensions, cache=layers, total_bytes=1 << 20)
+        self.sessions = SimpleNamespace(manifest=manifest)
         self.cache = SimpleNamespace(capacity=21)
 
     def call(self, feed: Feed) -> Kernels:
@@ -55,8 +59,17 @@ def measured(layers: Callable[[int], bool], head: Callable[[int], bool] = lambda
     return measure_rounding(cast("Workspace", Kernels(layers, head, clock)), clock=lambda: clock[0])
 
 
-def test_where_rows_agree_nothing_is_added_and_nothing_timed() -> None:
-    assert measured(lambda count: False) == Rounding(rules=ANY_ROWS, price=0.0)
+def test_where_rows_agree_only_attention_has_a_price() -> None:
+    found = measured(lambda count: False)
+    assert (found.rules, found.price) == (ANY_ROWS, 0.0)
+    assert found.price_at(1000) == pytest.approx(0.55 * 1000 * 2 * 3 * 64 * 4 / (1 << 20))
+
+
+def test_texts_follow_rules_until_the_mean_price_is_what_it_may_be() -> None:
+    found = Rounding(rules=ANY_ROWS, price=0.01, attention_price=0.0001)
+    assert found.exact_until == pytest.approx(2 * (MAX_EXACT_PRICE - 0.01) / 0.0001, abs=1)
+    assert Rounding(rules=ANY_ROWS, price=0.0).exact_until == NEVER
+    assert Rounding(rules=ANY_ROWS, price=MAX_EXACT_PRICE + 0.01, attention_price=0.0001).exact_until == 0
 
 
 def test_a_row_alone_that_is_off_gets_a_second_one() -> None:
@@ -122,11 +135,55 @@ def test_small_blocks_cost_nothing_here_or_a_row_is_added(
     make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
 ) -> None:
     model = Model.open(make_bundle(make_checkpoint("llama"), precision="int8"))
-    assert model.rounding == Rounding(rules=ANY_ROWS, price=0.0)
+    assert (model.rounding.rules, model.rounding.price) == (ANY_ROWS, 0.0)
+
+
+def with_price(bundle: Path, attention_price: float) -> Model:
+    """Return a model whose second rows of attention take so much for each token of the text, whatever is measured."""
+    model = Model.open(bundle)
+    model.shared.get("rounding", lambda: Rounding(rules=ANY_ROWS, price=0.0, attention_price=attention_price))
+    return model
+
+
+@pytest.mark.parametrize(("exact", "wanted"), [(None, 60), (True, NEVER), (False, 0)])
+def test_a_row_is_alone_behind_the_length_where_a_second_is_dear(
+    exact: bool | None,
+    wanted: int,
+    make_checkpoint: MakeCheckpoint,
+    make_bundle: MakeBundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By default; never in a text that asks for exact, always in one that asks for the opposite."""
+    model = with_price(make_bundle(make_checkpoint("llama"), precision="int8"), 2 * MAX_EXACT_PRICE / 60)
+    fed, call = list[tuple[int, int, bool]](), Workspace.call
+
+    def seen(self: Workspace, feed: Feed, *args: Any) -> Any:
+        fed.append((int(feed.lengths[0]), feed.token_ids.shape[1], feed.alone))
+        return call(self, feed, *args)
+
+    monkeypatch.setattr(Workspace, "call", seen)
+    rows_of(model, [2, 5, *range(6, len(TEXT))], exact=exact)
+    assert len(fed) > 150
+    assert all(alone == (count == 1 and length >= wanted) for length, count, alone in fed)
+
+
+def test_an_exact_text_is_exact_to_its_end(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> None:
+    model = with_price(make_bundle(make_checkpoint("llama"), precision="int8"), 2 * MAX_EXACT_PRICE / 60)
+    assert np.array_equal(rows_of(model, [*range(1, len(TEXT))], exact=True), rows_of(model, [], exact=True))
+
+
+def test_a_text_says_up_to_where_it_is_exact(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(make_checkpoint("llama"), precision="int8")
+    model = LanguageModel(with_price(bundle, 2 * MAX_EXACT_PRICE / 20))
+    short, long = (model.generate("def add", max_new_tokens=count).stats.same_text for count in (4, 40))
+    assert short is not None and short.startswith("plain decoding's, bit by bit, for")
+    assert long is not None and long.startswith("plain decoding's, bit by bit up to 20 tokens, then up to near ties")
+    prompt = "def add(a, b):\n    return a + b\n" * 3
+    assert "--exact would take" in (model.generate(prompt, max_new_tokens=4).stats.same_text or "")
 
 
 def test_without_a_word_texts_are_exact_and_say_so(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> None:
-    model = LanguageModel(Model.open(make_bundle(make_checkpoint("llama"), precision="int8")))
+    model = LanguageModel(with_price(make_bundle(make_checkpoint("llama"), precision="int8"), 0.0))
     options: dict[str, Any] = {"max_new_tokens": 48, "logprobs": 2, "logit_bias": {2: -100.0}}
     plain = model.generate("def add", decode="plain", **options)
     assert plain.stats.same_text == "plain decoding's, bit by bit"
