@@ -41,7 +41,8 @@ class QuantizedMatrix:
     """A matrix [N, K] in the tensors that MatMulNBits reads; see `quantize`.
 
     With an `order`, the stored column j is column order[j] of the matrix: multiply it by x[..., order] in place of x.
-    So columns that share a scale can be neighbours, wherever they stand. Raises ValueError unless it is a permutation.
+    So columns that share a scale can be neighbours, wherever they stand. `offsets` are added to all weights of a block:
+    what is left of a zero point that is no integer. Raises ValueError unless the order is a permutation.
     """
 
     data: NDArray[np.uint8]  # [N, blocks, block_size * bits / 8]
@@ -51,6 +52,7 @@ class QuantizedMatrix:
     block_size: int
     shape: tuple[int, int]
     order: NDArray[np.int64] | None = None  # [K], None means that the columns are stored as they stand
+    offsets: Floats | None = None  # [N, blocks], None means 0 everywhere
 
     def __post_init__(self) -> None:
         if self.order is not None:
@@ -59,7 +61,7 @@ class QuantizedMatrix:
     @property
     def num_bytes(self) -> int:
         """Size in a file."""
-        optional = (array.nbytes for array in (self.zero_points, self.order) if array is not None)
+        optional = (array.nbytes for array in (self.zero_points, self.order, self.offsets) if array is not None)
         return self.data.nbytes + self.scales.nbytes + sum(optional)
 
     def dequantize(self) -> Floats:
@@ -71,6 +73,8 @@ class QuantizedMatrix:
         else:
             values -= unpack(self.zero_points, self.bits, self.scales.shape[1])[:, :, None]
         values *= self.scales[:, :, None]
+        if self.offsets is not None:
+            values += self.offsets[:, :, None]
         stored = values.reshape(rows, -1)[:, :columns]
         if self.order is None:
             return stored

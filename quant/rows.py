@@ -29,12 +29,15 @@ def take_rows(matrix: Matrix, rows: NDArray[np.int64]) -> Matrix:
         return taken
     scales = matrix.scales[rows]
     scales[missing] = 0
-    points = matrix.zero_points
+    points, offsets = matrix.zero_points, None if matrix.offsets is None else matrix.offsets[rows]
+    if offsets is not None:
+        offsets[missing] = 0
     return replace(
         matrix,
         data=matrix.data[rows],
         scales=scales,
         zero_points=None if points is None else points[rows],
+        offsets=offsets,
         shape=(len(rows), matrix.shape[1]),
     )
 
@@ -68,11 +71,15 @@ def _under(first: Matrix, second: Matrix) -> Matrix:
     points = None
     if first.zero_points is not None or second.zero_points is not None:
         points = np.concatenate([_zero_points(first), _zero_points(second)])
+    offsets = None
+    if first.offsets is not None or second.offsets is not None:
+        offsets = np.concatenate([_offsets(first), _offsets(second)])
     return replace(
         first,
         data=np.concatenate([first.data, second.data]),
         scales=np.concatenate([first.scales, second.scales]),
         zero_points=points,
+        offsets=offsets,
         shape=(first.shape[0] + second.shape[0], first.shape[1]),
     )
 
@@ -83,6 +90,10 @@ def _zero_points(matrix: QuantizedMatrix) -> NDArray[np.uint8]:
     return pack(np.full(matrix.scales.shape, 2 ** (matrix.bits - 1), np.uint8), matrix.bits)
 
 
+def _offsets(matrix: QuantizedMatrix) -> Floats:
+    return np.zeros_like(matrix.scales) if matrix.offsets is None else matrix.offsets
+
+
 def scale(matrix: Matrix, factor: float) -> Matrix:
     """Return `factor` times the matrix; integers stay, their scales change."""
     if factor == 1:
@@ -90,4 +101,5 @@ def scale(matrix: Matrix, factor: float) -> Matrix:
     with np.errstate(over="ignore"):  # what becomes infinite is refused, by name, where it is stored
         if isinstance(matrix, np.ndarray):
             return matrix * np.float32(factor)
-        return replace(matrix, scales=matrix.scales * np.float32(factor))
+        offsets = None if matrix.offsets is None else matrix.offsets * np.float32(factor)
+        return replace(matrix, scales=matrix.scales * np.float32(factor), offsets=offsets)
