@@ -247,7 +247,7 @@ def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], No
 
 def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
     target, weights = TARGETS[plan.target], ModelWeights(plan.architecture, plan.checkpoint.tensors, on_progress)
-    with WeightFile(folder / WEIGHTS_FILE) as file:
+    with WeightFile(folder / WEIGHTS_FILE, least_bits=target.least_bits) as file:
         for stage in plan.stages:
             ir.save(
                 build_stage(stage, plan.architecture, weights, plan.recipe, file, target=target), folder / stage.file

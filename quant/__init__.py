@@ -5,7 +5,7 @@ from __future__ import annotations
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
 from skipstone.quant.packing import pack, unpack
 from skipstone.quant.recipe import Recipe, TensorRecipe
-from skipstone.quant.rows import Matrix, scale, stack, take_rows
+from skipstone.quant.rows import Matrix, refine, scale, stack, take_rows
 
 __all__ = [
     "Matrix",
@@ -14,6 +14,7 @@ __all__ = [
     "TensorRecipe",
     "pack",
     "quantize",
+    "refine",
     "scale",
     "stack",
     "take_rows",

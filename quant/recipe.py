@@ -20,7 +20,7 @@ FAST_GROUP_SIZE: Final = 128
 # Nats per token between a trained model and its bundle, several times what good exports measure (docs/quantization.md):
 # beyond, something is wrong, or the model needs more bits.
 _KL_BOUNDS: Final = {"int4": 0.1, "int4-fast": 0.2, "int8": 0.02, "fp32": 0.0}
-_TENSOR_BITS: Final = (4, 8, 32)
+_TENSOR_BITS: Final = (2, 4, 8, 32)
 _SCALE_BITS: Final = 32
 
 

@@ -1,4 +1,4 @@
-"""Rows of matrices, as numbers or as block-wise integers: taken, stacked, scaled, without rounding anything again."""
+"""Rows of matrices, as numbers or as block-wise integers: taken, stacked, scaled, split finer; nothing is rounded."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.quant.blockwise import QuantizedMatrix
-from skipstone.quant.packing import pack
+from skipstone.quant.packing import pack, unpack
 
-__all__ = ["Matrix", "can_stack", "scale", "stack", "take_rows"]
+__all__ = ["Matrix", "can_stack", "refine", "scale", "stack", "take_rows"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Matrix: TypeAlias = Floats | QuantizedMatrix
@@ -103,3 +103,26 @@ def scale(matrix: Matrix, factor: float) -> Matrix:
             return matrix * np.float32(factor)
         offsets = None if matrix.offsets is None else matrix.offsets * np.float32(factor)
         return replace(matrix, scales=matrix.scales * np.float32(factor), offsets=offsets)
+
+
+def refine(matrix: QuantizedMatrix, *, bits: int, block_size: int) -> QuantizedMatrix:
+    """Return the same values in integers of at least as many bits and in blocks that are at most as large."""
+    if (matrix.bits, matrix.block_size) == (bits, block_size):
+        return matrix
+    blocks = -(-matrix.shape[1] // block_size)
+    # Every block of theirs becomes some of ours; those behind the last column are left out.
+    ours = np.arange(blocks) * block_size // matrix.block_size
+    lift = np.uint8(2 ** (bits - 1) - 2 ** (matrix.bits - 1))
+    values = unpack(matrix.data, matrix.bits, matrix.block_size).reshape(matrix.shape[0], -1, block_size)
+    points = matrix.zero_points
+    if points is not None:
+        points = pack(unpack(points, matrix.bits, matrix.scales.shape[1])[:, ours] + lift, bits)
+    return replace(
+        matrix,
+        data=pack(values[:, :blocks] + lift, bits),
+        scales=matrix.scales[:, ours],
+        zero_points=points,
+        offsets=None if matrix.offsets is None else matrix.offsets[:, ours],
+        bits=bits,
+        block_size=block_size,
+    )

@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from skipstone.errors import UnsupportedModel
 from skipstone.exporters.graph.pen import GraphPen
 from skipstone.exporters.graph.rounding import rounded
-from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, take_rows, unpack
+from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, refine, take_rows
 
 __all__ = ["ExpertStack", "ExpertStore", "StoredExperts", "expert_rule"]
 
 
-def expert_rule(rule: TensorRecipe, gate_up: Matrix, down: Matrix) -> TensorRecipe:
-    """Return how experts with such matrices are stored: as the rule says or finer, never coarser.
+def expert_rule(rule: TensorRecipe, gate_up: Matrix, down: Matrix, *, least_bits: int = 2) -> TensorRecipe:
+    """Return how experts with such matrices are stored: as the rule says or finer, never coarser than `least_bits`.
 
     Numbers ask for the rule's bits and block size, integers for their own. The operator takes one of each for all, so
     the most bits and the smallest block win: then no integer is rounded again.
     """
     asked = [_asked(matrix, rule) for matrix in (gate_up, down)]
-    return replace(rule, bits=max(bits for bits, _ in asked), block_size=min(size for _, size in asked))
+    return replace(rule, bits=max(least_bits, *(bits for bits, _ in asked)), block_size=min(size for _, size in asked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,26 +129,4 @@ def _fit(name: str, matrix: Matrix, rule: TensorRecipe, form: TensorRecipe) -> Q
             "the columns of an expert stand in an order of their own (act-order), which the operator cannot follow: "
             "take the checkpoint as it was before quantization"
         )
-    return _refine(matrix, form)
-
-
-def _refine(matrix: QuantizedMatrix, form: TensorRecipe) -> QuantizedMatrix:
-    """Return the same values in integers of at least as many bits and in blocks that are at most as large."""
-    if (matrix.bits, matrix.block_size) == (form.bits, form.block_size):
-        return matrix
-    blocks = -(-matrix.shape[1] // form.block_size)
-    # Every block of theirs becomes some of ours; those behind the last column are left out.
-    ours = np.arange(blocks) * form.block_size // matrix.block_size
-    lift = np.uint8(2 ** (form.bits - 1) - 2 ** (matrix.bits - 1))
-    values = unpack(matrix.data, matrix.bits, matrix.block_size).reshape(matrix.shape[0], -1, form.block_size)
-    points = matrix.zero_points
-    if points is not None:
-        points = pack(unpack(points, matrix.bits, matrix.scales.shape[1])[:, ours] + lift, form.bits)
-    return replace(
-        matrix,
-        data=pack(values[:, :blocks] + lift, form.bits),
-        scales=matrix.scales[:, ours],
-        zero_points=points,
-        bits=form.bits,
-        block_size=form.block_size,
-    )
+    return refine(matrix, bits=form.bits, block_size=form.block_size)

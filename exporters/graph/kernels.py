@@ -47,7 +47,7 @@ class Kernels(ABC):
 
     `opsets` are the sets of operators by domain. `is_exact`: whether a row, computed with one other, has the same bits
     whatever the other is. `has_attention_rows`: whether attention rounds a single row in a way of its own, and so is
-    given rows of its own; see `StepInputs`.
+    given rows of its own; see `StepInputs`. `least_bits` are those of the narrowest integers that the target reads.
     """
 
     opsets: ClassVar[Mapping[str, int]]
@@ -55,6 +55,7 @@ class Kernels(ABC):
     is_exact: ClassVar[bool]
     has_attention_rows: ClassVar[bool]
     rms_norm: ClassVar[str]
+    least_bits: ClassVar[int] = 2
 
     def __init__(self, pen: GraphPen) -> None:
         self.pen = pen

@@ -45,7 +45,8 @@ def mixture(
     Memory: gate_up of all experts. Raises: UnsupportedModel for integers that do not fit together.
     """
     pen, first_gate_up, first_down = kernels.pen, gate_up(0), down(0)
-    store = ExpertStore(pen, rule, expert_rule(rule, first_gate_up, first_down), experts.num_experts)
+    form = expert_rule(rule, first_gate_up, first_down, least_bits=pen.file.least_bits)
+    store = ExpertStore(pen, rule, form, experts.num_experts)
     hidden_size, inner_size = first_down.shape
     width, inner = store.padded(hidden_size), store.padded(inner_size)
     alternating = np.arange(2 * inner_size).reshape(2, -1).T.ravel()

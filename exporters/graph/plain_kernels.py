@@ -34,6 +34,7 @@ class PlainKernels(Kernels):
     is_exact = False
     has_attention_rows = False
     rms_norm = "RMSNormalization"
+    least_bits = 4  # ONNX has integers of 2 bits only from opset 25 on
 
     def __init__(self, pen: GraphPen) -> None:
         super().__init__(pen)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skipstone.exporters.graph.rounding import require_finite, rounded
-from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, unpack
+from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, refine, unpack
 
 __all__ = ["INTEGERS", "StoredMatrix", "WeightFile"]
 
@@ -40,10 +40,13 @@ class StoredMatrix:
 
 
 class WeightFile:
-    """The one external data file of a bundle; equal names are stored once, so graphs can share a tensor."""
+    """The one external data file of a bundle; equal names are stored once, so graphs can share a tensor.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Matrices of fewer bits than `least_bits` become wider integers of the same values.
+    """
+
+    def __init__(self, path: Path, *, least_bits: int = 2) -> None:
+        self._path, self.least_bits = path, least_bits
         self._file = path.open("wb")
         self._tensors: dict[str, ir.ExternalTensor] = {}
         self._matrices: dict[str, tuple[StoredMatrix, ...]] = {}
@@ -92,6 +95,7 @@ class WeightFile:
                 stored = self.add(f"{name}.transposed" if transposed else name, lambda: numbers)
                 return StoredMatrix(rows=rows, columns=columns, bits=32, data=stored, transposed=transposed)
             matrix = rounded(name, matrix, rule)
+        matrix = refine(matrix, bits=max(matrix.bits, self.least_bits), block_size=matrix.block_size)
         return self._add_transposed(name, matrix) if transposed and integers_too else self._add_integers(name, matrix)
 
     def _add_integers(self, name: str, matrix: QuantizedMatrix) -> StoredMatrix:

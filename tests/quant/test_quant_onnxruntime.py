@@ -9,7 +9,9 @@ from onnx_nodes import run_node, tensors_of
 from skipstone.quant import QuantizedMatrix, quantize
 
 FORMATS = pytest.mark.parametrize(
-    ("bits", "symmetric"), [(4, True), (4, False), (8, True), (8, False)], ids=["4s", "4a", "8s", "8a"]
+    ("bits", "symmetric"),
+    [(2, True), (2, False), (4, True), (4, False), (8, True), (8, False)],
+    ids=["2s", "2a", "4s", "4a", "8s", "8a"],
 )
 COLUMNS = pytest.mark.parametrize("columns", [128, 96, 100, 33, 8])
 BLOCKS = pytest.mark.parametrize("block_size", [16, 32, 128])
@@ -51,7 +53,7 @@ def test_gather_reads_the_same_bytes_as_rows(bits: int, symmetric: bool, columns
     assert not y[..., columns:].any()
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @COLUMNS
 @BLOCKS
 def test_gather_reads_the_matmul_tensor_itself_without_zero_points(bits: int, columns: int, block_size: int) -> None:

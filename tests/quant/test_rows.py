@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skipstone.quant import Matrix, QuantizedMatrix, pack, scale, stack, take_rows
+from skipstone.quant import Matrix, QuantizedMatrix, pack, quantize, refine, scale, stack, take_rows
 from skipstone.quant.rows import can_stack
 
 Floats = NDArray[np.float32]
 COLUMNS = st.sampled_from([1, 16, 31, 32, 70])
 FORMS = st.fixed_dictionaries(
     {
-        "bits": st.sampled_from([4, 8]),
+        "bits": st.sampled_from([2, 4, 8]),
         "block_size": st.sampled_from([16, 32]),
         "has_points": st.booleans(),
         "has_order": st.booleans(),
@@ -222,3 +222,16 @@ def test_the_order_of_the_steps_does_not_matter(data: st.DataObject, factor: flo
         (whole,) = stack([first, second])
         both = np.concatenate([rows[0], np.where(rows[1] < 0, -1, rows[1] + len(numbers(first)))])
         np.testing.assert_array_equal(numbers(scale(take_rows(whole, both), factor)), found)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("bits", "finer", "block_size"), [(2, 4, 64), (2, 8, 16), (4, 8, 32), (4, 4, 16)])
+def test_wider_integers_in_smaller_blocks_mean_the_same(
+    bits: int, finer: int, block_size: int, symmetric: bool
+) -> None:
+    weight = np.random.default_rng(0).normal(size=(5, 70)).astype(np.float32)
+    matrix = quantize(weight, bits=bits, block_size=64, symmetric=symmetric)
+    refined = refine(matrix, bits=finer, block_size=block_size)
+    assert (refined.bits, refined.block_size) == (finer, block_size)
+    assert refined.scales.shape == (5, -(-70 // block_size))
+    np.testing.assert_array_equal(refined.dequantize(), matrix.dequantize())

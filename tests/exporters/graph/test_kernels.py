@@ -145,7 +145,7 @@ def test_integers_give_nearly_the_same_logits(both: Any, precision: str) -> None
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 def test_integers_mean_the_same_numbers_wherever_they_are_read(
     tmp_path: Path, target: str, bits: int, symmetric: bool
 ) -> None:
@@ -159,7 +159,7 @@ def test_integers_mean_the_same_numbers_wherever_they_are_read(
         order=order,
     )
     ids = np.array([36, 2, 2])
-    with WeightFile(tmp_path / "weights.bin") as file:
+    with WeightFile(tmp_path / "weights.bin", least_bits=TARGETS[target].least_bits) as file:
         pen = GraphPen("test", file)
         kernels = TARGETS[target](pen)
         linear, inputs = Linear(kernels, Recipe.named("fp32")), pen.input("x", FLOAT, ("R", columns))
