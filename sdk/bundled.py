@@ -8,18 +8,21 @@ import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 from skipstone.errors import BundleError, OutputError
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
 
-__all__ = ["BUNDLED", "bundled_bundle", "cache_folder", "notes_folder"]
+__all__ = ["BUNDLED", "CALIBRATION_TEXT", "bundled_bundle", "cache_folder", "notes_folder"]
 
 _HERE = Path(__file__).parent / "models"
 BUNDLED: Mapping[str, Path] = {name: _HERE / name for name in ("pebble", "pebble-mini")}
 """Name to checkpoint folder."""
 DRAFTERS: Mapping[str, str] = {"pebble": "pebble-mini"}
 """Name of a bundled model to the one that its bundle carries as drafter."""
+CALIBRATION_TEXT: Final = Path(__file__).parent / "texts" / "calibration.jsonl"
+"""Texts and chats to calibrate with, a document a line: {"text": ...} or {"messages": [{"role", "content"}, ...]}."""
 
 
 def cache_folder() -> Path:
