@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
+from skipstone.quant.gptq import gptq, hessian_error
 from skipstone.quant.packing import pack, unpack
 from skipstone.quant.recipe import Recipe, TensorRecipe
 from skipstone.quant.rows import Matrix, refine, scale, stack, take_rows
@@ -12,6 +13,8 @@ __all__ = [
     "QuantizedMatrix",
     "Recipe",
     "TensorRecipe",
+    "gptq",
+    "hessian_error",
     "pack",
     "quantize",
     "refine",
