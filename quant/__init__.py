@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.quant.affine import AffineRows
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
 from skipstone.quant.gptq import gptq, hessian_error
 from skipstone.quant.packing import pack, unpack
@@ -9,6 +10,7 @@ from skipstone.quant.recipe import Recipe, TensorRecipe
 from skipstone.quant.rows import Matrix, refine, scale, stack, take_rows
 
 __all__ = [
+    "AffineRows",
     "Matrix",
     "QuantizedMatrix",
     "Recipe",

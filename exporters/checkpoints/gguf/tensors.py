@@ -12,17 +12,15 @@ from numpy.typing import NDArray
 from skipstone.errors import CheckpointError
 from skipstone.exporters.checkpoints.files import reading
 from skipstone.exporters.checkpoints.gguf.file import StoredBlocks
+from skipstone.exporters.checkpoints.gguf.integers import KINDS, BlockKind
 from skipstone.exporters.checkpoints.tensors import StoredTensors, check_shape
-from skipstone.quant import QuantizedMatrix, pack
+from skipstone.quant import AffineRows, QuantizedMatrix
 
 __all__ = ["GgufTensor", "GgufTensors"]
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Rows: TypeAlias = "slice | NDArray[np.int64]"
 
-# Bits of the integers that MatMulNBits can take as they are: blocks of 32 with one float16 scale and no offset.
-_CARRIED: Final[Mapping[str, int]] = {"Q4_0": 4, "Q8_0": 8}
-_BLOCK: Final = 32
 _NUMBERS: Final = ("F64", "F32", "F16", "BF16")
 
 
@@ -56,10 +54,10 @@ class GgufTensor:
         return self.blocks.num_bytes if self.part is None else self.blocks.num_bytes // self.blocks.shape[0]
 
     @property
-    def bits(self) -> int | None:
-        """Bits of the integers that can be carried over; None where there are none."""
+    def integers_kind(self) -> BlockKind | None:
+        """How the integers of a matrix are carried over; None where there are none."""
         plain = len(self.shape) == 2 and not self.transposed and not self.added
-        return _CARRIED.get(self.blocks.kind.name) if plain else None
+        return KINDS.get(self.blocks.kind.name) if plain else None
 
     @property
     def _stored_shape(self) -> tuple[int, ...]:
@@ -81,19 +79,23 @@ class GgufTensor:
             target[rows] = numbers.reshape(-1, *self._stored_shape[1:]) - np.float32(self.added)
 
     def integers(self) -> QuantizedMatrix:
-        """The matrix [N, K] with its integers as they are. Only where there are `bits`."""
-        bits, (num_rows, columns) = self.bits, self.shape
-        assert bits is not None
-        num_blocks, block_bytes = columns // _BLOCK, _BLOCK * bits // 8
-        data = np.empty((num_rows, num_blocks, block_bytes), np.uint8)
-        scales = np.empty((num_rows, num_blocks), np.float32)
+        """The matrix [N, K] with its integers; in 8 bits where those of its kind do not do. See `integers_kind`.
+
+        Raises: ValueError for scales that are NaN or infinite.
+        """
+        kind = self.integers_kind
+        assert kind is not None
+        rows = self._collected(kind, kind.bits)
+        rows = rows if rows.fits or rows.bits == 8 else self._collected(kind, 8)
+        return rows.matrix(offsets=False)
+
+    def _collected(self, kind: BlockKind, bits: int) -> AffineRows:
+        num_rows, columns = self.shape
+        collected = AffineRows((num_rows, columns), bits=bits, block_size=kind.block_size, highest=kind.highest)
+        row_shape = (self.num_bytes // num_rows // kind.num_bytes, kind.num_bytes)
         for rows, stored in self._pieces():
-            blocks = stored.reshape(-1, num_blocks, 2 + block_bytes)
-            scales[rows] = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0]
-            data[rows] = _unsigned(blocks[..., 2:], bits)
-        return QuantizedMatrix(
-            data=data, scales=scales, zero_points=None, bits=bits, block_size=_BLOCK, shape=(num_rows, columns)
-        )
+            collected.fill(rows, *kind.read(stored.reshape(-1, *row_shape)))
+        return collected
 
     def _pieces(self) -> Iterator[tuple[Rows, Bytes]]:
         """Yield the bytes of some stored rows, and which of our rows they are, until all were there."""
@@ -109,14 +111,6 @@ class GgufTensor:
                 yield rows if self.order is None else self.order[rows], stored
 
 
-def _unsigned(stored: Bytes, bits: int) -> Bytes:
-    """The integers of blocks [..., bytes], as MatMulNBits has them: no sign, neighbours side by side."""
-    if bits == 8:
-        return stored ^ np.uint8(128)
-    # The low halves of the 16 bytes are the first 16 integers of a block.
-    return pack(np.concatenate([stored & np.uint8(15), stored >> np.uint8(4)], axis=-1), bits)
-
-
 class GgufTensors(StoredTensors):
     """A TensorSource: the tensors of a GGUF file by the names of Hugging Face."""
 
@@ -126,20 +120,21 @@ class GgufTensors(StoredTensors):
 
     @property
     def num_rounded(self) -> int:
-        """How many tensors lie in blocks other than Q4_0 and Q8_0."""
-        kinds = [(tensor.blocks.kind.name, tensor.bits) for tensor in self._gguf.values()]
-        return sum(bits is None and name not in _NUMBERS for name, bits in kinds)
+        """How many tensors lie in blocks that are none of those that `is_quantized` knows."""
+        return sum(
+            tensor.integers_kind is None and tensor.blocks.kind.name not in _NUMBERS for tensor in self._gguf.values()
+        )
 
     def is_quantized(self, name: str) -> bool:
-        """Whether the tensor is a matrix in Q4_0 or Q8_0; the other kinds of blocks are read as numbers."""
-        return name in self._gguf and self._gguf[name].bits is not None
+        """Whether the tensor is a matrix of integers that are carried over; other blocks are read as numbers."""
+        return name in self._gguf and self._gguf[name].integers_kind is not None
 
     def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
-        """The integers of one matrix [N, K]. Raises: as `read` does. Cost: the matrix and a megabyte."""
+        """The integers of one matrix [N, K]. Raises: as `read` does. Cost: the matrix and some megabytes."""
         if not self.is_quantized(name):
             return super().read_quantized(name, shape)
         check_shape(name, self.shape(name), shape)
-        matrix = self._gguf[name].integers()
-        if not np.isfinite(matrix.scales).all():
-            raise CheckpointError(f"tensor {name!r} has NaN or infinite scales: the file is damaged, fetch it again")
-        return matrix
+        try:
+            return self._gguf[name].integers()
+        except ValueError as error:
+            raise CheckpointError(f"tensor {name!r} has {error}: the file is damaged, fetch it again") from error

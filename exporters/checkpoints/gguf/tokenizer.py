@@ -89,9 +89,9 @@ def _pieces(file: GgufFile) -> list[Piece]:
     texts = _required(file, "tokens")
     kinds = file.metadata.get(f"{PREFIX}.token_type") or [PieceKind.NORMAL] * len(texts)
     scores = file.metadata.get(f"{PREFIX}.scores") or [0.0] * len(texts)
+    known = {kind: PieceKind(kind) for kind in set(kinds)}
     pieces = [
-        Piece(text=text, score=score, kind=PieceKind(kind))
-        for text, score, kind in zip(texts, scores, kinds, strict=True)
+        Piece(text=text, score=score, kind=known[kind]) for text, score, kind in zip(texts, scores, kinds, strict=True)
     ]
     while pieces and pieces[-1].kind is PieceKind.UNUSED:
         pieces.pop()

@@ -142,8 +142,8 @@ def _with_letters(pieces: Sequence[Piece]) -> list[Piece]:
     SentencePiece merges letters that are no pieces (Gemma's tabs); the tokenizers library merges pieces only.
     """
     texts = {piece.text for piece in pieces}
-    longer = [piece.text for piece in pieces if piece.kind is PieceKind.NORMAL and len(piece.text) > 1]
-    needed = {letter for text in longer for letter in text if letter.isascii() and letter not in texts}
+    used = set("".join(piece.text for piece in pieces if piece.kind is PieceKind.NORMAL and len(piece.text) > 1))
+    needed = {letter for letter in used if letter.isascii() and letter not in texts}
     letters = {f"<0x{ord(letter):02X}>": letter for letter in needed}
     return [
         Piece(text=letters[piece.text]) if piece.kind is PieceKind.BYTE and piece.text in letters else piece

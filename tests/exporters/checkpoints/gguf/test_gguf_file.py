@@ -18,6 +18,7 @@ from skipstone.errors import CheckpointError, ConfigError
 from skipstone.exporters.checkpoints import open_checkpoint
 from skipstone.exporters.checkpoints.gguf import open_gguf
 from skipstone.exporters.checkpoints.gguf.file import GgufFile
+from skipstone.exporters.checkpoints.gguf.integers import KINDS as CARRIED
 from skipstone.exporters.checkpoints.gguf.tensors import GgufTensor, GgufTensors
 
 
@@ -47,7 +48,7 @@ def test_every_kind_of_blocks_gives_the_numbers_of_the_package_gguf(kind: str, t
     tensors = GgufTensors({"ours": GgufTensor(blocks=file.tensors["output.weight"])})
     assert tensors.shape("ours") == wanted.shape
     np.testing.assert_array_equal(tensors.read("ours", wanted.shape), wanted)
-    assert tensors.is_quantized("ours") == (kind in ("Q4_0", "Q8_0"))
+    assert tensors.is_quantized("ours") == (kind in CARRIED)
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
