@@ -100,10 +100,12 @@ def _on_finer_grid(codes: Codes, steps: Floats, lowest: Floats, highest: int, to
     """Return our codes up to `top`, scales, and where on our grid, counted from 0, the code 0 lies."""
     start = lowest / np.where(steps == 0, np.float32(1), steps)
     span = np.maximum(start + highest, 0) - np.minimum(start, 0)
-    factors = np.floor((top + np.float32(0.5)) / span)
+    factors: Floats = np.floor(np.float32(top + 0.5) / span)
     # A block far from 0 does not fit: its codes are rounded to a coarser grid.
-    factors = np.where(factors < 1, top / span, _best_factors(start, np.maximum(factors, 1), top // highest))
-    places = np.clip(np.rint(start * factors), -top, top - np.rint(factors * highest))
+    factors = np.where(
+        factors < 1, np.float32(top) / span, _best_factors(start, np.maximum(factors, np.float32(1)), top // highest)
+    )
+    places: Floats = np.clip(np.rint(start * factors), np.float32(-top), np.float32(top) - np.rint(factors * highest))
     if top >= 2 * highest or (factors < 1).any() or (places > 0).any():
         spread = codes * factors[..., None]
         spread += np.maximum(places, 0)[..., None]
@@ -115,7 +117,7 @@ def _best_factors(start: Floats, largest: Floats, most: int) -> Floats:
     """Return the factor of each block, at most `largest`, that brings the zero point nearest to an integer."""
     best, error = largest, np.abs(np.rint(start * largest) / largest - start)
     for less in range(1, min(_NUM_FACTORS, most)):
-        factors = np.maximum(largest - less, 1)
+        factors = np.maximum(largest - np.float32(less), np.float32(1))
         new = np.abs(np.rint(start * factors) / factors - start)
         best, error = np.where(new < error, factors, best), np.minimum(new, error)
     return best
@@ -143,9 +145,9 @@ def without_offsets(matrix: QuantizedMatrix) -> QuantizedMatrix:
     if matrix.offsets is None:
         return matrix
     codes = unpack(matrix.data, matrix.bits, matrix.block_size)
-    points = np.float32(2 ** (matrix.bits - 1))
+    points = np.full(matrix.scales.shape, 2 ** (matrix.bits - 1), np.uint8)
     if matrix.zero_points is not None:
-        points = unpack(matrix.zero_points, matrix.bits, matrix.scales.shape[1]).astype(np.float32)
+        points = unpack(matrix.zero_points, matrix.bits, matrix.scales.shape[1])
     rows = AffineRows(matrix.shape, bits=8, block_size=matrix.block_size, highest=2**matrix.bits - 1)
     rows.fill(slice(None), codes, matrix.scales, matrix.offsets - points * matrix.scales)
     return rows.matrix(offsets=False)

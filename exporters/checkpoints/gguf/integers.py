@@ -142,12 +142,9 @@ def _iq4_nl(blocks: Bytes) -> Codes:
 
 def _iq4_xs(blocks: Bytes) -> Codes:
     codes = _CODEBOOK[_nibbles(blocks[..., 8:].reshape(*blocks.shape[:2], 8, 16))]
-    low, high = (
-        blocks[..., 4:8, None] >> np.array([0, 4], np.uint8),
-        blocks[..., 2:4, None] >> np.arange(0, 8, 2, np.uint8),
-    )
-    low, high = low.reshape(*blocks.shape[:2], 8) & 15, high.reshape(*blocks.shape[:2], 8) & 3
-    steps = _halves(blocks, 0)[..., None] * ((low | high << np.uint8(4)).astype(np.float32) - 32)
+    lower = (blocks[..., 4:8, None] >> np.array([0, 4], np.uint8) & 15).reshape(*blocks.shape[:2], 8)
+    upper = (blocks[..., 2:4, None] >> np.array([0, 2, 4, 6], np.uint8) & 3).reshape(*blocks.shape[:2], 8)
+    steps = _halves(blocks, 0)[..., None] * ((lower | upper << np.uint8(4)).astype(np.float32) - 32)
     return _in_rows(codes, 32, steps)
 
 
