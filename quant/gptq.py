@@ -1,6 +1,6 @@
 """GPTQ: weights are rounded column by column, and what each loses is made up for by the columns that follow.
 
-Source: Frantar et al., 2023. The grids (scales and zero points) are found before, from the weights as they were, so that
+Source: Frantar et al., 2023. The grids (scales and zero points) are found before, from the weights as they were: so
 columns can be taken in the order of their inputs' size while blocks stay where MatMulNBits wants them.
 Shapes: N rows (outputs), K columns (inputs).
 """
@@ -78,7 +78,8 @@ def _damped_inverse(hessian: Doubles, damping: float) -> Doubles:
         except np.linalg.LinAlgError:
             damping *= _MORE_DAMPING
             continue
-        return np.linalg.inv(damped)
+        inverse: Doubles = np.linalg.inv(damped)
+        return inverse
     raise ValueError("the Hessian has no inverse, however much it is damped; check the calibration")
 
 
@@ -88,8 +89,9 @@ def _grids(matrix: QuantizedMatrix) -> tuple[Floats, Floats]:
     points = np.full(matrix.scales.shape, 1 << (matrix.bits - 1), np.uint8)
     if matrix.zero_points is not None:
         points = unpack(matrix.zero_points, matrix.bits, num_blocks)
-    scales, points = (np.repeat(values, matrix.block_size, axis=1)[:, :columns].T for values in (matrix.scales, points))
-    return np.ascontiguousarray(scales), np.ascontiguousarray(points, dtype=np.float32)
+    grids = (np.repeat(values, matrix.block_size, axis=1)[:, :columns].T for values in (matrix.scales, points))
+    scale, point = (np.ascontiguousarray(values, dtype=np.float32) for values in grids)
+    return scale, point
 
 
 def _round_in_order(
