@@ -31,12 +31,14 @@ from skipstone.exporters.graph import (
     EXACT_BLOCKS,
     TARGETS,
     ModelWeights,
+    Rounder,
     WeightFile,
     build_draft_head,
     build_exit,
     build_head,
     build_stage,
     kernel_head_size,
+    rounded,
 )
 from skipstone.exporters.options import ExportOptions
 from skipstone.exporters.stages import parse_cuts, parse_draft_head, parse_exits, plan_stages
@@ -70,7 +72,7 @@ class ExportPlan:
     in their order. `exits` are the numbers of layers after which the head may run, without the full depth; stages may
     end elsewhere. `draft_head` is how many of the first tokens the head for drafts knows; None is no such head.
     `exit_adapters` are what was trained for the exits, those not exported with them. `target` names the
-    operators of the graphs.
+    operators of the graphs. `rounder` gives the integers of matrices; `calibration` says from what it knows them.
     """
 
     checkpoint: Checkpoint
@@ -85,6 +87,8 @@ class ExportPlan:
     exit_adapters: ExitAdapters | None = None
     target: str = "ort"
     remarks: tuple[str, ...] = ()
+    rounder: Rounder = rounded
+    calibration: Mapping[str, object] | None = None
 
     @property
     def models(self) -> tuple[ExportPlan, ...]:
@@ -247,7 +251,7 @@ def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], No
 
 def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
     target, weights = TARGETS[plan.target], ModelWeights(plan.architecture, plan.checkpoint.tensors, on_progress)
-    with WeightFile(folder / WEIGHTS_FILE, least_bits=target.least_bits) as file:
+    with WeightFile(folder / WEIGHTS_FILE, plan.rounder, least_bits=target.least_bits) as file:
         for stage in plan.stages:
             ir.save(
                 build_stage(stage, plan.architecture, weights, plan.recipe, file, target=target), folder / stage.file
@@ -301,5 +305,6 @@ def _manifest(
 
 def _recipe(plan: ExportPlan) -> dict[str, Any]:
     """Return the recipe as the manifest holds it, with what is not usual in it."""
-    kept = {"kept_integers": plan.num_kept} if plan.num_kept else {}
+    kept: dict[str, Any] = {"kept_integers": plan.num_kept} if plan.num_kept else {}
+    kept |= {} if plan.calibration is None else {"calibration": plan.calibration}
     return {**plan.recipe.to_json(), **kept, **({} if plan.target == "ort" else {"target": plan.target})}

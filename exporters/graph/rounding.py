@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError
 from skipstone.quant import QuantizedMatrix, TensorRecipe, quantize
 
-__all__ = ["require_finite", "rounded"]
+__all__ = ["Rounder", "require_finite", "rounded"]
+
+Rounder: TypeAlias = Callable[[str, NDArray[np.float32], TensorRecipe], QuantizedMatrix]
+"""The name of a matrix, its numbers and its rule to its integers: `rounded`, or what knows more of the matrix."""
 
 
 def rounded(name: str, matrix: NDArray[np.float32], rule: TensorRecipe) -> QuantizedMatrix:

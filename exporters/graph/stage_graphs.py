@@ -1,4 +1,7 @@
-"""The graphs of a bundle: one for each stage, the head, the exits' adapters and the head for drafts."""
+"""The graphs of a bundle: one for each stage, the head, the exits' adapters and the head for drafts.
+
+One more is for calibrations: the embedding alone.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from skipstone.exporters.graph.weight_file import WeightFile
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import StageEntry
 
-__all__ = ["build_draft_head", "build_exit", "build_head", "build_stage"]
+__all__ = ["build_draft_head", "build_embedding", "build_exit", "build_head", "build_stage"]
 
 INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 
@@ -57,16 +60,16 @@ def build_stage(
     pen = GraphPen(stage.file.removesuffix(".onnx"), file)
     kernels = target(pen)
     blocks = (Blocks if architecture.altup is None else AltUpBlocks)(kernels, architecture, weights, recipe)
-    d = architecture.dimensions
+    d, layers = architecture.dimensions, range(stage.first_layer, stage.end_layer)
     if stage.embeds:
         token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))
         token_weights = pen.input("token_weights", FLOAT, ("B", "T", "W"))
-        step = _step_inputs(kernels, architecture, stage)
+        step = _step_inputs(kernels, architecture, layers)
         residual = blocks.embed(token_ids, token_weights, step)
     else:
         residual = Residual(pen.input("hidden", FLOAT, ("B", "T", d.hidden_size)))
-        step = _step_inputs(kernels, architecture, stage)
-    for layer in range(stage.first_layer, stage.end_layer):
+        step = _step_inputs(kernels, architecture, layers)
+    for layer in layers:
         residual = blocks.layer(residual, layer, step)
     hidden = blocks.add_up(residual)
     if stage.ends_in_logits:
@@ -74,6 +77,19 @@ def build_stage(
         pen.output(logits, "logits", FLOAT, ("R", d.vocab_size))
     else:
         pen.output(hidden, "hidden_out", FLOAT, ("B", "T", d.hidden_size))
+    return kernels.model()
+
+
+def build_embedding(architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile) -> ir.Model:
+    """Return the graph from token_ids and token_weights [B, T, W], as of a stage, to hidden_out [B, T, E]."""
+    pen = GraphPen("embedding", file)
+    kernels = OrtKernels(pen)
+    token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))
+    token_weights = pen.input("token_weights", FLOAT, ("B", "T", "W"))
+    step = _step_inputs(kernels, architecture, range(0))
+    blocks = Blocks(kernels, architecture, weights, recipe)
+    hidden = blocks.add_up(blocks.embed(token_ids, token_weights, step))
+    pen.output(hidden, "hidden_out", FLOAT, ("B", "T", architecture.dimensions.hidden_size))
     return kernels.model()
 
 
@@ -101,7 +117,7 @@ def build_head(
     return kernels.model()
 
 
-def _step_inputs(kernels: Kernels, architecture: Architecture, stage: StageEntry) -> StepInputs:
+def _step_inputs(kernels: Kernels, architecture: Architecture, layers: range) -> StepInputs:
     pen, num_rows = kernels.pen, "A" if kernels.has_attention_rows else "T"
     return StepInputs(
         position_ids=pen.input("position_ids", INT64, ("B", num_rows)),
@@ -110,7 +126,7 @@ def _step_inputs(kernels: Kernels, architecture: Architecture, stage: StageEntry
         attention_bias=pen.input("attention_bias", FLOAT, (1, 1, num_rows, "S")),
         attention_rows=pen.input("attention_rows", INT64, ("A",)) if kernels.has_attention_rows else None,
         token_rows=pen.input("token_rows", INT64, ("T",)) if kernels.has_attention_rows else None,
-        turns=_turns(pen, architecture, range(stage.first_layer, stage.end_layer)),
+        turns=_turns(pen, architecture, layers),
     )
 
 

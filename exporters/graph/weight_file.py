@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skipstone.exporters.graph.rounding import require_finite, rounded
+from skipstone.exporters.graph.rounding import Rounder, require_finite, rounded
 from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, refine, unpack
 
 __all__ = ["INTEGERS", "StoredMatrix", "WeightFile"]
@@ -42,11 +42,12 @@ class StoredMatrix:
 class WeightFile:
     """The one external data file of a bundle; equal names are stored once, so graphs can share a tensor.
 
-    Matrices of fewer bits than `least_bits` become wider integers of the same values.
+    `rounder` gives the integers of numbers that are to be stored as such. Matrices of fewer bits than `least_bits`
+    become wider integers of the same values.
     """
 
-    def __init__(self, path: Path, *, least_bits: int = 2) -> None:
-        self._path, self.least_bits = path, least_bits
+    def __init__(self, path: Path, rounder: Rounder = rounded, *, least_bits: int = 2) -> None:
+        self._path, self._rounder, self.least_bits = path, rounder, least_bits
         self._file = path.open("wb")
         self._tensors: dict[str, ir.ExternalTensor] = {}
         self._matrices: dict[str, tuple[StoredMatrix, ...]] = {}
@@ -94,7 +95,7 @@ class WeightFile:
                 numbers = matrix.T if transposed else matrix
                 stored = self.add(f"{name}.transposed" if transposed else name, lambda: numbers)
                 return StoredMatrix(rows=rows, columns=columns, bits=32, data=stored, transposed=transposed)
-            matrix = rounded(name, matrix, rule)
+            matrix = self._rounder(name, matrix, rule)
         matrix = refine(matrix, bits=max(matrix.bits, self.least_bits), block_size=matrix.block_size)
         return self._add_transposed(name, matrix) if transposed and integers_too else self._add_integers(name, matrix)
 

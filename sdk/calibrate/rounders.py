@@ -1,0 +1,52 @@
+"""Rounders that know more of a matrix than its numbers: what it is multiplied by, or what was solved before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipstone.calibrate.work_folder import WorkFolder
+from skipstone.errors import CheckpointError
+from skipstone.exporters.graph import rounded
+from skipstone.quant import QuantizedMatrix, TensorRecipe, gptq
+
+__all__ = ["SolvedRounder", "SolvingRounder"]
+
+Floats = NDArray[np.float32]
+
+
+class SolvingRounder:
+    """Rounds matrices whose inputs are known so that the products stay close; others as `rounded` does.
+
+    `hessians` are the mean outer products [K, K] of the inputs, by the name of the matrix. `solved` has what was made.
+    """
+
+    def __init__(self, hessians: Mapping[str, Floats]) -> None:
+        self._hessians = hessians
+        self.solved: dict[str, QuantizedMatrix] = {}
+
+    def __call__(self, name: str, matrix: Floats, rule: TensorRecipe) -> QuantizedMatrix:
+        if name not in self._hessians:
+            return rounded(name, matrix, rule)
+        try:
+            self.solved[name] = gptq(
+                matrix, self._hessians[name], bits=rule.bits, block_size=rule.block_size, symmetric=rule.symmetric
+            )
+        except ValueError as error:
+            raise CheckpointError(f"{name} cannot be rounded by its inputs: {error}; leave --calibrate out") from error
+        return self.solved[name]
+
+
+class SolvedRounder:
+    """Gives the matrices that a work folder holds, of the steps with these keys; others as `rounded` does."""
+
+    def __init__(self, folder: WorkFolder, keys: Mapping[str, bytes]) -> None:
+        """`keys` has the step by the name of the matrix."""
+        self._folder, self._keys = folder, keys
+
+    def __call__(self, name: str, matrix: Floats, rule: TensorRecipe) -> QuantizedMatrix:
+        if name not in self._keys:
+            return rounded(name, matrix, rule)
+        return self._folder.matrices(self._keys[name])[name]

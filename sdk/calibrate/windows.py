@@ -1,0 +1,81 @@
+"""Documents to windows of tokens: most to calibrate with, some held back to judge by.
+
+Shapes: W windows, T tokens of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from skipstone.calibrate.documents import Document, Documents
+from skipstone.errors import ConfigError
+from skipstone.exporters import ExportPlan
+from skipstone.runtime.text import ChatTemplate, Tokenizer
+
+__all__ = ["NUM_WINDOWS", "WINDOW", "Windows"]
+
+WINDOW: Final = 256
+NUM_WINDOWS: Final = 24
+NUM_HELD_BACK: Final = 2
+LEAST_WINDOWS: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """Token ids [W, T] to calibrate with, and others to judge by, of one text; equal seeds choose equal windows."""
+
+    calibrate: NDArray[np.int64]
+    held_back: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, plan: ExportPlan, documents: Documents, *, num_windows: int = NUM_WINDOWS, seed: int = 0) -> Windows:
+        """Return windows of the documents, as the tokenizer and the chat template of a plan's checkpoint show them.
+
+        Raises: ConfigError for chats without a template, and for too short a text.
+        """
+        size = min(WINDOW, plan.architecture.context_length)
+        token_ids = np.array([*_token_ids(plan, documents)], np.int64)
+        count = len(token_ids) // size
+        if count < LEAST_WINDOWS:
+            raise ConfigError(
+                f"the text of {documents.source} has {len(token_ids)} tokens, and a calibration wants at least "
+                f"{LEAST_WINDOWS * size}, better {(num_windows + NUM_HELD_BACK) * size}: give a longer one"
+            )
+        windows = token_ids[: count * size].reshape(count, size)
+        chosen = _spread(count, min(count, num_windows + NUM_HELD_BACK), seed)
+        is_held_back = np.isin(np.arange(len(chosen)), _spread(len(chosen), NUM_HELD_BACK, seed))
+        return cls(calibrate=windows[chosen[~is_held_back]], held_back=windows[chosen[is_held_back]])
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens are calibrated with."""
+        return self.calibrate.size
+
+
+def _spread(count: int, wanted: int, seed: int) -> NDArray[np.int64]:
+    """Return `wanted` of the numbers below `count`, ascending: one at random of each equal part."""
+    borders = np.linspace(0, count, wanted + 1).astype(np.int64)
+    return np.random.default_rng(seed).integers(borders[:-1], borders[1:])
+
+
+def _token_ids(plan: ExportPlan, documents: Documents) -> Iterator[int]:
+    texts = plan.checkpoint.texts
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(texts["tokenizer.json"]))
+    readable = {name: text.decode("utf-8") for name, text in texts.items() if name.endswith((".json", ".jinja"))}
+    template = ChatTemplate.of_texts(readable, folder=plan.checkpoint.path)
+    for document in documents.items:
+        yield from _encoded(document, tokenizer, template, documents.source)
+
+
+def _encoded(document: Document, tokenizer: Tokenizer, template: ChatTemplate | None, source: str) -> list[int]:
+    if isinstance(document, str):
+        return tokenizer.encode(document)
+    if template is None:
+        raise ConfigError(f"{source} holds chats, and this checkpoint has no chat template: give a plain text")
+    return tokenizer.encode(template.render(document, add_generation_prompt=False), add_special_tokens=False)
