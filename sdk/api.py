@@ -68,13 +68,15 @@ def export(
     *,
     check: bool = False,
     force: bool = False,
+    calibrate: str | Path | None = None,
     on_progress: Callable[[int], None] = lambda num_parameters: None,
     **options: Unpack[PlanKeywords],
 ) -> Path:
     """Write the checkpoint (a folder, a GGUF file or a hub id) as a bundle to the folder `output`, and return that.
 
     The folder appears whole or not at all. `check` compares the bundle with transformers before it is shown; `force`
-    replaces a bundle that is there. The other options:
+    replaces a bundle that is there. `calibrate` rounds the weights by what they are multiplied by on a text: a text
+    file, a file of JSON lines with chats, or `auto` for the text in the package. The other options:
 
     - `precision`: `int4` (the default), `int4-fast`, `int8` or `fp32`; `group_size`: the weights per scale, 32, 64 or
       128.
@@ -94,13 +96,21 @@ def export(
 
     Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError, CheckFailed.
     """
+    from skipstone.calibrate import Calibration, Documents
     from skipstone.check import ExportCheck, require_transformers
 
     BundleWriter(Path(output), force=force)  # a taken place is refused before a checkpoint is fetched
     if check:
         require_transformers()
+    documents = None if calibrate is None else Documents.read(calibrate)
     planned = plan(checkpoint, **options)
-    planned.write(Path(output), force=force, check=ExportCheck(planned) if check else None, on_progress=on_progress)
+    comparison = ExportCheck(planned) if check else None
+    if documents is None:
+        planned.write(Path(output), force=force, check=comparison, on_progress=on_progress)
+        return Path(output)
+    with Calibration(planned, documents) as calibration:
+        solved = calibration.solve()
+        solved.write(Path(output), force=force, check=calibration.check(comparison), on_progress=on_progress)
     return Path(output)
 
 

@@ -6,7 +6,14 @@ from skipstone.exporters.graph.head_channels import kernel_head_size
 from skipstone.exporters.graph.kernels import MICROSOFT, PACKED_PRODUCT, packed_product_attributes
 from skipstone.exporters.graph.mixture import EXACT_BLOCKS
 from skipstone.exporters.graph.model_weights import ModelWeights
-from skipstone.exporters.graph.stage_graphs import build_draft_head, build_exit, build_head, build_stage
+from skipstone.exporters.graph.rounding import Rounder, rounded
+from skipstone.exporters.graph.stage_graphs import (
+    build_draft_head,
+    build_embedding,
+    build_exit,
+    build_head,
+    build_stage,
+)
 from skipstone.exporters.graph.targets import TARGETS
 from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
 
@@ -16,12 +23,15 @@ __all__ = [
     "PACKED_PRODUCT",
     "TARGETS",
     "ModelWeights",
+    "Rounder",
     "StoredMatrix",
     "WeightFile",
     "build_draft_head",
+    "build_embedding",
     "build_exit",
     "build_head",
     "build_stage",
     "kernel_head_size",
     "packed_product_attributes",
+    "rounded",
 ]

@@ -8,6 +8,7 @@ from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Feed, Part
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
+from skipstone.runtime.engine.rotary_tables import rotary_rows
 from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule
 from skipstone.runtime.engine.sequence import Sequence
 from skipstone.runtime.engine.shared import SharedStores
@@ -27,4 +28,5 @@ __all__ = [
     "WrappedCall",
     "device_note",
     "exit_stages",
+    "rotary_rows",
 ]

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from skipstone.bundled import CALIBRATION_TEXT
 from skipstone.errors import ConfigError
 
 __all__ = ["AUTO", "Chat", "Document", "Documents"]
 
 AUTO: Final = "auto"
-_PACKAGE_TEXT: Final = Path(__file__).parent.parent / "calibration_text.txt"
-_SEPARATOR: Final = "\n<<<>>>\n"
 _FORMS: Final = '{"messages": [...]}, a list of messages, or {"text": ...}'
 
 Chat: TypeAlias = tuple[dict[str, Any], ...]
@@ -37,13 +36,18 @@ class Documents:
 
         A file of JSON lines holds a chat or a text in each; any other is one text. Raises: ConfigError, in one line.
         """
-        path = _PACKAGE_TEXT if str(source) == AUTO else Path(source)
+        path = CALIBRATION_TEXT if str(source) == AUTO else Path(source)
         text = _read(path)
         if not text.strip():
             raise ConfigError(f"{path} holds no text to calibrate with; give some pages of what the model is for")
         if path.suffix == ".jsonl" or _is_json(text.lstrip().partition("\n")[0]):
             return cls(str(source), tuple(_json_lines(path, text)))
-        return cls(str(source), tuple(part for part in text.split(_SEPARATOR) if part.strip()))
+        return cls(str(source), (text,))
+
+    @property
+    def is_packaged(self) -> bool:
+        """Whether it is the text of the package, made for no model in particular."""
+        return self.source == AUTO
 
 
 def _read(path: Path) -> str:

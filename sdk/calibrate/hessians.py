@@ -16,6 +16,7 @@ from skipstone.calibrate.layer_graphs import LayerGraph
 __all__ = ["batches", "hessians"]
 
 Floats: TypeAlias = NDArray[np.float32]
+Doubles: TypeAlias = NDArray[np.float64]
 _TOKENS: Final = 1024  # of a call
 
 
@@ -26,13 +27,13 @@ def batches(states: NDArray[np.generic]) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def hessians(graph: LayerGraph, states: Floats) -> Mapping[str, Floats]:
+def hessians(graph: LayerGraph, states: Floats) -> Mapping[str, Doubles]:
     """Return the mean outer product [K, K] of the inputs of each matrix that a graph taps, over states [B, T, E]."""
-    sums: dict[str, Floats] = {}
+    sums: dict[str, Doubles] = {}
     for batch in batches(states):
         for name, x in graph.inputs(states[batch]).items():
-            product = x.T @ x
-            sums[name] = sums[name] + product if name in sums else product
-    num_tokens = np.float32(states.shape[0] * states.shape[1])
-    means = {name: total / num_tokens for name, total in sums.items()}
-    return {matrix: means[output] for matrix, output in graph.taps.items()}
+            total = sums.setdefault(name, np.zeros((x.shape[1], x.shape[1])))
+            total += x.T @ x
+    for total in sums.values():
+        total /= states.shape[0] * states.shape[1]
+    return {matrix: sums[output] for matrix, output in graph.taps.items()}

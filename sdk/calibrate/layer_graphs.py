@@ -33,7 +33,7 @@ from skipstone.exporters.graph import (
 )
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import StageEntry
-from skipstone.runtime.engine.rotary_tables import rotary_rows
+from skipstone.runtime.engine import rotary_rows
 
 __all__ = ["LayerGraph", "LayerGraphs"]
 

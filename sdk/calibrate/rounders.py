@@ -23,7 +23,7 @@ class SolvingRounder:
     `hessians` are the mean outer products [K, K] of the inputs, by the name of the matrix. `solved` has what was made.
     """
 
-    def __init__(self, hessians: Mapping[str, Floats]) -> None:
+    def __init__(self, hessians: Mapping[str, NDArray[np.float64]]) -> None:
         self._hessians = hessians
         self.solved: dict[str, QuantizedMatrix] = {}
 

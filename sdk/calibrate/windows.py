@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from skipstone.calibrate.documents import Document, Documents
+from skipstone.calibrate.documents import Chat, Documents
 from skipstone.errors import ConfigError
 from skipstone.exporters import ExportPlan
 from skipstone.runtime.text import ChatTemplate, Tokenizer
@@ -70,12 +70,25 @@ def _token_ids(plan: ExportPlan, documents: Documents) -> Iterator[int]:
     readable = {name: text.decode("utf-8") for name, text in texts.items() if name.endswith((".json", ".jinja"))}
     template = ChatTemplate.of_texts(readable, folder=plan.checkpoint.path)
     for document in documents.items:
-        yield from _encoded(document, tokenizer, template, documents.source)
+        if isinstance(document, str):
+            yield from tokenizer.encode(document)
+        elif (shown := _shown(document, template, documents)) is not None:
+            yield from tokenizer.encode(shown, add_special_tokens=False)
+        else:
+            yield from tokenizer.encode("\n\n".join(str(message["content"]) for message in document))
 
 
-def _encoded(document: Document, tokenizer: Tokenizer, template: ChatTemplate | None, source: str) -> list[int]:
-    if isinstance(document, str):
-        return tokenizer.encode(document)
+def _shown(chat: Chat, template: ChatTemplate | None, documents: Documents) -> str | None:
+    """Return a chat as the template shows it; None for one of the package that it cannot show. Raises: ConfigError."""
     if template is None:
-        raise ConfigError(f"{source} holds chats, and this checkpoint has no chat template: give a plain text")
-    return tokenizer.encode(template.render(document, add_generation_prompt=False), add_special_tokens=False)
+        if documents.is_packaged:
+            return None
+        raise ConfigError(
+            f"{documents.source} holds chats, and this checkpoint has no chat template: give a plain text"
+        )
+    try:
+        return template.render(chat, add_generation_prompt=False)
+    except ConfigError as error:
+        if documents.is_packaged:
+            return None
+        raise ConfigError(f"{documents.source}: a chat cannot be shown: {error}") from error

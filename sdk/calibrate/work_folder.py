@@ -24,6 +24,7 @@ from skipstone.quant import QuantizedMatrix
 __all__ = ["WorkFolder", "chained"]
 
 _KEPT_S: Final = 7 * 24 * 3600
+_FIELDS: Final = tuple(field.name for field in fields(QuantizedMatrix))
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -98,10 +99,10 @@ def _arrays(matrices: Mapping[str, QuantizedMatrix]) -> dict[str, NDArray[Any]]:
     """Return all that matrices hold as arrays, called `name/field`."""
     arrays = {}
     for name, matrix in matrices.items():
-        for field in fields(matrix):
-            value = getattr(matrix, field.name)
+        for field in _FIELDS:
+            value = getattr(matrix, field)
             if value is not None:
-                arrays[f"{name}/{field.name}"] = np.asarray(value)
+                arrays[f"{name}/{field}"] = np.asarray(value)
     return arrays
 
 
@@ -111,7 +112,7 @@ def _matrices(arrays: Arrays) -> dict[str, QuantizedMatrix]:
     for name, array in arrays.items():
         matrix, _, field = name.rpartition("/")
         value: Any = array.item() if array.ndim == 0 else tuple(array.tolist()) if field == "shape" else array
-        values.setdefault(matrix, {})[field] = value
+        values.setdefault(matrix, dict.fromkeys(_FIELDS))[field] = value
     return {name: QuantizedMatrix(**given) for name, given in values.items()}
 
 

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
-from rich.progress import DownloadColumn
+from rich.progress import DownloadColumn, TaskProgressColumn
 
 from skipstone.cli.command import unfold
 from skipstone.cli.options import QuietOption
 from skipstone.cli.terminal import notes, progress_bar
 
 if TYPE_CHECKING:
+    from skipstone.calibrate import Calibration
     from skipstone.exporters import ExportPlan
     from skipstone.exporters.optimum import WrappedPlan
+    from skipstone.runtime.bundle import Check
 
 NAME = "export"
 EXAMPLES = """\b
@@ -29,6 +31,7 @@ Examples:
   skipstone export Qwen/Qwen3-4B -o cut --cuts each
   skipstone export Qwen/Qwen3-4B -o qwen --draft-model Qwen/Qwen3-0.6B
   skipstone export model-Q4_0.gguf -o from-gguf
+  skipstone export ./SmolLM2-135M -o smollm --calibrate chats.jsonl
   skipstone export ./base -o tuned --lora ./adapter --check"""
 
 
@@ -76,6 +79,21 @@ class WeightFlags:
         str | None,
         typer.Option(
             "--ffn-width", metavar="N|N,N,...", help="Channels to keep of each nested FFN (MatFormer, Gemma 3n)."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationFlags:
+    """What the weights are rounded by."""
+
+    panel: ClassVar[str] = "Calibration"
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            "--calibrate",
+            metavar="FILE|auto",
+            help="Round by what weights are multiplied by on a text: a text file, JSON lines of chats, or auto.",
         ),
     ] = None
 
@@ -143,6 +161,7 @@ def run(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder to write.")],
     weights: WeightFlags,
+    calibration: CalibrationFlags,
     stages: StageFlags,
     draft_model: DraftModelFlags,
     via: Annotated[
@@ -159,15 +178,28 @@ def run(
     The folder appears whole or not at all.
     """
     from skipstone.api import plan
-    from skipstone.check import require_transformers
+    from skipstone.calibrate import Calibration, Documents
+    from skipstone.check import ExportCheck, require_transformers
     from skipstone.runtime.bundle import BundleWriter
 
     BundleWriter(output, force=force)  # a taken place is refused before a checkpoint is fetched
     if check:
         require_transformers()
     start = time.perf_counter()
+    documents = None if calibration.calibrate is None else Documents.read(calibration.calibrate)
     planned = plan(checkpoint, via=via.value if via else None, **_keywords(weights, stages, draft_model))
-    _write(planned, output, check=check, force=force, quiet=quiet)
+    for remark in planned.remarks:
+        notes(quiet=quiet).print(remark)
+    comparison = ExportCheck(planned) if check else None
+    if documents is None:
+        _write(planned, output, check=comparison, force=force, quiet=quiet)
+    else:
+        with Calibration(planned, documents) as work:
+            solved = _solve(work, quiet=quiet)
+            _write(solved, output, check=work.check(comparison), force=force, quiet=quiet)
+            notes(quiet=quiet).print(work.line)
+    if comparison is not None:
+        notes(quiet=quiet).print(comparison.verdict)
     seconds = time.perf_counter() - start
     notes(quiet=quiet).print(f"{output}: {weights.precision.value}, {_size(output)}, {seconds:.1f} s")
 
@@ -179,24 +211,21 @@ def _keywords(*groups: WeightFlags | StageFlags | DraftModelFlags) -> dict[str, 
     return values | {"group_size": int(values["group_size"]) if values["group_size"] else None}
 
 
-def _write(planned: ExportPlan | WrappedPlan, output: Path, *, check: bool, force: bool, quiet: bool) -> None:
-    """Write the bundle, its remarks before and the verdict of the check behind it."""
-    from skipstone.check import ExportCheck
+def _solve(calibration: Calibration, *, quiet: bool) -> ExportPlan:
+    with progress_bar("calibrating", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
+        return calibration.solve(lambda share: progress.update(task, completed=share))
 
-    comparison, console = ExportCheck(planned) if check else None, notes(quiet=quiet)
-    for remark in planned.remarks:
-        console.print(remark)
+
+def _write(planned: ExportPlan | WrappedPlan, output: Path, *, check: Check | None, force: bool, quiet: bool) -> None:
     total, bytes_each = planned.work
     with progress_bar("exporting", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):
         planned.write(
             output,
             force=force,
             command=shlex.join(["skipstone", *sys.argv[1:]]),
-            check=comparison,
+            check=check,
             on_progress=lambda count: progress.advance(task, count * bytes_each),
         )
-    if comparison is not None:
-        console.print(comparison.verdict)
 
 
 def _size(bundle: Path) -> str:

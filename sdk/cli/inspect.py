@@ -188,7 +188,7 @@ def _checked(figures: Mapping[str, Any] | None) -> str:
     """Return what the comparison at export found."""
     from skipstone.check import Parity
 
-    if figures is None:
+    if figures is None or "ways" not in figures:
         return "no, exported without --check"
     parity = Parity.from_json(figures)
     logits = f"logits within {parity.max_logit_error:.1e} of transformers {figures['transformers']}"

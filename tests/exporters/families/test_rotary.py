@@ -9,7 +9,7 @@ import pytest
 
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.families.rotary import Rotary, read_rotary
-from skipstone.runtime.engine.rotary_tables import rotary_rows
+from skipstone.runtime.engine import rotary_rows
 
 LLAMA3 = {
     "rope_type": "llama3",

@@ -28,8 +28,7 @@ from skipstone.exporters.graph.pen import FLOAT, GraphPen
 from skipstone.language_model import LanguageModel
 from skipstone.quant import QuantizedMatrix, Recipe, quantize
 from skipstone.runtime.bundle import Bundle
-from skipstone.runtime.engine import Draft, Model
-from skipstone.runtime.engine.rotary_tables import rotary_rows
+from skipstone.runtime.engine import Draft, Model, rotary_rows
 from skipstone.runtime.generation import Generation, GenerationOptions, stream_batch
 from tests.runtime.engine.test_sequence import Machine
 

@@ -1,0 +1,93 @@
+"""An export with a calibration before it: from the text to a plan whose matrices are solved, and a line on quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from skipstone.calibrate.calibration import solve
+from skipstone.calibrate.documents import Documents
+from skipstone.calibrate.quality import HeldBack
+from skipstone.calibrate.windows import Windows
+from skipstone.calibrate.work_folder import WorkFolder
+from skipstone.errors import ConfigError
+from skipstone.exporters import ExportPlan
+from skipstone.exporters.optimum import WrappedPlan
+from skipstone.runtime.bundle import Check
+
+__all__ = ["Calibration"]
+
+
+class Calibration:
+    """Calibrates a plan, and its draft model's, on one text; a context that ends without an error forgets its work.
+
+    Raises: ConfigError, before any work, for a plan that rounds nothing, and for a text that does not fit.
+    """
+
+    def __init__(self, plan: ExportPlan | WrappedPlan, documents: Documents, *, seed: int = 0) -> None:
+        if not isinstance(plan, ExportPlan):
+            raise ConfigError("--via optimum takes the graph as it comes, so it cannot be calibrated; leave one out")
+        for model in plan.models:
+            _require_rounding(model)
+        self._plan, self._documents, self._seed = plan, documents, seed
+        self._windows = [Windows.of(model, documents, seed=seed) for model in plan.models]
+        self._folders: list[WorkFolder] = []
+        self._held_back: HeldBack | None = None
+
+    def solve(self, on_progress: Callable[[float], None] = lambda share: None) -> ExportPlan:
+        """Return the plan with its matrices solved. `on_progress` gets the share that is done."""
+        sizes = [model.num_parameters for model in self._plan.models]
+        solved, start = list[ExportPlan](), 0.0
+        for model, windows, size in zip(self._plan.models, self._windows, sizes, strict=True):
+            share = size / sum(sizes)
+            solved.append(self._solve(model, windows, lambda done, at=start, part=share: on_progress(at + part * done)))
+            start += share
+        draft_model = solved[1] if len(solved) > 1 else None
+        return replace(solved[0], draft_model=draft_model)
+
+    def _solve(self, plan: ExportPlan, windows: Windows, on_progress: Callable[[float], None]) -> ExportPlan:
+        found, folder = solve(plan, windows, on_progress=on_progress)
+        self._folders.append(folder)
+        if self._held_back is None:
+            self._held_back = HeldBack(plan, windows.held_back, found.states)
+        calibration = {
+            "text": self._documents.source,
+            "num_tokens": windows.num_tokens,
+            "seed": self._seed,
+            "matrices": found.num_solved,
+        }
+        return replace(plan, rounder=found.rounder, calibration=calibration)
+
+    def check(self, other: Check | None) -> Check:
+        """Return the check that judges the bundle on the text held back, after another one."""
+
+        def both(folder: Path) -> Mapping[str, object]:
+            assert self._held_back is not None, "solve comes first"
+            figures = {} if other is None else other(folder)
+            return {**figures, **self._held_back(folder)}
+
+        return both
+
+    @property
+    def line(self) -> str:
+        """What the check found, in one line."""
+        return "" if self._held_back is None else self._held_back.line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            for folder in self._folders:
+                folder.remove()
+
+
+def _require_rounding(plan: ExportPlan) -> None:
+    if plan.recipe.kl_bound == 0:
+        raise ConfigError("--precision fp32 rounds nothing, so there is nothing to calibrate; leave one out")
+    if plan.architecture.altup is not None:
+        raise ConfigError(
+            f"{plan.architecture.family}: models of several streams cannot be calibrated yet; leave --calibrate out"
+        )
