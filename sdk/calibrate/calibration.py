@@ -86,7 +86,7 @@ class _Run:
         self._steps: dict[str, bytes] = {}
 
     def solve(self, on_progress: Progress) -> Solved:
-        num_layers = self._plan.architecture.dimensions.num_layers
+        num_layers = self._graphs.num_layers
         self._embed()
         for layer in range(num_layers):
             self._layer(layer)

@@ -108,6 +108,10 @@ class LayerGraphs:
     def __init__(self, plan: ExportPlan, device: Device, folder: Path) -> None:
         self._plan, self._device, self._folder = plan, device, folder
 
+    @property
+    def num_layers(self) -> int:
+        return self._plan.architecture.dimensions.num_layers
+
     def embedding(self, recipe: Recipe = FLOATS, rounder: Rounder = rounded) -> _Opening:
         """Open the graph from token ids to hidden states, with the matrices that a recipe and a rounder give."""
         return self._open(build_embedding, recipe, rounder)

@@ -19,7 +19,7 @@ from skipstone.evaluate import log_softmax, score
 from skipstone.exporters import ExportPlan
 from skipstone.runtime.engine import Model
 
-__all__ = ["KL_WARNING", "HeldBack"]
+__all__ = ["HeldBack", "quality_line"]
 
 Floats: TypeAlias = NDArray[np.float32]
 KL_WARNING: Final = 0.1
@@ -41,7 +41,7 @@ class HeldBack:
             for token_ids, states in zip(self._token_ids, self._states, strict=True):
                 _judge(model, token_ids, head, states, nats, same)
         kl, agreement = float(np.concatenate(nats).mean()), float(np.concatenate(same).mean())
-        self.line = _line(kl, agreement, num_tokens=sum(map(len, nats)))
+        self.line = quality_line(kl, agreement, num_tokens=sum(map(len, nats)))
         return {"held_back": {"kl": kl, "agreement": agreement, "num_tokens": sum(map(len, nats))}}
 
 
@@ -63,7 +63,8 @@ def _judge(
         start += len(targets)
 
 
-def _line(kl: float, agreement: float, *, num_tokens: int) -> str:
+def quality_line(kl: float, agreement: float, *, num_tokens: int) -> str:
+    """Return what is said of a bundle, with a warning where it is far from its checkpoint."""
     found = f"KL {kl:.4f} on {num_tokens} tokens held back, {100 * agreement:.1f} % of top choices kept"
     if kl <= KL_WARNING:
         return f"quality: {found}"
