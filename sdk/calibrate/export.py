@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -38,16 +39,15 @@ class Calibration:
 
     def solve(self, on_progress: Callable[[float], None] = lambda share: None) -> ExportPlan:
         """Return the plan with its matrices solved. `on_progress` gets the share that is done."""
-        sizes = [model.num_parameters for model in self._plan.models]
-        solved, start = list[ExportPlan](), 0.0
-        for model, windows, size in zip(self._plan.models, self._windows, sizes, strict=True):
-            share = size / sum(sizes)
-            solved.append(self._solve(model, windows, lambda done, at=start, part=share: on_progress(at + part * done)))
-            start += share
-        draft_model = solved[1] if len(solved) > 1 else None
-        return replace(solved[0], draft_model=draft_model)
+        total, done = sum(model.num_parameters for model in self._plan.models), 0
+        solved = list[ExportPlan]()
+        for model, windows in zip(self._plan.models, self._windows, strict=True):
+            share, start = model.num_parameters / total, done / total
+            solved.append(self._solve_one(model, windows, partial(_part, on_progress, start, share)))
+            done += model.num_parameters
+        return replace(solved[0], draft_model=solved[1] if len(solved) > 1 else None)
 
-    def _solve(self, plan: ExportPlan, windows: Windows, on_progress: Callable[[float], None]) -> ExportPlan:
+    def _solve_one(self, plan: ExportPlan, windows: Windows, on_progress: Callable[[float], None]) -> ExportPlan:
         found, folder = solve(plan, windows, on_progress=on_progress)
         self._folders.append(folder)
         if self._held_back is None:
@@ -82,6 +82,10 @@ class Calibration:
         if kind is None:
             for folder in self._folders:
                 folder.remove()
+
+
+def _part(on_progress: Callable[[float], None], start: float, share: float, done: float) -> None:
+    on_progress(start + share * done)
 
 
 def _require_rounding(plan: ExportPlan) -> None:

@@ -21,9 +21,10 @@ def tap_products(model: ir.Model, wanted: Callable[[str], bool]) -> Mapping[str,
     taps: dict[ir.Value, str] = {}
     outputs: dict[str, str] = {}
     for node in [*graph]:
-        x, matrix, *_ = [*node.inputs, None, None]
-        if node.op_type not in _PRODUCTS or x is None or matrix is None or matrix.name is None:
+        if node.op_type not in _PRODUCTS:
             continue
+        x, matrix = node.inputs[:2]
+        assert x is not None and matrix is not None and matrix.name is not None, "products have two factors"
         name = matrix.name.removesuffix(".transposed")
         if matrix.const_value is not None and wanted(name):
             if x not in taps:

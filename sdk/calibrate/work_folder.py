@@ -53,7 +53,7 @@ class WorkFolder:
         with _writing(file):
             self.path.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as opened:
-                np.savez(opened, **dict(arrays))
+                np.savez(opened, allow_pickle=False, **arrays)
             partial.replace(file)
 
     def states(self, key: bytes) -> Arrays:

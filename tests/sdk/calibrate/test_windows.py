@@ -29,8 +29,8 @@ def plan(make_checkpoint: MakeCheckpoint) -> ExportPlan:
 
 
 def text(num_bytes: int) -> Documents:
-    letters = np.random.default_rng(0).integers(97, 123, num_bytes, np.uint8)
-    return Documents("text", (letters.tobytes().decode(),))
+    digits = np.random.default_rng(0).integers(48, 58, num_bytes, np.uint8)
+    return Documents("text", (digits.tobytes().decode(),))
 
 
 def test_a_long_text_gives_windows_from_all_of_it_and_holds_some_back(plan: ExportPlan) -> None:
@@ -73,6 +73,6 @@ def test_chats_go_by_the_template_and_are_refused_without_one(plan: ExportPlan, 
 def test_a_chat_that_the_template_refuses_is_refused_but_for_the_package(plan: ExportPlan, tmp_path: Path) -> None:
     checkpoint = Path(shutil.copytree(plan.checkpoint.path, tmp_path / "checkpoint"))
     (checkpoint / "chat_template.jinja").write_text("{{ raise_exception('no system role') }}")
-    with pytest.raises(ConfigError, match="chats: a chat cannot be shown: .*no system role"):
+    with pytest.raises(ConfigError, match=r"chats: a chat cannot be shown: .*no system role"):
         Windows.of(planned(checkpoint), Documents("chats", (CHAT,) * 100))
     assert len(Windows.of(planned(checkpoint), Documents.read("auto")).calibrate) == 24
