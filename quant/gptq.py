@@ -78,7 +78,7 @@ def _damped_inverse(hessian: Doubles, damping: float) -> Doubles:
         except np.linalg.LinAlgError:
             damping *= _MORE_DAMPING
             continue
-        inverse: Doubles = np.linalg.inv(damped)
+        inverse: Doubles = np.linalg.inv(damped).astype(np.float64)
         return inverse
     raise ValueError("the Hessian has no inverse, however much it is damped; check the calibration")
 
