@@ -5,6 +5,7 @@ from __future__ import annotations
 from skipstone.quant.affine import AffineRows
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
 from skipstone.quant.gptq import gptq, hessian_error
+from skipstone.quant.offsets import as_columns
 from skipstone.quant.packing import pack, unpack
 from skipstone.quant.recipe import Recipe, TensorRecipe
 from skipstone.quant.rows import Matrix, refine, scale, stack, take_rows
@@ -17,6 +18,7 @@ __all__ = [
     "TensorRecipe",
     "gptq",
     "hessian_error",
+    "as_columns",
     "pack",
     "quantize",
     "refine",

@@ -105,7 +105,7 @@ class AltUpBlocks(Blocks):
 
     def _back(self, stream: ir.Value, index: int) -> ir.Value:
         matrix = functools.partial(self._weights.matrix, "from_stream", stream=index)
-        return self._linear(stream, f"altup.from_stream.{index}", lambda: [matrix()])
+        return self._linear(stream, f"altup.from_stream.{index}", lambda: [matrix()], rank=4)
 
     def _resized(self, x: ir.Value, *, like: ir.Value) -> ir.Value:
         """Return vectors [..., E] of the same directions, as large as those of `like`."""

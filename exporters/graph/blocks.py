@@ -149,7 +149,7 @@ class Blocks:
         The matrix is stored `by_row` where another graph reads some of its rows.
         """
         asked, shared = self._asked(hidden, rows), by_row or self._architecture.tied_embedding
-        return self._capped(self._linear(asked, "head", lambda: [self._weights.head()], shared=shared))
+        return self._capped(self._linear(asked, "head", lambda: [self._weights.head()], shared=shared, rank=2))
 
     def draft_head(
         self, hidden: ir.Value, rows: ir.Value, extra_ids: ir.Value, num_first: int

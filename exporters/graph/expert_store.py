@@ -129,4 +129,5 @@ def _fit(name: str, matrix: Matrix, rule: TensorRecipe, form: TensorRecipe) -> Q
             "the columns of an expert stand in an order of their own (act-order), which the operator cannot follow: "
             "take the checkpoint as it was before quantization"
         )
+    assert matrix.offsets is None, "an expert's blocks have no offsets: they come rounded"
     return refine(matrix, bits=form.bits, block_size=form.block_size)

@@ -94,15 +94,14 @@ class Kernels(ABC):
 
     @abstractmethod
     def product(self, x: ir.Value, matrix: StoredMatrix, bias: ir.Value | None, *, accuracy_level: int = 4) -> ir.Value:
-        """[..., K] to [..., N]: multiply by a matrix of integers and add the bias; level 4 may round x, 1 may not."""
+        """[..., K] to [..., N]: multiply by a matrix of integers and add the bias; level 4 may round x, 1 may not.
+
+        x has the columns as the matrix is stored; see `StoredMatrix.stored_columns`.
+        """
 
     @abstractmethod
     def rows(self, matrix: StoredMatrix, row_ids: ir.Value) -> ir.Value:
-        """Ids [...] to rows [..., K] of a matrix of integers, with what fills up the last block."""
-
-    def ordered(self, x: ir.Value, matrix: StoredMatrix) -> ir.Value:
-        """Return x [..., K] in the order in which the columns of a matrix are stored."""
-        return x if matrix.order is None else self.pen.op("Gather", x, self.pen.stored(matrix.order), axis=-1)
+        """Ids [...] to rows of a matrix of integers as they are stored, with what fills up the last block."""
 
     @abstractmethod
     def attend(
@@ -151,7 +150,7 @@ class OrtKernels(Kernels):
         assert matrix.scales is not None, "integers have scales"
         return pen.op(
             PACKED_PRODUCT,
-            *(self.ordered(x, matrix), data, pen.stored(matrix.scales)),
+            *(x, data, pen.stored(matrix.scales)),
             None if matrix.zero_points is None else pen.stored(matrix.zero_points),
             *(None, bias),
             domain=MICROSOFT,
@@ -220,7 +219,7 @@ class OrtKernels(Kernels):
 def packed_product_attributes(matrix: StoredMatrix, accuracy_level: int = 4) -> dict[str, int]:
     """Return the attributes of a PACKED_PRODUCT with a matrix of integers."""
     return {
-        "K": matrix.columns,
+        "K": matrix.stored_columns,
         "N": matrix.rows,
         "bits": matrix.bits,
         "block_size": matrix.block_size,

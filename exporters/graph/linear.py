@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from skipstone.exporters.graph.expert_rows import integers
 from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.weight_file import StoredMatrix
 from skipstone.quant import Matrix, Recipe
@@ -22,6 +23,7 @@ class Linear:
         self._kernels, self._pen, self._recipe = kernels, kernels.pen, recipe
         # Integers that a checkpoint brings into an fp32 bundle are multiplied in float32; others round activations too.
         self._accuracy_level = 1 if recipe.kl_bound == 0 else 4
+        self._with_sums: dict[tuple[ir.Value, int], ir.Value] = {}
 
     def __call__(
         self,
@@ -31,17 +33,19 @@ class Linear:
         bias: NDArray[np.float32] | None = None,
         *,
         shared: bool = False,
+        rank: int = 3,
     ) -> ir.Value:
         """[..., K] to [..., N]: multiply by the matrices that `make` gives, one under the other, and add the bias [N].
 
-        A `shared` matrix is looked up by row too, so it is not stored transposed; `x` then is [R, K].
+        A `shared` matrix is looked up by row too, so it is not stored transposed; `x` then is [R, K]. `rank` is that
+        of x.
         """
         pen, rule = self._pen, self._recipe.for_tensor(name)
         parts = self._kernels.matrices(name, make, rule, shared=shared)
         whole = None if bias is None else pen.weight(f"{name}.bias", lambda: bias)
         if len(parts) == 1:
-            return self._product(x, parts[0], whole)
-        joined = pen.op("Concat", *(self._product(x, part, None) for part in parts), axis=-1)
+            return self._product(x, parts[0], whole, rank)
+        joined = pen.op("Concat", *(self._product(x, part, None, rank) for part in parts), axis=-1)
         return joined if whole is None else pen.op("Add", joined, whole)
 
     def some_rows(
@@ -54,8 +58,8 @@ class Linear:
         """
         pen = self._pen
         (stored,) = pen.file.add_matrices(name, lambda: [make()], self._recipe.for_tensor(name))
-        first = self._product(x, pen.file.first_rows(stored, num_first), None)
-        return first, pen.op("Gemm", self._kernels.ordered(x, stored), self.rows(name, row_ids, make), transB=1)
+        first = self._product(x, pen.file.first_rows(stored, num_first), None, rank=2)
+        return first, pen.op("Gemm", self._ordered(x, stored), self.rows(name, row_ids, make), transB=1)
 
     def rows(self, name: str, token_ids: ir.Value, make: Callable[[], Matrix]) -> ir.Value:
         """Ids [...] to the rows [..., K] of a matrix [N, K]."""
@@ -64,14 +68,41 @@ class Linear:
         if stored.bits == 32:
             return pen.op("Gather", pen.stored(stored.data), token_ids)
         rows = self._kernels.rows(stored, token_ids)
-        if stored.columns % stored.block_size == 0:
-            return rows
-        borders = {"start": 0, "end": stored.columns, "axis": -1}
-        ends = (pen.constant(f"{name}.row_{key}", np.array([at])) for key, at in borders.items())
-        return pen.op("Slice", rows, *ends)
+        if stored.num_sums:
+            rows = self._add_offsets(rows, stored, token_ids)
+        return self._columns(rows, 0, stored.columns) if stored.columns % stored.block_size else rows
 
-    def _product(self, x: ir.Value, matrix: StoredMatrix, bias: ir.Value | None) -> ir.Value:
+    def _add_offsets(self, rows: ir.Value, matrix: StoredMatrix, row_ids: ir.Value) -> ir.Value:
+        """Return the columns [..., n * S] of stored rows, each plus the offset of its block: these stand after them."""
+        pen, size, num_blocks = self._pen, matrix.block_size, matrix.num_sums
+        columns, offsets = (
+            pen.op("Reshape", self._columns(rows, start, end), integers(pen, -1, num_blocks, width))
+            for start, end, width in ((0, num_blocks * size, size), (num_blocks * size, matrix.stored_columns, 1))
+        )
+        shape = pen.op("Concat", pen.op("Shape", row_ids), integers(pen, num_blocks * size), axis=0)
+        return pen.op("Reshape", pen.op("Add", columns, offsets), shape)
+
+    def _columns(self, x: ir.Value, start: int, end: int) -> ir.Value:
+        return self._pen.op("Slice", x, *(integers(self._pen, number) for number in (start, end, -1)))
+
+    def _ordered(self, x: ir.Value, matrix: StoredMatrix) -> ir.Value:
+        """Return x [..., K] in the order in which the columns of a matrix are stored."""
+        return x if matrix.order is None else self._pen.op("Gather", x, self._pen.stored(matrix.order), axis=-1)
+
+    def _summed(self, x: ir.Value, matrix: StoredMatrix, rank: int) -> ir.Value:
+        """Return x [..., K], filled up to whole blocks, and after them the sum of each; once for the same x."""
+        pen, size = self._pen, matrix.block_size
+        if (x, size) not in self._with_sums:
+            filling = -matrix.columns % size
+            whole = pen.op("Pad", x, integers(pen, 0, filling), None, integers(pen, -1)) if filling else x
+            blocks = pen.op("Reshape", whole, integers(pen, *(0,) * (rank - 2), -1, matrix.num_sums, size))
+            sums = pen.op("ReduceSum", blocks, integers(pen, -1), keepdims=0)
+            self._with_sums[x, size] = pen.op("Concat", whole, sums, axis=-1)
+        return self._with_sums[x, size]
+
+    def _product(self, x: ir.Value, matrix: StoredMatrix, bias: ir.Value | None, rank: int) -> ir.Value:
         if matrix.bits < 32:
+            x = self._summed(x, matrix, rank) if matrix.num_sums else self._ordered(x, matrix)
             return self._kernels.product(x, matrix, bias, accuracy_level=self._accuracy_level)
         pen, data = self._pen, self._pen.stored(matrix.data)
         product = pen.op("MatMul", x, data) if matrix.transposed else pen.op("Gemm", x, data, transB=1)

@@ -76,8 +76,8 @@ class PlainKernels(Kernels):
 
     def product(self, x: ir.Value, matrix: StoredMatrix, bias: ir.Value | None, *, accuracy_level: int = 4) -> ir.Value:
         """x is not rounded, unless onnxruntime fuses the nodes, which it does from the level ORT_ENABLE_EXTENDED on."""
-        pen, x = self.pen, self.ordered(x, matrix)
-        if filling := -matrix.columns % matrix.block_size:
+        pen = self.pen
+        if filling := -matrix.stored_columns % matrix.block_size:
             x = pen.op("Pad", x, integers(pen, 0, filling), None, integers(pen, -1))
         if matrix.transposed:
             assert matrix.scales is not None and matrix.zero_points is not None, "integers in columns have both"

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skipstone.exporters.graph.rounding import Rounder, require_finite, rounded
-from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, refine, unpack
+from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, as_columns, pack, refine, unpack
 
 __all__ = ["INTEGERS", "StoredMatrix", "WeightFile"]
 
@@ -25,7 +25,8 @@ class StoredMatrix:
     """A matrix [N, K] in the weight file: numbers, or integers with what they mean.
 
     Numbers lie as they are, or `transposed`, [K, N]. So may integers; then K is in whole blocks, scales and zero points
-    are [blocks, N], and the latter are always there.
+    are [blocks, N], and the latter are always there. With `num_sums`, as many columns follow on K in whole blocks: what
+    the sum of each block of inputs is multiplied by.
     """
 
     rows: int
@@ -37,6 +38,12 @@ class StoredMatrix:
     scales: ir.ExternalTensor | None = None
     zero_points: ir.ExternalTensor | None = None
     order: ir.ExternalTensor | None = None
+    num_sums: int = 0
+
+    @property
+    def stored_columns(self) -> int:
+        """Inputs of the product, sums among them."""
+        return self.num_sums * (self.block_size + 1) if self.num_sums else self.columns
 
 
 class WeightFile:
@@ -97,7 +104,11 @@ class WeightFile:
                 return StoredMatrix(rows=rows, columns=columns, bits=32, data=stored, transposed=transposed)
             matrix = self._rounder(name, matrix, rule)
         matrix = refine(matrix, bits=max(matrix.bits, self.least_bits), block_size=matrix.block_size)
-        return self._add_transposed(name, matrix) if transposed and integers_too else self._add_integers(name, matrix)
+        num_sums = 0
+        if matrix.offsets is not None:
+            matrix, num_sums = as_columns(matrix), matrix.offsets.shape[1]
+        add = self._add_transposed if transposed and integers_too else self._add_integers
+        return replace(add(name, matrix), columns=columns, num_sums=num_sums)
 
     def _add_integers(self, name: str, matrix: QuantizedMatrix) -> StoredMatrix:
         points, order = matrix.zero_points, matrix.order

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from skipstone.exporters.graph import TARGETS, WeightFile
 from skipstone.exporters.graph.linear import Linear
 from skipstone.exporters.graph.pen import FLOAT, GraphPen
 from skipstone.language_model import LanguageModel
-from skipstone.quant import QuantizedMatrix, Recipe, quantize
+from skipstone.quant import Recipe, as_columns, quantize, refine
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model, rotary_rows
 from skipstone.runtime.generation import Generation, GenerationOptions, stream_batch
@@ -153,10 +154,9 @@ def test_integers_mean_the_same_numbers_wherever_they_are_read(
     weight, x = random.normal(size=(rows, columns)).astype(np.float32), random.normal(size=(3, columns))
     order = random.permutation(columns)
     matrix = quantize(weight, bits=bits, block_size=32, symmetric=symmetric)
-    turned = QuantizedMatrix(
-        **{name: getattr(matrix, name) for name in ("data", "scales", "zero_points", "bits", "block_size", "shape")},
-        order=order,
-    )
+    turned = replace(matrix, order=order)
+    offsets = (random.uniform(-0.5, 0.5, matrix.scales.shape) * matrix.scales).astype(np.float32)
+    shifted = replace(matrix, offsets=offsets)
     ids = np.array([36, 2, 2])
     with WeightFile(tmp_path / "weights.bin", least_bits=TARGETS[target].least_bits) as file:
         pen = GraphPen("test", file)
@@ -164,10 +164,14 @@ def test_integers_mean_the_same_numbers_wherever_they_are_read(
         linear, inputs = Linear(kernels, Recipe.named("fp32")), pen.input("x", FLOAT, ("R", columns))
         row_ids = pen.input("ids", ir.DataType.INT64, ("P",))
         found = {
-            "product": linear(inputs, "one", lambda: [matrix]),
-            "ordered": linear(inputs, "turned", lambda: [turned]),
-            "both": linear(inputs, "two", lambda: [matrix], shared=True),
+            "product": linear(inputs, "one", lambda: [matrix], rank=2),
+            "ordered": linear(inputs, "turned", lambda: [turned], rank=2),
+            "both": linear(inputs, "two", lambda: [matrix], shared=True, rank=2),
             "rows": linear.rows("two", row_ids, lambda: matrix),
+            "shifted": linear(inputs, "three", lambda: [shifted], rank=2),
+            "shifted, both": linear(inputs, "four", lambda: [shifted], shared=True, rank=2),
+            "shifted, rows": linear.rows("four", row_ids, lambda: shifted),
+            "shifted, first": linear.some_rows(inputs, "four", lambda: shifted, 11, row_ids)[0],
             "first": linear.some_rows(inputs, "two", lambda: matrix, 11, row_ids)[0],
         }
         for name, value in found.items():
@@ -178,6 +182,10 @@ def test_integers_mean_the_same_numbers_wherever_they_are_read(
     numbers = matrix.dequantize()
     wanted = {"product": x @ numbers.T, "ordered": x @ turned.dequantize().T, "both": x @ numbers.T}
     wanted |= {"rows": numbers[ids], "first": x @ numbers[:11].T}
+    stored = refine(shifted, bits=max(bits, TARGETS[target].least_bits), block_size=32)
+    moved = numbers + (as_columns(stored).dequantize()[:, 96:]).repeat(32, axis=1)[:, :columns]
+    wanted |= {"shifted": x @ moved.T, "shifted, both": x @ moved.T}
+    wanted |= {"shifted, rows": moved[ids], "shifted, first": x @ moved[:11].T}
     for name, array in wanted.items():
         np.testing.assert_allclose(results[name], array, rtol=0, atol=2e-4)
 
