@@ -106,7 +106,8 @@ class WeightFile:
         matrix = refine(matrix, bits=max(matrix.bits, self.least_bits), block_size=matrix.block_size)
         num_sums = 0
         if matrix.offsets is not None:
-            matrix, num_sums = as_columns(matrix), matrix.offsets.shape[1]
+            num_sums = matrix.offsets.shape[1]
+            matrix = as_columns(matrix)
         add = self._add_transposed if transposed and integers_too else self._add_integers
         return replace(add(name, matrix), columns=columns, num_sums=num_sums)
 
