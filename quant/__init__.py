@@ -8,7 +8,9 @@ from skipstone.quant.gptq import gptq, hessian_error
 from skipstone.quant.offsets import as_columns
 from skipstone.quant.packing import pack, unpack
 from skipstone.quant.recipe import Recipe, TensorRecipe
+from skipstone.quant.rotation import Turn
 from skipstone.quant.rows import Matrix, refine, scale, stack, take_rows
+from skipstone.quant.scaling import awq_scales, hessian_root, smooth_scales
 
 __all__ = [
     "AffineRows",
@@ -19,10 +21,14 @@ __all__ = [
     "as_columns",
     "gptq",
     "hessian_error",
+    "Turn",
+    "awq_scales",
+    "hessian_root",
     "pack",
     "quantize",
     "refine",
     "scale",
+    "smooth_scales",
     "stack",
     "take_rows",
     "unpack",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from skipstone.errors import UnsupportedModel
 from skipstone.exporters.families.altup import AltUp
@@ -14,6 +17,7 @@ from skipstone.runtime.bundle import Dimensions
 
 __all__ = ["ACTIVATIONS", "Architecture"]
 
+Rows: TypeAlias = NDArray[np.int64]
 # The names of config.json for one function each.
 ACTIVATIONS: Final[Mapping[str, str]] = {
     "silu": "silu",
@@ -41,7 +45,9 @@ class Architecture:
     a layer without positions) and `ffn_widths`, the inner width of the dense FFN. Sums are over norms with
     `norm_offset` added to their gains. `parallel` layers add attention and FFN of the same input. `scale` options
     multiply: `attention_scales` the scores, `embedding_scale` the embeddings, `residual_scale` all that is added to the
-    stream, `logit_scale` the logits; caps bound them softly, by tanh. With an `altup` there are several streams.
+    stream, `logit_scale` the logits; caps bound them softly, by tanh. With an `altup` there are several streams. A
+    `head_turn`, which no checkpoint has, multiplies what the head reads: a rotated model has one whose head is the
+    embedding.
     """
 
     family: str
@@ -83,7 +89,7 @@ class Architecture:
 
     def is_transposed(self, name: str) -> bool:
         """Whether the checkpoint holds a matrix the other way round, inputs first."""
-        return self.transposed and name not in ("embedding", "positions", "head")
+        return self.transposed and name not in ("embedding", "positions", "head", "head_turn")
 
     def is_mixture(self, layer: int) -> bool:
         """Whether the FFN of a layer is a mixture of experts."""
@@ -126,6 +132,7 @@ class Architecture:
             "embedding": (d.vocab_size, d.hidden_size),
             "positions": (self.context_length, d.hidden_size),
             "final_norm": (d.hidden_size,),
+            "head_turn": (d.hidden_size, d.hidden_size),
         }
         if self.altup is not None:
             shapes |= self.altup.outer_shapes(d.hidden_size)
@@ -172,10 +179,26 @@ class Architecture:
         """Yield the checkpoint's name and shape of each tensor, and of its bias."""
         for name, shape in shapes.items():
             stored = shape[::-1] if self.is_transposed(name) else shape
-            for place in self._places(name):
-                yield self.names[name].format(layer=layer, **place), stored
+            for theirs in self.stored_names(name, layer):
+                yield theirs, stored
             if name in self.biases:
                 yield self.names[f"{name}_bias"].format(layer=layer), shape[:1]
+
+    def stored_names(self, name: str, layer: int = 0) -> tuple[str, ...]:
+        """Return what the checkpoint calls a tensor of ours: several where heads, experts or streams have their own."""
+        return tuple(self.names[name].format(layer=layer, **place) for place in self._places(name))
+
+    def head_starts(self) -> tuple[Rows, Rows, Rows]:
+        """Return where each head of queries, keys and values begins: in `qkv`, or each kind in a matrix of its own."""
+        d, size = self.dimensions, self.dimensions.head_size
+        if not self.has("qkv"):
+            return np.arange(d.num_heads) * size, np.arange(d.num_kv_heads) * size, np.arange(d.num_kv_heads) * size
+        places = np.arange(d.num_heads + 2 * d.num_kv_heads) * size
+        if not self.grouped:
+            query, key, value = np.split(places, [d.num_heads, d.num_heads + d.num_kv_heads])
+            return query, key, value
+        groups = places.reshape(d.num_kv_heads, -1)  # each key-value head follows its queries
+        return groups[:, :-2].ravel(), groups[:, -2], groups[:, -1]
 
     def _places(self, name: str) -> list[dict[str, int]]:
         """Return what else a tensor's name holds: the number of the head, of the expert or of the stream."""

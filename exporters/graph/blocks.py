@@ -161,11 +161,15 @@ class Blocks:
         return self._capped(first), self._capped(extra)
 
     def _asked(self, hidden: ir.Value, rows: ir.Value) -> ir.Value:
-        """Return the rows asked for after the final norm, [R, E]."""
+        """Return what the head multiplies: the rows asked for after the final norm, [R, E]."""
         a, pen = self._architecture, self._pen
         flat = pen.op("Reshape", hidden, pen.constant("flat", np.array([-1, a.dimensions.hidden_size], np.int64)))
         asked = Residual(pen.op("Gather", flat, rows, axis=0))
-        return self.norm(asked, "final_norm", *self._weights.final_norm())[0]
+        normed = self.norm(asked, "final_norm", *self._weights.final_norm())[0]
+        if not a.has("head_turn"):
+            return normed
+        rule = self._recipe.for_tensor("head")
+        return self._linear(normed, "head_turn", lambda: [self._weights.matrix("head_turn")], rule=rule, rank=2)
 
     def _capped(self, logits: ir.Value) -> ir.Value:
         pen, cap = self._pen, self._architecture.logit_cap

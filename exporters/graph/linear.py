@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skipstone.exporters.graph.expert_rows import integers
 from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.weight_file import StoredMatrix
-from skipstone.quant import Matrix, Recipe
+from skipstone.quant import Matrix, Recipe, TensorRecipe
 
 __all__ = ["Linear"]
 
@@ -33,14 +33,15 @@ class Linear:
         bias: NDArray[np.float32] | None = None,
         *,
         shared: bool = False,
+        rule: TensorRecipe | None = None,
         rank: int = 3,
     ) -> ir.Value:
         """[..., K] to [..., N]: multiply by the matrices that `make` gives, one under the other, and add the bias [N].
 
-        A `shared` matrix is looked up by row too, so it is not stored transposed; `x` then is [R, K]. `rank` is that
-        of x.
+        A `shared` matrix is looked up by row too, so it is not stored transposed; `x` then is [R, K]. A `rule` takes
+        the place of the recipe's. `rank` is that of x.
         """
-        pen, rule = self._pen, self._recipe.for_tensor(name)
+        pen, rule = self._pen, rule or self._recipe.for_tensor(name)
         parts = self._kernels.matrices(name, make, rule, shared=shared)
         whole = None if bias is None else pen.weight(f"{name}.bias", lambda: bias)
         if len(parts) == 1:

@@ -5,7 +5,7 @@ Heads are padded to a size that the kernel takes, and channels that turn togethe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -188,22 +188,8 @@ class ModelWeights:
 
     def _qkv_rows(self, layer: int) -> tuple[Rows, Rows, Rows]:
         """Return which rows of the checkpoint's matrix, or matrices, are those of queries, keys and values."""
-        a, d = self._architecture, self._architecture.dimensions
-        turning, size = self._turning_order(layer), d.head_size
-        as_it_is = head_order(size, 0)
-        if not a.has("qkv"):
-            starts: Sequence[Rows] = [
-                np.arange(count) * size for count in (d.num_heads, d.num_kv_heads, d.num_kv_heads)
-            ]
-        elif a.grouped:  # each key-value head follows its queries
-            shared = d.num_heads // d.num_kv_heads
-            places = (np.arange(d.num_kv_heads * (shared + 2)) * size).reshape(d.num_kv_heads, -1)
-            starts = [places[:, :shared].ravel(), places[:, shared], places[:, shared + 1]]
-        else:
-            starts = np.split(
-                np.arange(d.num_heads + 2 * d.num_kv_heads) * size, [d.num_heads, d.num_heads + d.num_kv_heads]
-            )
-        query, key, value = starts
+        turning, as_it_is = self._turning_order(layer), head_order(self._architecture.dimensions.head_size, 0)
+        query, key, value = self._architecture.head_starts()
         return rows_of_heads(query, turning), rows_of_heads(key, turning), rows_of_heads(value, as_it_is)
 
 

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from skipstone.exporters.transforms.ffn_width import FfnWidth
+from skipstone.exporters.transforms.fold_points import FoldPoint, fold_points
+from skipstone.exporters.transforms.folding import Folding
 from skipstone.exporters.transforms.lora import Lora
+from skipstone.exporters.transforms.rotation import Rotation
 from skipstone.exporters.transforms.transform import ChangedTensors, Transform, apply
 
-__all__ = ["ChangedTensors", "FfnWidth", "Lora", "Transform", "apply"]
+__all__ = [
+    "ChangedTensors",
+    "FfnWidth",
+    "FoldPoint",
+    "Folding",
+    "Lora",
+    "Rotation",
+    "Transform",
+    "apply",
+    "fold_points",
+]
