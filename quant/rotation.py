@@ -56,9 +56,10 @@ def hadamard(size: int) -> Doubles:
     """Return an orthogonal matrix of entries +- 1 / sqrt(size). Raises: ValueError for a size without one."""
     for order in _orders(size):
         if (core := _paley(order)) is not None:
-            while len(core) < size:
-                core = np.kron([[1, 1], [1, -1]], core)
-            return core / np.sqrt(size)
+            doubled: Doubles = core
+            while len(doubled) < size:
+                doubled = np.kron(np.array([[1.0, 1], [1, -1]]), doubled).astype(np.float64)
+            return np.asarray(doubled / np.sqrt(size), np.float64)
     raise ValueError(f"no Hadamard matrix of size {size} is known here")
 
 

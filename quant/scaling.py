@@ -31,7 +31,7 @@ def smooth_scales(
     inputs = _per_scale(np.maximum, largest_inputs, columns)
     weights = _per_scale(np.maximum, np.max([np.abs(matrix).max(axis=0) for matrix in matrices], axis=0), columns)
     scales = np.maximum(inputs, _SMALLEST) ** alpha / np.maximum(weights, _SMALLEST) ** (1 - alpha)
-    return scales.astype(np.float32)
+    return np.asarray(scales, np.float32)
 
 
 def awq_scales(
@@ -49,10 +49,10 @@ def awq_scales(
     Cost: 20 roundings of each matrix, and as many products with the samples.
     """
     means = np.maximum(_per_scale(np.maximum, mean_inputs, columns), _SMALLEST)
-    best, least = np.ones_like(means), np.inf
+    best, least = np.ones(len(means), np.float32), np.inf
     for alpha in np.arange(_NUM_ALPHAS) / _NUM_ALPHAS:
         scales = means**alpha
-        scales = (scales / np.sqrt(scales.max() * scales.min())).astype(np.float32)
+        scales = np.asarray(scales / np.sqrt(scales.max() * scales.min()), np.float32)
         factors = scales if columns is None else scales[columns]
         error = sum(_error(matrix, factors, samples, rounded) for matrix in matrices)
         if error < least:
@@ -63,7 +63,7 @@ def awq_scales(
 def hessian_root(hessian: Floats) -> Floats:
     """Return a matrix [K, K] whose errors are those of all samples X, of which only X' X [K, K] is known."""
     values, vectors = np.linalg.eigh(hessian.astype(np.float64))
-    return (vectors * np.sqrt(np.maximum(values, 0))).T.astype(np.float32)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))).T, np.float32)
 
 
 def _error(matrix: Floats, scales: Floats, samples: Floats, rounded: Callable[[Floats], Floats]) -> float:

@@ -19,6 +19,7 @@ _MIXTURE = ("router", "expert_gate", "expert_up")
 def norm_readers(architecture: Architecture, layer: int) -> Mapping[str, tuple[str, ...]]:
     """Return the norms in front of attention and FFN of a layer, by our names, and the matrices that read each."""
     ffn = _MIXTURE if architecture.is_mixture(layer) else _DENSE
+    readers: dict[str, tuple[str, ...]]
     if architecture.parallel and not architecture.has("ffn_norm"):
         readers = {"attention_norm": _ATTENTION + ffn}
     else:
