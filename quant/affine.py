@@ -99,7 +99,7 @@ def _spread(codes: Codes, steps: Floats, lowest: Floats) -> tuple[Codes, Floats,
 def _on_finer_grid(codes: Codes, steps: Floats, lowest: Floats, highest: int, top: int) -> tuple[Codes, Floats, Floats]:
     """Return our codes up to `top`, scales, and where on our grid, counted from 0, the code 0 lies."""
     start = lowest / np.where(steps == 0, np.float32(1), steps)
-    span = np.maximum(start + highest, 0) - np.minimum(start, 0)
+    span: Floats = np.maximum(start + highest, np.float32(0)) - np.minimum(start, np.float32(0))
     factors: Floats = np.floor(np.float32(top + 0.5) / span)
     # A block far from 0 does not fit: its codes are rounded to a coarser grid.
     factors = np.where(
