@@ -40,6 +40,7 @@ from skipstone.exporters.graph import (
     kernel_head_size,
     rounded,
 )
+from skipstone.exporters.kept_integers import KeptKind, kept_kinds, with_numbers
 from skipstone.exporters.options import ExportOptions
 from skipstone.exporters.stages import parse_cuts, parse_draft_head, parse_exits, plan_stages
 from skipstone.exporters.transforms import Transform, apply
@@ -73,6 +74,7 @@ class ExportPlan:
     end elsewhere. `draft_head` is how many of the first tokens the head for drafts knows; None is no such head.
     `exit_adapters` are what was trained for the exits, those not exported with them. `target` names the
     operators of the graphs. `rounder` gives the integers of matrices; `calibration` says from what it knows them.
+    operators of the graphs. `kept` are the kinds of integers that the checkpoint brings into the bundle.
     """
 
     checkpoint: Checkpoint
@@ -89,6 +91,7 @@ class ExportPlan:
     remarks: tuple[str, ...] = ()
     rounder: Rounder = rounded
     calibration: Mapping[str, object] | None = None
+    kept: tuple[KeptKind, ...] = ()
 
     @property
     def models(self) -> tuple[ExportPlan, ...]:
@@ -112,8 +115,7 @@ class ExportPlan:
     @property
     def num_kept(self) -> int:
         """How many matrices the checkpoint stores as integers that go into the bundle as they are."""
-        tensors = self.checkpoint.tensors
-        return sum(tensors.is_quantized(name) for name in self.architecture.tensor_shapes())
+        return sum(kind.num_matrices for kind in self.kept)
 
     @property
     def is_exact(self) -> bool:
@@ -176,14 +178,15 @@ class ExportPlan:
 def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
     """Return the checked plan; see `with_draft_model` for two models in one bundle.
 
-    No weight is read, except that adapters of exits read one small matrix, to see whether they are for these weights,
-    embedding and head are compared where config.json ties them and both are stored, and what `ensures` of a transform
-    reads.
+    No weight is read, except a few rows of matrices whose integers are re-coded, to say how near they are; adapters of
+    exits read one small matrix, to see whether they are for these weights; embedding and head are compared where
+    config.json ties them and both are stored; and what `ensures` of a transform reads.
     Raises: CheckpointError, UnsupportedModel, ConfigError.
     """
     checkpoint = open_checkpoint(source, revision=options.revision)
     checkpoint, architecture = _as_stored(checkpoint)
-    architecture, tensors, transforms = apply(options.transforms, architecture, checkpoint.tensors)
+    tensors = with_numbers(architecture, checkpoint.tensors, keep=options.keep_integers)
+    architecture, tensors, transforms = apply(options.transforms, architecture, tensors)
     checkpoint = replace(checkpoint, tensors=tensors)
     exits, stages = _stages(architecture, options)
     adapters, said = adapters_for(checkpoint, architecture, exits, options.exit_adapters)
@@ -198,8 +201,9 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
         draft_head=_draft_head(architecture, options, num_stages=len(stages)),
         exit_adapters=adapters,
         target=options.target,
+        kept=kept_kinds(tensors, architecture.tensor_shapes()),
     )
-    return replace(plan, remarks=(*_remarks(plan), *said))
+    return replace(plan, remarks=(*_remarks(plan, was_asked=not options.keep_integers), *said))
 
 
 def _as_stored(checkpoint: Checkpoint) -> tuple[Checkpoint, Architecture]:
@@ -231,14 +235,17 @@ def _draft_head(architecture: Architecture, options: ExportOptions, *, num_stage
     return parse_draft_head(options.draft_head, vocab_size=architecture.dimensions.vocab_size, num_stages=num_stages)
 
 
-def _remarks(plan: ExportPlan) -> tuple[str, ...]:
+def _remarks(plan: ExportPlan, *, was_asked: bool) -> tuple[str, ...]:
     """Say for what the recipe does not hold, what is rounded twice, and what is left out."""
     remarks, num_rounded = [*plan.checkpoint.remarks], plan.checkpoint.tensors.num_rounded
+    advice = ", as a precision was asked for" if was_asked else ""
     if plan.num_kept:
         kept = "matrix keeps its" if plan.num_kept == 1 else "matrices keep their"
         remarks.append(f"{plan.num_kept} {kept} integers; {plan.recipe.name} is for the others")
+    if any(kind.error for kind in plan.kept):
+        remarks.append(f"re-coded for our kernels: {', '.join(map(str, plan.kept))}")
     if num_rounded and plan.recipe.kl_bound:
-        remarks.append(f"{num_rounded} tensors lie in blocks that cannot be kept: they are rounded again")
+        remarks.append(f"{num_rounded} tensors lie in blocks that are not kept: they are rounded again{advice}")
     remarks.extend((*left_out(plan.checkpoint, plan.architecture), *plan.roles.remarks))
     return (*remarks, *sampling_remarks(plan.checkpoint))
 
@@ -307,4 +314,6 @@ def _recipe(plan: ExportPlan) -> dict[str, Any]:
     """Return the recipe as the manifest holds it, with what is not usual in it."""
     kept: dict[str, Any] = {"kept_integers": plan.num_kept} if plan.num_kept else {}
     kept |= {} if plan.calibration is None else {"calibration": plan.calibration}
+    kinds = [kind.to_json() for kind in plan.kept]
+    kept = {"kept_integers": plan.num_kept, "kept_kinds": kinds} if plan.num_kept else {}
     return {**plan.recipe.to_json(), **kept, **({} if plan.target == "ort" else {"target": plan.target})}

@@ -33,7 +33,7 @@ class _SameKeywords(TypedDict, total=False):
 class ExportKeywords(_SameKeywords, total=False):
     """All keywords of `ExportOptions.of`, for functions that pass them on."""
 
-    precision: Precision
+    precision: Precision | None
     group_size: int | None
     lora: str | Path | None
     ffn_width: str | None
@@ -54,6 +54,8 @@ class PlanKeywords(ExportKeywords, total=False):
 class ExportOptions:
     """How one checkpoint becomes a bundle; by default it is the whole model, in one piece.
 
+    `keep_integers`: all integers of the checkpoint go into the bundle, and the recipe is for numbers; else only those
+    that lie in blocks as ours do.
     `exits` is `none`, `auto` or layer numbers like `4,8`, after which the model may stop; `cuts` is `none`, `each` or
     layer numbers, after which stages end too. `revision` is a branch, tag or commit of a checkpoint on the hub.
     `transforms` change the model before its graph is written, one after the other. `draft_head` is `auto` or how many
@@ -64,6 +66,7 @@ class ExportOptions:
     """
 
     recipe: Recipe
+    keep_integers: bool = False
     exits: str = "none"
     cuts: str = "none"
     revision: str | None = None
@@ -89,7 +92,7 @@ class ExportOptions:
     def of(
         cls,
         *,
-        precision: Precision = "int4",
+        precision: Precision | None = None,
         group_size: int | None = None,
         lora: str | Path | None = None,
         ffn_width: str | None = None,
@@ -98,15 +101,16 @@ class ExportOptions:
     ) -> ExportOptions:
         """Return the options that are called so in `skipstone.export` and on the command line.
 
-        `precision` and `group_size` choose a recipe; the transforms of `lora` and `ffn_width` come before the others.
+        `precision` and `group_size` choose a recipe. Without a precision it is `int4`, for weights that are numbers,
+        and integers are kept. The transforms of `lora` and `ffn_width` come before the others.
         Raises: ConfigError.
         """
         try:
-            recipe = Recipe.named(precision, group_size=group_size)
+            recipe = Recipe.named(precision or "int4", group_size=group_size)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         named = (
             *(() if lora is None else (Lora(Path(lora)),)),
             *(() if ffn_width is None else (FfnWidth(ffn_width),)),
         )
-        return cls(recipe=recipe, transforms=(*named, *transforms), **fields)
+        return cls(recipe=recipe, keep_integers=precision is None, transforms=(*named, *transforms), **fields)

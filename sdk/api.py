@@ -78,8 +78,8 @@ def export(
     replaces a bundle that is there. `calibrate` rounds the weights by what they are multiplied by on a text: a text
     file, a file of JSON lines with chats, or `auto` for the text in the package. The other options:
 
-    - `precision`: `int4` (the default), `int4-fast`, `int8` or `fp32`; `group_size`: the weights per scale, 32, 64 or
-      128.
+    - `precision`: `int4` (the default), `int4-fast`, `int8` or `fp32`; without one, integers of the checkpoint are kept
+      as they are. `group_size`: the weights per scale, 32, 64 or 128.
     - `exits`: `none`, `auto` or layer numbers like `4,8`; `cuts`: `none`, `each` or layer numbers, after which stages
       end too, so that drafts can leave stages out.
     - `revision`: a branch, tag or commit of a hub id.
@@ -141,7 +141,7 @@ def plan(
         return plan_wrapped(_source(checkpoint), options, draft_model=draft_model or draft_model_precision)
     small = None
     if draft_model is not None:
-        precision, group_size = keywords.get("precision", "int4"), keywords.get("group_size")
+        precision, group_size = keywords.get("precision"), keywords.get("group_size")
         small_options = ExportOptions.of(
             precision=draft_model_precision or precision, group_size=group_size, target=options.target
         )

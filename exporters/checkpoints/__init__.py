@@ -18,7 +18,7 @@ from skipstone.exporters.checkpoints.opening import open_checkpoint
 from skipstone.exporters.checkpoints.safetensors_file import safetensors_in
 from skipstone.exporters.checkpoints.sampling import read_sampling, sampling_remarks
 from skipstone.exporters.checkpoints.stored_head import with_stored_head
-from skipstone.exporters.checkpoints.tensors import StoredTensor, StoredTensors, TensorSource, check_shape
+from skipstone.exporters.checkpoints.tensors import Coding, StoredTensor, StoredTensors, TensorSource, check_shape
 from skipstone.exporters.checkpoints.token_roles import TokenRoles, with_rows
 from skipstone.exporters.checkpoints.weight_files import open_weights
 
@@ -26,6 +26,7 @@ __all__ = [
     "ADAPTERS_FILE",
     "EPSILON",
     "Checkpoint",
+    "Coding",
     "ExitAdapter",
     "ExitAdapters",
     "StoredTensor",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -12,7 +13,20 @@ from numpy.typing import NDArray
 from skipstone.errors import CheckpointError
 from skipstone.quant import QuantizedMatrix
 
-__all__ = ["FLOATS", "INTEGERS", "StoredTensor", "StoredTensors", "TensorSource", "check_shape"]
+__all__ = ["FLOATS", "INTEGERS", "Coding", "StoredTensor", "StoredTensors", "TensorSource", "check_shape"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coding:
+    """How the integers of a checkpoint go into our blocks; `kind` is what its format calls them.
+
+    `is_native`: in blocks of the same size and as many bits, so nothing is gained by numbers. `is_exact`: they stand
+    for the same numbers.
+    """
+
+    kind: str
+    is_native: bool = True
+    is_exact: bool = True
 
 
 class TensorSource(Protocol):
@@ -43,6 +57,12 @@ class TensorSource(Protocol):
 
     def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
         """The integers of one matrix [N, K] for which `is_quantized` holds. Raises: as `read` does."""
+
+    def coding(self, name: str) -> Coding:
+        """How the integers of a tensor for which `is_quantized` holds are carried over."""
+
+    def sample(self, name: str) -> tuple[QuantizedMatrix, NDArray[np.float32]]:
+        """Some rows of such a tensor as `read_quantized` gives them, and their numbers. Raises: as `read` does."""
 
 
 FLOATS: Final = ("F64", "F32", "F16", "BF16")
@@ -141,6 +161,14 @@ class StoredTensors:
         return False
 
     def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
+        """Not to be called, as no tensor `is_quantized`."""
+        raise CheckpointError(f"tensor {name!r} is stored as numbers, not as integers with scales")
+
+    def coding(self, name: str) -> Coding:
+        """Not to be called, as no tensor `is_quantized`."""
+        raise CheckpointError(f"tensor {name!r} is stored as numbers, not as integers with scales")
+
+    def sample(self, name: str) -> tuple[QuantizedMatrix, NDArray[np.float32]]:
         """Not to be called, as no tensor `is_quantized`."""
         raise CheckpointError(f"tensor {name!r} is stored as numbers, not as integers with scales")
 

@@ -103,7 +103,7 @@ def _refuse_options(options: ExportOptions, draft_model: str | Path | None) -> N
     refused = [*map(str, options.transforms)] + ([] if draft_model is None else [f"draft-model {draft_model}"])
     for field in fields(options):
         value = getattr(options, field.name)
-        if field.name not in ("recipe", "revision", "transforms") and value != field.default:
+        if field.name not in ("recipe", "keep_integers", "revision", "transforms") and value != field.default:
             refused.append(f"{field.name.replace('_', '-')} {value}")
     if refused:
         raise ConfigError(f"{refused[0]} does not go with optimum, whose graph stays as it is: leave it out")

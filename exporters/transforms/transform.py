@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import UnsupportedModel
-from skipstone.exporters.checkpoints import TensorSource
+from skipstone.exporters.checkpoints import Coding, TensorSource
 from skipstone.exporters.families import Architecture
 from skipstone.quant import QuantizedMatrix
 
@@ -131,3 +131,11 @@ class ChangedTensors:
     def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
         """The integers of one matrix [N, K] for which `is_quantized` holds. Raises: as `read` does."""
         return self._source.read_quantized(name, shape)
+
+    def coding(self, name: str) -> Coding:
+        """How the integers of a tensor for which `is_quantized` holds are carried over."""
+        return self._source.coding(name)
+
+    def sample(self, name: str) -> tuple[QuantizedMatrix, NDArray[np.float32]]:
+        """Some rows of such a tensor as integers, and their numbers, in the source. Raises: as `read` does."""
+        return self._source.sample(name)

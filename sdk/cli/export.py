@@ -63,9 +63,13 @@ class WeightFlags:
 
     panel: ClassVar[str] = "Weights"
     precision: Annotated[
-        PrecisionName,
-        typer.Option("--precision", help="Type of the weights; int4 keeps the most sensitive ones at 8 bits."),
-    ] = PrecisionName.int4
+        PrecisionName | None,
+        typer.Option(
+            "--precision",
+            help="Type of the weights; int4 keeps the most sensitive ones at 8 bits. "
+            "Default: int4, and the integers of a GGUF file or of MLX are kept.",
+        ),
+    ] = None
     group_size: Annotated[
         GroupSize | None, typer.Option("--group-size", help="Weights that share a scale; default: what measured best.")
     ] = None
@@ -201,7 +205,7 @@ def run(
     if comparison is not None:
         notes(quiet=quiet).print(comparison.verdict)
     seconds = time.perf_counter() - start
-    notes(quiet=quiet).print(f"{output}: {weights.precision.value}, {_size(output)}, {seconds:.1f} s")
+    notes(quiet=quiet).print(f"{output}: {planned.recipe.name}, {_size(output)}, {seconds:.1f} s")
 
 
 def _keywords(*groups: WeightFlags | StageFlags | DraftModelFlags) -> dict[str, Any]:

@@ -176,12 +176,24 @@ def _layers_to_skip(bundle: Bundle, folder: Path) -> str | None:
 
 def _precision(recipe: Mapping[str, object]) -> str:
     kept, target = recipe.get("kept_integers"), recipe.get("target")
+    kinds = recipe.get("kept_kinds")
     said = (
         str(recipe.get("name")),
-        f"{kept} matrices as in the checkpoint" if kept else "",
+        f"{kept} matrices as in the checkpoint{_kinds(kinds)}" if kept else "",
         f"for target {target}" if target else "",
     )
     return ", ".join(filter(None, said))
+
+
+def _kinds(kinds: object) -> str:
+    """Return which kinds of integers there are and how near they lie, for manifests that say it."""
+    if not isinstance(kinds, list):
+        return ""
+    said = (
+        f"{kind['matrices']} {kind['kind']} {'within %.2g %%' % (100 * kind['error']) if kind['error'] else 'exact'}"
+        for kind in kinds
+    )
+    return f" ({'; '.join(said)})"
 
 
 def _checked(figures: Mapping[str, Any] | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ from skipstone.errors import CheckpointError
 from skipstone.exporters.checkpoints.files import reading
 from skipstone.exporters.checkpoints.gguf.file import StoredBlocks
 from skipstone.exporters.checkpoints.gguf.integers import KINDS, BlockKind
-from skipstone.exporters.checkpoints.tensors import StoredTensors, check_shape
+from skipstone.exporters.checkpoints.tensors import Coding, StoredTensors, check_shape
 from skipstone.quant import AffineRows, QuantizedMatrix
 
 __all__ = ["GgufTensor", "GgufTensors"]
@@ -21,6 +21,7 @@ __all__ = ["GgufTensor", "GgufTensors"]
 Bytes: TypeAlias = NDArray[np.uint8]
 Rows: TypeAlias = "slice | NDArray[np.int64]"
 
+_SAMPLE_BYTES: Final = 1 << 13
 _NUMBERS: Final = ("F64", "F32", "F16", "BF16")
 
 
@@ -97,6 +98,19 @@ class GgufTensor:
             collected.fill(rows, *kind.read(stored.reshape(-1, *row_shape)))
         return collected
 
+    def first_rows(self, num_bytes: int) -> GgufTensor:
+        """Some of the rows [N, K], in about so many bytes, in the order of the file."""
+        num_rows = self._stored_shape[0]
+        few = max(1, min(num_rows, num_bytes * num_rows // self.num_bytes))
+        start = self.blocks.offset + (self.part or 0) * self.num_bytes
+        blocks = replace(
+            self.blocks,
+            shape=(few, *self._stored_shape[1:]),
+            offset=start,
+            num_bytes=self.num_bytes // num_rows * few,
+        )
+        return replace(self, blocks=blocks, part=None, order=None)
+
     def _pieces(self) -> Iterator[tuple[Rows, Bytes]]:
         """Yield the bytes of some stored rows, and which of our rows they are, until all were there."""
         num_rows, row_bytes = self._stored_shape[0], self.num_bytes // self._stored_shape[0]
@@ -138,3 +152,15 @@ class GgufTensors(StoredTensors):
             return self._gguf[name].integers()
         except ValueError as error:
             raise CheckpointError(f"tensor {name!r} has {error}: the file is damaged, fetch it again") from error
+
+    def coding(self, name: str) -> Coding:
+        """How the blocks of a tensor for which `is_quantized` holds are carried over."""
+        kind = self._gguf[name].integers_kind
+        assert kind is not None, "asked for integers only"
+        return Coding(kind=self._gguf[name].blocks.kind.name, is_native=kind.is_native, is_exact=kind.is_exact)
+
+    def sample(self, name: str) -> tuple[QuantizedMatrix, NDArray[np.float32]]:
+        """Its first rows as integers, and their numbers. Raises: as `read` does."""
+        first = self._gguf[name].first_rows(_SAMPLE_BYTES)
+        few = GgufTensors({name: first})
+        return few.read_quantized(name, (first.shape[0], first.shape[1])), few.read(name, first.shape)

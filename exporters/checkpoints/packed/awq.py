@@ -40,6 +40,11 @@ class AwqFormat:
 
     group_size: int | None
 
+    @property
+    def kind(self) -> str:
+        """What the integers are called."""
+        return "AWQ"
+
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
         """What quantization_config says. Raises: UnsupportedModel for another format of the integers, by name."""

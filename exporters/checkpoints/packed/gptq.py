@@ -50,6 +50,11 @@ class GptqFormat:
     borrows: bool
     symmetric: bool = False
 
+    @property
+    def kind(self) -> str:
+        """What the integers are called."""
+        return "GPTQ"
+
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
         """What quantization_config says. Raises: UnsupportedModel for another format of the integers, by name."""

@@ -19,6 +19,7 @@ from skipstone.quant import QuantizedMatrix, pack
 
 __all__ = [
     "ADVICE",
+    "BLOCK_SIZES",
     "PIECES",
     "WORD_BITS",
     "GroupedMatrix",
@@ -35,7 +36,7 @@ ADVICE: Final = "take the checkpoint as it was before quantization; export quant
 PIECES: Final = ("qweight", "qzeros", "scales")
 WORD_BITS: Final = 32
 # Larger groups repeat their scale: at 128 that is a quarter of a bit per weight, and the kernels are at their best.
-_BLOCK_SIZES: Final = (128, 64, 32, 16)
+BLOCK_SIZES: Final = (128, 64, 32, 16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +87,13 @@ class GroupedMatrix:
 
 def _block_size(name: str, groups: NDArray[np.int64]) -> int:
     """The largest size at which every block lies in one group; `groups` [K] are sorted."""
-    for size in _BLOCK_SIZES:
+    for size in BLOCK_SIZES:
         if np.array_equal(np.repeat(groups[::size], size)[: len(groups)], groups):
             return size
     widths = sorted(set(np.unique(groups, return_counts=True)[1].tolist()))
     raise UnsupportedModel(
         f"{name}: groups of {', '.join(map(str, widths))} columns are not supported, only multiples of "
-        f"{_BLOCK_SIZES[-1]}: {ADVICE}"
+        f"{BLOCK_SIZES[-1]}: {ADVICE}"
     )
 
 

@@ -1,30 +1,35 @@
 """The format of MLX: groups of neighbouring columns, each with a scale and an offset that is a number.
 
 Shapes: `weight` [N, K * bits / 32] in words, `scales` and `biases` [N, G]. A weight is scale * integer + bias. The bits
-of a row follow each other, the lowest of an integer first. Offsets are no integers, so matrices are read as numbers.
+of a row follow each other, the lowest of an integer first. Our blocks hold the same codes on a grid as fine or finer,
+with an integer zero point and what is left of the bias.
 Source: the documentation of mlx.core.quantize.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError, UnsupportedModel
-from skipstone.exporters.checkpoints.packed.groups import ADVICE, WORD_BITS
-from skipstone.exporters.checkpoints.tensors import StoredTensors, check_shape
-from skipstone.quant import QuantizedMatrix
+from skipstone.exporters.checkpoints.packed.groups import ADVICE, BLOCK_SIZES, WORD_BITS
+from skipstone.exporters.checkpoints.tensors import Coding, StoredTensors, check_shape
+from skipstone.quant import AffineRows, QuantizedMatrix
 
 __all__ = ["MlxTensors", "mlx_stems"]
+
+Codes: TypeAlias = NDArray[np.uint8]
+Floats: TypeAlias = NDArray[np.float32]
 
 _BITS: Final = (2, 3, 4, 5, 6, 8)
 _GROUP_SIZE: Final = 64  # where the settings do not say
 _PIECES: Final = ("scales", "biases")
-_CHUNK: Final = 1 << 18  # weights that are taken apart at a time: a byte for each of their bits
+_CHUNK: Final = 1 << 18  # weights that are taken apart at a time
+_SAMPLE: Final = 1 << 14
 
 
 def mlx_stems(tensors: StoredTensors) -> list[str]:
@@ -47,6 +52,11 @@ class _Sizes:
     def columns(self) -> int:
         """K."""
         return self.groups * self.group_size
+
+    @property
+    def block_size(self) -> int | None:
+        """The largest of our blocks of which a group is a whole number; None where none is."""
+        return next((size for size in BLOCK_SIZES if self.group_size % size == 0), None)
 
 
 class MlxTensors:
@@ -90,30 +100,68 @@ class MlxTensors:
         if (sizes := self._sizes.get(name)) is None:
             return self._tensors.read(name, shape)
         check_shape(name, (sizes.rows, sizes.columns), shape)
-        stem = name.removesuffix(".weight")
-        scales, biases = (self._tensors.read(f"{stem}.{piece}", (sizes.rows, sizes.groups)) for piece in _PIECES)
-        words = self._tensors.read_integers(name, self._tensors.shape(name))
-        numbers = np.empty((sizes.rows, sizes.groups, sizes.group_size), np.float32)
-        step = max(1, _CHUNK // sizes.columns)
-        for start in range(0, sizes.rows, step):
-            rows = slice(start, start + step)
-            numbers[rows] = _integers(words[rows], sizes.bits).reshape(numbers[rows].shape)
-        numbers *= scales[:, :, None]
-        numbers += biases[:, :, None]
-        return numbers.reshape(sizes.rows, sizes.columns)
+        return self._numbers(name, sizes.rows)
 
     @property
     def num_rounded(self) -> int:
-        """How many matrices are read as numbers, and rounded again."""
-        return len(self._sizes)
+        """How many matrices lie in groups that are no blocks of ours: they are read as numbers, and rounded again."""
+        return sum(sizes.block_size is None for sizes in self._sizes.values())
 
     def is_quantized(self, name: str) -> bool:
-        """Never: no integers are carried over."""
-        return False
+        """Whether the tensor is a matrix whose groups can be carried over."""
+        return name in self._sizes and self._sizes[name].block_size is not None
 
     def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
-        """Not to be called, as no tensor `is_quantized`."""
-        return self._tensors.read_quantized(name, shape)
+        """The integers of one matrix [N, K]. Raises: as `read` does. Cost: the matrix, its words and some megabytes."""
+        if not self.is_quantized(name):
+            return self._tensors.read_quantized(name, shape)
+        sizes = self._sizes[name]
+        check_shape(name, (sizes.rows, sizes.columns), shape)
+        return self._carried(name, sizes.rows)
+
+    def coding(self, name: str) -> Coding:
+        """Groups have numbers for zero points, ours integers and offsets."""
+        return Coding(kind=f"MLX {self._sizes[name].bits}-bit", is_native=False, is_exact=False)
+
+    def sample(self, name: str) -> tuple[QuantizedMatrix, NDArray[np.float32]]:
+        """Its first rows as integers, and their numbers. Raises: as `read` does."""
+        sizes = self._sizes[name]
+        num_rows = max(1, min(sizes.rows, _SAMPLE // sizes.columns))
+        return self._carried(name, num_rows), self._numbers(name, num_rows)
+
+    def _carried(self, name: str, num_rows: int) -> QuantizedMatrix:
+        sizes = self._sizes[name]
+        assert sizes.block_size is not None
+        for bits in sorted({4 if sizes.bits <= 4 else 8, 8}):
+            rows = AffineRows(
+                (num_rows, sizes.columns), bits=bits, block_size=sizes.block_size, highest=2**sizes.bits - 1
+            )
+            for part, codes, scales, biases in self._parts(name, num_rows):
+                repeats = sizes.group_size // sizes.block_size
+                steps, lowest = (np.repeat(array, repeats, axis=1) for array in (scales, biases))
+                rows.fill(part, codes.reshape(*steps.shape, sizes.block_size), steps, lowest)
+            if rows.fits:
+                break
+        return rows.matrix()
+
+    def _numbers(self, name: str, num_rows: int) -> NDArray[np.float32]:
+        sizes = self._sizes[name]
+        numbers = np.empty((num_rows, sizes.groups, sizes.group_size), np.float32)
+        for part, codes, scales, biases in self._parts(name, num_rows):
+            numbers[part] = codes.reshape(numbers[part].shape)
+            numbers[part] *= scales[:, :, None]
+            numbers[part] += biases[:, :, None]
+        return numbers.reshape(num_rows, sizes.columns)
+
+    def _parts(self, name: str, num_rows: int) -> Iterator[tuple[slice, Codes, Floats, Floats]]:
+        """Yield some of the first rows at a time: which, their codes [R, K], scales and biases, both [R, G]."""
+        sizes, stem = self._sizes[name], name.removesuffix(".weight")
+        scales, biases = (self._tensors.read(f"{stem}.{piece}", (sizes.rows, sizes.groups)) for piece in _PIECES)
+        words = self._tensors.read_integers(name, self._tensors.shape(name))
+        step = max(1, _CHUNK // sizes.columns)
+        for start in range(0, num_rows, step):
+            rows = slice(start, min(start + step, num_rows))
+            yield rows, _integers(words[rows], sizes.bits), scales[rows], biases[rows]
 
 
 def _require_affine(tensors: StoredTensors, settings: Mapping[str, Any], stems: list[str]) -> None:
@@ -145,7 +193,16 @@ def _sizes(tensors: StoredTensors, settings: Mapping[str, Any], stem: str) -> _S
     return _Sizes(rows=words[0], groups=scales[1], group_size=group_size, bits=bits)
 
 
-def _integers(words: NDArray[np.integer[Any]], bits: int) -> NDArray[np.uint8]:
-    """[R, W] words to [R, K] integers."""
-    row_bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, bitorder="little")
-    return np.packbits(row_bits.reshape(len(words), -1, bits), axis=-1, bitorder="little")[..., 0]
+def _integers(words: NDArray[np.integer[Any]], bits: int) -> Codes:
+    """[R, W] words to [R, K] integers; eight of them lie in as many bytes as they have bits."""
+    stored = np.ascontiguousarray(words).view(np.uint8)
+    if bits == 8:
+        return stored
+    octets = np.zeros((len(words), stored.shape[1] // bits, bits + 1), np.uint8)
+    octets[..., :bits] = stored.reshape(len(words), -1, bits)
+    codes = np.empty((*octets.shape[:2], 8), np.uint8)
+    for place in range(8):
+        byte, shift = divmod(place * bits, 8)
+        two = octets[..., byte].astype(np.uint16) | octets[..., byte + 1].astype(np.uint16) << np.uint16(8)
+        codes[..., place] = two >> np.uint16(shift) & np.uint16(2**bits - 1)
+    return codes.reshape(len(words), -1)

@@ -12,7 +12,7 @@ from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.checkpoints.packed.awq import AwqFormat
 from skipstone.exporters.checkpoints.packed.gptq import GptqFormat
 from skipstone.exporters.checkpoints.packed.groups import ADVICE, PIECES, GroupedMatrix, PackedSizes
-from skipstone.exporters.checkpoints.tensors import StoredTensors, check_shape
+from skipstone.exporters.checkpoints.tensors import Coding, StoredTensors, check_shape
 from skipstone.quant import QuantizedMatrix
 
 __all__ = ["PackedTensors", "unpacked"]
@@ -22,6 +22,9 @@ _SUFFIX: Final = ".weight"
 
 class PackedFormat(Protocol):
     """How one method lays out its pieces; `stem` is the name of a matrix without ".weight"."""
+
+    @property
+    def kind(self) -> str: ...
 
     def sizes(self, tensors: StoredTensors, stem: str) -> PackedSizes: ...
 
@@ -104,6 +107,16 @@ class PackedTensors:
         if name in self._sizes:
             return self._read_packed(name, shape)
         return self._tensors.read_quantized(name, shape)
+
+    def coding(self, name: str) -> Coding:
+        """Every integer, scale and zero point is taken as it is."""
+        return Coding(kind=self._layout.kind)
+
+    def sample(self, name: str) -> tuple[QuantizedMatrix, NDArray[np.float32]]:
+        """All rows. Raises: as `read` does."""
+        rows, columns = self.shape(name)
+        matrix = self.read_quantized(name, (rows, columns))
+        return matrix, matrix.dequantize()
 
     def _read_packed(self, name: str, shape: tuple[int, ...]) -> QuantizedMatrix:
         check_shape(name, self.shape(name), shape)
