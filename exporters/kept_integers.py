@@ -66,8 +66,8 @@ def _squared_error(tensors: TensorSource, name: str) -> float:
 def with_numbers(architecture: Architecture, tensors: TensorSource, *, keep: bool) -> TensorSource:
     """Return the tensors with numbers where integers are not kept.
 
-    Those that lie as ours do always are. Others are not unless `keep`, nor where a LayerNorm of each head changes the
-    weights.
+    Those that lie as ours do always are. Others are not unless `keep`, nor where a LayerNorm of each head makes other
+    weights of them.
     """
     names = {name for name in architecture.tensor_shapes() if tensors.is_quantized(name)}
     others = {name for name in names if not tensors.coding(name).is_native}

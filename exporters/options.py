@@ -54,8 +54,8 @@ class PlanKeywords(ExportKeywords, total=False):
 class ExportOptions:
     """How one checkpoint becomes a bundle; by default it is the whole model, in one piece.
 
-    `keep_integers`: all integers of the checkpoint go into the bundle, and the recipe is for numbers; else only those
-    that lie in blocks as ours do.
+    `keep_integers`: all integers of the checkpoint go into the bundle, and the recipe is for numbers; else, and where
+    `transforms` change the model, only those that lie in blocks as ours do.
     `exits` is `none`, `auto` or layer numbers like `4,8`, after which the model may stop; `cuts` is `none`, `each` or
     layer numbers, after which stages end too. `revision` is a branch, tag or commit of a checkpoint on the hub.
     `transforms` change the model before its graph is written, one after the other. `draft_head` is `auto` or how many

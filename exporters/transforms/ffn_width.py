@@ -45,7 +45,7 @@ class FfnWidth(Transform):
             if not 1 <= width <= whole:
                 raise ConfigError(f"--ffn-width: layer {layer} has {whole} channels, {width} wanted; give 1 to {whole}")
             down = architecture.names["down"].format(layer=layer)
-            if width < whole and tensors.is_quantized(down) and tensors.coding(down).is_native:
+            if width < whole and tensors.is_quantized(down):
                 raise UnsupportedModel(
                     f"--ffn-width: {down} is stored as integers, whose blocks cannot be cut; "
                     "take the checkpoint as it was before quantization"
@@ -96,11 +96,6 @@ class _NarrowedTensors(ChangedTensors):
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of one tensor, after the cut. Raises CheckpointError when there is no such tensor."""
         return self._shapes[name] if name in self._kept else self._source.shape(name)
-
-    def is_quantized(self, name: str) -> bool:
-        """Whether the tensor is stored as integers; one that is cut along its rows is numbers."""
-        whole = name not in self._kept or self._kept[name][0] == 0
-        return whole and super().is_quantized(name)
 
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """One tensor as a new C-contiguous array; it is read whole. Raises: CheckpointError, as the source does."""

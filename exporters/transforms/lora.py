@@ -99,10 +99,6 @@ class MergedTensors(ChangedTensors):
         """The names of the tensors that the adapter changes; none of them is stored as integers."""
         return frozenset(self._changes)
 
-    def is_quantized(self, name: str) -> bool:
-        """Whether the tensor is stored as integers; one that was merged is numbers."""
-        return name not in self._changes and super().is_quantized(name)
-
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """One tensor as a new C-contiguous array; merging takes as much memory again.
 
@@ -151,7 +147,7 @@ def _target(name: str, parts: Mapping[str, str], names: Collection[str], tied: t
 
 def _change(adapter: Adapter, name: str, base: str, source: TensorSource) -> _Change:
     """The change of `base` that the adapter calls `name`, the shapes of its parts checked."""
-    if source.is_quantized(base) and source.coding(base).is_native:
+    if source.is_quantized(base):
         raise UnsupportedModel(
             f"an adapter cannot be added to {base!r}, which is stored as integers: "
             "take the checkpoint as it was before quantization"
