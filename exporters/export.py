@@ -312,8 +312,7 @@ def _manifest(
 
 def _recipe(plan: ExportPlan) -> dict[str, Any]:
     """Return the recipe as the manifest holds it, with what is not usual in it."""
-    kept: dict[str, Any] = {"kept_integers": plan.num_kept} if plan.num_kept else {}
-    kept |= {} if plan.calibration is None else {"calibration": plan.calibration}
     kinds = [kind.to_json() for kind in plan.kept]
-    kept = {"kept_integers": plan.num_kept, "kept_kinds": kinds} if plan.num_kept else {}
+    kept: dict[str, Any] = {"kept_integers": plan.num_kept, "kept_kinds": kinds} if kinds else {}
+    kept |= {} if plan.calibration is None else {"calibration": plan.calibration}
     return {**plan.recipe.to_json(), **kept, **({} if plan.target == "ort" else {"target": plan.target})}

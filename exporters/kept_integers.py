@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skipstone.exporters.checkpoints import Coding, TensorSource
 from skipstone.exporters.families import Architecture
 from skipstone.exporters.transforms import ChangedTensors
+from skipstone.quant import QuantizedMatrix, as_columns
 
 __all__ = ["KeptKind", "kept_kinds", "with_numbers"]
-
 
 _NUM_SAMPLES: Final = 16  # matrices of a kind
 
@@ -60,7 +61,16 @@ def _error(tensors: TensorSource, coding: Coding, names: Sequence[str]) -> float
 def _squared_error(tensors: TensorSource, name: str) -> float:
     matrix, numbers = tensors.sample(name)
     power = np.square(numbers).mean(dtype=np.float64)
-    return float(np.square(matrix.dequantize() - numbers).mean(dtype=np.float64) / power) if power else 0.0
+    return float(np.square(_as_stored(matrix) - numbers).mean(dtype=np.float64) / power) if power else 0.0
+
+
+def _as_stored(matrix: QuantizedMatrix) -> NDArray[np.float32]:
+    """Return what the graph computes with: there offsets are more columns, and rounded."""
+    if matrix.offsets is None:
+        return matrix.dequantize()
+    columns, size = matrix.shape[1], matrix.block_size
+    stored = as_columns(matrix).dequantize()
+    return stored[:, :columns] + np.repeat(stored[:, columns:], size, axis=1)
 
 
 def with_numbers(architecture: Architecture, tensors: TensorSource, *, keep: bool) -> TensorSource:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipstone.quant.affine import AffineRows
+from skipstone.quant.affine import AffineRows, without_offsets
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
 from skipstone.quant.gptq import gptq, hessian_error
 from skipstone.quant.offsets import as_columns
@@ -32,4 +32,5 @@ __all__ = [
     "stack",
     "take_rows",
     "unpack",
+    "without_offsets",
 ]

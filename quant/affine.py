@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skipstone.quant.blockwise import QuantizedMatrix
 from skipstone.quant.packing import pack, unpack
+from skipstone.quant.rows import Matrix
 
 __all__ = ["NEGLIGIBLE", "AffineRows", "halved", "without_offsets"]
 
@@ -98,13 +99,12 @@ def _spread(codes: Codes, steps: Floats, lowest: Floats) -> tuple[Codes, Floats,
 
 def _on_finer_grid(codes: Codes, steps: Floats, lowest: Floats, highest: int, top: int) -> tuple[Codes, Floats, Floats]:
     """Return our codes up to `top`, scales, and where on our grid, counted from 0, the code 0 lies."""
-    start = lowest / np.where(steps == 0, np.float32(1), steps)
+    start: Floats = np.divide(lowest, steps, out=np.zeros_like(lowest), where=steps != 0)
     span: Floats = np.maximum(start + highest, np.float32(0)) - np.minimum(start, np.float32(0))
     factors: Floats = np.floor(np.float32(top + 0.5) / span)
     # A block far from 0 does not fit: its codes are rounded to a coarser grid.
-    factors = np.where(
-        factors < 1, np.float32(top) / span, _best_factors(start, np.maximum(factors, np.float32(1)), top // highest)
-    )
+    whole: Floats = np.maximum(factors, np.float32(1))
+    factors = np.where(factors < 1, np.float32(top) / span, _best_factors(start, whole, top // highest))
     places: Floats = np.clip(np.rint(start * factors), np.float32(-top), np.float32(top) - np.rint(factors * highest))
     if top >= 2 * highest or (factors < 1).any() or (places > 0).any():
         spread = codes * factors[..., None]
@@ -137,12 +137,12 @@ def halved(scales: Floats) -> Floats:
     return halves * power
 
 
-def without_offsets(matrix: QuantizedMatrix) -> QuantizedMatrix:
+def without_offsets(matrix: Matrix) -> Matrix:
     """Return the matrix without offsets, for operators that take none: in 8 bits, on finer grids of its blocks.
 
     What is left of the zero points, a few hundredths of a step, is dropped.
     """
-    if matrix.offsets is None:
+    if isinstance(matrix, np.ndarray) or matrix.offsets is None:
         return matrix
     codes = unpack(matrix.data, matrix.bits, matrix.block_size)
     points = np.full(matrix.scales.shape, 2 ** (matrix.bits - 1), np.uint8)

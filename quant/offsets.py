@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from skipstone.quant.affine import halved
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
 from skipstone.quant.packing import pack, unpack
 
@@ -32,7 +33,7 @@ def as_columns(matrix: QuantizedMatrix) -> QuantizedMatrix:
     return replace(
         matrix,
         data=np.concatenate([matrix.data, added.data], axis=1),
-        scales=np.concatenate([matrix.scales, added.scales], axis=1),
+        scales=np.concatenate([matrix.scales, halved(added.scales)], axis=1),
         zero_points=points,
         offsets=None,
         shape=(num_rows, num_blocks * (matrix.block_size + 1)),

@@ -15,7 +15,7 @@ from skipstone.errors import UnsupportedModel
 from skipstone.exporters.checkpoints import TensorSource
 from skipstone.exporters.families import Architecture
 from skipstone.exporters.graph.head_channels import head_order, kernel_head_size, rows_of_heads
-from skipstone.quant import Matrix, scale, stack, take_rows
+from skipstone.quant import Matrix, scale, stack, take_rows, without_offsets
 
 __all__ = ["ModelWeights"]
 
@@ -175,11 +175,12 @@ class ModelWeights:
         stacked = stack([self.matrix(name, layer, expert=expert) for name in ("expert_gate", "expert_up")])
         if len(stacked) > 1:
             return np.concatenate([self.read(name, layer, expert=expert) for name in ("expert_gate", "expert_up")])
-        return stacked[0]
+        return without_offsets(stacked[0])
 
     def expert_down(self, layer: int, expert: int) -> Matrix:
         """Return what leads out of one expert, [E, I]."""
-        return scale(self.matrix("expert_down", layer, expert=expert), self._architecture.residual_scale)
+        down = scale(self.matrix("expert_down", layer, expert=expert), self._architecture.residual_scale)
+        return without_offsets(down)
 
     def _turning_order(self, layer: int) -> Rows:
         """Return for each channel of a padded head of queries and keys the channel of the checkpoint's, or -1."""

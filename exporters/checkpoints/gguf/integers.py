@@ -33,7 +33,7 @@ class BlockKind:
     """How blocks of `num_bytes` become integers of `bits` in ours of `block_size`; `highest` is their largest code.
 
     `is_exact`: they stand for the same numbers. The others have products for scales, which are rounded to what float16
-    holds, or zero points that are no integers.
+    holds, or a `lowest` of their own, so zero points that are no integers.
     """
 
     read: Callable[[Bytes], Codes]
@@ -42,6 +42,7 @@ class BlockKind:
     block_size: int
     highest: int
     is_exact: bool = False
+    has_lowest: bool = False
 
     @property
     def is_native(self) -> bool:
@@ -175,14 +176,14 @@ def _in_rows(codes: Bytes, size: int, steps: Floats, lowest: Floats | None = Non
 
 KINDS: Final[Mapping[str, BlockKind]] = {
     "Q4_0": BlockKind(read=_q4_0, num_bytes=18, bits=4, block_size=32, highest=15, is_exact=True),
-    "Q4_1": BlockKind(read=_q4_1, num_bytes=20, bits=8, block_size=32, highest=15),
+    "Q4_1": BlockKind(read=_q4_1, num_bytes=20, bits=4, block_size=32, highest=15, has_lowest=True),
     "Q5_0": BlockKind(read=_q5_0, num_bytes=22, bits=8, block_size=32, highest=31, is_exact=True),
-    "Q5_1": BlockKind(read=_q5_1, num_bytes=24, bits=8, block_size=32, highest=31),
+    "Q5_1": BlockKind(read=_q5_1, num_bytes=24, bits=8, block_size=32, highest=31, has_lowest=True),
     "Q8_0": BlockKind(read=_q8_0, num_bytes=34, bits=8, block_size=32, highest=255, is_exact=True),
-    "Q2_K": BlockKind(read=_q2_k, num_bytes=84, bits=8, block_size=16, highest=3),
+    "Q2_K": BlockKind(read=_q2_k, num_bytes=84, bits=4, block_size=16, highest=3, has_lowest=True),
     "Q3_K": BlockKind(read=_q3_k, num_bytes=110, bits=4, block_size=16, highest=7),
-    "Q4_K": BlockKind(read=_q4_k, num_bytes=144, bits=8, block_size=32, highest=15),
-    "Q5_K": BlockKind(read=_q5_k, num_bytes=176, bits=8, block_size=32, highest=31),
+    "Q4_K": BlockKind(read=_q4_k, num_bytes=144, bits=4, block_size=32, highest=15, has_lowest=True),
+    "Q5_K": BlockKind(read=_q5_k, num_bytes=176, bits=8, block_size=32, highest=31, has_lowest=True),
     "Q6_K": BlockKind(read=_q6_k, num_bytes=210, bits=8, block_size=16, highest=63),
     "IQ4_NL": BlockKind(read=_iq4_nl, num_bytes=18, bits=8, block_size=32, highest=15, is_exact=True),
     "IQ4_XS": BlockKind(read=_iq4_xs, num_bytes=136, bits=8, block_size=32, highest=15),

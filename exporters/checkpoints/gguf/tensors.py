@@ -86,9 +86,10 @@ class GgufTensor:
         """
         kind = self.integers_kind
         assert kind is not None
+        if self.part is not None and kind.has_lowest:  # an expert: its operator takes no offsets
+            return self._collected(kind, 8).matrix(offsets=False)
         rows = self._collected(kind, kind.bits)
-        rows = rows if rows.fits or rows.bits == 8 else self._collected(kind, 8)
-        return rows.matrix(offsets=False)
+        return (rows if rows.fits or rows.bits == 8 else self._collected(kind, 8)).matrix()
 
     def _collected(self, kind: BlockKind, bits: int) -> AffineRows:
         num_rows, columns = self.shape
@@ -102,14 +103,13 @@ class GgufTensor:
         """Some of the rows [N, K], in about so many bytes, in the order of the file."""
         num_rows = self._stored_shape[0]
         few = max(1, min(num_rows, num_bytes * num_rows // self.num_bytes))
-        start = self.blocks.offset + (self.part or 0) * self.num_bytes
         blocks = replace(
             self.blocks,
-            shape=(few, *self._stored_shape[1:]),
-            offset=start,
+            shape=(*(() if self.part is None else (1,)), few, *self._stored_shape[1:]),
+            offset=self.blocks.offset + (self.part or 0) * self.num_bytes,
             num_bytes=self.num_bytes // num_rows * few,
         )
-        return replace(self, blocks=blocks, part=None, order=None)
+        return replace(self, blocks=blocks, part=None if self.part is None else 0, order=None)
 
     def _pieces(self) -> Iterator[tuple[Rows, Bytes]]:
         """Yield the bytes of some stored rows, and which of our rows they are, until all were there."""

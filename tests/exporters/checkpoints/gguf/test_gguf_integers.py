@@ -69,7 +69,7 @@ def test_integers_stand_for_the_numbers_of_the_package_gguf(kind: str, tmp_path:
     blocks = random_blocks(kind, 24, 512)
     matrix, wanted = integers(tmp_path, kind, blocks, (24, 512)), numbers(kind, blocks)
     if kind in WITH_MINIMUM:
-        assert relative_error(matrix, wanted) < 0.005
+        assert relative_error(matrix, wanted) < 0.01
     elif kind in ROUNDED_TO_HALVES:
         np.testing.assert_allclose(matrix.dequantize(), wanted, rtol=2**-11)
     else:
@@ -90,7 +90,7 @@ def test_blocks_without_a_step_are_what_they_are(kind: str, tmp_path: Path) -> N
     _, block_bytes = gguf.GGML_QUANT_SIZES[KINDS[kind]]
     blocks.reshape(-1, block_bytes)[::3, at : at + 2] = 0
     matrix, wanted = integers(tmp_path, kind, blocks, (24, 512)), numbers(kind, blocks)
-    assert relative_error(matrix, wanted) < 0.005
+    assert relative_error(matrix, wanted) < 0.01
     assert not matrix.dequantize()[wanted == 0].any()
 
 
@@ -114,9 +114,10 @@ def test_rows_come_in_their_order_from_their_part_in_any_pieces(kind: str, tmp_p
         blocks=stored(tmp_path, kind, blocks, (3, 11, 256)), part=1, order=order, piece_bytes=2 * blocks.shape[1]
     )
     found = GgufTensors({"ours": tensor}).read_quantized("ours", (11, 256))
-    part = blocks[11:22]
-    whole = integers(tmp_path, kind, part, (11, 256))
-    np.testing.assert_array_equal(found.dequantize()[order], whole.dequantize())
+    wanted = np.empty((11, 256), np.float32)
+    wanted[order] = numbers(kind, blocks[11:22])
+    assert relative_error(found, wanted) < 0.01
+    assert found.offsets is None, "experts take none"
 
 
 @pytest.mark.parametrize("kind", CARRIED)
