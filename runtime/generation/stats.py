@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 __all__ = ["Clock", "DrafterStats", "Stats", "peak_memory_bytes"]
 
@@ -125,6 +127,11 @@ class Clock:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process has held at once."""
+    """Return the most memory that this process has held at once, without what its parent held when it began."""
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        for line in status.splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -9,7 +9,15 @@ from skipstone.lazy import lazy_names
 if TYPE_CHECKING:
     from skipstone.bench.comparison import compare, method_names, unread
     from skipstone.bench.comparison_result import Cell, Comparison, Run
-    from skipstone.bench.plot import DialPoint, plot_comparison, plot_costs, plot_dial, require_plot
+    from skipstone.bench.plot import (
+        DialPoint,
+        SizePoint,
+        plot_comparison,
+        plot_costs,
+        plot_dial,
+        plot_sizes,
+        require_plot,
+    )
     from skipstone.bench.replay import Recording, ReplayResult, read_recordings, replay_texts
     from skipstone.bench.speed import benchmark
     from skipstone.bench.suite import SUITES, Category, Prompt, Suite, bench_texts
@@ -25,6 +33,7 @@ __all__ = [
     "Recording",
     "ReplayResult",
     "Run",
+    "SizePoint",
     "Suite",
     "ThreadSpeed",
     "bench_texts",
@@ -35,6 +44,7 @@ __all__ = [
     "plot_comparison",
     "plot_costs",
     "plot_dial",
+    "plot_sizes",
     "read_recordings",
     "replay_texts",
     "require_plot",
@@ -53,6 +63,7 @@ __getattr__ = lazy_names(
         "ReplayResult": "skipstone.bench.replay",
         "Run": "skipstone.bench.comparison_result",
         "SUITES": "skipstone.bench.suite",
+        "SizePoint": "skipstone.bench.plot",
         "Suite": "skipstone.bench.suite",
         "ThreadSpeed": "skipstone.bench.threads",
         "bench_texts": "skipstone.bench.suite",
@@ -63,6 +74,7 @@ __getattr__ = lazy_names(
         "plot_comparison": "skipstone.bench.plot",
         "plot_costs": "skipstone.bench.plot",
         "plot_dial": "skipstone.bench.plot",
+        "plot_sizes": "skipstone.bench.plot",
         "read_recordings": "skipstone.bench.replay",
         "replay_texts": "skipstone.bench.replay",
         "require_plot": "skipstone.bench.plot",

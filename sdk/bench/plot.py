@@ -17,13 +17,25 @@ if TYPE_CHECKING:
     from skipstone.bench.comparison_result import Comparison
     from skipstone.runtime.costs import CostCurve
 
-__all__ = ["DialPoint", "plot_comparison", "plot_costs", "plot_dial", "require_matplotlib", "require_plot"]
+__all__ = [
+    "DialPoint",
+    "SizePoint",
+    "pareto_front",
+    "plot_comparison",
+    "plot_costs",
+    "plot_dial",
+    "plot_sizes",
+    "require_matplotlib",
+    "require_plot",
+]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#666666")
 INK, FAINT = "#333333", "#dddddd"
 GROUP_WIDTH = 0.84  # of the room that a category has, for its bars
 MEAN_GAP = 0.25
+FORMATS = (".png", ".svg")
+LEAST_KL = 1e-6  # a logarithm has no zero
 
 
 def require_matplotlib() -> None:
@@ -35,8 +47,8 @@ def require_matplotlib() -> None:
 def require_plot(path: Path) -> None:
     """Raise ConfigError or OutputError when no picture could be written to `path`, before anything is measured."""
     require_matplotlib()
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"a picture is a .png file, got {path.name}; end the name in .png")
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"a picture is a .png or .svg file, got {path.name}; end the name so")
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: there is no folder {path.parent}")
 
@@ -153,6 +165,49 @@ def plot_dial(points: Sequence[DialPoint], *, title: str, path: Path) -> None:
     _save(figure, path)
 
 
+@dataclass(frozen=True, slots=True)
+class SizePoint:
+    """A model as a picture of size and quality shows it: `kl` is KL(reference || model)."""
+
+    name: str
+    megabytes: float
+    kl: float
+
+
+def plot_sizes(points: Sequence[SizePoint], *, title: str, path: Path) -> None:
+    """Draw KL over megabytes, a point for each model, and a line through those that no other beats in both.
+
+    Raises: ConfigError without matplotlib, OutputError when the file cannot be written.
+    """
+    figure, axes = _figure(width=7.0)
+    best = pareto_front(points)
+    axes.plot(*_places(best), color=COLOURS[0], linewidth=1.2, zorder=1)
+    for some, colour in ((best, COLOURS[0]), ([point for point in points if point not in best], COLOURS[7])):
+        axes.plot(*_places(some), marker="o", linestyle="", color=colour, zorder=2)
+    for point in points:
+        place = (point.megabytes, max(point.kl, LEAST_KL))
+        axes.annotate(point.name, place, (5, 5), textcoords="offset points", fontsize=8.5, color=INK)
+    axes.set_yscale("log")
+    axes.margins(x=0.2, y=0.1)
+    axes.set_xlabel("MB")
+    axes.set_ylabel("KL against the reference, nats per token")
+    figure.suptitle(title, fontsize=11, color=INK)
+    _save(figure, path)
+
+
+def pareto_front(points: Sequence[SizePoint]) -> list[SizePoint]:
+    """Return the points that no other beats in size and KL, the smallest first."""
+    front = list[SizePoint]()
+    for point in sorted(points, key=lambda point: (point.megabytes, point.kl)):
+        if not front or point.kl < front[-1].kl:
+            front.append(point)
+    return front
+
+
+def _places(points: Sequence[SizePoint]) -> tuple[list[float], list[float]]:
+    return [point.megabytes for point in points], [max(point.kl, LEAST_KL) for point in points]
+
+
 def _figure(*, width: float) -> tuple[Figure, Axes]:
     """Return an empty picture, `width` inches wide; it belongs to no window."""
     require_matplotlib()
@@ -168,6 +223,6 @@ def _figure(*, width: float) -> tuple[Figure, Axes]:
 
 def _save(figure: Figure, path: Path) -> None:
     try:
-        figure.savefig(path, dpi=160, format="png")
+        figure.savefig(path, dpi=160, format=path.suffix.lower().removeprefix("."))
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error

@@ -63,7 +63,9 @@ DraftModelOption = Annotated[
     typer.Option("--draft-model", "--drafter", metavar="BUNDLE", help="A smaller bundle of the family that drafts."),
 ]
 OutputOption = Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print the result.")]
-PlotOption = Annotated[Path | None, typer.Option("--plot", metavar="PNG", help="Draw the result to this file.")]
+PlotOption = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Draw the result to this .png or .svg file.")
+]
 RequiredTextsOption = Annotated[list[Path], typer.Option("--text", metavar="FILE", help="UTF-8 text; repeatable.")]
 TextsOption = Annotated[
     list[Path] | None,

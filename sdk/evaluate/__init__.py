@@ -9,13 +9,16 @@ from skipstone.lazy import lazy_names
 if TYPE_CHECKING:
     from skipstone.evaluate.calibrate import calibrate_dial, design_effect, settings_to_test
     from skipstone.evaluate.choices import DIALS, ChoiceCase, ChoiceQuality, evaluate_choices, read_cases
+    from skipstone.evaluate.comparison import DEPTHS, ComparedModel, compare_quality, compare_speed, speed_steps
     from skipstone.evaluate.exits import SETTINGS, ExitQuality, evaluate_exits
+    from skipstone.evaluate.gguf_model import is_gguf
     from skipstone.evaluate.judged_texts import NEW_TOKENS, PROMPT_TOKENS, judged_text, new_text, prompts_of, steps_of
     from skipstone.evaluate.methods import MOST_TOKENS, DialQuality, evaluate_dial
-    from skipstone.evaluate.perplexity import EvalResult, evaluate, log_softmax, score
+    from skipstone.evaluate.perplexity import EvalResult, evaluate, log_softmax, score, scored_windows
     from skipstone.evaluate.stops import STOP_SETTINGS, StopQuality, evaluate_stop
 
 __all__ = [
+    "DEPTHS",
     "DIALS",
     "MOST_TOKENS",
     "NEW_TOKENS",
@@ -24,24 +27,30 @@ __all__ = [
     "STOP_SETTINGS",
     "ChoiceCase",
     "ChoiceQuality",
+    "ComparedModel",
     "DialQuality",
     "EvalResult",
     "ExitQuality",
     "StopQuality",
     "calibrate_dial",
+    "compare_quality",
+    "compare_speed",
     "design_effect",
     "evaluate",
     "evaluate_choices",
     "evaluate_dial",
     "evaluate_exits",
     "evaluate_stop",
+    "is_gguf",
     "judged_text",
     "log_softmax",
     "new_text",
     "prompts_of",
     "read_cases",
     "score",
+    "scored_windows",
     "settings_to_test",
+    "speed_steps",
     "steps_of",
 ]
 
@@ -50,6 +59,8 @@ __getattr__ = lazy_names(
     {
         "ChoiceCase": "skipstone.evaluate.choices",
         "ChoiceQuality": "skipstone.evaluate.choices",
+        "ComparedModel": "skipstone.evaluate.comparison",
+        "DEPTHS": "skipstone.evaluate.comparison",
         "DIALS": "skipstone.evaluate.choices",
         "DialQuality": "skipstone.evaluate.methods",
         "EvalResult": "skipstone.evaluate.perplexity",
@@ -61,19 +72,24 @@ __getattr__ = lazy_names(
         "STOP_SETTINGS": "skipstone.evaluate.stops",
         "StopQuality": "skipstone.evaluate.stops",
         "calibrate_dial": "skipstone.evaluate.calibrate",
+        "compare_quality": "skipstone.evaluate.comparison",
+        "compare_speed": "skipstone.evaluate.comparison",
         "design_effect": "skipstone.evaluate.calibrate",
         "evaluate": "skipstone.evaluate.perplexity",
         "evaluate_choices": "skipstone.evaluate.choices",
         "evaluate_dial": "skipstone.evaluate.methods",
         "evaluate_exits": "skipstone.evaluate.exits",
         "evaluate_stop": "skipstone.evaluate.stops",
+        "is_gguf": "skipstone.evaluate.gguf_model",
         "judged_text": "skipstone.evaluate.judged_texts",
         "log_softmax": "skipstone.evaluate.perplexity",
         "new_text": "skipstone.evaluate.judged_texts",
         "prompts_of": "skipstone.evaluate.judged_texts",
         "read_cases": "skipstone.evaluate.choices",
         "score": "skipstone.evaluate.perplexity",
+        "scored_windows": "skipstone.evaluate.perplexity",
         "settings_to_test": "skipstone.evaluate.calibrate",
+        "speed_steps": "skipstone.evaluate.comparison",
         "steps_of": "skipstone.evaluate.judged_texts",
     },
 )

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
+from skipstone.runtime.bundle import Manifest
 from skipstone.runtime.engine import Draft, Model
-from skipstone.runtime.text import first_tokens, windows_of
+from skipstone.runtime.text import Tokenizer, first_tokens, windows_of
 
-__all__ = ["EvalResult", "evaluate", "score"]
+__all__ = ["WINDOW", "EvalResult", "evaluate", "score", "scored_windows"]
 
 WINDOW = 1024
 ROWS = 128  # of a call
@@ -39,9 +40,10 @@ def evaluate(
     *,
     reference: Model | None = None,
     max_tokens: int | None = None,
+    window: int = WINDOW,
     on_progress: Callable[[int], None] = lambda num_tokens: None,
 ) -> EvalResult:
-    """Return how well `model` predicts `texts`, in windows of at most 1024 tokens that do not overlap.
+    """Return how well `model` predicts `texts`, in windows of at most `window` tokens that do not overlap.
 
     Each window starts with the model's own first token, so that every token of the text is scored.
     Raises: ConfigError when a text is empty or the reference has another vocabulary.
@@ -53,10 +55,10 @@ def evaluate(
     nats, num_tokens, num_bytes = 0.0, 0, 0
     divergences: list[NDArray[np.float64]] = []
     agreements: list[NDArray[np.bool_]] = []
-    for window in _windows(model, texts, max_tokens):
-        num_bytes += len(model.tokenizer.decode(window[1:], skip_special_tokens=False).encode())
-        others = score(reference, window) if reference else None
-        for targets, logits in score(model, window):
+    for token_ids in scored_windows(model.manifest, model.tokenizer, texts, max_tokens=max_tokens, window=window):
+        num_bytes += len(model.tokenizer.decode(token_ids[1:], skip_special_tokens=False).encode())
+        others = score(reference, token_ids) if reference else None
+        for targets, logits in score(model, token_ids):
             log_probs = log_softmax(logits)
             nats -= float(np.take_along_axis(log_probs, targets[:, None], 1).sum())
             num_tokens += len(targets)
@@ -80,19 +82,30 @@ def _same_vocabulary(first: Model, second: Model, text: str) -> bool:
     return len(sizes) == 1 and first.tokenizer.encode(text) == second.tokenizer.encode(text)
 
 
-def _windows(model: Model, texts: SequenceOf[str], max_tokens: int | None) -> Iterator[list[int]]:
-    """Yield token ids of each window, a starting token first; at most `max_tokens` scored tokens in all."""
-    manifest = model.manifest
+def scored_windows(
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    texts: SequenceOf[str],
+    *,
+    max_tokens: int | None = None,
+    window: int = WINDOW,
+) -> Iterator[list[int]]:
+    """Yield token ids of each window, a starting token first; at most `max_tokens` scored tokens in all.
+
+    Raises: ConfigError for a text of less than two tokens, and a window without room for one behind the first.
+    """
     starts = [manifest.bos_id] if manifest.bos_id is not None else list(manifest.stop_ids[:1])
-    size = min(WINDOW, manifest.context_length) - len(starts)
-    for window in first_tokens(_text_windows(model, texts, size), max_tokens):
-        if len(window) + len(starts) > 1:
-            yield [*starts, *window]
+    size = min(window, manifest.context_length) - len(starts)
+    if size < 1 or window < 2:
+        raise ConfigError(f"a window of {window} tokens scores none; give at least 2")
+    for token_ids in first_tokens(_text_windows(tokenizer, texts, size), max_tokens):
+        if len(token_ids) + len(starts) > 1:
+            yield [*starts, *token_ids]
 
 
-def _text_windows(model: Model, texts: SequenceOf[str], size: int) -> Iterator[list[int]]:
+def _text_windows(tokenizer: Tokenizer, texts: SequenceOf[str], size: int) -> Iterator[list[int]]:
     for text in texts:
-        windows = windows_of(model.tokenizer, [text], size, least=1, add_special_tokens=False)
+        windows = windows_of(tokenizer, [text], size, least=1, add_special_tokens=False)
         if sum(map(len, windows)) < 2:
             raise ConfigError("a text to evaluate needs at least two tokens")
         yield from windows
