@@ -6,7 +6,7 @@ from skipstone.runtime.generation.batch import stream_batch
 from skipstone.runtime.generation.choice import Choice, Normalize, choose, require_answers, require_dial
 from skipstone.runtime.generation.generation import Generation, Piece, stream
 from skipstone.runtime.generation.options import GenerationOptions
-from skipstone.runtime.generation.stats import Stats, peak_memory_bytes
+from skipstone.runtime.generation.stats import Stats, peak_memory_bytes, process_peak_bytes
 
 __all__ = [
     "Choice",
@@ -17,6 +17,7 @@ __all__ = [
     "Stats",
     "choose",
     "peak_memory_bytes",
+    "process_peak_bytes",
     "require_answers",
     "require_dial",
     "stream",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Clock", "DrafterStats", "Stats", "peak_memory_bytes"]
+__all__ = ["Clock", "DrafterStats", "Stats", "peak_memory_bytes", "process_peak_bytes"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,10 +127,17 @@ class Clock:
 
 def peak_memory_bytes() -> int:
     """Return the most memory that this process has held at once, without what its parent held when it began."""
-    with suppress(OSError):
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        for line in status.splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if (counted := process_peak_bytes("self")) is not None:
+        return counted
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def process_peak_bytes(process: int | str) -> int | None:
+    """Return the most memory that a process has held at once; None where no system file tells."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    words = (line.split() for line in status.splitlines() if line.startswith("VmHWM:"))
+    return next((int(kilobytes) * 1024 for _, kilobytes, *_ in words), None)

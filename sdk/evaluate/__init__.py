@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from skipstone.evaluate.exits import SETTINGS, ExitQuality, evaluate_exits
     from skipstone.evaluate.gguf_model import is_gguf
     from skipstone.evaluate.judged_texts import NEW_TOKENS, PROMPT_TOKENS, judged_text, new_text, prompts_of, steps_of
+    from skipstone.evaluate.log_probs import log_softmax
     from skipstone.evaluate.methods import MOST_TOKENS, DialQuality, evaluate_dial
-    from skipstone.evaluate.perplexity import EvalResult, evaluate, log_softmax, score, scored_windows
+    from skipstone.evaluate.perplexity import EvalResult, evaluate, score, scored_windows
     from skipstone.evaluate.stops import STOP_SETTINGS, StopQuality, evaluate_stop
 
 __all__ = [
@@ -82,7 +83,7 @@ __getattr__ = lazy_names(
         "evaluate_stop": "skipstone.evaluate.stops",
         "is_gguf": "skipstone.evaluate.gguf_model",
         "judged_text": "skipstone.evaluate.judged_texts",
-        "log_softmax": "skipstone.evaluate.perplexity",
+        "log_softmax": "skipstone.evaluate.log_probs",
         "new_text": "skipstone.evaluate.judged_texts",
         "prompts_of": "skipstone.evaluate.judged_texts",
         "read_cases": "skipstone.evaluate.choices",

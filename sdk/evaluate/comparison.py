@@ -84,7 +84,7 @@ def compare_quality(
     names = list(dict.fromkeys([*([reference] if reference else []), *models]))
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="skipstone-") as folder:
         judges = [stack.enter_context(JudgeProcess(name, device=device, threads=threads)) for name in names]
-        _require_one_vocabulary(judges)
+        _require_one_vocabulary(judges, windows[0])
         run = _Run(judges, Path(folder) / "rows.f32" if reference else None, on_progress)
         for window in windows:
             run.read(window)
@@ -94,11 +94,16 @@ def compare_quality(
         ]
 
 
-def _require_one_vocabulary(judges: SequenceOf[JudgeProcess]) -> None:
+def _require_one_vocabulary(judges: SequenceOf[JudgeProcess], token_ids: SequenceOf[int]) -> None:
+    """Raise ConfigError unless all models have as many tokens and read the same text in these."""
     sizes = {judge.model: judge.facts.vocab_size for judge in judges}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{Path(name).name} has {size}" for name, size in sizes.items())
         raise ConfigError(f"the models have several vocabularies: {listed} tokens; compare models of one checkpoint")
+    first, *others = ((judge.model, judge.text(token_ids[1:]).strip()) for judge in judges)
+    for name, text in others:
+        if text != first[1]:
+            raise ConfigError(f"{name} has another tokenizer than {first[0]}; compare models of one checkpoint")
 
 
 @dataclass(slots=True)
@@ -163,9 +168,11 @@ def compare_speed(
     with ExitStack() as stack:
         judges, peaks = list[JudgeProcess](), list[int]()
         for model in models:
-            judges.append(stack.enter_context(JudgeProcess(model, device=device, threads=threads)))
-            prompt_tokens = max(1, min(PROMPT_TOKENS, judges[-1].facts.context_length - 20))
-            peaks.append(judges[-1].peak(prompt_tokens=prompt_tokens, new_tokens=16))
+            judge = stack.enter_context(JudgeProcess(model, device=device, threads=threads))
+            judge.fill(max(1, min(PROMPT_TOKENS, judge.facts.context_length - 20)), room=16)
+            judge.decode(16)
+            judges.append(judge)
+            peaks.append(judge.peak_memory())
             on_progress(1)
         speeds: list[dict[int, float]] = [{} for _ in models]
         for depth in depths:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.evaluate.perplexity import log_softmax
+from skipstone.evaluate.log_probs import log_softmax
 from skipstone.evaluate.play import Played, play
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.costs import ExitTimes, exit_times

@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skipstone.errors import SkipstoneError
-from skipstone.evaluate.gguf_model import GgufModel, is_gguf
-from skipstone.evaluate.judged_model import BundleModel, JudgedModel
-from skipstone.evaluate.perplexity import log_softmax
-from skipstone.runtime.generation import peak_memory_bytes
+from skipstone.evaluate.gguf_model import is_gguf
+from skipstone.evaluate.judged_model import JudgedModel
+from skipstone.evaluate.log_probs import divergences, log_softmax
 
 __all__ = ["ModelFacts", "Rows", "main"]
 
@@ -54,15 +52,15 @@ class Judge:
     """Answers requests about one model."""
 
     def __init__(self, model: str, *, device: str, threads: int | None) -> None:
-        self._model: JudgedModel
-        if is_gguf(model):
-            self._model = GgufModel(Path(model), threads=threads)
-        else:
-            self._model = BundleModel(Path(model), device=device, threads=threads)
+        self._model = _open(model, device=device, threads=threads)
 
     def facts(self) -> dict[str, Any]:
         """Return what is known of the model."""
         return asdict(ModelFacts(**{name: getattr(self._model, name) for name in ModelFacts.__dataclass_fields__}))
+
+    def text(self, token_ids: list[int]) -> str:
+        """Return what tokens say."""
+        return self._model.text(token_ids)
 
     def begin(self, token_ids: list[int]) -> None:
         """Read a window of tokens next."""
@@ -84,10 +82,10 @@ class Judge:
             agrees = (expected.argmax(axis=1) == log_probs.argmax(axis=1)).tolist()
         return asdict(Rows(nats=nats.tolist(), kl=kl, agrees=agrees))
 
-    def peak(self, prompt_tokens: int, new_tokens: int) -> int:
-        """Return the most memory in bytes that this process has held, once it has written so much behind a prompt."""
-        self._model.fill(prompt_tokens, room=new_tokens)
-        self._model.decode(new_tokens)
+    def peak_memory(self) -> int:
+        """Return the most memory in bytes that this process has held."""
+        from skipstone.runtime.generation import peak_memory_bytes
+
         return peak_memory_bytes()
 
     def fill(self, num_tokens: int, room: int) -> float:
@@ -99,9 +97,15 @@ class Judge:
         return self._model.decode(num_tokens)
 
 
-def divergences(expected: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return KL(expected || found) [N] in nats of log probabilities [N, V]."""
-    return np.asarray((np.exp(expected) * (expected - found)).sum(axis=1))
+def _open(model: str, *, device: str, threads: int | None) -> JudgedModel:
+    """Return the model; one that runs elsewhere must not bear the memory of what it does not need."""
+    if is_gguf(model):
+        from skipstone.evaluate.gguf_model import GgufModel
+
+        return GgufModel(Path(model), threads=threads)
+    from skipstone.evaluate.bundle_model import BundleModel
+
+    return BundleModel(Path(model), device=device, threads=threads)
 
 
 def main() -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from skipstone.devices import physical_cores
 from skipstone.errors import DeviceError, SkipstoneError
 from skipstone.evaluate.gguf_model import is_gguf
 from skipstone.evaluate.judge import ModelFacts, Rows
+from skipstone.runtime.generation import process_peak_bytes
 
 __all__ = ["JudgeProcess"]
 
@@ -25,7 +27,8 @@ class JudgeProcess:
 
     def __init__(self, model: str, *, device: str = "cpu", threads: int | None = None) -> None:
         """`model` is the folder of a bundle or a GGUF file, opened there. Raises: ConfigError, BundleError."""
-        is_gguf(model)
+        if is_gguf(model):
+            threads = threads or physical_cores()
         self.model = model
         self._process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
@@ -57,6 +60,10 @@ class JudgeProcess:
         with suppress(OSError):
             self._process.communicate()
 
+    def text(self, token_ids: SequenceOf[int]) -> str:
+        """Return what tokens say, special ones with their names."""
+        return str(self._ask("text", token_ids=list(token_ids)))
+
     def begin(self, token_ids: SequenceOf[int]) -> None:
         """Read a window of tokens next."""
         self._ask("begin", token_ids=list(token_ids))
@@ -69,9 +76,9 @@ class JudgeProcess:
         files = {"reference": reference and str(reference), "keep": keep and str(keep)}
         return Rows(**self._ask("rows", targets=list(targets), **files))
 
-    def peak(self, *, prompt_tokens: int, new_tokens: int) -> int:
-        """Return the most memory in bytes that the process has held, once it has written so much behind a prompt."""
-        return int(self._ask("peak", prompt_tokens=prompt_tokens, new_tokens=new_tokens))
+    def peak_memory(self) -> int:
+        """Return the most memory in bytes that the process has held."""
+        return process_peak_bytes(self._process.pid) or int(self._ask("peak_memory"))
 
     def fill(self, num_tokens: int, *, room: int) -> float:
         """Return the seconds that so many tokens take to read; `room` is for tokens behind them."""

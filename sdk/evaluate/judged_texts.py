@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.evaluate.perplexity import log_softmax
+from skipstone.evaluate.log_probs import log_softmax
 from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.methods import ApproximateContext, Method

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
+from skipstone.evaluate.log_probs import divergences, log_softmax
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.bundle import Manifest
 from skipstone.runtime.engine import Draft, Model
@@ -53,7 +54,7 @@ def evaluate(
     if reference and not _same_vocabulary(reference, model, texts[0]):
         raise ConfigError("the reference has another tokenizer; compare bundles of one checkpoint")
     nats, num_tokens, num_bytes = 0.0, 0, 0
-    divergences: list[NDArray[np.float64]] = []
+    kls: list[NDArray[np.float64]] = []
     agreements: list[NDArray[np.bool_]] = []
     for token_ids in scored_windows(model.manifest, model.tokenizer, texts, max_tokens=max_tokens, window=window):
         num_bytes += len(model.tokenizer.decode(token_ids[1:], skip_special_tokens=False).encode())
@@ -64,7 +65,7 @@ def evaluate(
             num_tokens += len(targets)
             if others is not None:
                 wanted = log_softmax(next(others)[1])
-                divergences.append((np.exp(wanted) * (wanted - log_probs)).sum(axis=1))
+                kls.append(divergences(wanted, log_probs))
                 agreements.append(wanted.argmax(axis=1) == log_probs.argmax(axis=1))
             on_progress(len(targets))
     return EvalResult(
@@ -72,7 +73,7 @@ def evaluate(
         num_bytes=num_bytes,
         perplexity=float(np.exp(nats / num_tokens)),
         bits_per_byte=nats / np.log(2) / num_bytes,
-        kl=float(np.concatenate(divergences).mean()) if divergences else None,
+        kl=float(np.concatenate(kls).mean()) if kls else None,
         top1_agreement=float(np.concatenate(agreements).mean()) if agreements else None,
     )
 
@@ -109,12 +110,6 @@ def _text_windows(tokenizer: Tokenizer, texts: SequenceOf[str], size: int) -> It
         if sum(map(len, windows)) < 2:
             raise ConfigError("a text to evaluate needs at least two tokens")
         yield from windows
-
-
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return natural-log probabilities of each row, float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def score(model: Model, token_ids: SequenceOf[int]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:

@@ -50,7 +50,7 @@ COMMANDS = {
     "bench speed": "--prompt-tokens --new-tokens --runs --device --threads --output --quiet",
     "bench suite": "--suite --decode --new-tokens --runs --plot --device --threads --output --quiet",
     "bench replay": "--text --decode --device --threads --output --quiet",
-    "eval text": "--text --reference --max-tokens --device --threads --json --quiet",
+    "eval text": "--text --reference --max-tokens --window --no-speed --plot --device --threads --json --quiet",
     "eval method": "--text --decode --min-agreement --dial --own --calibration --max-tokens --draft-model --plot "
     "--device --threads --json --quiet",
     "eval stops": "--text --stop-below --device --threads --json --quiet",

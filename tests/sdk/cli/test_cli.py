@@ -343,7 +343,7 @@ def test_tune_says_when_the_curve_cannot_be_kept(
     [
         (("--seconds", "0"), "--seconds"),
         (("--seconds", "soon"), "--seconds"),
-        (("--plot", "costs.pdf"), "a picture is a .png file, got costs.pdf"),
+        (("--plot", "costs.pdf"), "a picture is a .png or .svg file, got costs.pdf"),
         (("--device", "moon"), "device 'moon' is not known"),
     ],
 )
@@ -546,7 +546,7 @@ def test_bench_gives_the_same_comparison_to_other_programs(cli: CommandLine, lon
         (("suite", "--prompt-tokens", 9), "No such option: --prompt-tokens"),
         (("suite", "--suite", "prose"), "suite 'prose' is not known; known are code"),
         (("suite", "--decode", "ngram,"), "decoding method '' is not known"),
-        (("suite", "--plot", "out.pdf"), "a picture is a .png file, got out.pdf"),
+        (("suite", "--plot", "out.pdf"), "a picture is a .png or .svg file, got out.pdf"),
         (("suite", "--new-tokens", 250), "the model's context has 256; make fewer new tokens"),
     ],
 )

@@ -381,7 +381,7 @@ def law(logits: np.ndarray) -> np.ndarray:
         (("--decode", "self"), "--decode takes big-little, adaptive, cascade, exit, skipdecode, switch here, got self"),
         (("--min-agreement", "0.9"), "Missing option '--decode'"),
         (("--decode", "exit", "--min-agreement", "0.1"), "min_agreement must lie between 0.8 and 1"),
-        (("--decode", "exit", "--plot", "x.pdf"), "a picture is a .png file"),
+        (("--decode", "exit", "--plot", "x.pdf"), "a picture is a .png or .svg file"),
         (("--decode", "exit"), "the exits of this bundle are not calibrated"),
         (("--decode", "exit", "--min-agreement", "1", "--max-tokens", "20"), "at least 128 tokens are wanted"),
     ],
