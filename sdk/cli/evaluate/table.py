@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import MofNCompleteColumn
 
-from skipstone.cli.options import Place, Printing, read_text
+from skipstone.cli.evaluate.text_files import read_documents
+from skipstone.cli.options import Place, Printing
 from skipstone.cli.terminal import markdown_table, print_json, progress_bar, write
 from skipstone.errors import ConfigError
 
@@ -44,7 +45,7 @@ def compare(
     source = next((name for name in ([reference] if reference else []) + given if not is_gguf(name)), None)
     if source is None:
         raise ConfigError("only GGUF files were given; add a bundle, which has the tokenizer to cut the text with")
-    windows = _windows(source, [read_text(path) for path in paths], max_tokens, window)
+    windows = _windows(source, paths, max_tokens, window)
     rows = _with_quality(given, windows, reference, place, quiet=printing.quiet)
     rows = _with_speed(rows, reference, DEPTHS if with_speed else (), place, quiet=printing.quiet)
     if printing.as_json:
@@ -61,13 +62,14 @@ def _resolved(bundle: str) -> str:
     return str(resolve(bundle))
 
 
-def _windows(bundle: str, texts: Sequence[str], max_tokens: int | None, window: int) -> list[list[int]]:
+def _windows(bundle: str, paths: Sequence[Path], max_tokens: int | None, window: int) -> list[list[int]]:
     from skipstone.evaluate import scored_windows
     from skipstone.runtime.bundle import Bundle
-    from skipstone.runtime.text import Tokenizer
+    from skipstone.runtime.text import ChatTemplate, Tokenizer
 
     opened = Bundle.open(Path(bundle))
     tokenizer = Tokenizer.load(opened.path)
+    texts = read_documents(paths, ChatTemplate.load(opened.path))
     return list(scored_windows(opened.manifest, tokenizer, texts, max_tokens=max_tokens, window=window))
 
 

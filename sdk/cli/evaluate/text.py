@@ -11,6 +11,7 @@ from rich.progress import MofNCompleteColumn
 
 from skipstone.cli.command import unfold
 from skipstone.cli.evaluate.table import compare
+from skipstone.cli.evaluate.text_files import read_documents
 from skipstone.cli.options import Place, PlotOption, Printing, RequiredTextsOption, read_text
 from skipstone.cli.terminal import print_columns, print_json, progress_bar
 
@@ -46,7 +47,7 @@ def run(
     Perplexity and bits per byte; against a reference also KL and how often the likeliest token is the same.
     Several bundles make a table: MB, bits per weight, quality, also of the worst 1 % of tokens, memory, and tokens/s
     behind 0, 1000 and 3000 tokens; --plot draws KL over MB. GGUF files may stand among them where llama-cpp-python is
-    installed: they read the same tokens.
+    installed: they read the same tokens. A text file that ends in .jsonl has a text or a chat in each line.
     """
     if len(bundles) > 1 or plot is not None or any(bundle.lower().endswith(".gguf") for bundle in bundles):
         compare(
@@ -74,8 +75,10 @@ def _measure(
     max_tokens: int | None,
     window: int,
 ) -> None:
-    texts = [read_text(path) for path in paths]
+    for path in paths:
+        read_text(path)  # refused before the model is loaded
     model = place.load(bundle).runtime
+    texts = read_documents(paths, model.chat_template)
     other = place.load(reference).runtime if reference else None
     result = _evaluate(model, texts, other, max_tokens, window, quiet=printing.quiet)
     facts = {name: value for name, value in asdict(result).items() if value is not None}

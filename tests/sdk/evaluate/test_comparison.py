@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -177,6 +178,22 @@ def test_several_models_as_json(cli: CommandLine, pair: tuple[Path, Path], tmp_p
     models = json.loads(outcome.out)["models"]
     assert [model["model"] for model in models] == [str(path) for path in pair]
     assert all(model["num_tokens"] == 30 and model["peak_memory_bytes"] > 0 for model in models)
+
+
+def test_chats_are_shown_as_the_template_does(cli: CommandLine, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    chats, shown = tmp_path / "chats.jsonl", tmp_path / "shown.txt"
+    message = {"role": "user", "content": "return self"}
+    chats.write_text(json.dumps({"text": TEXT}) + "\n" + json.dumps({"messages": [message]}), encoding="utf-8")
+    refused = cli("eval", pair[0], "--text", chats)
+    assert refused.code == 2 and "no chat template" in refused.err
+    bundle = tmp_path / "bundle"
+    shutil.copytree(pair[0], bundle)
+    template = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+    (bundle / "chat_template.jinja").write_text(template, encoding="utf-8")
+    shown.write_text("<user>return self", encoding="utf-8")
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    outcome = cli("eval", bundle, "--text", chats, "--json")
+    assert outcome.out == cli("eval", bundle, "--text", tmp_path / "text.txt", "--text", shown, "--json").out
 
 
 def test_models_that_cannot_be_compared_are_refused(
