@@ -17,7 +17,7 @@ __all__ = ["awq_scales", "hessian_root", "smooth_scales"]
 Floats: TypeAlias = NDArray[np.float32]
 Columns: TypeAlias = NDArray[np.int64]
 _SMALLEST: Final = 1e-5  # of inputs and weights, so that a dead channel gets a scale too
-_NUM_ALPHAS: Final = 20
+_ALPHAS: Final = tuple(number / 20 for number in range(20))
 
 
 def smooth_scales(
@@ -41,16 +41,17 @@ def awq_scales(
     rounded: Callable[[Floats], Floats],
     *,
     columns: Columns | None = None,
+    alphas: Sequence[float] = _ALPHAS,
 ) -> Floats:
-    """Return the scales [S] mean|X|^alpha, of 20 alphas from 0, with the smallest squared error of the products.
+    """Return the scales [S] mean|X|^alpha, of some `alphas` from 0, with the smallest squared error of the products.
 
     `rounded` gives a matrix as it is read back. `samples` [T, K] are inputs, or `hessian_root` of what is known of
     them. Alpha 0 are scales of 1, so that the error never grows. Source: AWQ (Lin et al., 2024), section 3.2.
-    Cost: 20 roundings of each matrix, and as many products with the samples.
+    Cost: a rounding of each matrix for each alpha, and as many products with the samples.
     """
     means = np.maximum(_per_scale(np.maximum, mean_inputs, columns), _SMALLEST)
     best, least = np.ones(len(means), np.float32), np.inf
-    for alpha in np.arange(_NUM_ALPHAS) / _NUM_ALPHAS:
+    for alpha in alphas:
         scales = means**alpha
         scales = np.asarray(scales / np.sqrt(scales.max() * scales.min()), np.float32)
         factors = scales if columns is None else scales[columns]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +19,7 @@ from skipstone.bundled import cache_folder
 from skipstone.calibrate.hessians import batches, hessians
 from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
 from skipstone.calibrate.rounders import SolvedRounder, SolvingRounder
+from skipstone.calibrate.scales import with_scales
 from skipstone.calibrate.windows import Windows
 from skipstone.calibrate.work_folder import WorkFolder, chained
 from skipstone.devices import open_device
@@ -29,6 +30,7 @@ __all__ = ["Solved", "solve"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Progress: TypeAlias = Callable[[float], None]
+_OF_SCALES: Final = 0.3  # of the time
 
 
 @dataclass(slots=True)
@@ -46,9 +48,11 @@ class _Streams:
 class Solved:
     """What a calibration found: the matrices, by way of a rounder, and the original's states before the final norm.
 
+    They are those of `plan`, which has the scales that were folded in.
     `states` are those of the windows held back, [B, T, E]. `num_solved` is how many matrices know their inputs.
     """
 
+    plan: ExportPlan
     rounder: SolvedRounder
     states: Floats
     num_solved: int
@@ -63,7 +67,10 @@ def solve(
     """
     key = _run_key(plan, windows)
     folder = WorkFolder(cache_folder() / "calibrations", key)
-    return _Run(plan, windows, folder, key).solve(on_progress), folder
+    graphs = LayerGraphs(plan, open_device(), folder.path)
+    scaled = with_scales(plan, graphs, windows.calibrate, lambda share: on_progress(_OF_SCALES * share))
+    run = _Run(scaled, windows, folder, key)
+    return run.solve(lambda share: on_progress(_OF_SCALES + (1 - _OF_SCALES) * share)), folder
 
 
 def _run_key(plan: ExportPlan, windows: Windows) -> bytes:
@@ -94,7 +101,7 @@ class _Run:
         self._head()
         on_progress(1.0)
         rounder = SolvedRounder(self._folder, self._steps)
-        return Solved(rounder=rounder, states=self._given().original, num_solved=len(self._steps))
+        return Solved(plan=self._plan, rounder=rounder, states=self._given().original, num_solved=len(self._steps))
 
     def _embed(self) -> None:
         """Begin with the embeddings; a table that is the head's too is rounded as it is, since that comes last."""

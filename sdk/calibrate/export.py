@@ -58,7 +58,7 @@ class Calibration:
             "seed": self._seed,
             "matrices": found.num_solved,
         }
-        return replace(plan, rounder=found.rounder, calibration=calibration)
+        return replace(found.plan, rounder=found.rounder, calibration=calibration)
 
     def check(self, other: Check | None) -> Check:
         """Return the check that judges the bundle on the text held back, after another one."""
