@@ -5,6 +5,7 @@ from __future__ import annotations
 from skipstone.quant.affine import AffineRows, without_offsets
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
 from skipstone.quant.gptq import gptq, hessian_error
+from skipstone.quant.half_scales import half_exponent
 from skipstone.quant.offsets import as_columns
 from skipstone.quant.packing import pack, unpack
 from skipstone.quant.recipe import Recipe, TensorRecipe
@@ -22,6 +23,7 @@ __all__ = [
     "as_columns",
     "awq_scales",
     "gptq",
+    "half_exponent",
     "hessian_error",
     "hessian_root",
     "pack",

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.quant.blockwise import QuantizedMatrix
+from skipstone.quant.half_scales import halved
 from skipstone.quant.packing import pack, unpack
 from skipstone.quant.rows import Matrix
 
-__all__ = ["NEGLIGIBLE", "AffineRows", "halved", "without_offsets"]
+__all__ = ["NEGLIGIBLE", "AffineRows", "without_offsets"]
 
 Codes: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]
@@ -121,20 +122,6 @@ def _best_factors(start: Floats, largest: Floats, most: int) -> Floats:
         new = np.abs(np.rint(start * factors) / factors - start)
         best, error = np.where(new < error, factors, best), np.minimum(new, error)
     return best
-
-
-def halved(scales: Floats) -> Floats:
-    """Return the scales with the precision of float16, all times the same power of two.
-
-    So a file can hold them in 16 bits. They change by at most a part in 2,000, and no weight by more than a hundredth
-    of the step of its block.
-    """
-    largest = np.abs(scales).max(initial=0)
-    if largest == 0 or not np.isfinite(largest):
-        return scales
-    power = np.float32(2.0 ** np.clip(np.floor(np.log2(largest)) - 14, -120, 120))
-    halves: Floats = (scales / power).astype(np.float16).astype(np.float32)
-    return halves * power
 
 
 def without_offsets(matrix: Matrix) -> Matrix:

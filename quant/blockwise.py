@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.quant.half_scales import half_exponent, halved
 from skipstone.quant.packing import check_bits, pack, unpack
 
 __all__ = ["METHODS", "QuantizedMatrix", "check_block_size", "check_method", "quantize"]
@@ -64,7 +65,8 @@ class QuantizedMatrix:
     def num_bytes(self) -> int:
         """Size in a file."""
         optional = (array.nbytes for array in (self.zero_points, self.order, self.offsets) if array is not None)
-        return self.data.nbytes + self.scales.nbytes + sum(optional)
+        scale_bytes = 4 if half_exponent(self.scales) is None else 2
+        return self.data.nbytes + scale_bytes * self.scales.size + sum(optional)
 
     def dequantize(self) -> Floats:
         """Return the matrix [N, K] that the device computes with."""
@@ -100,7 +102,7 @@ def quantize(
     `absmax` takes the scale from the largest weight of a block, which gets the level -2**(bits - 1), as ONNX Runtime's
     own tool does; asymmetric, from the smallest and the largest. `search` tries other steps too, fits each scale by
     least squares and keeps the smallest squared error. `importance` [K] weights that error per column, for example with
-    the mean square of the inputs.
+    the mean square of the inputs. Scales are rounded to what 16 bits hold; see `halved`.
 
     K need not be a multiple of the block: the end is filled with the zero point. MatMulNBits takes its K as it is and
     does not read the filling; GatherBlockQuantized returns it, as zeros after column K.
@@ -122,7 +124,7 @@ def quantize(
     data, scales, zero_points = (np.concatenate(part) for part in zip(*parts, strict=True))
     points = None if symmetric else zero_points
     return QuantizedMatrix(
-        data=data, scales=scales, zero_points=points, bits=bits, block_size=block_size, shape=(height, width)
+        data=data, scales=halved(scales), zero_points=points, bits=bits, block_size=block_size, shape=(height, width)
     )
 
 

@@ -6,14 +6,17 @@ Shapes: N rows and K columns of a matrix in n blocks of S.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
-from skipstone.quant.affine import halved
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
+from skipstone.quant.half_scales import halved
 from skipstone.quant.packing import pack, unpack
 
 __all__ = ["as_columns"]
+
+_SMALLEST: Final = 2.0**-14  # offsets below, in steps of the row, count as zeros
 
 
 def as_columns(matrix: QuantizedMatrix) -> QuantizedMatrix:
@@ -24,8 +27,13 @@ def as_columns(matrix: QuantizedMatrix) -> QuantizedMatrix:
     """
     assert matrix.offsets is not None and matrix.order is None, "the blocks of an ordered matrix have no offsets"
     bits, (num_rows, num_blocks) = matrix.bits, matrix.offsets.shape
+    largest = np.abs(matrix.scales).max(axis=1, keepdims=True)
+    offsets = np.where(np.abs(matrix.offsets) < _SMALLEST * largest, np.float32(0), matrix.offsets)
     symmetric = matrix.zero_points is None
-    added = quantize(matrix.offsets, bits=bits, block_size=matrix.block_size, symmetric=symmetric)
+    added = quantize(offsets, bits=bits, block_size=matrix.block_size, symmetric=symmetric)
+    # Blocks of zeros get a scale of the row's own size, so that all fit float16.
+    is_used = np.add.reduceat(np.abs(offsets), np.arange(0, num_blocks, matrix.block_size), axis=1) > 0
+    scales = np.concatenate([matrix.scales, np.where(is_used, added.scales, largest)], axis=1)
     points = None
     if matrix.zero_points is not None and added.zero_points is not None:
         parts = ((matrix.zero_points, num_blocks), (added.zero_points, added.scales.shape[1]))
@@ -33,7 +41,7 @@ def as_columns(matrix: QuantizedMatrix) -> QuantizedMatrix:
     return replace(
         matrix,
         data=np.concatenate([matrix.data, added.data], axis=1),
-        scales=np.concatenate([matrix.scales, halved(added.scales)], axis=1),
+        scales=halved(scales),
         zero_points=points,
         offsets=None,
         shape=(num_rows, num_blocks * (matrix.block_size + 1)),

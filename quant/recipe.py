@@ -21,7 +21,7 @@ FAST_GROUP_SIZE: Final = 128
 # beyond, something is wrong, or the model needs more bits.
 _KL_BOUNDS: Final = {"int4": 0.1, "int4-fast": 0.2, "int8": 0.02, "fp32": 0.0}
 _TENSOR_BITS: Final = (2, 4, 8, 32)
-_SCALE_BITS: Final = 32
+_SCALE_BITS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class Recipe:
         return next(rule for pattern, rule in reversed(self.rules) if fnmatchcase(name, pattern))
 
     def average_bits(self, sizes: Mapping[str, tuple[int, int]]) -> float:
-        """Return the bits per weight of matrices name -> (N, K), with 32 bits per scale and the zero points."""
+        """Return the bits per weight of matrices name -> (N, K), with 16 bits per scale and the zero points."""
         if not sizes:
             raise ValueError("the average over no tensors is not defined")
         stored = sum(self.for_tensor(name).num_bits(*size) for name, size in sizes.items())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from skipstone.errors import UnsupportedModel
 from skipstone.exporters.graph.pen import GraphPen
 from skipstone.exporters.graph.rounding import rounded
+from skipstone.exporters.graph.weight_file import StoredScales
 from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, refine, take_rows
 
 __all__ = ["ExpertStack", "ExpertStore", "StoredExperts", "expert_rule"]
@@ -36,9 +37,9 @@ def expert_rule(rule: TensorRecipe, gate_up: Matrix, down: Matrix, *, least_bits
 class ExpertStack:
     """One matrix of every expert, [X, N, K]."""
 
-    data: ir.Value
-    scales: ir.Value | None = None
-    zero_points: ir.Value | None = None
+    data: ir.ExternalTensor
+    scales: StoredScales | None = None
+    zero_points: ir.ExternalTensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ class ExpertStore:
         for index, matrix in enumerate(matrices):
             assert isinstance(matrix, np.ndarray), "32 bits are numbers"
             stack[index] = matrix
-        return ExpertStack(self.pen.weight(name, lambda: stack))
+        return ExpertStack(self.pen.file.add(name, lambda: stack))
 
     def _add_integers(self, name: str, matrices: Iterable[Matrix], shape: tuple[int, int]) -> ExpertStack:
         bits, blocks = self.form.bits, shape[1] // self.form.block_size
@@ -98,10 +99,11 @@ class ExpertStore:
             data[index], scales[index] = matrix.data.reshape(shape[0], -1), matrix.scales
             points[index] = middle if matrix.zero_points is None else matrix.zero_points
             symmetric &= matrix.zero_points is None
+        file = self.pen.file
         return ExpertStack(
-            self.pen.weight(f"{name}.data", lambda: data),
-            self.pen.weight(f"{name}.scales", lambda: scales),
-            None if symmetric else self.pen.weight(f"{name}.zero_points", lambda: points),
+            file.add(f"{name}.data", lambda: data),
+            file.add_scales(f"{name}.scales", scales),
+            None if symmetric else file.add(f"{name}.zero_points", lambda: points),
         )
 
 

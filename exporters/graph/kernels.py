@@ -150,7 +150,7 @@ class OrtKernels(Kernels):
         assert matrix.scales is not None, "integers have scales"
         return pen.op(
             PACKED_PRODUCT,
-            *(x, data, pen.stored(matrix.scales)),
+            *(x, data, pen.scales(matrix.scales)),
             None if matrix.zero_points is None else pen.stored(matrix.zero_points),
             *(None, bias),
             domain=MICROSOFT,
@@ -163,7 +163,7 @@ class OrtKernels(Kernels):
         # The matrix product wants blocks apart, the lookup wants rows: same bytes, two shapes.
         return pen.op(
             "GatherBlockQuantized",
-            *(pen.view(matrix.data, "as_2d", (matrix.rows, num_bytes)), row_ids, pen.stored(matrix.scales)),
+            *(pen.view(matrix.data, "as_2d", (matrix.rows, num_bytes)), row_ids, pen.scales(matrix.scales)),
             None if matrix.zero_points is None else pen.stored(matrix.zero_points),
             domain=MICROSOFT,
             bits=matrix.bits,
@@ -200,14 +200,15 @@ class OrtKernels(Kernels):
 
     def _run_experts(self, rows: ir.Value, logits: ir.Value, stored: StoredExperts) -> ir.Value:
         """[B, T, E] and logits [B * T, X] to what the expert with the largest logit gives, [B, T, E]."""
-        gate_up, down = stored.gate_up, stored.down
+        pen, stacks = self.pen, (stored.gate_up, stored.down)
+        gate_up, down = (pen.stored(stack.data) for stack in stacks)
         if stored.form.bits == 32:
-            inputs = (rows, logits, gate_up.data, None, down.data)
-            return self.pen.op("MoE", *inputs, domain=MICROSOFT, **_EXPERT_ATTRIBUTES)
-        return self.pen.op(
+            return pen.op("MoE", rows, logits, gate_up, None, down, domain=MICROSOFT, **_EXPERT_ATTRIBUTES)
+        gate_up_scales, down_scales = (None if stack.scales is None else pen.scales(stack.scales) for stack in stacks)
+        return pen.op(
             "QMoE",
-            *(rows, logits, gate_up.data, gate_up.scales, None, down.data, down.scales, None),
-            *(None, None, None, gate_up.zero_points, down.zero_points),
+            *(rows, logits, gate_up, gate_up_scales, None, down, down_scales, None, None, None, None),
+            *(None if stack.zero_points is None else pen.stored(stack.zero_points) for stack in stacks),
             domain=MICROSOFT,
             expert_weight_bits=stored.form.bits,
             block_size=stored.form.block_size,

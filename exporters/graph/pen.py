@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skipstone.exporters.graph.weight_file import WeightFile
+from skipstone.exporters.graph.weight_file import StoredScales, WeightFile
 
 __all__ = ["FLOAT", "Attribute", "GraphPen"]
 
@@ -29,6 +29,7 @@ class GraphPen:
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
         self._initializers: dict[str, ir.Value] = {}
+        self._scales: dict[str, ir.Value] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
         """Return a new input of the graph; sizes that differ from call to call have names."""
@@ -53,6 +54,21 @@ class GraphPen:
         """Return a value for a tensor of the bundle's weight file."""
         assert tensor.name is not None, "stored tensors have names"
         return self._initializers.get(tensor.name) or self._initializer(tensor)
+
+    def scales(self, stored: StoredScales) -> ir.Value:
+        """Return a value for scales as float32. Devices compute it once, when they open the graph."""
+        value = self.stored(stored.tensor)
+        if stored.tensor.dtype == FLOAT:
+            return value
+        name = stored.tensor.name
+        assert name is not None, "stored tensors have names"
+        if name not in self._scales:
+            numbers = self.op("Cast", value, to=FLOAT.value)
+            if stored.exponent:
+                factor = self.number(f"two_to_{stored.exponent}", 2.0**stored.exponent)
+                numbers = self.op("Mul", numbers, factor)
+            self._scales[name] = numbers
+        return self._scales[name]
 
     def view(
         self, tensor: ir.ExternalTensor, suffix: str, shape: Sequence[int], dtype: ir.DataType | None = None

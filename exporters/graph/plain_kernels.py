@@ -20,7 +20,7 @@ from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.pen import GraphPen
 from skipstone.exporters.graph.plain_attention import PlainAttention
 from skipstone.exporters.graph.step_inputs import AttentionLayer, StepInputs
-from skipstone.exporters.graph.weight_file import INTEGERS, StoredMatrix
+from skipstone.exporters.graph.weight_file import INTEGERS, StoredMatrix, StoredScales
 from skipstone.quant import Matrix, TensorRecipe, unpack
 
 __all__ = ["PlainKernels"]
@@ -81,7 +81,7 @@ class PlainKernels(Kernels):
             x = pen.op("Pad", x, integers(pen, 0, filling), None, integers(pen, -1))
         if matrix.transposed:
             assert matrix.scales is not None and matrix.zero_points is not None, "integers in columns have both"
-            tensors = (pen.stored(tensor) for tensor in (matrix.data, matrix.scales, matrix.zero_points))
+            tensors = (pen.stored(matrix.data), pen.scales(matrix.scales), pen.stored(matrix.zero_points))
             numbers = pen.op("DequantizeLinear", *tensors, axis=0, block_size=matrix.block_size)
         else:
             by_row = self._numbers(matrix.data, matrix.scales, matrix.zero_points, matrix.bits, matrix.block_size)
@@ -94,13 +94,13 @@ class PlainKernels(Kernels):
         assert matrix.scales is not None, "integers have scales"
         pen, flat = self.pen, self.pen.op("Reshape", row_ids, integers(self.pen, -1))
         values = self._unpacked_rows(matrix.data, matrix.rows, flat, matrix.bits)
-        scales = pen.op("Gather", pen.stored(matrix.scales), flat)
+        scales = pen.op("Gather", pen.scales(matrix.scales), flat)
         if matrix.zero_points is None:
             middle = pen.constant(f"middle_{matrix.bits}", np.array([2 ** (matrix.bits - 1)], np.uint8))
             points = pen.op("Expand", middle, pen.op("Shape", scales))
         else:
             points = self._unpacked_rows(matrix.zero_points, matrix.rows, flat, matrix.bits)
-            num_blocks = matrix.scales.shape.numpy()[1]
+            num_blocks = matrix.scales.tensor.shape.numpy()[1]
             points = pen.op("Slice", points, *(integers(pen, number) for number in (0, num_blocks, 1)))
         rows = pen.op("DequantizeLinear", values, scales, points, axis=1, block_size=matrix.block_size)
         shape = pen.op("Concat", pen.op("Shape", row_ids), integers(pen, -1), axis=0)
@@ -120,20 +120,20 @@ class PlainKernels(Kernels):
     def _numbers(
         self,
         data: ir.ExternalTensor,
-        scales: ir.ExternalTensor | None,
+        scales: StoredScales | None,
         zero_points: ir.ExternalTensor | None,
         bits: int,
         block_size: int,
     ) -> ir.Value:
         """Return the numbers [..., N, K] that stored integers mean, K filled up to whole blocks."""
         assert scales is not None, "integers have scales"
-        pen, (*outer, num_blocks) = self.pen, scales.shape.numpy()
+        pen, (*outer, num_blocks) = self.pen, scales.tensor.shape.numpy()
         by_column = (*outer, num_blocks * block_size)
         return pen.op(
             "DequantizeLinear",
             pen.view(data, "by_column", by_column, INTEGERS[bits]),
-            pen.stored(scales),
-            self._points(data, scales, zero_points, bits),
+            pen.scales(scales),
+            self._points(data, scales.tensor, zero_points, bits),
             axis=len(outer),
             block_size=block_size,
         )
@@ -166,16 +166,8 @@ class PlainKernels(Kernels):
 
     def _by_expert(self, x: ir.Value, stack: ExpertStack, form: TensorRecipe) -> ir.Value:
         """Multiply rows [1 or X, R, K] by the matrix of each expert: [X, R, N]."""
-        numbers = stack.data
         if form.bits < 32:
-            data, scales, zero_points = (_stored(value) for value in (stack.data, stack.scales, stack.zero_points))
-            assert data is not None, "a stack has data"
-            numbers = self._numbers(data, scales, zero_points, form.bits, form.block_size)
+            numbers = self._numbers(stack.data, stack.scales, stack.zero_points, form.bits, form.block_size)
+        else:
+            numbers = self.pen.stored(stack.data)
         return self.pen.op("MatMul", x, self.pen.op("Transpose", numbers, perm=[0, 2, 1]))
-
-
-def _stored(value: ir.Value | None) -> ir.ExternalTensor | None:
-    """Return the tensor of the weight file that a value stands for."""
-    tensor = None if value is None else value.const_value
-    assert tensor is None or isinstance(tensor, ir.ExternalTensor), "weights lie in the weight file"
-    return tensor

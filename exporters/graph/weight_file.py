@@ -12,12 +12,20 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skipstone.exporters.graph.rounding import Rounder, require_finite, rounded
-from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, as_columns, pack, refine, unpack
+from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, as_columns, half_exponent, pack, refine, unpack
 
-__all__ = ["INTEGERS", "StoredMatrix", "WeightFile"]
+__all__ = ["INTEGERS", "StoredMatrix", "StoredScales", "WeightFile"]
 
 ALIGNMENT = 64
 INTEGERS: Final[Mapping[int, ir.DataType]] = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredScales:
+    """Scales in the weight file: float32, or float16 where those times 2**`exponent` are the same numbers."""
+
+    tensor: ir.ExternalTensor
+    exponent: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +43,7 @@ class StoredMatrix:
     data: ir.ExternalTensor
     transposed: bool = False
     block_size: int = 0
-    scales: ir.ExternalTensor | None = None
+    scales: StoredScales | None = None
     zero_points: ir.ExternalTensor | None = None
     order: ir.ExternalTensor | None = None
     num_sums: int = 0
@@ -119,7 +127,7 @@ class WeightFile:
             bits=matrix.bits,
             block_size=matrix.block_size,
             data=self.add(f"{name}.data", lambda: matrix.data),
-            scales=self.add(f"{name}.scales", lambda: matrix.scales),
+            scales=self.add_scales(f"{name}.scales", matrix.scales),
             zero_points=None if points is None else self.add(f"{name}.zero_points", lambda: points),
             order=None if order is None else self.add(f"{name}.order", lambda: order),
         )
@@ -137,10 +145,19 @@ class WeightFile:
             block_size=matrix.block_size,
             transposed=True,
             data=self.add_integers(f"{name}.data", values.T, bits),
-            scales=self.add(f"{name}.scales", lambda: matrix.scales.T),
+            scales=self.add_scales(f"{name}.scales", matrix.scales.T),
             zero_points=self.add_integers(f"{name}.zero_points", points.T, bits),
             order=None if order is None else self.add(f"{name}.order", lambda: order),
         )
+
+    def add_scales(self, name: str, scales: NDArray[np.float32]) -> StoredScales:
+        """Return the stored scales `name`, in 16 bits where that changes none of them."""
+        require_finite(name, scales)
+        exponent = half_exponent(scales)
+        if exponent is None:
+            return StoredScales(self.add(name, lambda: scales))
+        halves = np.ldexp(scales, -exponent).astype(np.float16)
+        return StoredScales(self.add(name, lambda: halves), exponent)
 
     def add_integers(self, name: str, values: NDArray[np.uint8], bits: int) -> ir.ExternalTensor:
         """Return the stored tensor of small integers `name`, without a gap between its rows."""
@@ -163,6 +180,7 @@ class WeightFile:
     def first_rows(self, matrix: StoredMatrix, num_rows: int) -> StoredMatrix:
         """Return the first rows of a matrix, by the same bytes; nothing is written. It must not lie `transposed`."""
         assert not matrix.transposed, "the first rows of a transposed matrix lie apart"
+        scales = matrix.scales
 
         def cut(stored: ir.ExternalTensor) -> ir.ExternalTensor:
             _, *rest = stored.shape.numpy()
@@ -174,7 +192,7 @@ class WeightFile:
             matrix,
             rows=num_rows,
             data=cut(matrix.data),
-            scales=None if matrix.scales is None else cut(matrix.scales),
+            scales=None if scales is None else replace(scales, tensor=cut(scales.tensor)),
             zero_points=None if matrix.zero_points is None else cut(matrix.zero_points),
         )
 

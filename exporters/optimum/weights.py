@@ -79,16 +79,37 @@ def _matrices(node: ir.Node) -> list[NDArray[np.float32]]:
 def _replace(graph: ir.Graph, node: ir.Node, matrix: StoredMatrix) -> None:
     """Put a product with integers in the place of a product with numbers."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    tensors = [_initializer(graph, tensor) for tensor in (matrix.data, matrix.scales, matrix.zero_points)]
+    data, zero_points = (_initializer(graph, tensor) for tensor in (matrix.data, matrix.zero_points))
+    scales, nodes = _scales(graph, matrix)
     new = ir.node(
         PACKED_PRODUCT,
-        inputs=[node.inputs[0], *tensors, None, bias],
+        inputs=[node.inputs[0], data, scales, zero_points, None, bias],
         attributes=packed_product_attributes(matrix),
         domain=MICROSOFT,
         name=node.name,
     )
     graph.opset_imports[MICROSOFT] = 1
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs, new.outputs)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [*nodes, new], node.outputs, new.outputs)
+
+
+def _scales(graph: ir.Graph, matrix: StoredMatrix) -> tuple[ir.Value | None, list[ir.Node]]:
+    """Return the scales of a matrix as float32, and the nodes that make them so."""
+    assert matrix.scales is not None, "integers have scales"
+    value, nodes, exponent = _initializer(graph, matrix.scales.tensor), [], matrix.scales.exponent
+    if matrix.scales.tensor.dtype != ir.DataType.FLOAT:
+        nodes.append(ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value}))
+        value = nodes[-1].outputs[0]
+    if exponent:
+        tensor = ir.tensor(np.float32(2.0**exponent), name=f"two_to_{exponent}")
+        factor = graph.initializers.get(f"two_to_{exponent}")
+        if factor is None:
+            factor = ir.Value(
+                name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+            )
+            graph.register_initializer(factor)
+        nodes.append(ir.node("Mul", [value, factor]))
+        value = nodes[-1].outputs[0]
+    return value, nodes
 
 
 def _initializer(graph: ir.Graph, tensor: ir.ExternalTensor | None) -> ir.Value | None:

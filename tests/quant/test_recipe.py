@@ -116,7 +116,8 @@ def test_average_bits_is_the_size_of_what_quantize_makes(symmetric: bool, column
 
 
 def test_average_bits_counts_the_scales() -> None:
-    assert Recipe.named("int8", group_size=64).average_bits({"head": (3, 128)}) == 8.5
+    assert Recipe.named("int8", group_size=64).average_bits({"head": (3, 128)}) == 8.25
+    assert Recipe.named("int8", group_size=32).average_bits({"head": (3, 128)}) == 8.5
     assert Recipe.named("fp32").average_bits({"head": (3, 100)}) == 32
     with pytest.raises(ValueError, match="no tensors"):
         Recipe.named("int8").average_bits({})

@@ -280,7 +280,7 @@ def test_int4_shrinks_the_table_of_the_layers_and_spares_what_joins_streams(
     full, small = (part_sizes(Bundle.open(make_bundle(checkpoint, precision=name))) for name in ("fp32", "int4"))
     assert full["per-layer embedding"] == 200 * 5 * 12 * 4
     assert small["per-layer embedding"] == 200 * (
-        2 * (32 // 2 + 4) + 1
+        2 * (32 // 2 + 2) + 1
     )  # of each row two blocks and their scales, and zero points
     recipe = Recipe.named("int4")
     assert recipe.for_tensor("per_layer_embedding").bits == 4

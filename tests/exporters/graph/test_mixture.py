@@ -268,10 +268,11 @@ def test_in_small_blocks_no_bit_depends_on_the_other_tokens(tmp_path: Path, bits
 
 def stored(folder: Path, name: str, index: int, rows: Sequence[int], form: TensorRecipe) -> Floats:
     """Return some rows of the matrix of one expert as the graph stores it."""
+    initializers = ir.load(folder / "mixture.onnx").graph.initializers
     found = {
-        part: tensor.const_value.numpy()[index][list(rows)]
+        part: read(initializers[f"{name}.{part}"])[index][list(rows)]
         for part in ("data", "scales", "zero_points")
-        if (tensor := ir.load(folder / "mixture.onnx").graph.initializers.get(f"{name}.{part}")) is not None
+        if f"{name}.{part}" in initializers
     }
     matrix = QuantizedMatrix(
         data=found["data"].reshape(*found["scales"].shape, -1),
@@ -282,6 +283,17 @@ def stored(folder: Path, name: str, index: int, rows: Sequence[int], form: Tenso
         shape=(len(rows), found["scales"].shape[1] * form.block_size),
     )
     return matrix.dequantize()
+
+
+def read(value: ir.Value) -> NDArray[Any]:
+    """Return a stored tensor; scales in 16 bits as the graph makes numbers of them."""
+    assert value.const_value is not None
+    array, nodes = value.const_value.numpy(), [use.node for use in value.uses()]
+    if nodes[0].op_type == "Cast":
+        array, nodes = array.astype(np.float32), [use.node for use in nodes[0].outputs[0].uses()]
+    if nodes[0].op_type == "Mul":
+        array = array * nodes[0].inputs[1].const_value.numpy()
+    return array
 
 
 def assert_kept(folder: Path, carried: Layer, rule: TensorRecipe) -> None:
