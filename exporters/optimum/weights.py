@@ -100,14 +100,12 @@ def _scales(graph: ir.Graph, matrix: StoredMatrix) -> tuple[ir.Value | None, lis
         nodes.append(ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value}))
         value = nodes[-1].outputs[0]
     if exponent:
-        tensor = ir.tensor(np.float32(2.0**exponent), name=f"two_to_{exponent}")
-        factor = graph.initializers.get(f"two_to_{exponent}")
-        if factor is None:
-            factor = ir.Value(
-                name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
-            )
+        name = f"two_to_{exponent}"
+        if name not in graph.initializers:
+            tensor = ir.tensor(np.float32(2.0**exponent), name=name)
+            factor = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(()), const_value=tensor)
             graph.register_initializer(factor)
-        nodes.append(ir.node("Mul", [value, factor]))
+        nodes.append(ir.node("Mul", [value, graph.initializers[name]]))
         value = nodes[-1].outputs[0]
     return value, nodes
 
