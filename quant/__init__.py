@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skipstone.quant.affine import AffineRows, without_offsets
+from skipstone.quant.allotment import Option, allot
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
 from skipstone.quant.gptq import gptq, hessian_error
 from skipstone.quant.half_scales import half_exponent
@@ -16,10 +17,12 @@ from skipstone.quant.scaling import awq_scales, hessian_root, smooth_scales
 __all__ = [
     "AffineRows",
     "Matrix",
+    "Option",
     "QuantizedMatrix",
     "Recipe",
     "TensorRecipe",
     "Turn",
+    "allot",
     "as_columns",
     "awq_scales",
     "gptq",

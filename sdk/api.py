@@ -69,6 +69,7 @@ def export(
     check: bool = False,
     force: bool = False,
     calibrate: str | Path | None = None,
+    budget: str | None = None,
     on_progress: Callable[[int], None] = lambda num_parameters: None,
     **options: Unpack[PlanKeywords],
 ) -> Path:
@@ -76,7 +77,8 @@ def export(
 
     The folder appears whole or not at all. `check` compares the bundle with transformers before it is shown; `force`
     replaces a bundle that is there. `calibrate` rounds the weights by what they are multiplied by on a text: a text
-    file, a file of JSON lines with chats, or `auto` for the text in the package. The other options:
+    file, a file of JSON lines with chats, or `auto` for the text in the package. `budget` is what the bundle may
+    cost, `4.5bits`, `100MB` or `8ms`: each matrix gets the bits and blocks by which least is lost. The other options:
 
     - `precision`: `int4` (the default), `int4-fast`, `int8` or `fp32`; without one, integers of the checkpoint are kept
       as they are. `group_size`: the weights per scale, 32, 64 or 128.
@@ -96,19 +98,21 @@ def export(
 
     Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError, CheckFailed.
     """
-    from skipstone.calibrate import Calibration, Documents
+    from skipstone.calibrate import Budget, Calibration, Documents, within_budget
     from skipstone.check import ExportCheck, require_transformers
 
     BundleWriter(Path(output), force=force)  # a taken place is refused before a checkpoint is fetched
     if check:
         require_transformers()
     documents = None if calibrate is None else Documents.read(calibrate)
+    limit = None if budget is None else Budget.parse(budget)
     planned = plan(checkpoint, **options)
     comparison = ExportCheck(planned) if check else None
     if documents is None:
+        planned = planned if limit is None else within_budget(planned, limit)
         planned.write(Path(output), force=force, check=comparison, on_progress=on_progress)
         return Path(output)
-    with Calibration(planned, documents) as calibration:
+    with Calibration(planned, documents, budget=limit) as calibration:
         solved = calibration.solve()
         solved.write(Path(output), force=force, check=calibration.check(comparison), on_progress=on_progress)
     return Path(output)

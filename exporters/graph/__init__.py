@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from skipstone.exporters.graph.head_channels import kernel_head_size
-from skipstone.exporters.graph.kernels import MICROSOFT, PACKED_PRODUCT, packed_product_attributes
+from skipstone.exporters.graph.kernels import MICROSOFT, PACKED_PRODUCT, OrtKernels, packed_product_attributes
 from skipstone.exporters.graph.mixture import EXACT_BLOCKS
 from skipstone.exporters.graph.model_weights import ModelWeights
+from skipstone.exporters.graph.pen import FLOAT, GraphPen
 from skipstone.exporters.graph.rounding import Rounder, rounded
 from skipstone.exporters.graph.stage_graphs import (
     build_draft_head,
@@ -19,10 +20,13 @@ from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
 
 __all__ = [
     "EXACT_BLOCKS",
+    "FLOAT",
     "MICROSOFT",
     "PACKED_PRODUCT",
     "TARGETS",
+    "GraphPen",
     "ModelWeights",
+    "OrtKernels",
     "Rounder",
     "StoredMatrix",
     "WeightFile",

@@ -16,8 +16,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from skipstone.bundled import cache_folder
-from skipstone.calibrate.hessians import batches, hessians
-from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
+from skipstone.calibrate.hessians import batches, hessians, through
+from skipstone.calibrate.layer_graphs import LayerGraphs
 from skipstone.calibrate.rounders import SolvedRounder, SolvingRounder
 from skipstone.calibrate.scales import with_scales
 from skipstone.calibrate.windows import Windows
@@ -122,9 +122,9 @@ class _Run:
                 return
             given = self._given()
             rounder = SolvingRounder(hessians(graph, given.rounded))
-            original = _through(graph, given.original)
+            original = through(graph, given.original)
         with self._graphs.layer(layer, self._plan.recipe, rounder) as graph:
-            self._keep(step, rounder.solved, _Streams(_through(graph, given.rounded), original))
+            self._keep(step, rounder.solved, _Streams(through(graph, given.rounded), original))
 
     def _head(self) -> None:
         with self._graphs.head(tap=self._is_rounded) as graph:
@@ -159,8 +159,3 @@ class _Run:
         self._folder.forget_states(self._key)
         self._key, self._streams = step, streams
         self._steps |= dict.fromkeys(matrices, step)
-
-
-def _through(graph: LayerGraph, states: Floats) -> Floats:
-    """Return the states [B, T, E] behind a layer."""
-    return np.concatenate([graph.states(states[batch]) for batch in batches(states)])

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
+from skipstone.calibrate.budget import Budget
 from skipstone.calibrate.calibration import solve
 from skipstone.calibrate.documents import Documents
+from skipstone.calibrate.fit import fit_recipe
 from skipstone.calibrate.quality import HeldBack
 from skipstone.calibrate.windows import Windows
 from skipstone.calibrate.work_folder import WorkFolder
@@ -18,7 +20,10 @@ from skipstone.exporters import ExportPlan
 from skipstone.exporters.optimum import WrappedPlan
 from skipstone.runtime.bundle import Check
 
-__all__ = ["Calibration"]
+__all__ = ["Calibration", "within_budget"]
+
+
+_SHARE_OF_FIT: Final = 0.3  # of the time
 
 
 class Calibration:
@@ -27,18 +32,30 @@ class Calibration:
     Raises: ConfigError, before any work, for a plan that rounds nothing, and for a text that does not fit.
     """
 
-    def __init__(self, plan: ExportPlan | WrappedPlan, documents: Documents, *, seed: int = 0) -> None:
+    def __init__(
+        self, plan: ExportPlan | WrappedPlan, documents: Documents, *, budget: Budget | None = None, seed: int = 0
+    ) -> None:
+        """With a `budget` the recipe is chosen first, by what the model minds on the text."""
         if not isinstance(plan, ExportPlan):
             raise ConfigError("--via optimum takes the graph as it comes, so it cannot be calibrated; leave one out")
         for model in plan.models:
             _require_rounding(model)
-        self._plan, self._documents, self._seed = plan, documents, seed
+        self._plan, self._documents, self._budget, self._seed = plan, documents, budget, seed
         self._windows = [Windows.of(model, documents, seed=seed) for model in plan.models]
         self._folders: list[WorkFolder] = []
         self._held_back: HeldBack | None = None
 
     def solve(self, on_progress: Callable[[float], None] = lambda share: None) -> ExportPlan:
         """Return the plan with its matrices solved. `on_progress` gets the share that is done."""
+        start = 0.0
+        if self._budget is not None:
+            start = _SHARE_OF_FIT
+            report = partial(_part, on_progress, 0.0, start)
+            recipe = fit_recipe(self._plan, self._budget, self._windows[0].calibrate, on_progress=report)
+            self._plan = replace(self._plan, recipe=recipe)
+        return self._solve_all(partial(_part, on_progress, start, 1 - start))
+
+    def _solve_all(self, on_progress: Callable[[float], None]) -> ExportPlan:
         total, done = sum(model.num_parameters for model in self._plan.models), 0
         solved = list[ExportPlan]()
         for model, windows in zip(self._plan.models, self._windows, strict=True):
@@ -82,6 +99,13 @@ class Calibration:
         if kind is None:
             for folder in self._folders:
                 folder.remove()
+
+
+def within_budget(plan: ExportPlan | WrappedPlan, budget: Budget) -> ExportPlan:
+    """Return a plan with a recipe that keeps a budget, chosen without a text. Raises: ConfigError."""
+    if not isinstance(plan, ExportPlan):
+        raise ConfigError("--via optimum has one recipe for all matrices, so it takes no --budget; leave one out")
+    return replace(plan, recipe=fit_recipe(plan, budget))
 
 
 def _part(on_progress: Callable[[float], None], start: float, share: float, done: float) -> None:

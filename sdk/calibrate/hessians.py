@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skipstone.calibrate.layer_graphs import LayerGraph
 
-__all__ = ["batches", "hessians"]
+__all__ = ["Doubles", "batches", "hessians", "through"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
@@ -37,3 +37,8 @@ def hessians(graph: LayerGraph, states: Floats) -> Mapping[str, Doubles]:
     for total in sums.values():
         total /= states.shape[0] * states.shape[1]
     return {matrix: sums[output] for matrix, output in graph.taps.items()}
+
+
+def through(graph: LayerGraph, states: Floats) -> Floats:
+    """Return the states [B, T, E] behind a layer."""
+    return np.concatenate([graph.states(states[batch]) for batch in batches(states)])

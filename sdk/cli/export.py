@@ -100,6 +100,14 @@ class CalibrationFlags:
             help="Round by what weights are multiplied by on a text: a text file, JSON lines of chats, or auto.",
         ),
     ] = None
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="4.5bits|100MB|8ms",
+            help="What OUT may cost; each matrix gets the bits and blocks that lose least.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +190,7 @@ def run(
     The folder appears whole or not at all.
     """
     from skipstone.api import plan
-    from skipstone.calibrate import Calibration, Documents
+    from skipstone.calibrate import Budget, Calibration, Documents, within_budget
     from skipstone.check import ExportCheck, require_transformers
     from skipstone.runtime.bundle import BundleWriter
 
@@ -191,16 +199,18 @@ def run(
         require_transformers()
     start = time.perf_counter()
     documents = None if calibration.calibrate is None else Documents.read(calibration.calibrate)
+    budget = None if calibration.budget is None else Budget.parse(calibration.budget)
     planned = plan(checkpoint, via=via.value if via else None, **_keywords(weights, stages, draft_model))
     for remark in planned.remarks:
         notes(quiet=quiet).print(remark)
     comparison = ExportCheck(planned) if check else None
     if documents is None:
+        planned = planned if budget is None else within_budget(planned, budget)
         _write(planned, output, check=comparison, force=force, quiet=quiet)
     else:
-        with Calibration(planned, documents) as work:
-            solved = _solve(work, quiet=quiet)
-            _write(solved, output, check=work.check(comparison), force=force, quiet=quiet)
+        with Calibration(planned, documents, budget=budget) as work:
+            planned = _solve(work, quiet=quiet)
+            _write(planned, output, check=work.check(comparison), force=force, quiet=quiet)
             notes(quiet=quiet).print(work.line)
     if comparison is not None:
         notes(quiet=quiet).print(comparison.verdict)

@@ -23,9 +23,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 import skipstone.exporters
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
-from skipstone.exporters.graph import TARGETS, WeightFile
+from skipstone.exporters.graph import FLOAT, TARGETS, GraphPen, WeightFile
 from skipstone.exporters.graph.linear import Linear
-from skipstone.exporters.graph.pen import FLOAT, GraphPen
 from skipstone.language_model import LanguageModel
 from skipstone.quant import Recipe, as_columns, quantize, refine
 from skipstone.runtime.bundle import Bundle

@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError, UnsupportedModel
 from skipstone.exporters.families import Experts
-from skipstone.exporters.graph import TARGETS, WeightFile
+from skipstone.exporters.graph import TARGETS, GraphPen, OrtKernels, WeightFile
 from skipstone.exporters.graph.expert_store import expert_rule
-from skipstone.exporters.graph.kernels import OrtKernels
 from skipstone.exporters.graph.mixture import mixture
-from skipstone.exporters.graph.pen import GraphPen
 from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, quantize
 
 Floats = NDArray[np.float32]

@@ -23,10 +23,8 @@ from skipstone.devices import open_device
 from skipstone.errors import ConfigError
 from skipstone.exporters.checkpoints import ExitAdapter, adapters_bytes, open_checkpoint, weights_identity
 from skipstone.exporters.families import read_architecture
-from skipstone.exporters.graph import WeightFile
-from skipstone.exporters.graph.kernels import OrtKernels
+from skipstone.exporters.graph import FLOAT, GraphPen, OrtKernels, WeightFile
 from skipstone.exporters.graph.linear import Linear
-from skipstone.exporters.graph.pen import FLOAT, GraphPen
 from skipstone.exporters.stages import parse_draft_head
 from skipstone.quant import QuantizedMatrix, Recipe, quantize
 from skipstone.runtime.decoding import decode
