@@ -19,7 +19,7 @@ from skipstone.calibrate.step_times import StepTimes, step_ms
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
 from skipstone.exporters import ExportPlan
-from skipstone.quant import Option, Recipe, allot
+from skipstone.quant import Option, Recipe, TensorRecipe, allot
 
 __all__ = ["fit_recipe"]
 
