@@ -20,6 +20,9 @@ from safetensors.numpy import load_file
 Array = NDArray[Any]
 Settings = dict[str, Any]
 KINDS = {kind.name: kind for kind in GGMLQuantizationType}
+# Where the float16 numbers of a block lie: the scale, and what is added or (in K kinds) subtracted.
+SCALES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,)} | dict.fromkeys(("Q4_K", "Q5_K", "Q4_1", "Q5_1"), (0, 2))
+WITH_MINIMUM = {"Q4_1": 15, "Q5_1": 31, "Q2_K": 3, "Q4_K": 15, "Q5_K": 31}  # the largest code
 WHOLE_BLOCKS = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
 
 
@@ -78,6 +81,11 @@ LONGROPE = rope(
 CASES = {
     "llama": Case("llama", "llama"),
     "llama, whole blocks": Case("llama", "llama", WHOLE_BLOCKS),
+    "llama, blocks of 256": Case(
+        "llama",
+        "llama",
+        two_layers(hidden_size=256, intermediate_size=256, num_attention_heads=4, num_key_value_heads=4, head_dim=64),
+    ),
     "llama, whole blocks, heads of 24": Case(
         "llama", "llama", two_layers(hidden_size=96, intermediate_size=96, head_dim=24)
     ),
@@ -290,6 +298,36 @@ def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     kinds.get(type(value), writer.add_float32)(key, value)
 
 
+def random_blocks(
+    kind: str, num_rows: int, columns: int, *, seed: int = 0, reach: float = 1.0, size: float = 0.0
+) -> NDArray[np.uint8]:
+    """Blocks of plausible scales, of weights of about this `size` if any.
+
+    Where a kind has a minimum, blocks lie around 0, `reach` times as far as codes go.
+    """
+    random = np.random.default_rng(seed)
+    block_size, block_bytes = gguf.GGML_QUANT_SIZES[KINDS[kind]]
+    blocks = random.integers(0, 256, size=(num_rows * columns // block_size, block_bytes), dtype=np.uint8)
+    steps = random.lognormal(sigma=0.5, size=len(blocks)) / 100
+    shares = random.random(len(blocks)) * reach * (1 if kind.endswith("_K") else -1)
+    for _ in range(2 if size else 1):
+        for at, values in zip(
+            SCALES.get(kind, (0,)), (steps, steps * shares * WITH_MINIMUM.get(kind, 0)), strict=False
+        ):
+            blocks[:, at : at + 2] = values.astype("<f2").view(np.uint8).reshape(-1, 2)
+        steps = steps * (size / gguf.quants.dequantize(blocks, KINDS[kind]).std())
+    return blocks.reshape(num_rows, -1)
+
+
+def in_blocks(array: Array, kind: GGMLQuantizationType) -> Array:
+    """The array in blocks; of kinds that the package gguf cannot make, blocks of random codes and about that size."""
+    try:
+        return gguf.quants.quantize(array, kind)
+    except NotImplementedError:
+        rows = random_blocks(kind.name, array.size // array.shape[-1], array.shape[-1], size=float(array.std()))
+        return rows.reshape(*array.shape[:-1], -1)
+
+
 def write(
     path: Path, architecture: str, settings: Settings, tensors: Mapping[str, tuple[Array, GGMLQuantizationType]]
 ) -> Path:
@@ -298,7 +336,7 @@ def write(
     for key, value in settings.items():
         add(writer, key, value)
     for name, (array, kind) in tensors.items():
-        stored = array if array.dtype == np.uint8 else gguf.quants.quantize(array, kind)
+        stored = array if array.dtype == np.uint8 else in_blocks(array, kind)
         writer.add_tensor(name, stored, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -7,7 +7,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from gguf_files import KINDS, Array
+from conftest import MakeBundle
+from gguf_files import KINDS, SCALES, WITH_MINIMUM, Array, WriteGguf, random_blocks
 from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError
@@ -15,33 +16,11 @@ from skipstone.exporters.checkpoints.gguf.file import StoredBlocks
 from skipstone.exporters.checkpoints.gguf.integers import KINDS as CARRIED
 from skipstone.exporters.checkpoints.gguf.tensors import GgufTensor, GgufTensors
 from skipstone.quant import QuantizedMatrix
+from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.engine import Draft, Model
 
 Bytes = NDArray[np.uint8]
-# Where the float16 numbers of a block lie: the scale, and what is added or (of K kinds) subtracted.
-SCALES = {
-    "Q2_K": (80, 82),
-    "Q3_K": (108,),
-    "Q6_K": (208,),
-    "Q4_K": (0, 2),
-    "Q5_K": (0, 2),
-    "Q4_1": (0, 2),
-    "Q5_1": (0, 2),
-}
-WITH_MINIMUM = {"Q4_1": 15, "Q5_1": 31, "Q2_K": 3, "Q4_K": 15, "Q5_K": 31}
 ROUNDED_TO_HALVES = {"Q3_K", "Q6_K", "IQ4_XS"}
-
-
-def random_blocks(kind: str, num_rows: int, columns: int, *, seed: int = 0, reach: float = 1.0) -> Bytes:
-    """Blocks of plausible scales; where a kind has a minimum, blocks lie around 0, `reach` times as far as codes go."""
-    random = np.random.default_rng(seed)
-    size, block_bytes = gguf.GGML_QUANT_SIZES[KINDS[kind]]
-    blocks = random.integers(0, 256, size=(num_rows * columns // size, block_bytes), dtype=np.uint8)
-    steps = random.lognormal(sigma=0.5, size=len(blocks)) / 100
-    sign = 1 if kind.endswith("_K") else -1
-    lowest = sign * steps * random.random(len(blocks)) * WITH_MINIMUM.get(kind, 0) * reach
-    for at, values in zip(SCALES.get(kind, (0,)), (steps, lowest), strict=False):
-        blocks[:, at : at + 2] = values.astype("<f2").view(np.uint8).reshape(-1, 2)
-    return blocks.reshape(num_rows, -1)
 
 
 def stored(folder: Path, kind: str, blocks: Bytes, shape: tuple[int, ...]) -> StoredBlocks:
@@ -127,3 +106,36 @@ def test_scales_that_are_not_numbers_are_refused(kind: str, tmp_path: Path) -> N
     blocks[1, at : at + 2] = 0xFF
     with pytest.raises(CheckpointError, match="'ours' has NaN or infinite scales"):
         integers(tmp_path, kind, blocks, (2, 256))
+
+
+# Whole models
+
+TOKEN_IDS = tuple(np.random.default_rng(0).integers(3, 300, size=20).tolist())
+
+
+def log_probabilities(bundle: Path) -> Array:
+    sequence = Model.open(bundle).new_sequence()
+    sequence.append(TOKEN_IDS[:1])
+    rows: Array = sequence.extend(Draft.chain(TOKEN_IDS[1:], source="test"))
+    return rows - np.logaddexp.reduce(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("kind", CARRIED)
+def test_the_default_export_of_a_file_computes_its_numbers(
+    kind: str, write_gguf: WriteGguf, make_bundle: MakeBundle
+) -> None:
+    file = write_gguf("llama, blocks of 256", kind=kind)
+    kept = make_bundle(file, precision=None)
+    wanted, found = log_probabilities(make_bundle(file)), log_probabilities(kept)
+    assert (np.exp(wanted) * (wanted - found)).sum(axis=1).mean() < 0.004
+    (said,) = Bundle.open(kept).manifest.recipe["kept_kinds"]
+    assert (said["kind"], said["matrices"]) == (kind, 16) and said["error"] < 0.02
+    assert (said["error"] == 0) == CARRIED[kind].is_exact
+
+
+@pytest.mark.parametrize("kind", CARRIED)
+def test_with_a_precision_only_integers_that_lie_as_ours_do_are_kept(
+    kind: str, write_gguf: WriteGguf, make_bundle: MakeBundle
+) -> None:
+    manifest = Bundle.open(make_bundle(write_gguf("llama, blocks of 256", kind=kind), precision="int8")).manifest
+    assert manifest.recipe.get("kept_integers", 0) == (16 if kind in ("Q4_0", "Q8_0") else 0)
