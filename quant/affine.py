@@ -24,9 +24,9 @@ Codes: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = "slice | NDArray[np.int64]"
 
-# Offsets whose root mean square is a smaller share of the steps are dropped. Rounding to the codes did 29 % of a step,
-# so the squared error grows by a hundredth at most.
-NEGLIGIBLE: Final = 0.03
+# What is a smaller share (root mean square) of the span of the codes counts as nothing: a third of a percent of the
+# weights, less than what rounding the inputs to 8 bits changes.
+NEGLIGIBLE: Final = 0.0008
 _NUM_FACTORS: Final = (
     4  # tried a block, from the largest down: the zero point's error falls from 3.6 % of a step to 2.2
 )
@@ -71,12 +71,12 @@ class AffineRows:
     @property
     def fits(self) -> bool:
         """Whether rounding codes of blocks that lie too far from 0 for these bits changes next to nothing."""
-        return self._coarse_power <= NEGLIGIBLE**2 * self._step_power
+        return self._coarse_power <= (NEGLIGIBLE * self.highest) ** 2 * self._step_power
 
     def matrix(self, *, offsets: bool = True) -> QuantizedMatrix:
         """Return the matrix when all rows are there, its scales as float16 can hold them; maybe without `offsets`."""
         points, rest = self.zero_points, self.offsets if offsets else None
-        if rest is not None and float(np.vdot(rest, rest)) <= NEGLIGIBLE**2 * self._step_power:
+        if rest is not None and float(np.vdot(rest, rest)) <= (NEGLIGIBLE * self.highest) ** 2 * self._step_power:
             rest = None
         return QuantizedMatrix(
             data=self.data,

@@ -84,7 +84,7 @@ CASES = {
     "llama, blocks of 256": Case(
         "llama",
         "llama",
-        two_layers(hidden_size=256, intermediate_size=256, num_attention_heads=4, num_key_value_heads=4, head_dim=64),
+        WHOLE_BLOCKS | {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64, "initializer_range": 0.05},
     ),
     "llama, whole blocks, heads of 24": Case(
         "llama", "llama", two_layers(hidden_size=96, intermediate_size=96, head_dim=24)

@@ -11,10 +11,12 @@ import pytest
 from conftest import MakeCheckpoint
 from numpy.typing import NDArray
 from packed_checkpoints import Arrays, write_checkpoint
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from skipstone.api import export, plan
 from skipstone.errors import CheckpointError, UnsupportedModel
+from skipstone.exporters.checkpoints import StoredTensors, safetensors_in
+from skipstone.exporters.checkpoints.packed.mlx import MlxTensors
 from skipstone.runtime.engine import Draft, Model
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "initializer_range": 0.1}
@@ -96,6 +98,45 @@ def test_a_folder_of_mlx_gives_the_logits_of_its_numbers(
     for precision, bound in (("int8", 0.005), ("int4", 0.08)):
         export(folder, tmp_path / precision, precision=precision)
         assert kl(wanted, logits_of(tmp_path / precision)) < bound
+
+
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_integers_are_carried_with_what_is_left_of_their_biases(bits: int, group_size: int, tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(24, 256)).astype(np.float32)
+    pieces, wanted = mlx_quantized(weight, bits=bits, group_size=group_size)
+    save_file({f"w.{piece}": array for piece, array in pieces.items()}, tmp_path / "model.safetensors")
+    tensors = MlxTensors(
+        StoredTensors(safetensors_in(tmp_path / "model.safetensors")), {"group_size": group_size, "bits": bits}
+    )
+    matrix = tensors.read_quantized("w.weight", (24, 256))
+    assert (matrix.bits, matrix.block_size) == (4 if bits <= 4 else 8, group_size)
+    error = np.square(matrix.dequantize() - wanted).mean() / np.square(wanted).mean()
+    assert error**0.5 < 0.01
+    rows, numbers = tensors.sample("w.weight")
+    np.testing.assert_array_equal(numbers, wanted[: len(numbers)])
+    np.testing.assert_array_equal(rows.dequantize(), matrix.dequantize()[: len(numbers)])
+
+
+def test_zero_on_the_grid_needs_no_offsets(tmp_path: Path) -> None:
+    """As mlx.core.quantize chooses scales and biases: the bias is a whole number of scales."""
+    weight = np.random.default_rng(0).normal(size=(24, 256)).astype(np.float32)
+    pieces, _ = mlx_quantized(weight, bits=4, group_size=64)
+    zeros = np.rint(-pieces["biases"] / pieces["scales"])
+    pieces["biases"] = (-zeros * pieces["scales"]).astype(np.float16)
+    save_file({f"w.{piece}": array for piece, array in pieces.items()}, tmp_path / "model.safetensors")
+    tensors = MlxTensors(StoredTensors(safetensors_in(tmp_path / "model.safetensors")), {"bits": 4})
+    assert tensors.read_quantized("w.weight", (24, 256)).offsets is None
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6])
+def test_the_default_export_keeps_the_integers(
+    bits: int, make_checkpoint: MakeCheckpoint, reference_logits: Reference, tmp_path: Path
+) -> None:
+    folder, numbers = mlx_folder(make_checkpoint(**WIDE, tie_word_embeddings=True), tmp_path, bits=bits)
+    assert plan(folder).remarks[0] == "15 matrices keep their integers; int4 is for the others"
+    export(folder, tmp_path / "kept")
+    assert kl(reference_logits(numbers, TOKEN_IDS), logits_of(tmp_path / "kept")) < 0.004
 
 
 def test_rounding_again_is_said(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
