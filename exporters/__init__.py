@@ -5,6 +5,7 @@ from __future__ import annotations
 from skipstone.exporters.draft_pair import with_draft_model
 from skipstone.exporters.export import ExportPlan, plan_export
 from skipstone.exporters.options import ExportKeywords, ExportOptions, PlanKeywords, Precision
+from skipstone.exporters.stages import plan_stages
 
 __all__ = [
     "ExportKeywords",
@@ -13,5 +14,6 @@ __all__ = [
     "PlanKeywords",
     "Precision",
     "plan_export",
+    "plan_stages",
     "with_draft_model",
 ]

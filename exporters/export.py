@@ -185,7 +185,8 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
     """
     checkpoint = open_checkpoint(source, revision=options.revision)
     checkpoint, architecture = _as_stored(checkpoint)
-    tensors = with_numbers(architecture, checkpoint.tensors, keep=options.keep_integers and not options.transforms)
+    keep = options.keep_integers and all(transform.keeps_matrices for transform in options.transforms)
+    tensors = with_numbers(architecture, checkpoint.tensors, keep=keep)
     architecture, tensors, transforms = apply(options.transforms, architecture, tensors)
     checkpoint = replace(checkpoint, tensors=tensors)
     exits, stages = _stages(architecture, options)

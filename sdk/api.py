@@ -70,6 +70,7 @@ def export(
     force: bool = False,
     calibrate: str | Path | None = None,
     budget: str | None = None,
+    prune: str | None = None,
     on_progress: Callable[[int], None] = lambda num_parameters: None,
     **options: Unpack[PlanKeywords],
 ) -> Path:
@@ -98,8 +99,10 @@ def export(
 
     Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError, CheckFailed.
     """
-    from skipstone.calibrate import Budget, Calibration, Documents, within_budget
+    from skipstone.calibrate import AUTO, Budget, Calibration, Documents, within_budget
     from skipstone.check import ExportCheck, require_transformers
+    from skipstone.exporters.transforms import DropLayers
+    from skipstone.prune import find_layers
 
     BundleWriter(Path(output), force=force)  # a taken place is refused before a checkpoint is fetched
     if check:
@@ -107,6 +110,10 @@ def export(
     documents = None if calibrate is None else Documents.read(calibrate)
     limit = None if budget is None else Budget.parse(budget)
     planned = plan(checkpoint, **options)
+    if prune is not None:
+        layers = find_layers(planned, prune, documents or Documents.read(AUTO)).layers
+        options["transforms"] = [*options.get("transforms", ()), DropLayers(layers)]
+        planned = plan(checkpoint, **options)
     comparison = ExportCheck(planned) if check else None
     if documents is None:
         planned = planned if limit is None else within_budget(planned, limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.exporters.transforms.drop_layers import DropLayers
 from skipstone.exporters.transforms.ffn_width import FfnWidth
 from skipstone.exporters.transforms.fold_points import FoldPoint, fold_points
 from skipstone.exporters.transforms.folding import Folding
@@ -11,6 +12,7 @@ from skipstone.exporters.transforms.transform import ChangedTensors, Transform, 
 
 __all__ = [
     "ChangedTensors",
+    "DropLayers",
     "FfnWidth",
     "FoldPoint",
     "Folding",

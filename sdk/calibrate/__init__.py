@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from skipstone.calibrate.budget import Budget
-from skipstone.calibrate.documents import Documents
+from skipstone.calibrate.documents import AUTO, Documents
 from skipstone.calibrate.export import Calibration, within_budget
+from skipstone.calibrate.windows import Windows
 
-__all__ = ["Budget", "Calibration", "Documents", "within_budget"]
+__all__ = ["AUTO", "Budget", "Calibration", "Documents", "Windows", "within_budget"]

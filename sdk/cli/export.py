@@ -18,9 +18,10 @@ from skipstone.cli.options import QuietOption
 from skipstone.cli.terminal import notes, progress_bar
 
 if TYPE_CHECKING:
-    from skipstone.calibrate import Calibration
+    from skipstone.calibrate import Calibration, Documents
     from skipstone.exporters import ExportPlan
     from skipstone.exporters.optimum import WrappedPlan
+    from skipstone.prune import Pruning
     from skipstone.runtime.bundle import Check
 
 NAME = "export"
@@ -32,6 +33,7 @@ Examples:
   skipstone export Qwen/Qwen3-4B -o qwen --draft-model Qwen/Qwen3-0.6B
   skipstone export model-Q4_0.gguf -o from-gguf
   skipstone export ./SmolLM2-135M -o smollm --calibrate chats.jsonl
+  skipstone export ./SmolLM2-135M -o drafter --prune 20%
   skipstone export ./base -o tuned --lora ./adapter --check"""
 
 
@@ -106,6 +108,12 @@ class CalibrationFlags:
             "--budget",
             metavar="4.5bits|100MB|8ms",
             help="What OUT may cost; each matrix gets the bits and blocks that lose least.",
+        ),
+    ] = None
+    prune: Annotated[
+        str | None,
+        typer.Option(
+            "--prune", metavar="2layers|20%", help="Leave out the layers that a text misses least; prints the cost."
         ),
     ] = None
 
@@ -190,8 +198,9 @@ def run(
     The folder appears whole or not at all.
     """
     from skipstone.api import plan
-    from skipstone.calibrate import Budget, Calibration, Documents, within_budget
+    from skipstone.calibrate import AUTO, Budget, Calibration, Documents, within_budget
     from skipstone.check import ExportCheck, require_transformers
+    from skipstone.exporters.transforms import DropLayers
     from skipstone.runtime.bundle import BundleWriter
 
     BundleWriter(output, force=force)  # a taken place is refused before a checkpoint is fetched
@@ -200,7 +209,12 @@ def run(
     start = time.perf_counter()
     documents = None if calibration.calibrate is None else Documents.read(calibration.calibrate)
     budget = None if calibration.budget is None else Budget.parse(calibration.budget)
-    planned = plan(checkpoint, via=via.value if via else None, **_keywords(weights, stages, draft_model))
+    keywords = _keywords(weights, stages, draft_model) | {"via": via.value if via else None}
+    planned = plan(checkpoint, **keywords)
+    if calibration.prune is not None:
+        pruning = _prune(planned, calibration.prune, documents or Documents.read(AUTO), quiet=quiet)
+        notes(quiet=quiet).print(str(pruning))
+        planned = plan(checkpoint, **keywords, transforms=[DropLayers(pruning.layers)])
     for remark in planned.remarks:
         notes(quiet=quiet).print(remark)
     comparison = ExportCheck(planned) if check else None
@@ -223,6 +237,13 @@ def _keywords(*groups: WeightFlags | StageFlags | DraftModelFlags) -> dict[str, 
     values = {name: value for group in groups for name, value in asdict(group).items()}
     values = {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}
     return values | {"group_size": int(values["group_size"]) if values["group_size"] else None}
+
+
+def _prune(planned: ExportPlan | WrappedPlan, amount: str, documents: Documents, *, quiet: bool) -> Pruning:
+    from skipstone.prune import find_layers
+
+    with progress_bar("pruning", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
+        return find_layers(planned, amount, documents, on_progress=lambda share: progress.update(task, completed=share))
 
 
 def _solve(calibration: Calibration, *, quiet: bool) -> ExportPlan:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from skipstone.evaluate.exits import SETTINGS, ExitQuality, evaluate_exits
     from skipstone.evaluate.gguf_model import is_gguf
     from skipstone.evaluate.judged_texts import NEW_TOKENS, PROMPT_TOKENS, judged_text, new_text, prompts_of, steps_of
-    from skipstone.evaluate.log_probs import log_softmax
+    from skipstone.evaluate.log_probs import divergences, log_softmax
     from skipstone.evaluate.methods import MOST_TOKENS, DialQuality, evaluate_dial
     from skipstone.evaluate.perplexity import EvalResult, evaluate, score, scored_windows
     from skipstone.evaluate.stops import STOP_SETTINGS, StopQuality, evaluate_stop
@@ -37,6 +37,7 @@ __all__ = [
     "compare_quality",
     "compare_speed",
     "design_effect",
+    "divergences",
     "evaluate",
     "evaluate_choices",
     "evaluate_dial",
@@ -76,6 +77,7 @@ __getattr__ = lazy_names(
         "compare_quality": "skipstone.evaluate.comparison",
         "compare_speed": "skipstone.evaluate.comparison",
         "design_effect": "skipstone.evaluate.calibrate",
+        "divergences": "skipstone.evaluate.log_probs",
         "evaluate": "skipstone.evaluate.perplexity",
         "evaluate_choices": "skipstone.evaluate.choices",
         "evaluate_dial": "skipstone.evaluate.methods",

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from conftest import MakeCheckpoint
 
-from skipstone.calibrate import Documents
-from skipstone.calibrate.windows import Windows
+from skipstone.calibrate import Documents, Windows
 from skipstone.errors import ConfigError
 from skipstone.exporters import ExportOptions, ExportPlan, plan_export
 from skipstone.quant import Recipe

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError
-from skipstone.exporters.stages import plan_stages
+from skipstone.exporters import plan_stages
 from skipstone.runtime.bundle import Manifest
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods.depth import SkipSet, skip_note, skipped_stages
