@@ -30,7 +30,7 @@ SAMPLING = "--sampling --temperature --top-k --top-p --min-p --typical --top-h -
 PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram"
 COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --draft-model --draft-model-precision --target "
-    "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --check --force --quiet",
+    "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --prune --check --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
     f"--stop-below --stop-loops --min-agreement --dial --calibration --draft-model --json --quiet {SAMPLING} "

@@ -12,13 +12,12 @@ from conftest import MakeCheckpoint
 from family_cases import CASES
 
 from skipstone.api import export, plan
-from skipstone.calibrate import Budget, Documents
+from skipstone.calibrate import Budget, Documents, Windows
 from skipstone.calibrate.fit import fit_recipe
 from skipstone.calibrate.layer_graphs import LayerGraphs
 from skipstone.calibrate.options import MENU, measured_options
 from skipstone.calibrate.sensitivity import measure_sensitivity
 from skipstone.calibrate.step_times import StepTimes
-from skipstone.calibrate.windows import Windows
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
 from skipstone.quant import Recipe, TensorRecipe
