@@ -51,7 +51,8 @@ class Calibration:
         if self._budget is not None:
             start = _SHARE_OF_FIT
             report = partial(_part, on_progress, 0.0, start)
-            recipe = fit_recipe(self._plan, self._budget, self._windows[0].calibrate, on_progress=report)
+            tokens = self._windows[0].calibrate if _has_inputs(self._plan) else None
+            recipe = fit_recipe(self._plan, self._budget, tokens, on_progress=report)
             self._plan = replace(self._plan, recipe=recipe)
         return self._solve_all(partial(_part, on_progress, start, 1 - start))
 
@@ -65,9 +66,11 @@ class Calibration:
         return replace(solved[0], draft_model=solved[1] if len(solved) > 1 else None)
 
     def _solve_one(self, plan: ExportPlan, windows: Windows, on_progress: Callable[[float], None]) -> ExportPlan:
+        if not _has_inputs(plan):
+            return plan
         found, folder = solve(plan, windows, on_progress=on_progress)
         self._folders.append(folder)
-        if self._held_back is None:
+        if len(self._folders) == 1 and _has_inputs(self._plan):
             self._held_back = HeldBack(plan, windows.held_back, found.states)
         calibration = {
             "text": self._documents.source,
@@ -81,16 +84,16 @@ class Calibration:
         """Return the check that judges the bundle on the text held back, after another one."""
 
         def both(folder: Path) -> Mapping[str, object]:
-            assert self._held_back is not None, "solve comes first"
             figures = {} if other is None else other(folder)
-            return {**figures, **self._held_back(folder)}
+            return {**figures, **({} if self._held_back is None else self._held_back(folder))}
 
         return both
 
     @property
-    def line(self) -> str:
-        """What the check found, in one line."""
-        return "" if self._held_back is None else self._held_back.line
+    def remarks(self) -> tuple[str, ...]:
+        """What is rounded as without a text, and what the check found; a line each."""
+        remarks = [remark for model in self._plan.models if (remark := _left_out(model))]
+        return (*remarks, *(() if self._held_back is None else (self._held_back.line,)))
 
     def __enter__(self) -> Self:
         return self
@@ -115,7 +118,15 @@ def _part(on_progress: Callable[[float], None], start: float, share: float, done
 def _require_rounding(plan: ExportPlan) -> None:
     if plan.recipe.kl_bound == 0:
         raise ConfigError("--precision fp32 rounds nothing, so there is nothing to calibrate; leave one out")
-    if plan.architecture.altup is not None:
-        raise ConfigError(
-            f"{plan.architecture.family}: models of several streams cannot be calibrated yet; leave --calibrate out"
-        )
+
+
+def _has_inputs(plan: ExportPlan) -> bool:
+    """Whether the inputs of matrices can be seen: layers of several streams cannot run apart."""
+    return plan.architecture.altup is None
+
+
+def _left_out(plan: ExportPlan) -> str:
+    """Return what is rounded as without a text, in one line."""
+    if not _has_inputs(plan):
+        return f"{plan.architecture.family}: a model of several streams is rounded as without a text to calibrate"
+    return "" if plan.architecture.experts is None else "experts are rounded as without a text to calibrate"

@@ -225,7 +225,8 @@ def run(
         with Calibration(planned, documents, budget=budget) as work:
             planned = _solve(work, quiet=quiet)
             _write(planned, output, check=work.check(comparison), force=force, quiet=quiet)
-            notes(quiet=quiet).print(work.line)
+            for remark in work.remarks:
+                notes(quiet=quiet).print(remark)
     if comparison is not None:
         notes(quiet=quiet).print(comparison.verdict)
     seconds = time.perf_counter() - start

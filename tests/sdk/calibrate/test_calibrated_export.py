@@ -228,9 +228,12 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_read(
     assert "\n" not in str(caught.value)
 
 
-def test_models_of_several_streams_are_refused(
-    make_checkpoint: MakeCheckpoint, text: Path, tmp_path: Path, unreadable: None
+def test_models_of_several_streams_are_rounded_as_without_a_text_and_say_so(
+    make_checkpoint: MakeCheckpoint, text: Path, tmp_path: Path, cli: CommandLine
 ) -> None:
     case = CASES["gemma3n_text"]
-    with pytest.raises(ConfigError, match="several streams"):
-        export(make_checkpoint(case.model_type, **case.config), tmp_path / "out", calibrate=text)
+    checkpoint = make_checkpoint(case.model_type, **case.config)
+    result = cli("export", checkpoint, "-o", tmp_path / "out", "--calibrate", text)
+    assert result.code == 0 and "several streams is rounded as without a text" in result.err
+    assert "quality" not in result.err
+    assert files(tmp_path / "out")["weights.bin"] == files(export(checkpoint, tmp_path / "plain"))["weights.bin"]
