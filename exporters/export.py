@@ -15,6 +15,7 @@ from skipstone.errors import UnsupportedModel
 from skipstone.exporters.checkpoints import (
     Checkpoint,
     ExitAdapters,
+    TensorSource,
     TokenRoles,
     adapters_for,
     left_out,
@@ -43,7 +44,7 @@ from skipstone.exporters.graph import (
 from skipstone.exporters.kept_integers import KeptKind, kept_kinds, with_numbers
 from skipstone.exporters.options import ExportOptions
 from skipstone.exporters.stages import parse_cuts, parse_draft_head, parse_exits, plan_stages
-from skipstone.exporters.transforms import Transform, apply
+from skipstone.exporters.transforms import GainFolding, Transform, apply
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import (
     BundleWriter,
@@ -258,7 +259,7 @@ def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], No
 
 
 def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
-    target, weights = TARGETS[plan.target], ModelWeights(plan.architecture, plan.checkpoint.tensors, on_progress)
+    target, weights = TARGETS[plan.target], ModelWeights(plan.architecture, _tensors(plan), on_progress)
     with WeightFile(folder / WEIGHTS_FILE, plan.rounder, least_bits=target.least_bits) as file:
         for stage in plan.stages:
             ir.save(
@@ -275,6 +276,13 @@ def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], N
         if plan.draft_head is not None:
             num_first, model = plan.draft_head, (plan.architecture, weights, plan.recipe, file)
             ir.save(build_draft_head(*model, num_first, target=target), folder / DRAFT_HEAD_FILE)
+
+
+def _tensors(plan: ExportPlan) -> TensorSource:
+    """Return what is stored of the tensors: with gains folded where few bits are and no text has told more."""
+    if plan.calibration is not None or not plan.recipe.is_coarse:
+        return plan.checkpoint.tensors
+    return apply((GainFolding(),), plan.architecture, plan.checkpoint.tensors).tensors
 
 
 def _manifest(

@@ -15,11 +15,14 @@ PRECISIONS: Final = ("int4", "int4-fast", "int8", "fp32")
 GROUP_SIZES: Final = (32, 64, 128)
 # The largest blocks in which one row is multiplied as several are, bit by bit, on processors with AVX-512 VNNI: in
 # larger ones kernels take rows in pairs, and round an odd last one in another way.
-DEFAULT_GROUP_SIZES: Final[Mapping[int, int]] = {4: 32, 8: 64}
+DEFAULT_GROUP_SIZES: Final[Mapping[int, int]] = {4: 32, 8: 32}
+# Of the tensors that int4 stores at 8 bits: larger blocks cost less than they lose beside those at 4.
+WIDE_GROUP_SIZE: Final = 64
 FAST_GROUP_SIZE: Final = 128
 # Nats per token between a trained model and its bundle, several times what good exports measure (docs/quantization.md):
 # beyond, something is wrong, or the model needs more bits.
 _KL_BOUNDS: Final = {"int4": 0.1, "int4-fast": 0.2, "int8": 0.02, "fp32": 0.0}
+_WIDE: Final = ("head", "embedding", "layers.*.qkv", "layers.*.o", "*altup.*")  # what int4 stores at 8 bits
 _TENSOR_BITS: Final = (2, 4, 8, 32)
 _SCALE_BITS: Final = 16
 
@@ -68,9 +71,9 @@ class Recipe:
     def named(cls, precision: str, *, group_size: int | None = None, symmetric: bool | None = None) -> Self:
         """Return the recipe called `precision`, by default with what measured best in docs/quantization.md.
 
-        `int4`: 4 bit, with head, embedding, attention inputs and what joins streams at 8; `int4-fast`: 4 bit
-        everywhere, in large groups, whose rows are rounded in pairs; `int8`; `fp32`.
-        `group_size` is weights per scale, by default 32 at 4 bits and 64 at 8; `symmetric` is for all tensors, by
+        `int4`: 4 bit, with head, embedding, what leads into and out of attention and what joins streams at 8;
+        `int4-fast`: 4 bit everywhere, in large groups, whose rows are rounded in pairs; `int8`; `fp32`.
+        `group_size` is weights per scale, by default 32, and 64 for what int4 stores at 8 bits; `symmetric` is for all tensors, by
         default 4 bit has zero points, 8 bit not.
         Raises ValueError for an unknown precision or group size, and for options of fp32, which has no groups.
         """
@@ -84,10 +87,16 @@ class Recipe:
             raise ValueError(f"group size {group_size} is not known; choose one of {_listed(GROUP_SIZES)}")
         sizes = {4: FAST_GROUP_SIZE} if precision == "int4-fast" else DEFAULT_GROUP_SIZES
         four = TensorRecipe(bits=4, block_size=group_size or sizes[4], symmetric=bool(symmetric))
-        eight = TensorRecipe(bits=8, block_size=group_size or DEFAULT_GROUP_SIZES[8], symmetric=symmetric is not False)
+        wide_size = DEFAULT_GROUP_SIZES[8] if precision == "int8" else WIDE_GROUP_SIZE
+        eight = TensorRecipe(bits=8, block_size=group_size or wide_size, symmetric=symmetric is not False)
         first = eight if precision == "int8" else four
-        wide = ("head", "embedding", "layers.*.qkv", "*altup.*") if precision == "int4" else ()
+        wide = _WIDE if precision == "int4" else ()
         return cls(name=precision, rules=(("*", first), *((pattern, eight) for pattern in wide)))
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether some matrices have less than 8 bits."""
+        return any(rule.bits < 8 for _, rule in self.rules)
 
     @property
     def kl_bound(self) -> float:

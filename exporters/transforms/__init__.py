@@ -6,6 +6,7 @@ from skipstone.exporters.transforms.drop_layers import DropLayers
 from skipstone.exporters.transforms.ffn_width import FfnWidth
 from skipstone.exporters.transforms.fold_points import FoldPoint, fold_points
 from skipstone.exporters.transforms.folding import Folding
+from skipstone.exporters.transforms.gain_folding import GainFolding
 from skipstone.exporters.transforms.lora import Lora
 from skipstone.exporters.transforms.rotation import Rotation
 from skipstone.exporters.transforms.transform import ChangedTensors, Transform, apply
@@ -16,6 +17,7 @@ __all__ = [
     "FfnWidth",
     "FoldPoint",
     "Folding",
+    "GainFolding",
     "Lora",
     "Rotation",
     "Transform",

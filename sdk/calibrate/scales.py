@@ -79,10 +79,5 @@ def _scales(point: FoldPoint, weights: ModelWeights, hessian: Doubles, rule: Ten
 
 
 def _folded(plan: ExportPlan, scales: Mapping[str, Floats]) -> ExportPlan:
-    architecture, tensors, done = apply([Folding(scales)], plan.architecture, plan.checkpoint.tensors)
-    return replace(
-        plan,
-        checkpoint=replace(plan.checkpoint, tensors=tensors),
-        architecture=architecture,
-        transforms=(*plan.transforms, *done),
-    )
+    tensors = apply([Folding(scales)], plan.architecture, plan.checkpoint.tensors).tensors
+    return replace(plan, checkpoint=replace(plan.checkpoint, tensors=tensors))

@@ -21,7 +21,7 @@ from skipstone.runtime.text import ChatTemplate, Tokenizer
 __all__ = ["NUM_WINDOWS", "WINDOW", "Windows"]
 
 WINDOW: Final = 256
-NUM_WINDOWS: Final = 24
+NUM_WINDOWS: Final = 48
 NUM_HELD_BACK: Final = 2
 LEAST_WINDOWS: Final = 8
 

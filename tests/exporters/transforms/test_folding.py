@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,14 @@ import numpy as np
 import pytest
 from conftest import MakeBundle, MakeCheckpoint
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from skipstone.api import plan
 from skipstone.errors import ConfigError, UnsupportedModel
 from skipstone.exporters import ExportPlan
 from skipstone.exporters.checkpoints import open_checkpoint
 from skipstone.exporters.families import Architecture, read_architecture
-from skipstone.exporters.transforms import Folding, Rotation, Transform, fold_points
+from skipstone.exporters.transforms import Folding, GainFolding, Rotation, Transform, fold_points
 from skipstone.runtime.engine import Draft, Model
 
 TOKEN_IDS = np.random.default_rng(0).integers(3, 300, size=20).tolist()
@@ -72,6 +75,43 @@ def test_folded_scales_leave_the_logits(name: str, make_checkpoint: MakeCheckpoi
     )
     as_it_is, folded = make_bundle(checkpoint), make_bundle(checkpoint, transforms=(folding,))
     np.testing.assert_allclose(logits_of(folded), logits_of(as_it_is), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gains_are_folded_and_the_logits_stay(
+    name: str, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
+) -> None:
+    model_type, config, _ = MODELS[name]
+    checkpoint = make_checkpoint(model_type, **TWO, **config)
+    as_it_is, folded = make_bundle(checkpoint), make_bundle(checkpoint, transforms=(GainFolding(),))
+    np.testing.assert_allclose(logits_of(folded), logits_of(as_it_is), rtol=0, atol=1e-4)
+
+
+def test_large_gains_cost_less_once_they_are_folded(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    """Of weights whose inputs are of very different size: the default in int4 is nearer than without."""
+    checkpoint = make_checkpoint("llama", **TWO, hidden_size=128)
+    gains = np.exp(1.5 * np.random.default_rng(1).standard_normal((2, 128))).astype(np.float32)
+    tensors = load_file(checkpoint / "model.safetensors")
+    for layer in (0, 1):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"model.layers.{layer}.{norm}.weight"] = gains[layer].astype(np.float16)
+    copy = tmp_path / "large-gains"
+    shutil.copytree(checkpoint, copy)
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    wanted = logits_of(written(copy, tmp_path / "fp32", "fp32", calibration=None))
+    folded, as_it_is = (
+        np.square(logits_of(written(copy, tmp_path / name, "int4", calibration=known)) - wanted).mean()
+        for name, known in (("folded", None), ("as_it_is", {}))
+    )
+    assert folded < 0.8 * as_it_is
+
+
+def written(checkpoint: Path, folder: Path, precision: str, *, calibration: dict[str, object] | None) -> Path:
+    """Write a bundle; gains are folded in it unless a calibration is said to have been there."""
+    planned = plan(checkpoint, precision=precision)
+    assert isinstance(planned, ExportPlan)
+    replace(planned, calibration=calibration).write(folder)
+    return folder
 
 
 def test_every_scale_is_folded_into_the_matrix_it_is_for(make_checkpoint: MakeCheckpoint) -> None:
