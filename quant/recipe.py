@@ -9,7 +9,15 @@ from typing import Any, Final, Self
 
 from skipstone.quant.blockwise import check_block_size, check_method
 
-__all__ = ["DEFAULT_GROUP_SIZES", "FAST_GROUP_SIZE", "GROUP_SIZES", "PRECISIONS", "Recipe", "TensorRecipe"]
+__all__ = [
+    "DEFAULT_GROUP_SIZES",
+    "FAST_GROUP_SIZE",
+    "GROUP_SIZES",
+    "PRECISIONS",
+    "WIDE_GROUP_SIZE",
+    "Recipe",
+    "TensorRecipe",
+]
 
 PRECISIONS: Final = ("int4", "int4-fast", "int8", "fp32")
 GROUP_SIZES: Final = (32, 64, 128)
@@ -73,8 +81,8 @@ class Recipe:
 
         `int4`: 4 bit, with head, embedding, what leads into and out of attention and what joins streams at 8;
         `int4-fast`: 4 bit everywhere, in large groups, whose rows are rounded in pairs; `int8`; `fp32`.
-        `group_size` is weights per scale, by default 32, and 64 for what int4 stores at 8 bits; `symmetric` is for all tensors, by
-        default 4 bit has zero points, 8 bit not.
+        `group_size` is weights per scale, by default 32, and 64 for what int4 stores at 8 bits; `symmetric` is for all
+        tensors, by default 4 bit has zero points, 8 bit not.
         Raises ValueError for an unknown precision or group size, and for options of fp32, which has no groups.
         """
         if precision not in PRECISIONS:

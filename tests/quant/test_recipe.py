@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skipstone.quant import Recipe, TensorRecipe, quantize
-from skipstone.quant.recipe import DEFAULT_GROUP_SIZES
+from skipstone.quant.recipe import DEFAULT_GROUP_SIZES, WIDE_GROUP_SIZE
 
 
 def test_the_last_matching_rule_holds() -> None:
@@ -20,12 +20,21 @@ def test_the_last_matching_rule_holds() -> None:
     assert recipe.for_tensor("head") is four
 
 
-def test_int4_keeps_head_embedding_and_attention_inputs_at_eight_bits() -> None:
+def test_int4_keeps_head_embedding_and_attention_at_eight_bits() -> None:
     recipe = Recipe.named("int4")
-    for name in ("layers.3.o", "layers.3.gate_up", "layers.11.down"):
+    for name in ("layers.3.gate_up", "layers.11.down"):
         assert recipe.for_tensor(name) == TensorRecipe(bits=4, block_size=DEFAULT_GROUP_SIZES[4], symmetric=False)
-    for name in ("head", "embedding", "layers.11.qkv"):
-        assert recipe.for_tensor(name) == TensorRecipe(bits=8, block_size=DEFAULT_GROUP_SIZES[8])
+    for name in ("head", "embedding", "layers.3.o", "layers.11.qkv"):
+        assert recipe.for_tensor(name) == TensorRecipe(bits=8, block_size=WIDE_GROUP_SIZE)
+
+
+def test_only_recipes_with_few_bits_are_coarse() -> None:
+    assert [Recipe.named(name).is_coarse for name in ("int4", "int4-fast", "int8", "fp32")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_int4_fast_has_four_bits_everywhere() -> None:

@@ -19,7 +19,7 @@ from skipstone.bundled import BUNDLED
 from skipstone.runtime.engine import Draft, Model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "pebble"
-GOLDEN = [1781, 8, 264, 14, 1111, 63, 1111, 63, 1111, 63, 1111, 289, 262, 275, 14, 1111, 63, 1111, 14, 2885]
+GOLDEN = [1781, 8, 264, 14, 1111, 63, 1111, 63, 1111, 63, 1111, 289, 262, 275, 14, 1111, 63, 1111, 63, 1111]
 
 
 @pytest.fixture
