@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,11 @@ class Transform(ABC):
     """A change of the model, made before its graph is written. A subclass needs `change`, and says what must hold.
 
     An architecture and its tensors belong together: `tensors` has all that `architecture.tensor_shapes()` names, in
-    these shapes. `apply` checks that after each transform, and that the tokens are still the same.
+    these shapes. `apply` checks that after each transform, and that the tokens are still the same. One that
+    `keeps_matrices` changes none that is still there, so that integers of the checkpoint may stay.
     """
+
+    keeps_matrices: ClassVar[bool] = False
 
     def __str__(self) -> str:
         """What the transform is called in messages."""
