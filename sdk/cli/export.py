@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import typer
 from rich.progress import DownloadColumn, TaskProgressColumn
@@ -35,6 +35,9 @@ Examples:
   skipstone export ./SmolLM2-135M -o smollm --calibrate chats.jsonl
   skipstone export ./SmolLM2-135M -o drafter --prune 20%
   skipstone export ./base -o tuned --lora ./adapter --check"""
+
+
+_CALIBRATED_A_MINUTE: Final = 40e6  # weights, on two cores
 
 
 class PrecisionName(StrEnum):
@@ -231,6 +234,20 @@ def run(
         notes(quiet=quiet).print(comparison.verdict)
     seconds = time.perf_counter() - start
     notes(quiet=quiet).print(f"{output}: {planned.recipe.name}, {_size(output)}, {seconds:.1f} s")
+    if advice := _advice(planned):
+        notes(quiet=quiet).print(advice)
+
+
+def _advice(planned: ExportPlan | WrappedPlan) -> str | None:
+    """Return what would lose less than an export to few bits without a text; None for others, and small models."""
+    from skipstone.exporters import ExportPlan
+
+    if not isinstance(planned, ExportPlan) or planned.calibration is not None or planned.num_kept:
+        return None
+    minutes = planned.num_parameters / _CALIBRATED_A_MINUTE
+    if not planned.recipe.is_coarse or minutes < 1:
+        return None
+    return f"rounded without a text; --calibrate auto loses about half as much, and takes some {minutes:.0f} minutes"
 
 
 def _keywords(*groups: WeightFlags | StageFlags | DraftModelFlags) -> dict[str, Any]:
