@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import CommandLine
@@ -44,9 +45,11 @@ def test_the_commands_of_the_page_work(
             assert len(outcome.out.split()) > 2 and "<|" not in outcome.out
 
 
-@pytest.mark.parametrize("precision", ["int4", "int8"])
-def test_drafts_do_not_change_a_text_of_a_real_model(precision: str, real_file: Path, make_bundle: MakeBundle) -> None:
-    model = skipstone.load(make_bundle(real_file, precision=precision))
+@pytest.mark.parametrize("options", [{}, {"precision": "int4"}, {"precision": "int8"}], ids=["kept", "int4", "int8"])
+def test_drafts_do_not_change_a_text_of_a_real_model(
+    options: dict[str, Any], real_file: Path, make_bundle: MakeBundle
+) -> None:
+    model = skipstone.load(make_bundle(real_file, **options))
     for prompt in PROMPTS:
         plain = model.generate(prompt, max_new_tokens=32, decode="plain")
         if "near ties" in (plain.stats.same_text or ""):
