@@ -39,12 +39,12 @@ def gptq(
     another shape or with NaN. Cost: K^3 + N K^2 multiplications, and three arrays [K, K] of doubles.
     """
     _check_hessian(hessian, weight)
-    inverse = _damped_inverse(hessian, damping)
+    order = np.argsort(-np.diag(hessian), kind="stable")
+    inverse, factor = _inverse(hessian, order, damping)
     importance = (1 / np.diag(inverse)).astype(np.float32)
     plain = quantize(weight, bits=bits, block_size=block_size, symmetric=symmetric, importance=importance)
     scales, points = _grids(plain)
-    order = np.argsort(-np.diag(hessian), kind="stable")
-    levels = _round_in_order(weight, inverse, scales, points, order, highest=(1 << bits) - 1)
+    levels = _round_in_order(weight, factor, scales, points, order, highest=(1 << bits) - 1)
     unweighted = quantize(weight, bits=bits, block_size=block_size, symmetric=symmetric)
     tried = (_with_levels(plain, levels), plain, unweighted)
     return min(tried, key=lambda matrix: hessian_error(weight, matrix.dequantize(), hessian))
@@ -64,8 +64,11 @@ def _check_hessian(hessian: Doubles, weight: Floats) -> None:
         raise ValueError("the Hessian holds NaN or infinity; check the calibration")
 
 
-def _damped_inverse(hessian: Doubles, damping: float) -> Doubles:
-    """Return the inverse of the damped Hessian; an input that was always 0 has a diagonal of 1."""
+def _inverse(hessian: Doubles, order: NDArray[np.int64], damping: float) -> tuple[Doubles, Floats]:
+    """Return the inverse of the damped Hessian, and its upper Cholesky factor in another order of columns.
+
+    An input that was always 0 has a diagonal of 1.
+    """
     matrix, diagonal = hessian.astype(np.float64), np.diag_indices(len(hessian))
     dead = matrix[diagonal] <= 0
     matrix[dead, dead] = 1.0
@@ -74,12 +77,10 @@ def _damped_inverse(hessian: Doubles, damping: float) -> Doubles:
         damped = matrix.copy()
         damped[diagonal] += damping * mean
         try:
-            np.linalg.cholesky(damped)
+            inverse: Doubles = np.linalg.inv(damped).astype(np.float64)
+            return inverse, np.linalg.cholesky(inverse[np.ix_(order, order)]).T.astype(np.float32)
         except np.linalg.LinAlgError:
             damping *= _MORE_DAMPING
-            continue
-        inverse: Doubles = np.linalg.inv(damped).astype(np.float64)
-        return inverse
     raise ValueError("the Hessian has no inverse, however much it is damped; check the calibration")
 
 
@@ -95,10 +96,9 @@ def _grids(matrix: QuantizedMatrix) -> tuple[Floats, Floats]:
 
 
 def _round_in_order(
-    weight: Floats, inverse: Doubles, scales: Floats, points: Floats, order: NDArray[np.int64], *, highest: int
+    weight: Floats, factor: Floats, scales: Floats, points: Floats, order: NDArray[np.int64], *, highest: int
 ) -> NDArray[np.uint8]:
     """Return the levels [K, N], columns rounded in this order; all that follow make up for what a column lost."""
-    factor = np.linalg.cholesky(inverse[np.ix_(order, order)]).T.astype(np.float32)
     left, levels = np.ascontiguousarray(weight.T[order]), np.empty((len(order), len(weight)), np.uint8)
     for start in range(0, len(order), _CHUNK):
         end = min(start + _CHUNK, len(order))
