@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from skipstone.devices import DEFAULT_DEVICE, Device, open_device
+from skipstone.devices import DEFAULT_DEVICE, Device, give_back, open_device
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.bundle import Bundle
@@ -15,7 +15,7 @@ from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.rounding import ALL_COUNTS, COUNTS, ROUNDING_CONTEXT, Rounding, measure_rounding
 from skipstone.runtime.engine.runner import PREFILL_CHUNK
 from skipstone.runtime.engine.sequence import Sequence
-from skipstone.runtime.engine.sessions import Sessions
+from skipstone.runtime.engine.sessions import LEAST_BYTES, Sessions
 from skipstone.runtime.engine.shared import SharedStores
 from skipstone.runtime.engine.workspace import BOUND_CALLS, Spares, Workspace
 from skipstone.runtime.text import ChatTemplate, Tokenizer
@@ -57,6 +57,8 @@ class Model:
         self.bundle, self.device, self.manifest = bundle, device, bundle.manifest
         self.shared, self.profiles = SharedStores(), profiles
         self.tokenizer = Tokenizer.load(bundle.path)
+        if bundle.manifest.total_bytes >= LEAST_BYTES:
+            give_back()  # reading a tokenizer leaves more behind than it keeps, in pieces too small for the weights
         self.chat_template = ChatTemplate.load(bundle.path)
         self.sessions = Sessions(bundle, device)
         self.spares = Spares(self.sessions, bound_calls=bound_calls)
