@@ -240,7 +240,7 @@ def _draft_head(architecture: Architecture, options: ExportOptions, *, num_stage
 def _remarks(plan: ExportPlan, *, was_asked: bool) -> tuple[str, ...]:
     """Say for what the recipe does not hold, what is rounded twice, and what is left out."""
     remarks, num_rounded = [*plan.checkpoint.remarks], plan.checkpoint.tensors.num_rounded
-    advice = ", as a precision was asked for" if was_asked else ""
+    advice = ", as the export was asked to" if was_asked else ""
     if plan.num_kept:
         kept = "matrix keeps its" if plan.num_kept == 1 else "matrices keep their"
         remarks.append(f"{plan.num_kept} {kept} integers; {plan.recipe.name} is for the others")

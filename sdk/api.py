@@ -111,6 +111,8 @@ def export(
         require_transformers()
     documents = None if calibrate is None else Documents.read(calibrate)
     limit = None if budget is None else Budget.parse(budget)
+    if (documents or limit) and options.get("precision") is None:
+        options["precision"] = "int4"  # rounding was asked for, so integers are not kept
     planned = plan(checkpoint, **options)
     if prune is not None:
         layers = find_layers(planned, prune, documents or Documents.read(AUTO)).layers

@@ -213,6 +213,8 @@ def run(
     documents = None if calibration.calibrate is None else Documents.read(calibration.calibrate)
     budget = None if calibration.budget is None else Budget.parse(calibration.budget)
     keywords = _keywords(weights, stages, draft_model) | {"via": via.value if via else None}
+    if (documents or budget) and keywords["precision"] is None:
+        keywords["precision"] = "int4"  # rounding was asked for, so integers are not kept
     planned = plan(checkpoint, **keywords)
     if calibration.prune is not None:
         pruning = _prune(planned, calibration.prune, documents or Documents.read(AUTO), quiet=quiet)

@@ -156,10 +156,10 @@ def _merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
     normal = [piece for piece in pieces if piece.kind is PieceKind.NORMAL]
     texts = {piece.text for piece in normal}
     return [
-        (piece.text[:cut], piece.text[cut:])
-        for piece in sorted(normal, key=lambda piece: -piece.score)
-        for cut in range(1, len(piece.text))
-        if piece.text[:cut] in texts and piece.text[cut:] in texts
+        (left, right)
+        for text in [piece.text for piece in sorted(normal, key=lambda piece: -piece.score)]
+        for cut in range(1, len(text))
+        if (left := text[:cut]) in texts and (right := text[cut:]) in texts
     ]
 
 

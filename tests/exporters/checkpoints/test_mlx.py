@@ -141,7 +141,7 @@ def test_the_default_export_keeps_the_integers(
 
 def test_rounding_again_is_said(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     folder, _ = mlx_folder(make_checkpoint(**WIDE), tmp_path)
-    said = "16 tensors lie in blocks that are not kept: they are rounded again, as a precision was asked for"
+    said = "16 tensors lie in blocks that are not kept: they are rounded again, as the export was asked to"
     assert plan(folder, precision="int4").remarks == (said,)
     assert plan(folder, precision="fp32").remarks == ()
 
