@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -13,15 +14,25 @@ from numpy.typing import NDArray
 from skipstone.exporters.graph import WeightFile, rounded
 from skipstone.quant import QuantizedMatrix, TensorRecipe, hessian_error, take_rows
 
-__all__ = ["MENU", "REFERENCE", "BlankRounder", "Sensitive", "StoredOption", "measured_options", "stored_bytes"]
+__all__ = [
+    "BLOCK_SIZES",
+    "MENU",
+    "REFERENCE",
+    "BlankRounder",
+    "Sensitive",
+    "StoredOption",
+    "measured_options",
+    "stored_bytes",
+]
 
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
 
+BLOCK_SIZES: Final = (32, 64, 128)
 MENU: Final = tuple(
     TensorRecipe(bits=bits, block_size=block_size, symmetric=bits == 8)
     for bits in (2, 4, 8)
-    for block_size in (32, 64, 128)
+    for block_size in BLOCK_SIZES
 )
 REFERENCE: Final = TensorRecipe(bits=4, block_size=32, symmetric=False)
 """The rule by which a matrix is rounded to see what that does to the model."""
@@ -48,10 +59,13 @@ class Sensitive:
     options: list[StoredOption]
 
 
-def measured_options(name: str, matrix: Floats, hessian: Doubles | None) -> list[StoredOption]:
+def measured_options(
+    name: str, matrix: Floats, hessian: Doubles | None, noise: Mapping[int, Doubles] | None = None
+) -> list[StoredOption]:
     """Return all ways of the menu to store a matrix, by the error of its products, or of its weights without a Hessian.
 
-    Cost: some rows of it, rounded ten times.
+    `noise` [K] by block size is the mean square by which the kernel's rounding moves the inputs; the products move too.
+    Cost: some rows of the matrix, rounded ten times.
     """
     rows = np.unique(np.linspace(0, len(matrix) - 1, _ROWS).astype(np.int64))
     sample = np.ascontiguousarray(matrix[rows])
@@ -60,7 +74,10 @@ def measured_options(name: str, matrix: Floats, hessian: Doubles | None) -> list
         result = rounded(name, sample, rule)
         off = result.dequantize()
         plain = float(np.square(sample - off, dtype=np.float64).sum())
-        return result, plain if hessian is None else hessian_error(sample, off, hessian)
+        moved = (
+            0.0 if noise is None else float(np.square(sample, dtype=np.float64).sum(axis=0) @ noise[rule.block_size])
+        )
+        return result, plain if hessian is None else hessian_error(sample, off, hessian) + moved
 
     whole = max(error(REFERENCE)[1], np.finfo(np.float64).tiny)
     options = []

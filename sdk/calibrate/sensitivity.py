@@ -15,9 +15,9 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.calibrate.hessians import Doubles, hessians, through
+from skipstone.calibrate.hessians import Doubles, hessians, input_noise, through
 from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
-from skipstone.calibrate.options import REFERENCE, Sensitive, StoredOption, measured_options
+from skipstone.calibrate.options import BLOCK_SIZES, REFERENCE, Sensitive, StoredOption, measured_options
 from skipstone.evaluate import log_softmax
 from skipstone.exporters.graph import rounded
 from skipstone.quant import QuantizedMatrix, Recipe, TensorRecipe
@@ -36,6 +36,7 @@ class _Measuring:
     """A rounder that keeps each matrix as REFERENCE rounds it, and measures its options once."""
 
     means: Mapping[str, Doubles]
+    noise: Mapping[str, Mapping[int, Doubles]]
     wanted: Callable[[str], bool]
     kept: dict[str, QuantizedMatrix] = field(default_factory=dict)
     options: dict[str, list[StoredOption]] = field(default_factory=dict)
@@ -44,7 +45,7 @@ class _Measuring:
         if name not in self.kept:
             self.kept[name] = rounded(name, matrix, REFERENCE)
             if self.wanted(name):
-                self.options[name] = measured_options(name, matrix, self.means.get(name))
+                self.options[name] = measured_options(name, matrix, self.means.get(name), self.noise.get(name))
         return self.kept[name]
 
 
@@ -78,7 +79,7 @@ class _Run:
         with self._graphs.embedding() as graph:
             self._states = graph.embed(self._token_ids)
         self._streams = self._states[:NUM_PROBES]
-        rounder = _Measuring({}, self._wanted)
+        rounder = _Measuring({}, {}, self._wanted)
         with self._graphs.embedding(_REFERENCE, rounder) as graph:
             moved = graph.embed(self._token_ids[:NUM_PROBES])
         self._add_stream(moved, rounder, dict.fromkeys(rounder.options, 1.0))
@@ -86,14 +87,19 @@ class _Run:
     def layer(self, layer: int) -> None:
         before = self._streams[:NUM_PROBES]
         with self._graphs.layer(layer, tap=self._wanted) as graph:
-            means = hessians(graph, self._states)
+            rounder = self._measuring(graph)
             self._states, self._streams = through(graph, self._states), through(graph, self._streams)
-        rounder = _Measuring(means, self._wanted)
         with self._graphs.layer(layer, _REFERENCE, rounder) as graph:
             moved = graph.states(before)
         self._add_stream(
             moved, rounder, {name: self._distance(layer, name, rounder, before) for name in rounder.options}
         )
+
+    def _measuring(self, graph: LayerGraph) -> _Measuring:
+        if not graph.taps:
+            return _Measuring({}, {}, self._wanted)
+        noise = input_noise(graph, self._states, BLOCK_SIZES)
+        return _Measuring(hessians(graph, self._states), noise, self._wanted)
 
     def _distance(self, layer: int, name: str, rounder: _Measuring, before: Floats) -> float:
         """Return how far the states behind a layer move when one matrix is rounded: the mean of squared shares."""
@@ -118,7 +124,7 @@ class _Run:
     def head(self) -> None:
         rows = [stream[:, ::EVERY] for stream in np.split(self._streams, len(self._owners) + 1)]
         with self._graphs.head(tap=self._wanted) as graph:
-            rounder = _Measuring(hessians(graph, self._states) if graph.taps else {}, self._wanted)
+            rounder = self._measuring(graph)
         with self._graphs.head() as graph:
             wanted = log_softmax(graph.logits(rows[0]))
             for owners, stream in zip(self._owners, rows[1:], strict=True):

@@ -14,8 +14,9 @@ from family_cases import CASES
 from skipstone.api import export, plan
 from skipstone.calibrate import Budget, Documents, Windows
 from skipstone.calibrate.fit import fit_recipe
+from skipstone.calibrate.hessians import _largest
 from skipstone.calibrate.layer_graphs import LayerGraphs
-from skipstone.calibrate.options import MENU, measured_options
+from skipstone.calibrate.options import BLOCK_SIZES, MENU, measured_options
 from skipstone.calibrate.sensitivity import measure_sensitivity
 from skipstone.calibrate.step_times import StepTimes
 from skipstone.devices import open_device
@@ -118,6 +119,25 @@ def test_more_bits_and_smaller_blocks_lose_less() -> None:
     errors = {(one.rule.bits, one.rule.block_size): one.error for one in measured_options("matrix", matrix, None)}
     assert errors[2, 32] > 5 * errors[4, 32] and errors[4, 32] > 50 * errors[8, 32]
     assert errors[4, 128] > errors[4, 64] > errors[4, 32]
+
+
+def test_rounded_inputs_count_more_in_larger_blocks_with_an_outlier() -> None:
+    """One input of 256 is a hundred times the others: in blocks of 32 it spoils 31 of them, in blocks of 128 127."""
+    rng = np.random.default_rng(0)
+    x, matrix = (rng.normal(size=(rows, 256)).astype(np.float32) for rows in (500, 64))
+    x[:, 5] *= 100
+    noise = {size: _largest(x, size).mean(axis=0, dtype=np.float64) / (12 * 127**2) for size in BLOCK_SIZES}
+    for size in BLOCK_SIZES:
+        blocks = x.reshape(500, -1, size)
+        step = np.abs(blocks).max(axis=2, keepdims=True) / 127
+        moved = (np.rint(blocks / step) * step - blocks).reshape(x.shape) @ matrix.T
+        guessed = np.square(matrix).sum(axis=0) @ noise[size]
+        assert 0.7 < guessed / np.square(moved).sum(axis=1).mean() < 1.4
+    errors = {
+        (one.rule.bits, one.rule.block_size): one.error
+        for one in measured_options("matrix", matrix, x.T.astype(np.float64) @ x / 500, noise)
+    }
+    assert errors[8, 128] > 2 * errors[8, 32]
 
 
 def test_a_layer_that_the_model_minds_more_gets_more_bits(
