@@ -45,8 +45,9 @@ def with_scales(
         with graphs.layer(layer, tap=lambda name: plan.recipe.for_tensor(name).bits < 32) as graph:
             states, found = _layer(graph, states)
         for name, point in own.items():
-            if (hessian := _hessian_of(name, found)) is not None and len(hessian) == len(point.columns):
-                scales[name] = _scales(point, weights, hessian, plan.recipe.for_tensor(name))
+            if (hessian := _hessian_of(name, found)) is not None and not _keeps_integers(weights, point):
+                real = _real_channels(len(hessian), len(point.columns), plan.architecture.dimensions.num_heads)
+                scales[name] = _scales(point, weights, hessian[np.ix_(real, real)], plan.recipe.for_tensor(name))
         on_progress((layer + 1) / graphs.num_layers)
     return _folded(plan, {name: scale for name, scale in scales.items() if np.ptp(scale) > 0})
 
@@ -60,6 +61,19 @@ def _layer(graph: LayerGraph, states: Floats) -> tuple[Floats, Mapping[str, Doub
 def _hessian_of(name: str, found: Mapping[str, Doubles]) -> Doubles | None:
     """Return the Hessian of a matrix, or of its parts, which read the same inputs."""
     return found.get(name, found.get(f"{name}.0"))
+
+
+def _keeps_integers(weights: ModelWeights, point: FoldPoint) -> bool:
+    """Whether a matrix at a place keeps its integers: folded into, it would be rounded again."""
+    producer = () if point.producer.endswith("_norm") else (point.producer,)
+    return any(weights.keeps_integers(name, point.layer) for name in (*producer, *point.readers))
+
+
+def _real_channels(num_inputs: int, num_columns: int, num_heads: int) -> NDArray[np.int64]:
+    """Return which inputs are columns of the matrix: not those that fill up its heads."""
+    if num_inputs == num_columns:
+        return np.arange(num_columns)
+    return np.arange(num_inputs).reshape(num_heads, -1)[:, : num_columns // num_heads].ravel()
 
 
 def _scales(point: FoldPoint, weights: ModelWeights, hessian: Doubles, rule: TensorRecipe) -> Floats:
