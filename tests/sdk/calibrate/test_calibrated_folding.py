@@ -74,9 +74,7 @@ def test_products_lose_less_on_the_text(make_checkpoint: MakeCheckpoint, tmp_pat
     assert errors[1] < errors[0]
 
 
-def test_what_is_not_rounded_is_left_as_it_is(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    in_numbers = planned(make_checkpoint(**TWO), precision="fp32")
-    assert folded(in_numbers, tmp_path).checkpoint.tensors is in_numbers.checkpoint.tensors
+def test_integers_that_stay_get_no_scales(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     packed = planned(write_gptq(tmp_path / "gptq", make_checkpoint(**WHOLE_BLOCKS)))
     kept = folded(packed, tmp_path)
     assert kept.num_kept == packed.num_kept
