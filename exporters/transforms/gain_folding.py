@@ -22,7 +22,7 @@ __all__ = ["GainFolding"]
 
 Floats: TypeAlias = NDArray[np.float32]
 ALPHA: Final = 0.45  # KL of a real model in int4 by alpha: 0 0.227, 0.35 0.184, 0.5 0.180, 0.65 0.202, 0.8 0.232
-_SMALLEST: Final = 1e-5  # of the largest size
+_MOST: Final = 1e3  # times the median: sizes beyond are cut off, so that one number cannot spoil the others
 _NORMS: Final = {"v": "attention_norm", "qkv": "attention_norm", "up": "ffn_norm", "gate_up": "ffn_norm"}
 
 
@@ -71,7 +71,8 @@ def _row_sizes(name: str, matrix: Floats, architecture: Architecture, tensors: T
     gains: Floats | float = 1.0
     if architecture.has(norm):
         gains = _matrix(architecture, tensors, norm, layer) + np.float32(architecture.norm_offset)
-    sizes: Floats = np.linalg.norm(matrix * gains, axis=1).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sizes: Floats = np.linalg.norm(matrix * gains, axis=1).astype(np.float32)
     return sizes
 
 
@@ -83,5 +84,9 @@ def _matrix(architecture: Architecture, tensors: TensorSource, name: str, layer:
 
 def _scales(sizes: Floats) -> Floats:
     """Return sizes^ALPHA about 1."""
-    scales = np.maximum(sizes, _SMALLEST * max(float(sizes.max()), _SMALLEST)).astype(np.float64) ** ALPHA
+    finite = sizes[np.isfinite(sizes)]
+    middle = float(np.median(finite)) if finite.any() else 1.0
+    middle = middle or float(finite.max())
+    known = np.nan_to_num(sizes.astype(np.float64), nan=middle)
+    scales = np.clip(known, middle / _MOST, middle * _MOST) ** ALPHA
     return np.asarray(scales / np.sqrt(scales.max() * scales.min()), np.float32)

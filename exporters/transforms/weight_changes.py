@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from skipstone.exporters.transforms.transform import ChangedTensors
 __all__ = ["Change", "WeightChanges", "read_tensor"]
 
 Floats: TypeAlias = NDArray[np.float32]
+_NEAR_THE_END: Final = 1e36
 Change: TypeAlias = Callable[[Floats], NDArray[np.floating]]
 
 
@@ -71,12 +72,21 @@ class WeightChanges(ChangedTensors):
         for change in self._changes.get(name, ()):
             with np.errstate(over="ignore", invalid="ignore"):  # refused below
                 changed = change(array.T).T if name in self._transposed else change(array)
-            array = np.ascontiguousarray(changed, np.float32)
+            array = np.ascontiguousarray(_within_float32(changed, array), np.float32)
         if name in self._changes and not np.isfinite(array).all():
             raise CheckpointError(
                 f"tensor {name!r} holds NaN or infinite values once it is changed: the checkpoint is damaged"
             )
         return array
+
+
+def _within_float32(changed: NDArray[np.floating], before: Floats) -> NDArray[np.floating]:
+    """Return what a change made of a tensor; numbers that were at the end of float32 stay there, none is infinite."""
+    if changed.size != before.size or np.abs(before).max() < _NEAR_THE_END:
+        return changed
+    limit = np.finfo(np.float32).max
+    clipped: NDArray[np.floating] = np.clip(changed, -limit, limit)
+    return clipped
 
 
 def read_tensor(tensors: TensorSource, architecture: Architecture, name: str, layer: int = 0) -> Floats:

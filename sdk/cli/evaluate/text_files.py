@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skipstone.cli.options import read_text
 from skipstone.errors import ConfigError
-from skipstone.runtime.text import ChatTemplate
+
+if TYPE_CHECKING:
+    from skipstone.runtime.text import ChatTemplate
 
 __all__ = ["read_documents"]
 

@@ -102,7 +102,7 @@ def test_every_matrix_knows_its_inputs_but_those_of_experts(
     bundle = Bundle.open(export(checkpoint, tmp_path / "out", calibrate=text))
     assert bundle.manifest.recipe["calibration"] == {
         "text": str(text),
-        "num_tokens": 24 * 24,
+        "num_tokens": 48 * 24,
         "seed": 0,
         "matrices": num_solved,
     }

@@ -34,9 +34,9 @@ def text(num_bytes: int) -> Documents:
 
 def test_a_long_text_gives_windows_from_all_of_it_and_holds_some_back(plan: ExportPlan) -> None:
     windows = Windows.of(plan, text(20_000))
-    assert windows.calibrate.shape == (24, 16) and windows.held_back.shape == (2, 16)
+    assert windows.calibrate.shape == (48, 16) and windows.held_back.shape == (2, 16)
     every = {tuple(window) for window in (*windows.calibrate.tolist(), *windows.held_back.tolist())}
-    assert len(every) == 26
+    assert len(every) == 50
 
 
 def test_equal_seeds_choose_equal_windows_and_others_do_not(plan: ExportPlan) -> None:
@@ -51,7 +51,7 @@ def test_a_short_text_gives_what_it_has(plan: ExportPlan) -> None:
 
 
 def test_too_short_a_text_is_refused(plan: ExportPlan) -> None:
-    with pytest.raises(ConfigError, match="has 127 tokens, and a calibration wants at least 128, better 416"):
+    with pytest.raises(ConfigError, match="has 127 tokens, and a calibration wants at least 128, better 800"):
         Windows.of(plan, text(127))
 
 
@@ -74,4 +74,4 @@ def test_a_chat_that_the_template_refuses_is_refused_but_for_the_package(plan: E
     (checkpoint / "chat_template.jinja").write_text("{{ raise_exception('no system role') }}")
     with pytest.raises(ConfigError, match=r"chats: a chat cannot be shown: .*no system role"):
         Windows.of(planned(checkpoint), Documents("chats", (CHAT,) * 100))
-    assert len(Windows.of(planned(checkpoint), Documents.read("auto")).calibrate) == 24
+    assert len(Windows.of(planned(checkpoint), Documents.read("auto")).calibrate) == 48
