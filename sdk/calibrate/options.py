@@ -29,8 +29,8 @@ Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
 
 BLOCK_SIZES: Final = (32, 64, 128)
-# In these blocks one row is multiplied as several are, bit by bit, on processors with AVX-512 VNNI. In larger ones texts
-# with drafts would be plain decoding's up to near ties only.
+# In these blocks one row is multiplied as several are, bit by bit, on processors with AVX-512 VNNI. In larger ones
+# texts with drafts would be plain decoding's up to near ties only.
 MENU: Final = (
     *(TensorRecipe(bits=2, block_size=size, symmetric=False) for size in BLOCK_SIZES),
     *(TensorRecipe(bits=4, block_size=32, symmetric=symmetric) for symmetric in (True, False)),
