@@ -21,7 +21,8 @@ def half_exponent(scales: Floats) -> int | None:
     """Return e where float16 numbers times 2**e are exactly these scales, 0 if that will do; None where none are."""
     if not np.isfinite(scales).all():
         return None
-    for exponent in (0, _exponent(scales)):
+    highest = _exponent(scales)
+    for exponent in (0, highest, highest - 1):  # the largest may also lie between 2**15 and the end of float16
         if exponent >= _LOWEST and np.array_equal(_rounded(scales, exponent), scales):
             return exponent
     return None
@@ -33,7 +34,7 @@ def halved(scales: Floats) -> Floats:
     Where they are so far apart that one would change by more, they stay as they are.
     """
     exponent = _exponent(scales)
-    if exponent < _LOWEST or not np.isfinite(scales).all():
+    if exponent < _LOWEST or not np.isfinite(scales).all() or half_exponent(scales) is not None:
         return scales
     nearest = _rounded(scales, exponent)
     return nearest if (np.abs(nearest - scales) <= _MOST_CHANGED * np.abs(scales)).all() else scales

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ def restored(scales: Floats, exponent: int) -> Floats:
 
 
 @given(halves=HALVES, exponent=st.integers(-100, 100))
+@example(halves=np.array([32770, 6e-8], np.float16), exponent=1)
+@example(halves=np.array([32770, 2047 * 2.0**-24], np.float16), exponent=1)
 def test_halves_times_any_power_of_two_are_found(halves: NDArray[np.float16], exponent: int) -> None:
     scales = (halves.astype(np.float64) * 2.0**exponent).astype(np.float32)
     found = half_exponent(scales)
