@@ -12,8 +12,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.calibrate.hessians import hessians
-from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
+from skipstone.calibrate.hessians import Doubles, hessians, through
+from skipstone.calibrate.layer_graphs import LayerGraphs
 from skipstone.exporters import ExportPlan
 from skipstone.exporters.graph import ModelWeights
 from skipstone.exporters.transforms import Folding, FoldPoint, apply, fold_points
@@ -22,7 +22,6 @@ from skipstone.quant import TensorRecipe, awq_scales, quantize
 __all__ = ["with_scales"]
 
 Floats: TypeAlias = NDArray[np.float32]
-Doubles: TypeAlias = NDArray[np.float64]
 # What is added to the diagonal of a Hessian, as a share of its mean, so that it has a root.
 _DAMPING: Final = 1e-4
 # Powers of the inputs' size that are tried; on real models 0.3 to 0.5 are best nearly everywhere.
@@ -43,19 +42,13 @@ def with_scales(
     for layer in range(graphs.num_layers):
         own = {name: point for name, point in points.items() if name.startswith(f"layers.{layer}.")}
         with graphs.layer(layer, tap=lambda name: plan.recipe.for_tensor(name).bits < 32) as graph:
-            states, found = _layer(graph, states)
+            found, states = hessians(graph, states), through(graph, states)
         for name, point in own.items():
             if (hessian := _hessian_of(name, found)) is not None and not _keeps_integers(weights, point):
                 real = _real_channels(len(hessian), len(point.columns), plan.architecture.dimensions.num_heads)
                 scales[name] = _scales(point, weights, hessian[np.ix_(real, real)], plan.recipe.for_tensor(name))
         on_progress((layer + 1) / graphs.num_layers)
     return _folded(plan, {name: scale for name, scale in scales.items() if np.ptp(scale) > 0})
-
-
-def _layer(graph: LayerGraph, states: Floats) -> tuple[Floats, Mapping[str, Doubles]]:
-    """Return the states behind a layer, and the Hessians of its matrices."""
-    found = hessians(graph, states)
-    return np.concatenate([graph.states(states[start : start + 4]) for start in range(0, len(states), 4)]), found
 
 
 def _hessian_of(name: str, found: Mapping[str, Doubles]) -> Doubles | None:
