@@ -37,7 +37,7 @@ Examples:
   skipstone export ./base -o tuned --lora ./adapter --check"""
 
 
-_CALIBRATED_A_MINUTE: Final = 40e6  # weights, on two cores
+_CALIBRATED_A_MINUTE: Final = 30e6  # weights, on two cores
 
 
 class PrecisionName(StrEnum):
@@ -249,7 +249,7 @@ def _advice(planned: ExportPlan | WrappedPlan) -> str | None:
     minutes = planned.num_parameters / _CALIBRATED_A_MINUTE
     if not planned.recipe.is_coarse or minutes < 1:
         return None
-    return f"rounded without a text; --calibrate auto loses about half as much, and takes some {minutes:.0f} minutes"
+    return f"rounded without a text; --calibrate auto loses less, and takes some {minutes:.0f} minutes"
 
 
 def _keywords(*groups: WeightFlags | StageFlags | DraftModelFlags) -> dict[str, Any]:
