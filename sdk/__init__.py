@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from skipstone.language_model import LanguageModel
     from skipstone.runtime.generation.generation import Generation, Piece
     from skipstone.runtime.generation.stats import Stats
+    from skipstone.runtime.suggest.suggestion import Suggestion
 
 # onnxruntime reads this once, when it is imported: without it, it would keep an identity of the device and a store of
 # events in the user's cache folder, and send them. What the user has set stays.
@@ -34,6 +35,7 @@ __all__ = [
     "Piece",
     "SkipstoneError",
     "Stats",
+    "Suggestion",
     "__version__",
     "export",
     "load",
@@ -46,6 +48,7 @@ _HOMES = {
     "Piece": "skipstone.runtime.generation.generation",
     "SkipstoneError": "skipstone.errors",
     "Stats": "skipstone.runtime.generation.stats",
+    "Suggestion": "skipstone.runtime.suggest.suggestion",
     "export": "skipstone.api",
     "load": "skipstone.api",
 }

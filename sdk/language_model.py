@@ -10,7 +10,7 @@ from typing import Any, overload
 from skipstone.conversation import Conversation, OnFull
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
-from skipstone.options import generation_options
+from skipstone.options import generation_options, sampling_options
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.generation import (
     Choice,
@@ -23,6 +23,7 @@ from skipstone.runtime.generation import (
     stream_batch,
 )
 from skipstone.runtime.methods import MethodChoice
+from skipstone.runtime.suggest import Suggestion, SuggestRequest, suggest
 
 __all__ = ["LanguageModel", "generation_options"]
 
@@ -150,6 +151,43 @@ class LanguageModel:
         `on_full`: when the context is full, `drop` lets the oldest turns leave, `stop` refuses the next.
         """
         return Conversation(self.runtime, system=system, context_length=context_length, exact=exact, on_full=on_full)
+
+    @checks_arguments
+    def suggest(
+        self,
+        prompt: str,
+        *,
+        num_drafts: int = 3,
+        max_new_tokens: int = 10,
+        method: str = "auto",
+        ngrams: Any = None,
+        context_length: int | None = None,
+        **sampling: Any,
+    ) -> list[Suggestion]:
+        """Return several short drafts of what follows a prompt, distinct and the best first.
+
+        `method` is `auto` or a way by name. `sampling` are options of `SamplingOptions`; drafts are greedy by default.
+        Raises: ConfigError, CacheFull, both before any work.
+        """
+        sequence = self.runtime.new_sequence(context_length=context_length)
+        sequence.append(self.encode(prompt))
+        request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
+        return suggest(sequence, request, method=method)
+
+    def suggest_request(
+        self, *, num_drafts: int = 3, max_new_tokens: int = 10, ngrams: Any = None, **sampling: Any
+    ) -> SuggestRequest:
+        """Return what `suggest` asks for, by name. Raises: ConfigError."""
+        request = SuggestRequest(
+            tokenizer=self.runtime.tokenizer,
+            num_drafts=num_drafts,
+            max_new_tokens=max_new_tokens,
+            stop_ids=self.runtime.manifest.stop_ids,
+            sampling=sampling_options(recommended=self.runtime.manifest.sampling, **sampling),
+            ngrams=ngrams,
+        )
+        request.sampling.require_vocabulary(self.runtime.manifest.dimensions.vocab_size)
+        return request
 
     def options(self, **options: Any) -> GenerationOptions:
         """Return options given by name for this model, which knows what it recommends. Raises: ConfigError."""

@@ -10,7 +10,7 @@ from skipstone.runtime.generation import GenerationOptions
 from skipstone.runtime.sampling import SamplingOptions, sampling_from
 from skipstone.runtime.text import CHAT_STOP_LOOPS
 
-__all__ = ["CHAT_DEFAULTS", "chat_options", "generation_options"]
+__all__ = ["CHAT_DEFAULTS", "chat_options", "generation_options", "sampling_options"]
 
 _SAMPLING_FIELDS = frozenset(SamplingOptions.__dataclass_fields__)
 CHAT_DEFAULTS: Final[Mapping[str, Any]] = {"max_new_tokens": 256, "stop_loops": CHAT_STOP_LOOPS, "sampling": "model"}
@@ -41,3 +41,15 @@ def generation_options(*, recommended: Mapping[str, float] | None = None, **opti
     if isinstance(rest.get("stop"), str):
         rest["stop"] = (rest["stop"],)
     return GenerationOptions(sampling=sampling, **rest)
+
+
+def sampling_options(*, recommended: Mapping[str, float] | None = None, **options: Any) -> SamplingOptions:
+    """Return options of sampling given by name, on the base `sampling`, as `generation_options`; seeded if drawn.
+
+    Raises: ConfigError for an unknown name and for a value that does not fit.
+    """
+    unknown = set(options) - _SAMPLING_FIELDS - {"sampling"}
+    if unknown:
+        known = ", ".join(sorted(_SAMPLING_FIELDS))
+        raise ConfigError(f"unknown option {', '.join(sorted(unknown))}; known are sampling, {known}")
+    return generation_options(recommended=recommended, **options).seeded().sampling

@@ -5,7 +5,7 @@ from __future__ import annotations
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
-from skipstone.runtime.engine.feed import Feed, Part
+from skipstone.runtime.engine.feed import HIDDEN, Feed, Part, TreeMask
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.rotary_tables import rotary_rows
@@ -16,6 +16,7 @@ from skipstone.runtime.engine.workspace import Workspace
 
 __all__ = [
     "ANY_ROWS",
+    "HIDDEN",
     "BoundCall",
     "Draft",
     "Feed",
@@ -24,6 +25,7 @@ __all__ = [
     "RowRule",
     "Sequence",
     "SharedStores",
+    "TreeMask",
     "Workspace",
     "WrappedCall",
     "device_note",

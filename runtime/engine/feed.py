@@ -36,21 +36,28 @@ WHOLE = Part()
 
 
 class TreeMask:
-    """Who sees whom among the rows of a draft [T]: a row sees the whole text, its ancestors and itself."""
+    """Who sees whom among the last rows of a text: each row [T] sees the text, its ancestors and itself."""
 
-    def __init__(self, draft: Draft) -> None:
-        self.depths = np.array(draft.depths())
-        self._hidden = np.full((len(self.depths),) * 2, HIDDEN, np.float32)
-        self._hidden[0, 0] = 0
+    def __init__(self, depths: NDArray[np.int64], hidden: NDArray[np.float32]) -> None:
+        """`depths` [T] are the rows' positions, counted from how many rows are cached; `hidden` [T, M] hides some of
+        the last M rows, the T among them."""
+        self.depths, self._hidden = depths, hidden
+
+    @classmethod
+    def of(cls, draft: Draft) -> TreeMask:
+        """Return that of a draft: a row sees the guesses that lead to it."""
+        depths = np.array(draft.depths())
+        hidden = np.full((len(depths),) * 2, HIDDEN, np.float32)
+        hidden[0, 0] = 0
         for row, parent in enumerate(draft.parents, start=1):
-            self._hidden[row] = self._hidden[parent]
-            self._hidden[row, row] = 0
+            hidden[row] = hidden[parent]
+            hidden[row, row] = 0
+        return cls(depths, hidden)
 
     def bias(self, total: int) -> NDArray[np.float32]:
         """Return what is added to attention scores [T, total]; the rows are the last of `total`."""
-        num_rows = len(self.depths)
-        bias = np.zeros((num_rows, total), np.float32)
-        bias[:, -num_rows:] = self._hidden
+        bias = np.zeros((len(self.depths), total), np.float32)
+        bias[:, -self._hidden.shape[1] :] = self._hidden
         return bias
 
 

@@ -35,8 +35,8 @@ class Sequence:
     The first stages may run ahead: `peek` feeds them guesses, and the next `extend` feeds the other stages what the
     first ones gave. So no stage sees a token twice, and each stage's cache has a length of its own.
 
-    Blends of tokens may follow a text that is cached to its last token; no text comes of them, and their rows are
-    forgotten by whatever else is done to the sequence.
+    Blends of tokens, or rows that branch, may follow a text that is cached to its last token; no text comes of them,
+    and their rows are forgotten by whatever else is done to the sequence.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Sequence:
         self.capacity = min(self.cache.capacity, self._manifest.context_length - adds_rows)
         self.ahead = Ahead(self._runner, self._manifest)
         self._draft: Draft | None = None
-        self._num_blended = 0  # rows of blends behind the cached tokens
+        self._num_behind = 0  # rows of blends or branches behind the cached tokens
         self.token_ids: list[int] = []
         self.num_cached = 0
         self.num_peeked = 0  # how many tokens of the last call the first stages had seen before
@@ -166,7 +166,7 @@ class Sequence:
     def _leave_pending(self) -> None:
         """Forget the draft of the last `extend`, and that it cached the last token."""
         self.num_cached = min(self.num_cached, max(len(self.token_ids) - 1, 0))
-        self._draft, self._num_blended = None, 0
+        self._draft, self._num_behind = None, 0
 
     def peek(
         self, token_ids: SequenceOf[int], *, num_stages: int, then: tuple[int, ...] = (), drafting: bool = False
@@ -238,7 +238,7 @@ class Sequence:
         *pieces, last = self._runner.pieces(waiting, num_logits, is_tree=is_tree)
         for piece in pieces:
             self._feed(piece, num_logits=1)
-        logits = self._feed(last, num_logits=num_logits, tree=TreeMask(draft) if is_tree else None)
+        logits = self._feed(last, num_logits=num_logits, tree=TreeMask.of(draft) if is_tree else None)
         self.ahead.rows = None
         self.num_cached -= len(draft)
         self._draft = draft
@@ -251,17 +251,37 @@ class Sequence:
         `extend` with an empty draft, or this one; for a token outside the vocabulary; where positions change; and in a
         graph of optimum.
         """
-        if self._draft is None or len(self._draft):
-            raise ConfigError("blends follow a text whose last token is cached; extend by an empty draft first")
         if self._manifest.is_traced:
             raise ConfigError("a graph of optimum takes tokens only, no blends")
-        self._require_known(blends.token_ids.ravel().tolist())
-        self.require_room(self._num_blended + len(blends))
-        if self._num_blended + len(blends) > self.draft_room:
+        self._require_behind(blends.token_ids.ravel().tolist(), num_rows=len(blends))
+        if self._num_behind + len(blends) > self.draft_room:
             raise ConfigError(f"positions change after {self.draft_room} more tokens, which blends cannot cross")
-        logits = self._runner.run_blends(blends, length=self.num_cached + self._num_blended)
-        self._num_blended += len(blends)
+        logits = self._runner.run_blends(blends, length=self.num_cached + self._num_behind)
+        self._num_behind += len(blends)
         return logits
+
+    def extend_by_branches(self, token_ids: SequenceOf[int], mask: TreeMask) -> NDArray[np.float32]:
+        """Feed rows behind the cached text and the rows before, where `mask` lets them see those; return logits [T, V].
+
+        Valid until the next call. The text stays as it is. Raises: CacheFull; ConfigError unless the call before was
+        `extend` with an empty draft, or this one; for a token outside the vocabulary, and where `takes_trees` is False.
+        """
+        if not self.takes_trees:
+            raise ConfigError("rows cannot branch here; look at takes_trees first")
+        self._require_behind(token_ids, num_rows=len(token_ids))
+        length = self.num_cached + self._num_behind
+        if length + mask.depths.max() >= self.num_cached + self.draft_room:
+            raise ConfigError(f"positions change after {self.draft_room} more tokens, which branches cannot cross")
+        _, logits = self._runner.run(token_ids, range(len(token_ids)), length=length, tree=mask)
+        self._num_behind += len(token_ids)
+        return logits
+
+    def _require_behind(self, token_ids: SequenceOf[int], *, num_rows: int) -> None:
+        """Raise ConfigError or CacheFull unless rows with these tokens may follow the cached text."""
+        if self._draft is None or len(self._draft):
+            raise ConfigError("rows follow a text whose last token is cached; extend by an empty draft first")
+        self._require_known(token_ids)
+        self.require_room(self._num_behind + num_rows)
 
     def _turn(self) -> None:
         """Take the angles of the text's length; forget rows that have others."""

@@ -15,6 +15,7 @@ from skipstone.runtime.sampling.confidence import (
 from skipstone.runtime.sampling.logprobs import logprob_of, relative_probabilities, top_logprobs
 from skipstone.runtime.sampling.noise import draft_seed, gumbel, uniform
 from skipstone.runtime.sampling.options import SamplingOptions
+from skipstone.runtime.sampling.order import first_in_order
 from skipstone.runtime.sampling.penalties import (
     BannedTokens,
     FrequencyPenalty,
@@ -58,6 +59,7 @@ __all__ = [
     "draft_seed",
     "entropy",
     "entropy_nats",
+    "first_in_order",
     "gap",
     "gumbel",
     "logprob_of",

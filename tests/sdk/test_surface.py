@@ -22,6 +22,7 @@ PUBLIC_NAMES = {
     "Piece",
     "SkipstoneError",
     "Stats",
+    "Suggestion",
     "__version__",
     "export",
     "load",

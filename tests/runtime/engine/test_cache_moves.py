@@ -16,9 +16,8 @@ from skipstone.devices import open_device
 from skipstone.runtime.bundle import LayerCache
 from skipstone.runtime.decoding import Drafter, PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
-from skipstone.runtime.engine import Draft, Model
+from skipstone.runtime.engine import Draft, Model, TreeMask
 from skipstone.runtime.engine.cache import KVCache
-from skipstone.runtime.engine.feed import TreeMask
 
 NUM_TOKENS = 16
 MAY_BRANCH = {"one stage": True, "four stages": True, "windows of 5": False}
@@ -213,7 +212,7 @@ def test_rows_move_behind_each_other_and_no_other_row_changes(rows: list[int], f
 def test_a_row_of_a_tree_sees_the_text_its_ancestors_and_itself(draft: Draft, num_cached: int) -> None:
     num_rows = 1 + len(draft)
     total = num_cached + num_rows
-    bias = TreeMask(draft).bias(total)
+    bias = TreeMask.of(draft).bias(total)
     assert bias.shape == (num_rows, total)
     for row in range(num_rows):
         ancestors = draft.path(path_to(draft, row))

@@ -1,0 +1,39 @@
+"""The ways of making several drafts of what follows a text, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Final, TypeAlias
+
+from skipstone.errors import ConfigError
+from skipstone.runtime.engine import Sequence
+from skipstone.runtime.suggest.branch import branch
+from skipstone.runtime.suggest.suggestion import Suggestion, SuggestRequest
+
+__all__ = ["WAYS", "Way", "suggest", "way_named"]
+
+Way: TypeAlias = Callable[[Sequence, SuggestRequest], Generator[None, None, list[Suggestion]]]
+"""Takes one model step for each `next`, so that it can be closed between two, and returns the suggestions at the end.
+
+The sequence holds the prompt. A way leaves it as it came, also when it is closed: what is cached of it stays cached.
+"""
+
+WAYS: Final[dict[str, Way]] = {"auto": branch, "branch": branch}
+
+
+def way_named(name: str) -> Way:
+    """Return a way. Raises: ConfigError for an unknown name."""
+    if name not in WAYS:
+        raise ConfigError(f"unknown method {name!r} for suggestions; known are {', '.join(WAYS)}")
+    return WAYS[name]
+
+
+def suggest(sequence: Sequence, request: SuggestRequest, *, method: str = "auto") -> list[Suggestion]:
+    """Return drafts of what follows the sequence, the best first; it stays as it is. Raises: ConfigError, CacheFull."""
+    steps = way_named(method)(sequence, request)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            suggestions: list[Suggestion] = end.value
+            return suggestions
