@@ -5,20 +5,21 @@ What only exporting needs is imported when exporting: a running model does not p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from skipstone.bundled import BUNDLED, bundled_bundle, notes_folder
-from skipstone.errors import ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.option_types import checks_arguments
-from skipstone.runtime.bundle import BundleWriter
+from skipstone.planning import plan
 from skipstone.runtime.engine import Model
 from skipstone.runtime.text import SuffixMemory
+from skipstone.watcher import Watcher
 
 if TYPE_CHECKING:
-    from skipstone.exporters import ExportKeywords, ExportPlan, PlanKeywords, Precision
+    from skipstone.exporters import ExportPlan, PlanKeywords
     from skipstone.exporters.optimum import WrappedPlan
 
 __all__ = ["export", "load", "plan", "resolve"]
@@ -101,73 +102,28 @@ def export(
 
     Raises: CheckpointError, UnsupportedModel, ConfigError, OutputError, CheckFailed.
     """
-    from skipstone.calibrate import AUTO, Budget, Calibration, Documents, within_budget
-    from skipstone.check import ExportCheck, require_transformers
-    from skipstone.exporters.transforms import DropLayers
-    from skipstone.prune import find_layers
+    from skipstone.export_job import ExportJob
 
-    BundleWriter(Path(output), force=force)  # a taken place is refused before a checkpoint is fetched
-    if check:
-        require_transformers()
-    documents = None if calibrate is None else Documents.read(calibrate)
-    limit = None if budget is None else Budget.parse(budget)
-    if (documents or limit) and options.get("precision") is None:
-        options["precision"] = "int4"  # rounding was asked for, so integers are not kept
-    planned = plan(checkpoint, **options)
-    if prune is not None:
-        layers = find_layers(planned, prune, documents or Documents.read(AUTO)).layers
-        options["transforms"] = [*options.get("transforms", ()), DropLayers(layers)]
-        planned = plan(checkpoint, **options)
-    comparison = ExportCheck(planned) if check else None
-    if documents is None:
-        planned = planned if limit is None else within_budget(planned, limit)
-        planned.write(Path(output), force=force, check=comparison, on_progress=on_progress)
-        return Path(output)
-    with Calibration(planned, documents, budget=limit) as calibration:
-        solved = calibration.solve()
-        solved.write(Path(output), force=force, check=calibration.check(comparison), on_progress=on_progress)
-    return Path(output)
+    job = ExportJob(
+        checkpoint=checkpoint,
+        output=Path(output),
+        options=options,
+        check=check,
+        force=force,
+        calibrate=calibrate,
+        budget=budget,
+        prune=prune,
+    )
+    job.run(_Counting(on_progress))
+    return job.output
 
 
-@checks_arguments
-def plan(
-    checkpoint: str | Path,
-    *,
-    draft_model: str | Path | None = None,
-    draft_model_precision: Precision | None = None,
-    drafter: str | Path | None = None,
-    drafter_precision: Precision | None = None,
-    via: Literal["optimum"] | None = None,
-    **keywords: Unpack[ExportKeywords],
-) -> ExportPlan | WrappedPlan:
-    """Return what `export` would do, checked as far as the headers tell; the options are those of `export`.
+class _Counting(Watcher):
+    """Hands on how many parameters were read."""
 
-    `remarks` of the plan say what is not as asked for, or not ideal; `write` of the plan does it.
-    Raises: as `export` does.
-    """
-    from skipstone.exporters import ExportOptions, plan_export, with_draft_model
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
+        self._on_progress = on_progress
 
-    options = ExportOptions.of(**keywords)
-    draft_model = draft_model if drafter is None else drafter
-    draft_model_precision = draft_model_precision or drafter_precision
-    if via is not None:
-        from skipstone.exporters.optimum import plan_wrapped
-
-        return plan_wrapped(_source(checkpoint), options, draft_model=draft_model or draft_model_precision)
-    small = None
-    if draft_model is not None:
-        precision, group_size = keywords.get("precision"), keywords.get("group_size")
-        small_options = ExportOptions.of(
-            precision=draft_model_precision or precision, group_size=group_size, target=options.target
-        )
-        small = plan_export(_source(draft_model), small_options)
-    elif draft_model_precision is not None:
-        raise ConfigError(
-            f"the draft model's precision is {draft_model_precision}, but there is no draft model; name one as well"
-        )
-    target = plan_export(_source(checkpoint), options)
-    return target if small is None else with_draft_model(target, small)
-
-
-def _source(checkpoint: str | Path) -> str | Path:
-    return BUNDLED.get(str(checkpoint), checkpoint)
+    @contextmanager
+    def writing(self, plan: ExportPlan | WrappedPlan) -> Iterator[Callable[[int], None]]:
+        yield self._on_progress

@@ -1,0 +1,92 @@
+"""An export from the checkpoint to the finished bundle, as Python and the command line both run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from skipstone.calibrate import AUTO, Budget, Calibration, Documents, within_budget
+from skipstone.check import ExportCheck, require_transformers
+from skipstone.exporters import ExportPlan, PlanKeywords
+from skipstone.exporters.optimum import WrappedPlan
+from skipstone.exporters.transforms import DropLayers
+from skipstone.planning import plan
+from skipstone.prune import find_layers
+from skipstone.runtime.bundle import BundleWriter, Check
+from skipstone.watcher import Watcher
+
+__all__ = ["ExportJob", "advice"]
+
+Plan: TypeAlias = ExportPlan | WrappedPlan
+_CALIBRATED_A_MINUTE: Final = 30e6  # weights, on two cores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportJob:
+    """Plans, prunes, chooses bits, calibrates, checks and writes; the fields are the options of `skipstone.export`."""
+
+    checkpoint: str | Path
+    output: Path
+    options: PlanKeywords
+    check: bool = False
+    force: bool = False
+    calibrate: str | Path | None = None
+    budget: str | None = None
+    prune: str | None = None
+
+    def run(self, watcher: Watcher, *, command: str = "") -> Plan:
+        """Write the bundle, and return the plan that was carried out; `command` is what the manifest says of it.
+
+        Raises: as `skipstone.export` does.
+        """
+        BundleWriter(self.output, force=self.force)  # a taken place is refused before a checkpoint is fetched
+        if self.check:
+            require_transformers()
+        documents = None if self.calibrate is None else Documents.read(self.calibrate)
+        budget = None if self.budget is None else Budget.parse(self.budget)
+        planned = self._plan(documents, is_rounded=documents is not None or budget is not None, watcher=watcher)
+        for remark in planned.remarks:
+            watcher.remark(remark)
+        comparison = ExportCheck(planned) if self.check else None
+        if documents is None:
+            planned = planned if budget is None else within_budget(planned, budget)
+            self._write(planned, comparison, watcher, command)
+        else:
+            with Calibration(planned, documents, budget=budget) as calibration:
+                with watcher.searching("calibrating") as on_progress:
+                    planned = calibration.solve(on_progress)
+                self._write(planned, calibration.check(comparison), watcher, command)
+                for remark in calibration.remarks:
+                    watcher.remark(remark)
+        if comparison is not None:
+            watcher.remark(comparison.verdict)
+        return planned
+
+    def _plan(self, documents: Documents | None, *, is_rounded: bool, watcher: Watcher) -> Plan:
+        """Return the plan, without the layers that are pruned."""
+        options: PlanKeywords = {**self.options}
+        if is_rounded and options.get("precision") is None:
+            options["precision"] = "int4"  # rounding was asked for, so integers are not kept
+        planned = plan(self.checkpoint, **options)
+        if self.prune is None:
+            return planned
+        with watcher.searching("pruning") as on_progress:
+            pruning = find_layers(planned, self.prune, documents or Documents.read(AUTO), on_progress=on_progress)
+        watcher.remark(str(pruning))
+        options["transforms"] = [*options.get("transforms", ()), DropLayers(pruning.layers)]
+        return plan(self.checkpoint, **options)
+
+    def _write(self, planned: Plan, check: Check | None, watcher: Watcher, command: str) -> None:
+        with watcher.writing(planned) as on_progress:
+            planned.write(self.output, force=self.force, command=command, check=check, on_progress=on_progress)
+
+
+def advice(planned: Plan) -> str | None:
+    """Return what would lose less than an export to few bits without a text; None for others, and small models."""
+    if not isinstance(planned, ExportPlan) or planned.calibration is not None or planned.num_kept:
+        return None
+    minutes = planned.num_parameters / _CALIBRATED_A_MINUTE
+    if not planned.recipe.is_coarse or minutes < 1:
+        return None
+    return f"rounded without a text; --calibrate auto loses less, and takes some {minutes:.0f} minutes"
