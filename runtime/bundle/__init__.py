@@ -7,12 +7,14 @@ from skipstone.runtime.bundle.manifest import Dimensions, FileEntry, LayerCache,
 from skipstone.runtime.bundle.notes import Note
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
+from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
 from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
 
 __all__ = [
     "Bundle",
     "BundleWriter",
     "Check",
+    "DataError",
     "Dimensions",
     "FileEntry",
     "LayerCache",
@@ -23,5 +25,8 @@ __all__ = [
     "StageEntry",
     "decoder_steps",
     "finish",
+    "format_of",
+    "parse_json",
+    "read_typed",
     "write_manifest",
 ]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError, SkipstoneError
-from skipstone.runtime.bundle.typed_json import parse_json, read_typed
+from skipstone.runtime.bundle import parse_json, read_typed
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError, SkipstoneError
-from skipstone.runtime.bundle.typed_json import read_typed
+from skipstone.runtime.bundle import read_typed
 from skipstone.runtime.costs import CostCurve
 
 CURVE = CostCurve(rows=(1, 2, 4), contexts=(100, 300), seconds=((1.0, 1.5, 2.0), (2.0, 2.5, 5.0)))
