@@ -109,10 +109,14 @@ def _rows_of(texts: list[NDArray[np.uint32]]) -> _Rows:
 
 
 def _joined(tables: SequenceOf[_Rows]) -> _Rows:
-    if not tables:
-        return _Rows(*(np.zeros(0, dtype) for dtype in (np.uint64, np.uint8, np.uint32, np.uint32)))
-    columns = ("keys", "lengths", "token_ids", "counts")
-    return _Rows(*(np.concatenate([getattr(table, name) for table in tables]) for name in columns))
+    none = _Rows(np.zeros(0, np.uint64), np.zeros(0, np.uint8), np.zeros(0, np.uint32), np.zeros(0, np.uint32))
+    tables = [none, *tables]
+    return _Rows(
+        np.concatenate([table.keys for table in tables]),
+        np.concatenate([table.lengths for table in tables]),
+        np.concatenate([table.token_ids for table in tables]),
+        np.concatenate([table.counts for table in tables]),
+    )
 
 
 def _starts(*columns: NDArray[np.integer]) -> NDArray[np.intp]:

@@ -131,7 +131,7 @@ def test_a_limit_that_holds_nothing_is_refused() -> None:
 
 
 def _ngrams(store: NgramStore) -> tuple[list[int], list[int]]:
-    keys = np.repeat(store.table.keys, np.diff(store.table.starts))
+    keys = np.repeat(store.table.keys, np.diff(store.table.starts.astype(int)))
     return keys.tolist(), store.table.token_ids.tolist()
 
 
