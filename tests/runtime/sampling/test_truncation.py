@@ -170,6 +170,21 @@ def test_top_h_of_a_flat_row_keeps_the_share_of_the_entropy_and_no_more_than_the
     assert kept(TopH(0.501, limit=5), flat) == list(range(5))
 
 
+@settings(deadline=None)
+@given(rows, st.floats(0.01, 1.0), st.floats(0.01, 1.0))
+def test_more_entropy_never_takes_a_token_from_top_h_and_all_of_it_keeps_all(row: Row, one: float, two: float) -> None:
+    lower, higher = sorted((one, two))
+    assert {*kept(TopH(lower), row)} <= {*kept(TopH(higher), row)}
+    assert best_first(row)[0] in kept(TopH(lower), row)
+
+
+def test_behind_another_rule_top_h_sees_the_entropy_of_what_that_left() -> None:
+    """Of eight equal tokens four are left, whose entropy is log 4; a bit more than half of that is that of two."""
+    flat = np.zeros(8, dtype=np.float32)
+    assert kept(TopH(0.51), TopK(4)(flat.copy(), [])) == [0, 1]
+    assert kept(TopK(4), TopH(0.7)(flat.copy(), [])) == [0, 1, 2, 3]
+
+
 def test_temperature_divides_the_logits() -> None:
     row = np.array([1, -2, -np.inf], dtype=np.float32)
     np.testing.assert_array_equal(Temperature(0.5)(row.copy(), []), np.array([2, -4, -np.inf], dtype=np.float32))
