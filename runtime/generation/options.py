@@ -60,6 +60,7 @@ class GenerationOptions:
         MethodChoice.parse(self.decode, rule=self.verify)
         if self.approximate is not None:
             self.approximate.require_setting(self.min_agreement, self.dial, self.calibration)
+            self.approximate.require_sampling(self.sampling)
             if self.verify != "match":
                 raise ConfigError(
                     f"{self.decode} decides itself which guesses stand, {self.verify} cannot; leave verify at match"

@@ -11,12 +11,12 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import Drafter, Step
 from skipstone.runtime.engine import Model, Sequence, SharedStores
-from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.sampling import Sampler, SamplingOptions
 from skipstone.runtime.text import TextBuilder
 
 __all__ = [
@@ -124,6 +124,8 @@ class Dial:
     is_agreement: bool = False
 
 
+Chance: TypeAlias = Literal["allowed", "refused", "needed"]
+
 FIXED = Dial(unit="nothing", least=0.0, most=0.0, plain=0.0, settings=(0.0,))
 
 
@@ -135,7 +137,8 @@ class Method:
     an `auto_rank`, the cheapest first, where a model meets their needs and each `is_ready`: what `tune` finds for it
     is kept. `stands_alone`: no drafters can be named beside it. `text_only`: it never looks at logits. `remembers`: it
     keeps texts in the suffix memory. `takes_batches`: several texts may be decoded together without its drafts.
-    `needs_trees`: its drafts branch, or there are none.
+    `needs_trees`: its drafts branch, or there are none. `chance`: whether tokens may be drawn, at a temperature above
+    0. `all_layers`: every token is made by all layers, also where its text is approximate.
     """
 
     name: str
@@ -151,6 +154,8 @@ class Method:
     remembers: bool = False
     takes_batches: bool = False
     needs_trees: bool = False
+    chance: Chance = "allowed"
+    all_layers: bool = False
 
     @property
     def is_drafter(self) -> bool:
@@ -159,8 +164,13 @@ class Method:
 
     @property
     def only_writes(self) -> bool:
-        """Whether tokens may differ from the full model's choice at any dial, each made by a depth of its own."""
+        """Whether tokens may differ from the full model's choice at any dial."""
         return self.writes is not None and self.drafts is None
+
+    @property
+    def leaves_out_layers(self) -> bool:
+        """Whether tokens may come from part of the layers, or from the draft model alone."""
+        return self.only_writes and not self.all_layers
 
     @property
     def uses_draft_model(self) -> bool:
@@ -205,6 +215,19 @@ class Method:
             self.require(dial)
         elif min_agreement is not None:
             require_agreement(min_agreement)
+
+    def require_sampling(self, options: SamplingOptions) -> None:
+        """Raise ConfigError for a temperature at which the method makes no sense."""
+        if self.chance == "needed" and options.greedy:
+            raise ConfigError(
+                f"decode {self.name} draws several times and keeps one, and at temperature 0 all are the same; "
+                "set a temperature, such as 0.8"
+            )
+        if self.chance == "refused" and not options.greedy:
+            raise ConfigError(
+                f"decode {self.name} chooses among the likeliest tokens without chance, got temperature "
+                f"{options.temperature:g}; leave the temperature at 0, or use another method"
+            )
 
     def draft(self, context: DrafterContext) -> Drafter:
         """Return the drafter of one text. Raises: ConfigError where the model lacks what the method needs."""

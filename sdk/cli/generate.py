@@ -73,7 +73,7 @@ def _shallow_methods() -> dict[str, Method]:
     """Return the methods whose tokens may come from part of the layers, or from the draft model alone."""
     from skipstone.runtime.methods import approximate_methods
 
-    return {name: method for name, method in approximate_methods().items() if method.only_writes}
+    return {name: method for name, method in approximate_methods().items() if method.leaves_out_layers}
 
 
 @unfold
@@ -99,6 +99,7 @@ def run(
     lookahead up to near ties only; --stats says how near a text is.
     Approximate: exit, adaptive, skipdecode, switch, cascade, and big-little with --dial; `skipstone tune` calibrates
     them, `skipstone eval method` shows what they cost and bring.
+    Other texts of small models: momentum, which leaves loops, with --dial.
     """
     from skipstone.options import generation_options
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,16 @@ from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.methods import ApproximateContext, Method
 from skipstone.runtime.methods.small_model import Follower
-from skipstone.runtime.sampling import Sampler
+from skipstone.runtime.sampling import Sampler, SamplingOptions
 from skipstone.runtime.text import windows_of
 
-__all__ = ["NEW_TOKENS", "PROMPT_TOKENS", "Verdict", "judged_text", "new_text", "prompts_of", "steps_of"]
+__all__ = ["NEW_TOKENS", "PROMPT_TOKENS", "Verdict", "judged_text", "new_text", "prompts_of", "sampler_of", "steps_of"]
 
 PROMPT_TOKENS = 64
 NEW_TOKENS = 64
 ROOM = PROMPT_TOKENS + NEW_TOKENS + 1  # an exact text has room for one token less
+DRAWN: Final[Mapping[str, Any]] = {"temperature": 0.8, "top_p": 0.9, "seed": 0}
+"""How tokens are drawn where a method needs chance."""
 ROWS = 32  # judged in one call: their logits are held in float64
 LEAST_LOG_PROB = -100.0  # what one model pads its vocabulary with has no probability in the other
 
@@ -31,8 +34,8 @@ LEAST_LOG_PROB = -100.0  # what one model pads its vocabulary with has no probab
 class Verdict:
     """What the full model says of a text, token by token.
 
-    `agrees` [N]: the token is its choice after all tokens before it. `nats` [N]: KL(full || used), where used is the
-    law that made the token. `by_less` [N]: less than the full model made it.
+    `agrees` [N]: the token is its choice after all tokens before it, by the same noise where it is drawn. `nats` [N]:
+    KL(full || used), where used is the law that made the token. `by_less` [N]: less than the full model made it.
     """
 
     agrees: NDArray[np.bool_]
@@ -63,15 +66,22 @@ def new_text(model: Model, prompt: SequenceOf[int], *, exact: bool = False) -> S
     return sequence
 
 
+def sampler_of(method: Method) -> Sampler:
+    """Return how tokens are chosen where a method is judged: the likeliest, or drawn where it needs chance."""
+    if method.chance != "needed":
+        return Sampler(greedy=True)
+    return Sampler.from_options(SamplingOptions(**DRAWN), stop_ids=(), num_prompt_tokens=PROMPT_TOKENS)
+
+
 def steps_of(model: Model, method: Method, setting: float, sequence: Sequence) -> Iterator[Step]:
-    """Return the loop over one greedy text, which runs the method even where it does not pay.
+    """Return the loop over one text, greedy where it may be, which runs the method even where it does not pay.
 
     Stop tokens are ignored, so that all texts are equally long.
     """
     context = ApproximateContext(
         model=model,
         sequence=sequence,
-        sampler=Sampler(greedy=True),
+        sampler=sampler_of(method),
         setting=setting,
         max_new_tokens=NEW_TOKENS,
         stop_ids=(),
@@ -103,10 +113,13 @@ def judged_text(model: Model, method: Method, setting: float, prompt: SequenceOf
         for place, law in zip(lenient, _small_model_laws(model, prompt, token_ids, lenient), strict=True):
             laws[place] = law
     agrees, nats = list[bool](), list[float]()
+    sampler, history = sampler_of(method), [*prompt]
     for full in _full_logits(new_text(model, prompt, exact=exact), token_ids):
         piece = slice(len(agrees), len(agrees) + len(full))
         wanted, used = log_softmax(full), np.maximum(log_softmax(np.stack(laws[piece])), LEAST_LOG_PROB)
-        agrees += (full.argmax(axis=1) == token_ids[piece]).tolist()
+        for row, token_id in zip(full, token_ids[piece], strict=True):
+            agrees.append(sampler.choose(row, history) == token_id)
+            history.append(token_id)
         nats += (np.exp(wanted) * (wanted - used)).sum(axis=1).tolist()
     return Verdict(np.asarray(agrees), np.asarray(nats), np.asarray(by_less))
 

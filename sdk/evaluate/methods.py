@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from skipstone.evaluate.judged_texts import NEW_TOKENS, judged_text, new_text, prompts_of, steps_of
+from skipstone.evaluate.judged_texts import NEW_TOKENS, judged_text, new_text, prompts_of, sampler_of, steps_of
 from skipstone.evaluate.play import Played, play
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.decoding import PlainDrafter, Step, decode
@@ -25,7 +25,7 @@ MOST_TOKENS = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialQuality:
-    """One setting of an approximate method, on greedy texts of 64 tokens.
+    """One setting of an approximate method, on texts of 64 tokens: greedy ones, or drawn where it needs chance.
 
     Of their `num_tokens`: `agreement` is the share that are the full model's choice after what stands before them,
     `kl` is KL(full || used) in nats per token, `by_less` the share that less than the full model made. `exact_match` is
@@ -68,7 +68,7 @@ def evaluate_dial(
     def write(setting: float, prompt: SequenceOf[int]) -> Iterator[Step]:
         return steps_of(model, method, setting, new_text(model, prompt))
 
-    writers = [partial(_plain_steps, model), *(partial(write, setting) for setting in chosen)]
+    writers = [partial(_plain_steps, model, sampler_of(method)), *(partial(write, setting) for setting in chosen)]
     plain, *played = play(writers, prompts, on_text=progress.advance)
     return [
         _quality(model, method, setting, prompts, text, plain, progress)
@@ -89,9 +89,9 @@ class _Progress:
         self.tell(self.done / self.total)
 
 
-def _plain_steps(model: Model, prompt: SequenceOf[int]) -> Iterator[Step]:
+def _plain_steps(model: Model, sampler: Sampler, prompt: SequenceOf[int]) -> Iterator[Step]:
     sequence = new_text(model, prompt)
-    accept = match(Sampler(greedy=True), sequence.token_ids)
+    accept = match(sampler, sequence.token_ids)
     return decode(sequence, drafter=PlainDrafter(), accept=accept, max_new_tokens=NEW_TOKENS, stop_ids=())
 
 

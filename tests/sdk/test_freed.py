@@ -71,7 +71,8 @@ def options_for(decode: str) -> dict[str, Any]:
     """Return options with which a method runs; of an approximate one at the middle of its dial."""
     method = known_methods()[decode]
     dial = {"dial": method.dial.settings[2]} if method.only_writes else {}
-    return {"decode": decode, "max_new_tokens": 12, **dial}
+    chance = {"temperature": 0.8} if method.chance == "needed" else {}
+    return {"decode": decode, "max_new_tokens": 12, **dial, **chance}
 
 
 @pytest.mark.parametrize("decode", [*known_methods()])

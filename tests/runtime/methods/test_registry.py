@@ -35,6 +35,7 @@ WORDS = [
     "adaptive",
     "cascade",
     "exit",
+    "momentum",
     "skipdecode",
     "switch",
 ]
