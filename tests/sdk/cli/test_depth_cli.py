@@ -378,7 +378,10 @@ def law(logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--decode", "self"), "--decode takes big-little, adaptive, cascade, exit, momentum, skipdecode, switch here, got self"),
+        (
+            ("--decode", "self"),
+            "--decode takes big-little, adaptive, cascade, exit, momentum, skipdecode, switch here, got self",
+        ),
         (("--min-agreement", "0.9"), "Missing option '--decode'"),
         (("--decode", "exit", "--min-agreement", "0.1"), "min_agreement must lie between 0.8 and 1"),
         (("--decode", "exit", "--plot", "x.pdf"), "a picture is a .png or .svg file"),

@@ -156,7 +156,10 @@ def test_the_figures_as_json_hold_what_was_found(cli: CommandLine, bundle: Path,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--decode", "self"), "--decode takes big-little, adaptive, cascade, momentum, skipdecode, switch here, got self"),
+        (
+            ("--decode", "self"),
+            "--decode takes big-little, adaptive, cascade, momentum, skipdecode, switch here, got self",
+        ),
         (
             ("--decode", "exit"),
             "the dial of exit is the agreement itself; calibrate its exits with",
