@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.runtime.engine.branches import Branches, open_branches
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
@@ -18,6 +19,7 @@ __all__ = [
     "ANY_ROWS",
     "HIDDEN",
     "BoundCall",
+    "Branches",
     "Draft",
     "Feed",
     "Model",
@@ -30,5 +32,6 @@ __all__ = [
     "WrappedCall",
     "device_note",
     "exit_stages",
+    "open_branches",
     "rotary_rows",
 ]

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.engine import Sequence
+from skipstone.runtime.engine import Branches, Sequence, open_branches
 from skipstone.runtime.sampling import Sampler, first_in_order, logprob_of
-from skipstone.runtime.suggest.branches import Branches, open_branches
 from skipstone.runtime.suggest.suggestion import Suggestion, SuggestRequest
 
 __all__ = ["branch"]

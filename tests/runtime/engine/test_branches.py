@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from skipstone.errors import CacheFull
 from skipstone.runtime.engine import Draft, Model, Sequence
-from skipstone.runtime.suggest.branches import Branches, ForkedBranches, TreeBranches, open_branches
+from skipstone.runtime.engine.branches import Branches, ForkedBranches, TreeBranches, open_branches
 
 PROMPT = [5, 6, 7, 300, 8]
 

@@ -13,7 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.engine import HIDDEN, Draft, Sequence, TreeMask
+from skipstone.runtime.engine.draft import Draft
+from skipstone.runtime.engine.feed import HIDDEN, TreeMask
+from skipstone.runtime.engine.sequence import Sequence
 
 __all__ = ["Branches", "open_branches"]
 
