@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.runtime.engine.copied_branches import BatchedBranches, ForkedBranches
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import HIDDEN, TreeMask
 from skipstone.runtime.engine.sequence import Sequence
@@ -43,16 +44,25 @@ class Branches(Protocol):
 def open_branches(sequence: Sequence, *, most: int, steps: int) -> Iterator[Branches]:
     """Read the text of a sequence and yield its branches; afterwards the sequence is as it came, its cache too.
 
-    There are at most `most` branches, and each takes at most `steps` tokens. Raises: CacheFull.
+    There are at most `most` branches, and each takes at most `steps` tokens. They are rows of one cache where that can
+    be, which is the quickest for long texts; else rows of a batch; else sequences of their own. Branches of an exact
+    sequence are exact as far as it is. Raises: CacheFull.
     """
     sequence.require_room(steps)
     length = len(sequence.token_ids)
     try:
-        logits = sequence.extend(Draft.empty()).copy()
-        is_tree = sequence.takes_trees and sequence.room >= most * steps and sequence.draft_room > steps
-        yield TreeBranches(sequence, logits) if is_tree else ForkedBranches(sequence, logits)
+        yield _branches(sequence, sequence.extend(Draft.empty()).copy(), most, steps)
     finally:
         sequence.rollback(length)
+
+
+def _branches(sequence: Sequence, logits: Logits, most: int, steps: int) -> Branches:
+    same_angles = sequence.draft_room >= steps
+    if sequence.takes_trees and same_angles and sequence.room >= most * steps:
+        return TreeBranches(sequence, logits)
+    if sequence.takes_batches and same_angles:
+        return BatchedBranches(sequence, logits, most=most, steps=steps)
+    return ForkedBranches(sequence, logits)
 
 
 class TreeBranches:
@@ -75,26 +85,3 @@ class TreeBranches:
 
     def reorder(self, parents: SequenceOf[int]) -> None:
         self._hidden = self._hidden[list(parents)]
-
-
-class ForkedBranches:
-    """Branches as sequences of their own, each with a copy of the cache, fed one after the other."""
-
-    def __init__(self, sequence: Sequence, logits: Logits) -> None:
-        self.logits = logits
-        self._texts = [sequence.fork()]
-
-    def step(self, token_ids: SequenceOf[int]) -> Logits:
-        rows = []
-        for text, token_id in zip(self._texts, token_ids, strict=True):
-            text.append([token_id])
-            rows.append(text.extend(Draft.empty())[0].copy())
-        return np.stack(rows)
-
-    def reorder(self, parents: SequenceOf[int]) -> None:
-        taken: set[int] = set()
-        texts = []
-        for parent in parents:
-            texts.append(self._texts[parent].fork() if parent in taken else self._texts[parent])
-            taken.add(parent)
-        self._texts = texts

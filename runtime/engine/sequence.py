@@ -15,6 +15,7 @@ from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Blends, TreeMask
 from skipstone.runtime.engine.rounding import FREE_ROWS, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
+from skipstone.runtime.engine.sessions import Sessions
 from skipstone.runtime.engine.workspace import Spares, Workspace
 
 __all__ = ["Sequence"]
@@ -103,6 +104,17 @@ class Sequence:
         in_order = self._chains_only or manifest.is_traced or any(layer.window for layer in manifest.cache)
         in_order = in_order or self._runner.rules.adds_rows
         return not in_order and "tree-attention" in self._workspace.sessions.device.capabilities
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether copies of the text may be fed together: not where rows must round as alone, nor in a graph of
+        optimum."""
+        return self.rules is None and not self._manifest.is_traced
+
+    @property
+    def sessions(self) -> Sessions:
+        """The graphs that the text is fed to."""
+        return self._workspace.sessions
 
     @property
     def room(self) -> int:

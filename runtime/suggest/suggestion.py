@@ -10,7 +10,7 @@ from typing import Any
 from skipstone.errors import ConfigError
 from skipstone.option_types import check_fields
 from skipstone.runtime.sampling import Sampler, SamplingOptions
-from skipstone.runtime.text import TextBuilder, Tokenizer
+from skipstone.runtime.text import TextStream, Tokenizer
 
 __all__ = ["SuggestRequest", "Suggestion"]
 
@@ -69,5 +69,6 @@ class SuggestRequest:
         return [Suggestion(text=self._text(prompt, ids), score=score, token_ids=ids) for ids, score in best]
 
     def _text(self, prompt: SequenceOf[int], token_ids: SequenceOf[int]) -> str:
-        builder = TextBuilder(self.tokenizer, prompt=prompt, max_new_tokens=len(token_ids), stop_ids=self.stop_ids)
-        return builder.push(token_ids)[0]
+        """Return the text of a draft, without a character that is not whole at its end."""
+        stream = TextStream(self.tokenizer, after=prompt[-1])
+        return "".join(stream.push(token_id) for token_id in token_ids if token_id not in self.stop_ids)

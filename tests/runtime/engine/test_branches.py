@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from hypothesis import strategies as st
 
 from skipstone.errors import CacheFull
 from skipstone.runtime.engine import Draft, Model, Sequence
-from skipstone.runtime.engine.branches import Branches, ForkedBranches, TreeBranches, open_branches
+from skipstone.runtime.engine.branches import Branches, TreeBranches, open_branches
+from skipstone.runtime.engine.copied_branches import BatchedBranches, ForkedBranches, Logits
 
 PROMPT = [5, 6, 7, 300, 8]
 
@@ -23,37 +23,35 @@ def prompted(model: Model) -> Sequence:
     return sequence
 
 
-def logits_after(model: Model, token_ids: list[int]) -> np.ndarray:
+def logits_after(model: Model, token_ids: list[int]) -> Logits:
     sequence = model.new_sequence()
     sequence.append(token_ids)
     return sequence.extend(Draft.empty())[0].copy()
 
 
-@contextmanager
-def opened(kind: type, sequence: Sequence, *, most: int, steps: int) -> Iterator[Branches]:
-    """Yield branches of a kind, those that would be taken for None."""
-    if kind is type(None):
-        with open_branches(sequence, most=most, steps=steps) as branches:
-            yield branches
-    else:
-        yield kind(sequence, sequence.extend(Draft.empty()).copy())
+KINDS: dict[str, Callable[[Sequence, Logits], Branches]] = {
+    "tree": TreeBranches,
+    "batch": lambda sequence, logits: BatchedBranches(sequence, logits, most=4, steps=4),
+    "forks": ForkedBranches,
+}
 
 
-@pytest.mark.parametrize("kind", [type(None), TreeBranches, ForkedBranches])
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_a_branch_gives_the_logits_that_its_tokens_give_alone(tiny: Model, kind: type, data: st.DataObject) -> None:
-    with opened(kind, prompted(tiny), most=4, steps=4) as branches:
-        np.testing.assert_allclose(branches.logits[0], logits_after(tiny, PROMPT), rtol=0, atol=1e-4)
-        texts = [PROMPT]
-        for _ in range(4):
-            parents = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=4))
-            token_ids = data.draw(st.lists(st.integers(3, 300), min_size=len(parents), max_size=len(parents)))
-            branches.reorder(parents)
-            texts = [[*texts[parent], token_id] for parent, token_id in zip(parents, token_ids, strict=True)]
-            rows = branches.step(token_ids).copy()
-            for row, text in zip(rows, texts, strict=True):
-                np.testing.assert_allclose(row, logits_after(tiny, text), rtol=0, atol=1e-4)
+def test_a_branch_gives_the_logits_that_its_tokens_give_alone(tiny: Model, kind: str, data: st.DataObject) -> None:
+    sequence = prompted(tiny)
+    branches = KINDS[kind](sequence, sequence.extend(Draft.empty()).copy())
+    np.testing.assert_allclose(branches.logits[0], logits_after(tiny, PROMPT), rtol=0, atol=1e-4)
+    texts = [PROMPT]
+    for _ in range(4):
+        parents = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=4))
+        token_ids = data.draw(st.lists(st.integers(3, 300), min_size=len(parents), max_size=len(parents)))
+        branches.reorder(parents)
+        texts = [[*texts[parent], token_id] for parent, token_id in zip(parents, token_ids, strict=True)]
+        rows = branches.step(token_ids).copy()
+        for row, text in zip(rows, texts, strict=True):
+            np.testing.assert_allclose(row, logits_after(tiny, text), rtol=0, atol=1e-4)
 
 
 def test_the_text_is_afterwards_as_it_came_and_its_cache_is_used_again(model: Model) -> None:
@@ -65,6 +63,19 @@ def test_the_text_is_afterwards_as_it_came_and_its_cache_is_used_again(model: Mo
         sequence.check()
         assert (sequence.token_ids, sequence.num_waiting) == (PROMPT, 1)
     np.testing.assert_allclose(sequence.extend(Draft.empty())[0], logits_after(model, PROMPT), rtol=0, atol=1e-4)
+
+
+def test_rows_of_one_cache_come_first_then_a_batch_then_forks(model: Model, tiny: Model) -> None:
+    def kind_of(sequence: Sequence, *, most: int = 2, steps: int = 3) -> type:
+        sequence.append(PROMPT)
+        with open_branches(sequence, most=most, steps=steps) as branches:
+            return type(branches)
+
+    has_windows = any(layer.window for layer in model.manifest.cache)
+    assert kind_of(model.new_sequence()) is (BatchedBranches if has_windows else TreeBranches)
+    assert kind_of(tiny.new_sequence(context_length=11)) is TreeBranches
+    assert kind_of(tiny.new_sequence(context_length=10)) is BatchedBranches
+    assert kind_of(tiny.new_sequence(exact=True)) is ForkedBranches
 
 
 def test_branches_that_do_not_fit_are_refused_before_any_work(tiny: Model) -> None:

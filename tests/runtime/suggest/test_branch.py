@@ -36,6 +36,12 @@ def alone(model: Model, first_id: int, num_tokens: int) -> tuple[tuple[int, ...]
     return tuple(token_ids), sum(logprobs) / len(logprobs)
 
 
+def says(found: Suggestion, model: Model, token_ids: Collection[int]) -> bool:
+    """Whether a suggestion has the text of these tokens, up to a character that is not whole at the end."""
+    text = model.tokenizer.decode(list(token_ids))
+    return text in (found.text, found.text + "\ufffd")
+
+
 def suggest(model: Model, **options: Any) -> list[Suggestion]:
     return LanguageModel(model).suggest(PROMPT, method="branch", **options)
 
@@ -48,7 +54,7 @@ def test_each_branch_is_the_greedy_text_behind_one_of_the_best_first_tokens(mode
     assert {suggestion.token_ids for suggestion in found} == set(wanted)
     for suggestion in found:
         assert suggestion.score == pytest.approx(wanted[suggestion.token_ids], abs=1e-4)
-        assert suggestion.text == model.tokenizer.decode(suggestion.token_ids)
+        assert says(suggestion, model, suggestion.token_ids)
     assert [suggestion.score for suggestion in found] == sorted((s.score for s in found), reverse=True)
 
 
@@ -59,7 +65,8 @@ def test_a_branch_ends_at_a_stop_token_and_the_others_go_on(tiny: Model, with_st
     for before in usual:
         cut = before.token_ids.index(stop_id) + 1 if stop_id in before.token_ids else 8
         (after,) = (suggestion for suggestion in found if suggestion.token_ids == before.token_ids[:cut])
-        assert after.text == tiny.tokenizer.decode(before.token_ids[: cut - 1 if cut < 8 else 8])
+        kept = before.token_ids[: cut - 1 if after.token_ids[-1] == stop_id else cut]
+        assert says(after, tiny, kept)
 
 
 def test_drawn_branches_are_distinct_and_one_is_the_text_of_the_seed(tiny: Model) -> None:
