@@ -6,7 +6,7 @@ from skipstone.runtime.engine.branches import Branches, open_branches
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
-from skipstone.runtime.engine.feed import HIDDEN, Feed, Part, TreeMask
+from skipstone.runtime.engine.feed import HIDDEN, Blends, Feed, Part, TreeMask
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.rotary_tables import rotary_rows
@@ -18,6 +18,7 @@ from skipstone.runtime.engine.workspace import Workspace
 __all__ = [
     "ANY_ROWS",
     "HIDDEN",
+    "Blends",
     "BoundCall",
     "Branches",
     "Draft",

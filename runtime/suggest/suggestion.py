@@ -10,7 +10,7 @@ from typing import Any
 from skipstone.errors import ConfigError
 from skipstone.option_types import check_fields
 from skipstone.runtime.sampling import Sampler, SamplingOptions
-from skipstone.runtime.text import TextStream, Tokenizer
+from skipstone.runtime.text import NgramStore, TextStream, Tokenizer
 
 __all__ = ["SuggestRequest", "Suggestion"]
 
@@ -35,6 +35,8 @@ class Suggestion:
 class SuggestRequest:
     """How many drafts of how many tokens are wanted. `sampling`: greedy, or drawn; a way that never draws ignores it.
 
+    `ngrams` are counts of the user's texts, for the way that uses them.
+
     Raises: ConfigError for less than one draft or token.
     """
 
@@ -43,7 +45,7 @@ class SuggestRequest:
     max_new_tokens: int = 10
     stop_ids: tuple[int, ...] = ()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    ngrams: Any = None
+    ngrams: NgramStore | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)

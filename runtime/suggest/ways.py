@@ -9,6 +9,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Sequence
 from skipstone.runtime.suggest.branch import branch
 from skipstone.runtime.suggest.suggestion import Suggestion, SuggestRequest
+from skipstone.runtime.suggest.superposed import superposed
 
 __all__ = ["WAYS", "Way", "suggest", "way_named"]
 
@@ -18,7 +19,7 @@ Way: TypeAlias = Callable[[Sequence, SuggestRequest], Generator[None, None, list
 The sequence holds the prompt. A way leaves it as it came, also when it is closed: what is cached of it stays cached.
 """
 
-WAYS: Final[dict[str, Way]] = {"auto": branch, "branch": branch}
+WAYS: Final[dict[str, Way]] = {"auto": branch, "branch": branch, "superposed": superposed}
 
 
 def way_named(name: str) -> Way:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from skipstone.runtime.text.chat import ChatTemplate
 from skipstone.runtime.text.loop_stop import CHAT_STOP_LOOPS, LoopStop
+from skipstone.runtime.text.ngram_store import LONGEST_CONTEXT, NgramStore
 from skipstone.runtime.text.stop_decision import StopDecision
 from skipstone.runtime.text.stop_strings import StopStrings
 from skipstone.runtime.text.suffix_index import LONGEST_MATCH, Continuation, SuffixIndex, TextIndex, overlapping
@@ -24,12 +25,14 @@ from skipstone.runtime.text.windows import LEAST_TOKENS, WINDOW, first_tokens, w
 __all__ = [
     "CHAT_STOP_LOOPS",
     "LEAST_TOKENS",
+    "LONGEST_CONTEXT",
     "LONGEST_MATCH",
     "WINDOW",
     "ChatTemplate",
     "Continuation",
     "FinishReason",
     "LoopStop",
+    "NgramStore",
     "SharedVocabulary",
     "Spelling",
     "StopDecision",

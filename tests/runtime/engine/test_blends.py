@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from skipstone.errors import CacheFull, ConfigError
-from skipstone.runtime.engine import Draft, Model, Sequence
-from skipstone.runtime.engine.feed import Blends
+from skipstone.runtime.engine import Blends, Draft, Model, Sequence
 
 Rows = NDArray[np.float32]
 PROMPT = [5, 6, 7, 300, 8]
