@@ -7,7 +7,7 @@ its classifier; the scores are those of the LM Evaluation Harness (Gao et al., 2
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -17,19 +17,17 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.option_types import checked
-from skipstone.runtime.engine import Draft, Model, Sequence, exit_stages
+from skipstone.runtime.engine import Model, Sequence, exit_stages
+from skipstone.runtime.generation.judge import Path, rows_behind
 from skipstone.runtime.methods import require_number
 
 __all__ = ["Choice", "Normalize", "choose", "require_answers", "require_dial"]
 
 Normalize: TypeAlias = Literal["none", "tokens", "bytes"]
-Path: TypeAlias = tuple[int, ...]
 Following: TypeAlias = Mapping[Path, Collection[int]]
 """Tokens behind the prompt -> those that may follow."""
 Judged: TypeAlias = Mapping[Path, Mapping[int, float]]
 """Tokens behind the prompt -> the log probability of each that may follow."""
-
-MAX_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,35 +242,6 @@ def _judged_at_exit(sequence: Sequence, following: Following, num_stages: int) -
 
 
 def _judged_by_all(sequence: Sequence, following: Following) -> Judged:
-    """Return log probabilities by all layers: one call for the prompt, one for a tree of the answers.
-
-    Where there can be no tree, a call or more for each answer that no other goes on from.
-    """
-    judged: dict[Path, dict[int, float]] = {(): _log_probs(sequence.extend(Draft.empty())[0], following[()])}
-    others = [path for path in following if path]
-    is_small = len(others) <= min(MAX_ROWS, sequence.draft_room)
-    if others and is_small and sequence.takes_trees and len(sequence.token_ids) > 1:
-        row_of = {path: row for row, path in enumerate(following)}
-        parents = tuple(row_of[path[:-1]] for path in others)
-        logits = sequence.extend(Draft(tuple(path[-1] for path in others), "choice", parents))
-        return judged | {path: _log_probs(logits[row_of[path]], following[path]) for path in others}
-    start = len(sequence.token_ids)
-    for path in others:
-        if path not in judged:
-            longest = max((other for other in others if other[: len(path)] == path), key=len)
-            for length, row in enumerate(_rows_along(sequence, longest)):
-                judged[longest[:length]] = _log_probs(row, following[longest[:length]])
-            sequence.rollback(start)
-    return judged
-
-
-def _rows_along(sequence: Sequence, path: Path) -> Iterator[NDArray[np.float32]]:
-    """Yield the logits [V] before each token of a path and behind the last, in calls of few rows."""
-    left = [*path]
-    while True:
-        draft = left[: min(len(left), MAX_ROWS, sequence.draft_room)]
-        yield from sequence.extend(Draft.chain(draft, source="choice"))
-        if len(draft) == len(left):
-            return
-        sequence.commit(left[: len(draft) + 1])
-        left = left[len(draft) + 1 :]
+    """Return log probabilities by all layers."""
+    rows = rows_behind(sequence, list(following), source="choice")
+    return {path: _log_probs(row, following[path]) for path, row in rows}
