@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import BoundCall, Draft, Feed, Model, Sequence
 from skipstone.runtime.generation.generation import SAME_IN_FLOAT32, Piece, token_logprobs
+from skipstone.runtime.generation.opening import Opening
 from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Clock
 from skipstone.runtime.sampling import Sampler
@@ -28,7 +30,7 @@ class _Row:
     sampler: Sampler
     builder: TextBuilder
     clock: Clock
-    prompt_tokens: int
+    opening: Opening
 
     @property
     def is_open(self) -> bool:
@@ -38,6 +40,10 @@ class _Row:
         """Choose the next token from `logits` [1, V] and return its piece."""
         token_id = self.sampler.choose(logits[0], self.sequence.token_ids)
         self.sequence.commit([token_id])
+        return self.show(token_id, logits, options)
+
+    def show(self, token_id: int, logits: NDArray[np.float32], options: GenerationOptions) -> Piece:
+        """Return the piece of a token that `logits` [1, V] gave and that ends the sequence."""
         text, num_taken = self.builder.take([token_id], logits)
         if not num_taken:
             self.sequence.rollback(len(self.sequence.token_ids) - 1)
@@ -48,7 +54,7 @@ class _Row:
             token_ids=tuple(taken),
             logprobs=token_logprobs(taken, logits, options.logprobs),
             finish_reason=self.builder.finish_reason,
-            stats=self.clock.stats(self.prompt_tokens) if ended else None,
+            stats=self.clock.stats(self.opening.num_prompt_tokens) if ended else None,
         )
 
 
@@ -73,8 +79,12 @@ def stream_batch(
     ]
     promise, same_text = StopDecision(options.stop_below).promise, _same_text(model)
     for index, row in enumerate(rows):
-        row.clock = Clock(row.prompt_tokens, promise, options.sampling.seed, same_text)
-        yield index, row.emit(row.sequence.extend(Draft.empty()), options)
+        start = time.perf_counter() - row.opening.seconds
+        row.clock = Clock(row.opening.num_fed, promise, options.sampling.seed, same_text, start)
+        for step in row.opening.steps:
+            yield index, row.show(step.token_ids[0], step.logits, options)
+        if row.is_open:
+            yield index, row.emit(row.sequence.extend(Draft.empty()), options)
     call: BoundCall | None = None
     while waiting := [index for index, row in enumerate(rows) if row.is_open]:
         for index in (index for index in waiting if rows[index].sequence.is_stale):
@@ -109,5 +119,8 @@ def _pending(rows: SequenceOf[_Row]) -> Feed:
 def _open_row(model: Model, sequence: Sequence, prompt: SequenceOf[int], options: GenerationOptions) -> _Row:
     sequence.append(prompt)
     sequence.require_room(options.max_new_tokens)
-    sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=len(prompt))
-    return _Row(sequence, sampler, options.text_builder(model, prompt=prompt), Clock(len(prompt)), len(prompt))
+    opening = Opening.of(model, sequence, options)
+    sampler = Sampler.from_options(
+        options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=opening.num_prompt_tokens
+    )
+    return _Row(sequence, sampler, opening.text_builder(), Clock(opening.num_fed), opening)

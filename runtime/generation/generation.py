@@ -5,9 +5,11 @@ Three layers, each adds one thing: `decode` makes tokens, `stream` makes text of
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import Drafter, Step, decode
 from skipstone.runtime.decoding.verify import rule_named
 from skipstone.runtime.engine import Model, Sequence
+from skipstone.runtime.generation.opening import Opening
 from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Clock, Stats
 from skipstone.runtime.methods import ApproximateContext, MethodChoice, dial_setting
@@ -113,21 +116,24 @@ def stream(
     sequence.require_room(options.max_new_tokens)
     options.sampling.require_vocabulary(model.manifest.dimensions.vocab_size)
     options = options.seeded()
-    prompt_tokens = len(sequence.token_ids)
-    sampler = Sampler.from_options(options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=prompt_tokens)
+    opening = Opening.of(model, sequence, options)
+    num_prompt_tokens = opening.num_prompt_tokens
+    sampler = Sampler.from_options(
+        options.sampling, stop_ids=model.manifest.stop_ids, num_prompt_tokens=num_prompt_tokens
+    )
     method = MethodChoice.parse(options.decode, rule=options.verify)
     if drafter is None and options.approximate is not None:
-        return _stream_approximate(model, sequence, options, sampler)
+        return _stream_approximate(model, sequence, options, sampler, opening)
     if drafter is None:
         drafter = method.open(model, sequence, sampler)
     steps = decode(
         sequence,
         drafter=drafter,
         accept=rule_named(options.verify, sampler, sequence.token_ids),
-        max_new_tokens=options.max_new_tokens,
+        max_new_tokens=opening.num_left,
         stop_ids=options.stop_ids(model),
     )
-    return _pieces(model, sequence, options, steps, same_text=_same_text(model, sequence, method, options))
+    return _pieces(sequence, options, opening, steps, same_text=_same_text(model, sequence, method, options))
 
 
 def _same_text(model: Model, sequence: Sequence, method: MethodChoice, options: GenerationOptions) -> str:
@@ -152,44 +158,46 @@ def _same_text(model: Model, sequence: Sequence, method: MethodChoice, options: 
 
 
 def _stream_approximate(
-    model: Model, sequence: Sequence, options: GenerationOptions, sampler: Sampler
+    model: Model, sequence: Sequence, options: GenerationOptions, sampler: Sampler, opening: Opening
 ) -> Iterator[Piece]:
     """Yield the pieces of an approximate text."""
     method, file = options.approximate, None if options.calibration is None else Path(options.calibration)
     assert method is not None, "the caller has looked"
     setting, promise = dial_setting(model, method, options.min_agreement, options.dial, calibration=file)
+    text = opening.text_builder()
+    for step in opening.steps:
+        text.take(step.token_ids, step.logits)
     opened = method.open(
         ApproximateContext(
             model=model,
             sequence=sequence,
             sampler=sampler,
             setting=setting,
-            max_new_tokens=options.max_new_tokens,
+            max_new_tokens=opening.num_left,
             stop_ids=options.stop_ids(model),
             calibration=file,
-            text=options.text_builder(model, prompt=sequence.token_ids),
+            text=text,
         )
     )
     said = "; ".join(filter(None, (promise or opened.promise, opened.note)))
-    return _pieces(model, sequence, options, opened.steps, approximate=said)
+    return _pieces(sequence, options, opening, opened.steps, approximate=said)
 
 
 def _pieces(
-    model: Model,
     sequence: Sequence,
     options: GenerationOptions,
+    opening: Opening,
     steps: Iterator[Step],
     *,
     approximate: str | None = None,
     same_text: str | None = None,
 ) -> Iterator[Piece]:
     """Yield what each step adds to the text, until it ends."""
-    prompt_tokens = len(sequence.token_ids)
     promises = (approximate, StopDecision(options.stop_below).promise)
     said = "; ".join(filter(None, promises)) or None
-    clock = Clock(prompt_tokens - sequence.num_cached, said, options.sampling.seed, same_text)
-    builder = options.text_builder(model, prompt=sequence.token_ids)
-    for step in steps:
+    clock = Clock(opening.num_fed, said, options.sampling.seed, same_text, time.perf_counter() - opening.seconds)
+    builder, prompt_tokens = opening.text_builder(), opening.num_prompt_tokens
+    for step in chain(opening.steps, steps):
         text, num_taken = builder.take(step.token_ids, step.logits)
         if num_taken < len(step.token_ids):  # plain decoding would not have made what stands behind the end
             sequence.rollback(len(sequence.token_ids) - len(step.token_ids) + num_taken)

@@ -1,4 +1,4 @@
-"""The logits behind several short paths of tokens that may follow one text: a tree of them in a call where it can be."""
+"""The logits behind several short paths of tokens that may follow one text: in one call where they can be a tree."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rows_behind(
         yield from ((path, logits[row]) for path, row in row_of.items())
         return
     yield (), sequence.extend(Draft.empty())[0]
-    start, known = len(sequence.token_ids), {()}
+    start, known = len(sequence.token_ids), set[Path]([()])
     for path in others:
         if path not in known:
             longest = max((other for other in others if other[: len(path)] == path), key=len)

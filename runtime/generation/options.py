@@ -37,6 +37,9 @@ class GenerationOptions:
 
     `stop_loops` ends a text that has fallen into a loop: its last tokens are the same so many or fewer, four times in a
     row or more and over twice as many tokens at least. It ends at the same token with every method; 0 is off.
+
+    `complete_words`: the prompt may end inside a word, as `impor` does. Its last tokens are then taken back to a border
+    and others take their place that spell the same bytes and may say more, which begins the text; see `begin`.
     """
 
     max_new_tokens: int = 128
@@ -51,6 +54,7 @@ class GenerationOptions:
     calibration: str | Path | None = None
     stop_below: float = 0.0
     stop_loops: int = 0
+    complete_words: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -117,8 +121,10 @@ class GenerationOptions:
                 stop_ids += token_ids
         return tuple(dict.fromkeys(stop_ids))
 
-    def text_builder(self, model: Model, *, prompt: SequenceOf[int]) -> TextBuilder:
-        """Return the empty text that follows `prompt`."""
+    def text_builder(
+        self, model: Model, *, prompt: SequenceOf[int], given: SequenceOf[int] = (), num_hidden: int = 0
+    ) -> TextBuilder:
+        """Return the empty text that follows `prompt`; see `TextBuilder`."""
         return TextBuilder(
             model.tokenizer,
             prompt=prompt,
@@ -127,4 +133,6 @@ class GenerationOptions:
             stop_ids=self.stop_ids(model),
             stop_below=self.stop_below,
             stop_loops=self.stop_loops,
+            given=given,
+            num_hidden=num_hidden,
         )

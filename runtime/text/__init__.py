@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.runtime.text.borders import Border, Borders
 from skipstone.runtime.text.chat import ChatTemplate
 from skipstone.runtime.text.loop_stop import CHAT_STOP_LOOPS, LoopStop
 from skipstone.runtime.text.ngram_store import LONGEST_CONTEXT, NgramStore
@@ -28,6 +29,8 @@ __all__ = [
     "LONGEST_CONTEXT",
     "LONGEST_MATCH",
     "WINDOW",
+    "Border",
+    "Borders",
     "ChatTemplate",
     "Continuation",
     "FinishReason",

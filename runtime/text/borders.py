@@ -82,6 +82,7 @@ class Borders:
             return None
         tail = tuple(token_ids[cutter.start :])
         rights = dict(self._rights(tail, cutter))
+        rights.setdefault(tail[:-1], self._index.starting_with(self._spelling.of(tail[-1])))
         if all(len(ids) == 1 and (*left, int(ids[0])) == tail for left, ids in rights.items()):
             return None
         return Border(cutter.start, tail, rights, cutter)

@@ -35,9 +35,15 @@ class TextBuilder:
         stop_ids: Collection[int] = (),
         stop_below: float = 0.0,
         stop_loops: int = 0,
+        given: SequenceOf[int] = (),
+        num_hidden: int = 0,
     ) -> None:
+        """`given` tokens stand behind the prompt; of what they and the text say, `num_hidden` letters are hidden."""
         after = prompt[-1] if prompt else None
         self._text = TextStream(tokenizer, after=after)
+        self._text.hide(num_hidden)
+        for token_id in given:
+            self._text.push(token_id)
         self._tokenizer, self._unseen = tokenizer, tokenizer.special_ids | set(stop_ids)
         self._stop = StopStrings(stop, [self._name(token_id) for token_id in self._unseen] if stop else ())
         self._stop_ids = stop_ids

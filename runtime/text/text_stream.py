@@ -43,17 +43,27 @@ class TextStream:
             raise ConfigError(f"tokenizer decoder is {' + '.join(steps)}; ByteLevel streams only when it stands alone")
         self._tokenizer = tokenizer
         self._joiner: _Joiner = _ByteLevelJoiner() if steps == ("ByteLevel",) else _PairJoiner(tokenizer, after)
+        self._num_hidden = 0
+
+    def hide(self, num_letters: int) -> None:
+        """Leave out the next letters, which something before the text says."""
+        self._num_hidden = num_letters
 
     def push(self, token_id: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""
         piece = self._tokenizer.piece(token_id)
         if piece is None or token_id in self._tokenizer.special_ids:
             return ""
-        return self._joiner.push(token_id, piece)
+        return self._shown(self._joiner.push(token_id, piece))
 
     def flush(self) -> str:
         """The rest at the end of the text: U+FFFD for a character that never became whole."""
-        return self._joiner.flush()
+        return self._shown(self._joiner.flush())
+
+    def _shown(self, text: str) -> str:
+        num_hidden = min(self._num_hidden, len(text))
+        self._num_hidden -= num_hidden
+        return text[num_hidden:]
 
 
 class _Joiner(Protocol):

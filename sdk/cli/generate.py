@@ -47,12 +47,16 @@ class Showing(Printing):
         bool, typer.Option("--show-depth", help="Colour tokens by the layers that made them, where not all did.")
     ] = False
 
-    def require_possible(self, decode: str) -> None:
+    def require_possible(self, decode: str, *, complete_words: bool) -> None:
         """Raise ConfigError for figures and colours that do not go together, or not with the method."""
         if self.logprobs is not None and not self.as_json:
             raise ConfigError("--logprobs is shown with --json only; add --json")
         if (self.show_drafts or self.stats) and (self.as_json or self.samples > 1):
             raise ConfigError("--stats and --show-drafts are for one text on the terminal; --json holds all figures")
+        if complete_words and (self.show_drafts or self.show_depth):
+            raise ConfigError(
+                "--show-drafts and --show-depth colour whole tokens, --complete-words begins inside one; leave it out"
+            )
         if self.show_depth and (self.as_json or self.samples > 1 or self.show_drafts):
             other = "--json" if self.as_json else "--samples" if self.samples > 1 else "--show-drafts"
             raise ConfigError(f"--show-depth is for one text on the terminal; leave {other} out")
@@ -103,7 +107,7 @@ def run(
     """
     from skipstone.options import generation_options
 
-    showing.require_possible(drafts.decode)
+    showing.require_possible(drafts.decode, complete_words=decoding.complete_words)
     loading = drafts.for_loading()
     options = {**given(length, drafts, decoding, sampling), "logprobs": showing.logprobs}
     generation_options(**options)  # a wrong value is refused before the model is loaded

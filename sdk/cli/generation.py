@@ -100,6 +100,9 @@ class DecodingFlags:
         float | None, typer.Option(metavar="X", help="Approximate: set the method's dial, not --min-agreement.")
     ] = None
     calibration: CalibrationOption = None
+    complete_words: Annotated[
+        bool, typer.Option("--complete-words", help="Where the prompt ends inside a word, begin by ending that word.")
+    ] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
