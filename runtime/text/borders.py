@@ -168,8 +168,8 @@ def _cutter_of(spelling: Spelling, token_ids: SequenceOf[int], least: int) -> _C
 
     The tokens in view must be those that the tokenizer gives for their own text; the more of them the better.
     """
-    end = len(token_ids)
-    for first in range(_first_in_view(spelling, token_ids), end):
+    in_view = _first_in_view(spelling, token_ids)
+    for first in range(in_view, len(token_ids)):
         ids = list(token_ids[first:])
         data = spelling.join(ids)
         for num_dropped in (0, 1) if data[:1] == b" " else (0,):
@@ -177,6 +177,8 @@ def _cutter_of(spelling: Spelling, token_ids: SequenceOf[int], least: int) -> _C
             encoding = spelling.tokenizer.backend.encode(text, add_special_tokens=False)
             if text and encoding.ids == ids:
                 start = max(_border([spelling.of(token_id) for token_id in ids], encoding.word_ids), least - first)
+                if start == 0 and first > in_view:
+                    return None  # the last word is cut in another way than the tokenizer would
                 return _Cutter(spelling, first + start, ids[:start], spelling.join(ids[:start]), num_dropped)
     return None
 
