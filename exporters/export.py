@@ -298,8 +298,10 @@ def _manifest(
         head=HEAD_FILE if plan.has_head else None,
         exits=plan.exits,
         cache=tuple(
-            LayerCache(num_heads=d.num_kv_heads, head_size=head_size, dtype="float32", window=window)
-            for window in architecture.windows[: architecture.num_caches]
+            LayerCache(
+                num_heads=d.num_kv_heads, head_size=head_size, dtype="float32", window=architecture.windows[layer]
+            )
+            for layer in architecture.cached_layers
         ),
         recipe=_recipe(plan),
         bos_id=plan.roles.bos_id,

@@ -81,8 +81,9 @@ def export(
     replaces a bundle that is there. `calibrate` rounds the weights by what they are multiplied by on a text: a text
     file, a file of JSON lines with chats, or `auto` for the text in the package. `budget` is what the bundle may
     cost, `4.5bits`, `100MB` or `8ms`: each matrix gets the bits and blocks by which least is lost. `prune`
-    leaves out whole layers, those that the text of `calibrate` misses least, by default that of the package: an amount
-    such as `2layers` or `20%`. The other options:
+    leaves out what the text of `calibrate` misses least, by default that of the package: whole layers (`2layers`, or
+    `20%` of them), attention or FFN of layers alone (`blocks:4`), or channels of the FFNs (`width:25%`).
+    The other options:
 
     - `precision`: `int4` (the default), `int4-fast`, `int8` or `fp32`; without one, integers of the checkpoint are kept
       as they are. `group_size`: the weights per scale, 32, 64 or 128.

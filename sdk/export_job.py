@@ -10,9 +10,8 @@ from skipstone.calibrate import AUTO, Budget, Calibration, Documents, within_bud
 from skipstone.check import ExportCheck, require_transformers
 from skipstone.exporters import ExportPlan, PlanKeywords
 from skipstone.exporters.optimum import WrappedPlan
-from skipstone.exporters.transforms import DropLayers
 from skipstone.planning import plan
-from skipstone.prune import find_layers
+from skipstone.prune import find_pruning
 from skipstone.runtime.bundle import BundleWriter, Check
 from skipstone.watcher import Watcher
 
@@ -72,9 +71,9 @@ class ExportJob:
         if self.prune is None:
             return planned
         with watcher.searching("pruning") as on_progress:
-            pruning = find_layers(planned, self.prune, documents or Documents.read(AUTO), on_progress=on_progress)
+            pruning = find_pruning(planned, self.prune, documents or Documents.read(AUTO), on_progress=on_progress)
         watcher.remark(str(pruning))
-        options["transforms"] = [*options.get("transforms", ()), DropLayers(pruning.layers)]
+        options["transforms"] = [*options.get("transforms", ()), pruning.transform]
         return plan(self.checkpoint, **options)
 
     def _write(self, planned: Plan, check: Check | None, watcher: Watcher, command: str) -> None:

@@ -32,6 +32,11 @@ ACTIVATIONS: Final[Mapping[str, str]] = {
 NORMS: Final = ("rms", "layer")
 # One gain for every head; one for the heads side by side; a LayerNorm with a gain of its own for each head.
 HEAD_NORMS: Final = ("none", "shared", "joint", "layer")
+# The tensors that only one block of a layer reads.
+_ATTENTION: Final = frozenset({"q", "k", "v", "qkv", "o", "q_norm", "k_norm", "attention_norm", "attention_out_norm"})
+_FFN: Final = frozenset(
+    {"gate", "up", "gate_up", "down", "router", "expert_gate", "expert_up", "expert_down", "ffn_norm", "ffn_out_norm"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +52,7 @@ class Architecture:
     multiply: `attention_scales` the scores, `embedding_scale` the embeddings, `residual_scale` all that is added to the
     stream, `logit_scale` the logits; caps bound them softly, by tanh. With an `altup` there are several streams. A
     `head_turn`, which no checkpoint has, multiplies what the head reads: a rotated model has one whose head is the
-    embedding.
+    embedding. Layers in `no_attention` and `no_ffn` lack that block, which no checkpoint does: a pruned model has such.
     """
 
     family: str
@@ -76,6 +81,8 @@ class Architecture:
     logit_cap: float | None
     experts: Experts | None
     altup: AltUp | None
+    no_attention: frozenset[int] = frozenset()
+    no_ffn: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         for option, known in (("norm", NORMS), ("head_norm", HEAD_NORMS), ("activation", set(ACTIVATIONS.values()))):
@@ -95,14 +102,27 @@ class Architecture:
         """Whether the FFN of a layer is a mixture of experts."""
         return self.experts is not None and self.experts.layers[layer]
 
+    def has_attention(self, layer: int) -> bool:
+        """Whether a layer attends."""
+        return layer not in self.no_attention
+
+    def has_ffn(self, layer: int) -> bool:
+        """Whether a layer has an FFN, or a mixture of experts."""
+        return layer not in self.no_ffn
+
     def cache_owner(self, layer: int) -> int:
         """Return the layer whose keys and values a layer attends to: itself, or an earlier one."""
         return layer if self.altup is None else self.altup.cache_owners[layer]
 
     @property
-    def num_caches(self) -> int:
-        """How many layers have a cache of their own; they are the first ones."""
-        return self.dimensions.num_layers if self.altup is None else self.altup.num_caches
+    def cached_layers(self) -> tuple[int, ...]:
+        """The layers that have a cache of their own."""
+        layers = range(self.dimensions.num_layers if self.altup is None else self.altup.num_caches)
+        return tuple(layer for layer in layers if self.has_attention(layer))
+
+    def cache_number(self, layer: int) -> int:
+        """Return which of all caches is that of a layer."""
+        return self.cached_layers.index(layer)
 
     @property
     def switch_after(self) -> int | None:
@@ -122,7 +142,10 @@ class Architecture:
         """Return the shape of every tensor of the model, by the checkpoint's names."""
         named = dict(self._shapes_of({name: shape for name, shape in self._outer_shapes().items() if self.has(name)}))
         for layer in range(self.dimensions.num_layers):
-            shapes = {name: shape for name, shape in self.layer_shapes(layer).items() if self.has(name)}
+            absent = self._absent(layer)
+            shapes = {
+                name: shape for name, shape in self.layer_shapes(layer).items() if self.has(name) and name not in absent
+            }
             named |= self._shapes_of(shapes, layer)
         return named
 
@@ -137,6 +160,14 @@ class Architecture:
         if self.altup is not None:
             shapes |= self.altup.outer_shapes(d.hidden_size)
         return shapes if self.tied_embedding else shapes | {"head": (d.vocab_size, d.hidden_size)}
+
+    def _absent(self, layer: int) -> frozenset[str]:
+        """Return our names of what a layer lacks because it has one block only."""
+        absent = frozenset[str]()
+        if not self.has_attention(layer):
+            is_shared = self.parallel and not self.has("ffn_norm") and self.has_ffn(layer)
+            absent |= _ATTENTION - ({"attention_norm"} if is_shared else set())
+        return absent if self.has_ffn(layer) else absent | _FFN
 
     def layer_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the tensors that a layer can have, by our names; outputs come first."""

@@ -58,11 +58,12 @@ class Attention:
         d, pen, owner = self._architecture.dimensions, self._pen, self._architecture.cache_owner(layer)
         if owner != layer:
             return self._mix(parts, self._caches[owner], layer, step)[0]
+        number = self._architecture.cache_number(layer)
         cache_shape = ("B", d.num_kv_heads, "C", kernel_head_size(d.head_size))
-        past = [pen.input(f"past_{kind}_{layer}", FLOAT, cache_shape) for kind in ("key", "value")]
+        past = [pen.input(f"past_{kind}_{number}", FLOAT, cache_shape) for kind in ("key", "value")]
         mixed, *self._caches[layer] = self._mix(parts, past, layer, step)
         for kind, present in zip(("key", "value"), self._caches[layer], strict=True):
-            pen.output(present, f"present_{kind}_{layer}", FLOAT, cache_shape)
+            pen.output(present, f"present_{kind}_{number}", FLOAT, cache_shape)
         return mixed
 
     def _mix(

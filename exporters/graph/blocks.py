@@ -61,14 +61,31 @@ class Blocks:
     def layer(self, residual: Residual, layer: int, step: StepInputs) -> Residual:
         """Attention, then the FFN, each with the norms that the architecture has; or both on the same input."""
         a = self._architecture
-        normed, residual = self._enter(residual, "attention_norm", layer)
-        update = self._leave(self._attention(normed, layer, step), "attention_out_norm", layer)
         if a.parallel:
+            return self._parallel(residual, layer, step)
+        if a.has_attention(layer):
+            normed, residual = self._enter(residual, "attention_norm", layer)
+            update = self._leave(self._attention(normed, layer, step), "attention_out_norm", layer)
+            residual = Residual(residual.stream, update)
+        if a.has_ffn(layer):
+            normed, residual = self._enter(residual, "ffn_norm", layer)
+            residual = Residual(residual.stream, self._leave(self.feed_forward(normed, layer), "ffn_out_norm", layer))
+        return residual
+
+    def _parallel(self, residual: Residual, layer: int, step: StepInputs) -> Residual:
+        """Attention and FFN of the same input, with one norm or two."""
+        a, updates = self._architecture, list[ir.Value]()
+        if a.has_attention(layer) or not a.has("ffn_norm"):
+            normed, residual = self._enter(residual, "attention_norm", layer)
+        else:
+            residual = Residual(self.add_up(residual))
+        if a.has_attention(layer):
+            updates.append(self._leave(self._attention(normed, layer, step), "attention_out_norm", layer))
+        if a.has_ffn(layer):
             if a.has("ffn_norm"):
                 normed, _ = self._enter(Residual(residual.stream), "ffn_norm", layer)
-            return Residual(residual.stream, self._pen.op("Add", update, self.feed_forward(normed, layer)))
-        normed, residual = self._enter(Residual(residual.stream, update), "ffn_norm", layer)
-        return Residual(residual.stream, self._leave(self.feed_forward(normed, layer), "ffn_out_norm", layer))
+            updates.append(self.feed_forward(normed, layer))
+        return Residual(residual.stream, updates[0] if len(updates) == 1 else self._pen.op("Add", *updates))
 
     def _enter(self, residual: Residual, name: str, layer: int) -> tuple[ir.Value, Residual]:
         """Return what a block reads, normed where the architecture has that norm, and the residual all added up."""

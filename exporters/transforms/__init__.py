@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.exporters.transforms.drop_blocks import DropBlocks, SplitLayers
 from skipstone.exporters.transforms.drop_layers import DropLayers
 from skipstone.exporters.transforms.ffn_width import FfnWidth
 from skipstone.exporters.transforms.fold_points import FoldPoint, fold_points
@@ -13,6 +14,7 @@ from skipstone.exporters.transforms.transform import ChangedTensors, Transform, 
 
 __all__ = [
     "ChangedTensors",
+    "DropBlocks",
     "DropLayers",
     "FfnWidth",
     "FoldPoint",
@@ -20,6 +22,7 @@ __all__ = [
     "GainFolding",
     "Lora",
     "Rotation",
+    "SplitLayers",
     "Transform",
     "apply",
     "fold_points",

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from skipstone.errors import ConfigError, UnsupportedModel
-from skipstone.exporters.checkpoints import Coding, TensorSource
+from skipstone.exporters.checkpoints import TensorSource
 from skipstone.exporters.families import Architecture
-from skipstone.exporters.transforms.transform import ChangedTensors, Transform
-from skipstone.quant import QuantizedMatrix
+from skipstone.exporters.transforms.layer_parts import LayerPart, arranged
+from skipstone.exporters.transforms.transform import Transform
 
 __all__ = ["DropLayers"]
 
@@ -33,7 +29,7 @@ class DropLayers(Transform):
     layers: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"prune {','.join(map(str, self.layers))}"
+        return f"pruned layers {', '.join(map(str, self.layers))} (from 0)"
 
     def requires(self, architecture: Architecture, tensors: TensorSource) -> None:
         """Raise ConfigError for layers that are not there, or all; UnsupportedModel where layers share something."""
@@ -52,23 +48,7 @@ class DropLayers(Transform):
     def change(self, architecture: Architecture, tensors: TensorSource) -> tuple[Architecture, TensorSource]:
         """Return the model without these layers."""
         kept = self.kept(architecture.dimensions.num_layers)
-        widths = _of(architecture.ffn_widths, kept)
-        experts = architecture.experts
-        if experts is not None:
-            experts = replace(experts, layers=_of(experts.layers, kept))
-        inner = architecture.dimensions.intermediate_size
-        if inner == max(architecture.ffn_widths):
-            inner = max(widths)
-        fewer = replace(
-            architecture,
-            dimensions=replace(architecture.dimensions, num_layers=len(kept), intermediate_size=inner),
-            windows=_of(architecture.windows, kept),
-            rotaries=_of(architecture.rotaries, kept),
-            ffn_widths=widths,
-            attention_scales=_of(architecture.attention_scales, kept),
-            experts=experts,
-        )
-        return fewer, _MovedTensors(tensors, *_moves(architecture, kept))
+        return arranged(architecture, tensors, [LayerPart(layer=layer) for layer in kept])
 
     def kept(self, num_layers: int) -> tuple[int, ...]:
         """Return the layers that stay."""
@@ -92,64 +72,3 @@ class DropLayers(Transform):
                 "leave --check out"
             )
         return {**config, **lists, **{key: num_layers for key in COUNTS if key in config}}
-
-
-class _MovedTensors(ChangedTensors):
-    """The tensors of a model some of which have the names of others. `old_names` are those that layers may have."""
-
-    def __init__(self, source: TensorSource, moves: Mapping[str, str], old_names: frozenset[str]) -> None:
-        super().__init__(source)
-        there = source.names()
-        self._moves = {new: old for new, old in moves.items() if old in there}
-        self._names = (there - old_names) | frozenset(self._moves)
-
-    def _old(self, name: str) -> str:
-        return self._moves.get(name, name)
-
-    def names(self) -> frozenset[str]:
-        """The names of all tensors."""
-        return self._names
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one tensor. Raises CheckpointError when there is no such tensor."""
-        return self._source.shape(self._old(name))
-
-    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """One tensor as a new C-contiguous array. Raises: CheckpointError, as the source does."""
-        return self._source.read(self._old(name), shape)
-
-    def is_quantized(self, name: str) -> bool:
-        """Whether the tensor is stored as integers, and given so by `read_quantized`."""
-        return self._source.is_quantized(self._old(name))
-
-    def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
-        """The integers of one matrix [N, K] for which `is_quantized` holds. Raises: as `read` does."""
-        return self._source.read_quantized(self._old(name), shape)
-
-    def coding(self, name: str) -> Coding:
-        """How the integers of a tensor for which `is_quantized` holds are carried over."""
-        return self._source.coding(self._old(name))
-
-    def sample(self, name: str) -> tuple[QuantizedMatrix, NDArray[np.float32]]:
-        """Some rows of such a tensor as integers, and their numbers, in the source. Raises: as `read` does."""
-        return self._source.sample(self._old(name))
-
-
-def _of(values: tuple[Any, ...], layers: tuple[int, ...]) -> tuple[Any, ...]:
-    return tuple(values[layer] for layer in layers)
-
-
-def _moves(architecture: Architecture, kept: tuple[int, ...]) -> tuple[dict[str, str], frozenset[str]]:
-    """Return the new name of each tensor of a layer that stays with its old one, and all old names of layers."""
-
-    def names_of(layer: int) -> list[str]:
-        names = [name for name, theirs in architecture.names.items() if "{layer}" in theirs]
-        biases = [f"{name}_bias" for name in architecture.biases]
-        plain = [theirs for name in names if name not in biases for theirs in architecture.stored_names(name, layer)]
-        return plain + [architecture.names[name].format(layer=layer) for name in biases if name in architecture.names]
-
-    moves: dict[str, str] = {}
-    for new, old in enumerate(kept):
-        moves |= dict(zip(names_of(new), names_of(old), strict=True))
-    everything = (name for layer in range(architecture.dimensions.num_layers) for name in names_of(layer))
-    return moves, frozenset(everything)

@@ -52,9 +52,9 @@ def fold_points(architecture: Architecture) -> Mapping[str, FoldPoint]:
     for layer in range(a.dimensions.num_layers):
         for norm, readers in norm_readers(a, layer).items():
             points[f"layers.{layer}.{_place(a, norm, layer)}"] = _behind_norm(a, norm, readers, layer)
-        if a.qkv_clip is None:
+        if a.qkv_clip is None and a.has_attention(layer):
             points[f"layers.{layer}.o"] = _behind_values(a, layer)
-        if not a.is_mixture(layer) and (a.has("gate_up") or a.has("gate")):
+        if a.has_ffn(layer) and not a.is_mixture(layer) and (a.has("gate_up") or a.has("gate")):
             points[f"layers.{layer}.down"] = _behind_up(a, layer)
     if not a.tied_embedding:
         points["head"] = _behind_norm(a, "final_norm", ("head",), 0)

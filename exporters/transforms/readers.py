@@ -18,18 +18,24 @@ _MIXTURE = ("router", "expert_gate", "expert_up")
 
 def norm_readers(architecture: Architecture, layer: int) -> Mapping[str, tuple[str, ...]]:
     """Return the norms in front of attention and FFN of a layer, by our names, and the matrices that read each."""
-    ffn = _MIXTURE if architecture.is_mixture(layer) else _DENSE
+    attention = _ATTENTION if architecture.has_attention(layer) else ()
+    ffn = (_MIXTURE if architecture.is_mixture(layer) else _DENSE) if architecture.has_ffn(layer) else ()
     readers: dict[str, tuple[str, ...]]
     if architecture.parallel and not architecture.has("ffn_norm"):
-        readers = {"attention_norm": _ATTENTION + ffn}
+        readers = {"attention_norm": attention + ffn}
     else:
-        readers = {"attention_norm": _ATTENTION, "ffn_norm": ffn}
-    return {norm: tuple(filter(architecture.has, names)) for norm, names in readers.items() if architecture.has(norm)}
+        readers = {"attention_norm": attention, "ffn_norm": ffn}
+    return {
+        norm: tuple(filter(architecture.has, names))
+        for norm, names in readers.items()
+        if names and architecture.has(norm)
+    }
 
 
 def writers(architecture: Architecture, layer: int) -> tuple[str, ...]:
     """Return the matrices of a layer that add to the stream."""
-    return ("o", "expert_down" if architecture.is_mixture(layer) else "down")
+    ffn = ("expert_down" if architecture.is_mixture(layer) else "down",) if architecture.has_ffn(layer) else ()
+    return ("o", *ffn) if architecture.has_attention(layer) else ffn
 
 
 def value_rows(architecture: Architecture) -> tuple[str, NDArray[np.int64]]:

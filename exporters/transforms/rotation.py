@@ -67,7 +67,7 @@ class Rotation(Transform):
                 turned.note(name, layer, lambda matrix: stream(matrix.T).T)
                 if name in architecture.biases:
                     turned.note(f"{name}_bias", layer, stream)
-            if self.heads and architecture.qkv_clip is None:
+            if self.heads and architecture.qkv_clip is None and architecture.has_attention(layer):
                 _turn_values(turned, architecture, layer, Turn.random(d.head_size, rng))
         for name in filter(architecture.has, ("embedding", "positions")):
             turned.note(name, 0, stream)

@@ -88,7 +88,9 @@ class CalibrationFlags:
     prune: Annotated[
         str | None,
         typer.Option(
-            "--prune", metavar="2layers|20%", help="Leave out the layers that a text misses least; prints the cost."
+            "--prune",
+            metavar="2layers|20%|blocks:4|width:25%",
+            help="Leave out layers, single blocks or FFN channels that a text misses least; prints the cost.",
         ),
     ] = None
 

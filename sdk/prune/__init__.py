@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from skipstone.prune.prune import Pruning, find_layers
+from skipstone.prune.prune import Pruning, find_pruning
 
-__all__ = ["Pruning", "find_layers"]
+__all__ = ["Pruning", "find_pruning"]
