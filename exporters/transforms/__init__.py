@@ -9,6 +9,7 @@ from skipstone.exporters.transforms.fold_points import FoldPoint, fold_points
 from skipstone.exporters.transforms.folding import Folding
 from skipstone.exporters.transforms.gain_folding import GainFolding
 from skipstone.exporters.transforms.lora import Lora
+from skipstone.exporters.transforms.narrow_ffn import NarrowFfn, refuse_narrow
 from skipstone.exporters.transforms.rotation import Rotation
 from skipstone.exporters.transforms.transform import ChangedTensors, Transform, apply
 
@@ -21,9 +22,11 @@ __all__ = [
     "Folding",
     "GainFolding",
     "Lora",
+    "NarrowFfn",
     "Rotation",
     "SplitLayers",
     "Transform",
     "apply",
     "fold_points",
+    "refuse_narrow",
 ]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError, UnsupportedModel
-from skipstone.exporters.checkpoints import TensorSource, check_shape
+from skipstone.exporters.checkpoints import TensorSource
 from skipstone.exporters.families import Architecture
-from skipstone.exporters.transforms.transform import ChangedTensors, Transform
-from skipstone.quant import QuantizedMatrix, take_rows
+from skipstone.exporters.transforms.narrowed_tensors import NarrowedTensors, kept_channels
+from skipstone.exporters.transforms.transform import Transform
 
 __all__ = ["FfnWidth"]
-
-Channels: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,8 @@ class FfnWidth(Transform):
             return architecture, tensors
         dimensions = replace(architecture.dimensions, intermediate_size=max(widths))
         narrow = replace(architecture, ffn_widths=widths, dimensions=dimensions)
-        return narrow, _NarrowedTensors(tensors, narrow.tensor_shapes(), _kept(architecture, widths))
+        channels = [np.arange(width) for width in widths]
+        return narrow, NarrowedTensors(tensors, narrow.tensor_shapes(), kept_channels(architecture, channels))
 
     def ensures(self, architecture: Architecture, tensors: TensorSource) -> None:
         """Raise UnsupportedModel unless the widths are those that were asked for."""
@@ -82,59 +79,6 @@ class FfnWidth(Transform):
         if len(widths) not in (1, num_layers):
             raise ConfigError(f"--ffn-width: {len(widths)} widths for {num_layers} layers; give one, or one per layer")
         return widths if len(widths) == num_layers else widths * num_layers
-
-
-class _NarrowedTensors(ChangedTensors):
-    """The tensors of a model of which some are cut, along one axis each."""
-
-    def __init__(
-        self, source: TensorSource, shapes: Mapping[str, tuple[int, ...]], kept: Mapping[str, tuple[int, Channels]]
-    ) -> None:
-        super().__init__(source)
-        self._shapes, self._kept = shapes, kept
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one tensor, after the cut. Raises CheckpointError when there is no such tensor."""
-        return self._shapes[name] if name in self._kept else self._source.shape(name)
-
-    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """One tensor as a new C-contiguous array; it is read whole. Raises: CheckpointError, as the source does."""
-        if name not in self._kept:
-            return self._source.read(name, shape)
-        check_shape(name, self.shape(name), shape)
-        axis, channels = self._kept[name]
-        whole = self._source.read(name, self._source.shape(name))
-        return np.ascontiguousarray(np.take(whole, channels, axis=axis))
-
-    def read_quantized(self, name: str, shape: tuple[int, int]) -> QuantizedMatrix:
-        """The integers of one matrix [N, K]; only its rows may be cut. Raises: as `read` does."""
-        if name not in self._kept:
-            return self._source.read_quantized(name, shape)
-        check_shape(name, self.shape(name), shape)
-        num_rows, num_columns = self._source.shape(name)
-        matrix = take_rows(self._source.read_quantized(name, (num_rows, num_columns)), self._kept[name][1])
-        assert isinstance(matrix, QuantizedMatrix), "rows of integers are integers"
-        return matrix
-
-
-def _kept(architecture: Architecture, widths: tuple[int, ...]) -> dict[str, tuple[int, Channels]]:
-    """Return the axis that is cut, and the indices that stay, of each tensor of the narrower layers."""
-    kept: dict[str, tuple[int, Channels]] = {}
-    for layer, (width, whole) in enumerate(zip(widths, architecture.ffn_widths, strict=True)):
-        channels = np.arange(width)
-        cuts = {
-            "gate": (0, channels),
-            "up": (0, channels),
-            "gate_up": (0, np.concatenate([channels, whole + channels])),
-            "down": (1, channels),
-        }
-        for name, (axis, indices) in cuts.items():
-            if width < whole and architecture.has(name):
-                stored_axis = 1 - axis if architecture.is_transposed(name) else axis
-                kept[architecture.names[name].format(layer=layer)] = stored_axis, indices
-                if axis == 0 and name in architecture.biases:
-                    kept[architecture.names[f"{name}_bias"].format(layer=layer)] = 0, indices
-    return kept
 
 
 def _numbers(text: str) -> tuple[int, ...]:

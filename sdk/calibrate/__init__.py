@@ -5,6 +5,18 @@ from __future__ import annotations
 from skipstone.calibrate.budget import Budget
 from skipstone.calibrate.documents import AUTO, Documents
 from skipstone.calibrate.export import Calibration, within_budget
+from skipstone.calibrate.hessians import batches
+from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
 from skipstone.calibrate.windows import Windows
 
-__all__ = ["AUTO", "Budget", "Calibration", "Documents", "Windows", "within_budget"]
+__all__ = [
+    "AUTO",
+    "Budget",
+    "Calibration",
+    "Documents",
+    "LayerGraph",
+    "LayerGraphs",
+    "Windows",
+    "batches",
+    "within_budget",
+]

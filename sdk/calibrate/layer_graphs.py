@@ -9,9 +9,8 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -73,18 +72,18 @@ class LayerGraph:
         weights = np.ones(tokens.shape, np.float32)
         return self._run(["hidden_out"], *token_ids.shape, token_ids=tokens, token_weights=weights)[0]
 
-    def states(self, hidden: Floats) -> Floats:
-        """Return the hidden states [B, T, E] behind the layer."""
-        return self._run(["hidden_out"], *hidden.shape[:2], hidden=hidden)[0]
+    def states(self, hidden: Floats, **given: Floats) -> Floats:
+        """Return the hidden states [B, T, E] behind the layer; `given` are inputs that were added to its graph."""
+        return self._run(["hidden_out"], *hidden.shape[:2], hidden=hidden, **given)[0]
 
     def logits(self, hidden: Floats) -> Floats:
         """Return the logits [B * T, V] of a head."""
         return self._run(["logits"], *hidden.shape[:2], hidden=hidden)[0]
 
-    def inputs(self, hidden: Floats) -> Mapping[str, Floats]:
-        """Return the inputs of products, [B * T, K] each, by the names of their outputs."""
+    def inputs(self, hidden: Floats, **given: Floats) -> Mapping[str, Floats]:
+        """Return the inputs of products, [B * T, K] each, by the names of their outputs; `given` as for `states`."""
         outputs = sorted(set(self.taps.values()))
-        arrays = self._run(outputs, *hidden.shape[:2], hidden=hidden)
+        arrays = self._run(outputs, *hidden.shape[:2], hidden=hidden, **given)
         return {name: array.reshape(-1, array.shape[-1]) for name, array in zip(outputs, arrays, strict=True)}
 
     def _run(self, outputs: list[str], batch: int, num_tokens: int, **given: NDArray[np.generic]) -> list[Floats]:
@@ -117,13 +116,28 @@ class LayerGraphs:
         return self._open(build_embedding, recipe, rounder)
 
     def layer(
-        self, layer: int, recipe: Recipe = FLOATS, rounder: Rounder = rounded, *, tap: Wanted = _none
+        self,
+        layer: int,
+        recipe: Recipe = FLOATS,
+        rounder: Rounder = rounded,
+        *,
+        tap: Wanted = _none,
+        change: Callable[[ir.Model], None] = lambda model: None,
     ) -> _Opening:
-        """Open the graph of one layer, which gives the inputs of its products with the matrices to `tap` as well."""
+        """Open the graph of one layer, which gives the inputs of its products with the matrices to `tap` as well.
+
+        `change` may change the graph before.
+        """
         stage = StageEntry(
             file="layer.onnx", first_layer=layer, end_layer=layer + 1, embeds=False, ends_in_logits=False
         )
-        return self._open(partial(build_stage, stage), recipe, rounder, tap)
+
+        def build(*parts: Any) -> ir.Model:
+            model = build_stage(stage, *parts)
+            change(model)
+            return model
+
+        return self._open(build, recipe, rounder, tap)
 
     def head(self, recipe: Recipe = FLOATS, rounder: Rounder = rounded, *, tap: Wanted = _none) -> _Opening:
         """Open the graph from hidden states to logits, or to the inputs of its products alone where there are some."""

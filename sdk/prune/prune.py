@@ -15,6 +15,7 @@ from skipstone.exporters.transforms import Transform, apply
 from skipstone.prune.amount import Amount
 from skipstone.prune.depth import find_blocks, find_layers
 from skipstone.prune.reader import Loss
+from skipstone.prune.width import find_widths
 
 __all__ = ["Pruning", "find_pruning"]
 
@@ -55,7 +56,7 @@ def find_pruning(
     if not isinstance(plan, ExportPlan):
         raise ConfigError("--via optimum takes the graph as it comes, so it cannot be pruned; leave one out")
     what = Amount.parse(amount)
-    find = {"layers": find_layers, "blocks": find_blocks}[what.kind]
+    find = {"layers": find_layers, "blocks": find_blocks, "width": find_widths}[what.kind]
     transform, loss = find(plan, what, Windows.of(plan, documents, seed=seed), seed, on_progress)
     on_progress(1.0)
     smaller = apply([transform], plan.architecture, plan.checkpoint.tensors).architecture

@@ -11,8 +11,8 @@ from gguf_files import WHOLE_BLOCKS
 from packed_checkpoints import write_gptq
 
 from skipstone.api import plan
+from skipstone.calibrate import LayerGraphs
 from skipstone.calibrate.hessians import hessians
-from skipstone.calibrate.layer_graphs import LayerGraphs
 from skipstone.calibrate.scales import with_scales
 from skipstone.devices import open_device
 from skipstone.exporters import ExportPlan

@@ -12,10 +12,9 @@ from conftest import MakeCheckpoint
 from family_cases import CASES
 
 from skipstone.api import export, plan
-from skipstone.calibrate import Budget, Documents, Windows
+from skipstone.calibrate import Budget, Documents, LayerGraphs, Windows
 from skipstone.calibrate.fit import fit_recipe
 from skipstone.calibrate.hessians import _largest
-from skipstone.calibrate.layer_graphs import LayerGraphs
 from skipstone.calibrate.options import BLOCK_SIZES, MENU, measured_options
 from skipstone.calibrate.sensitivity import measure_sensitivity
 from skipstone.calibrate.step_times import StepTimes
