@@ -14,7 +14,7 @@ from skipstone.exporters.checkpoints import TensorSource
 from skipstone.exporters.families import Architecture
 from skipstone.exporters.transforms.narrowed_tensors import NarrowedTensors, kept_channels
 from skipstone.exporters.transforms.transform import Transform
-from skipstone.exporters.transforms.weight_changes import WeightChanges
+from skipstone.exporters.transforms.weight_changes import Change, WeightChanges
 
 __all__ = ["NarrowFfn", "refuse_narrow"]
 
@@ -67,12 +67,16 @@ class NarrowFfn(Transform):
     def _fitted(self, architecture: Architecture, tensors: TensorSource) -> TensorSource:
         fitted = WeightChanges(tensors, architecture)
         for layer, matrix in self.down.items():
-            fitted.note("down", layer, lambda before, matrix=matrix: matrix)
+            fitted.note("down", layer, _always(matrix))
         return fitted
 
     def settings(self, config: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
         """Raise UnsupportedModel: transformers has one width for all layers."""
         raise UnsupportedModel("transformers has one FFN width for all layers; leave --check out")
+
+
+def _always(matrix: Floats) -> Change:
+    return lambda before: matrix
 
 
 def refuse_narrow(architecture: Architecture) -> None:

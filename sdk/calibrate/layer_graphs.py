@@ -42,6 +42,7 @@ Wanted: TypeAlias = Callable[[str], bool]
 _Build: TypeAlias = Callable[[Architecture, ModelWeights, Recipe, WeightFile], ir.Model]
 _Opening: TypeAlias = AbstractContextManager["LayerGraph"]
 FLOATS: Final = Recipe.named("fp32")
+_NOTHING: Final[Mapping[str, Floats]] = {}
 
 
 def _none(name: str) -> bool:
@@ -70,29 +71,29 @@ class LayerGraph:
         """Return the hidden states [B, T, E] of tokens [B, T]."""
         tokens = token_ids[:, :, None]
         weights = np.ones(tokens.shape, np.float32)
-        return self._run(["hidden_out"], *token_ids.shape, token_ids=tokens, token_weights=weights)[0]
+        return self._run(["hidden_out"], token_ids.shape, {"token_ids": tokens, "token_weights": weights})[0]
 
-    def states(self, hidden: Floats, **given: Floats) -> Floats:
+    def states(self, hidden: Floats, given: Mapping[str, Floats] = _NOTHING) -> Floats:
         """Return the hidden states [B, T, E] behind the layer; `given` are inputs that were added to its graph."""
-        return self._run(["hidden_out"], *hidden.shape[:2], hidden=hidden, **given)[0]
+        return self._run(["hidden_out"], hidden.shape, {"hidden": hidden, **given})[0]
 
     def logits(self, hidden: Floats) -> Floats:
         """Return the logits [B * T, V] of a head."""
-        return self._run(["logits"], *hidden.shape[:2], hidden=hidden)[0]
+        return self._run(["logits"], hidden.shape, {"hidden": hidden})[0]
 
-    def inputs(self, hidden: Floats, **given: Floats) -> Mapping[str, Floats]:
+    def inputs(self, hidden: Floats, given: Mapping[str, Floats] = _NOTHING) -> Mapping[str, Floats]:
         """Return the inputs of products, [B * T, K] each, by the names of their outputs; `given` as for `states`."""
         outputs = sorted(set(self.taps.values()))
-        arrays = self._run(outputs, *hidden.shape[:2], hidden=hidden, **given)
+        arrays = self._run(outputs, hidden.shape, {"hidden": hidden, **given})
         return {name: array.reshape(-1, array.shape[-1]) for name, array in zip(outputs, arrays, strict=True)}
 
-    def _run(self, outputs: list[str], batch: int, num_tokens: int, **given: NDArray[np.generic]) -> list[Floats]:
+    def _run(
+        self, outputs: list[str], shape: tuple[int, ...], given: Mapping[str, NDArray[np.generic]]
+    ) -> list[Floats]:
         if self._session is None:
             self._session = self._device.open_session(self._path)
-        inputs, cache = (
-            _step(self._architecture, batch, num_tokens) | given,
-            _cache(self._architecture, batch, num_tokens),
-        )
+        inputs = {**_step(self._architecture, *shape[:2]), **given}
+        cache = _cache(self._architecture, *shape[:2])
         names = [argument.name for argument in self._session.get_inputs()]
         feed = {name: cache if name.startswith("past_") else inputs[name] for name in names}
         return list(self._session.run(outputs, feed))

@@ -48,7 +48,7 @@ def states_behind(
             given = {_MASK: masks[layer][:, None]}
             look(layer, graph, states, given)
             states = np.concatenate(
-                [graph.states(states[batch], **{_MASK: given[_MASK][batch]}) for batch in batches(states)]
+                [graph.states(states[batch], {_MASK: given[_MASK][batch]}) for batch in batches(states)]
             )
         on_progress((layer + 1) / graphs.num_layers)
     return states

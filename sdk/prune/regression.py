@@ -31,7 +31,7 @@ def fitted_costs(absent: NDArray[np.bool_], guesses: Doubles, layers: NDArray[np
     Source: Bonsai (Dery et al., 2024), with a Gaussian prior in place of L1.
     """
     scale = guesses.mean() or 1.0
-    features = absent * (guesses / scale)
+    features: Doubles = np.where(absent, guesses / scale, 0.0)
     total = features.sum(axis=1)
     mean = max(float(losses @ total / max(np.square(total).sum(), 1e-30)), 1e-30)
     losses = losses / mean
@@ -58,7 +58,8 @@ def _covariance(kernels: tuple[Doubles, Doubles, Doubles], setting: tuple[float,
     whole, by_layer, by_part = kernels
     of_layers, of_parts, noise = setting
     same: Doubles = _FREE * whole + of_layers * by_layer + of_parts * by_part
-    return same + np.eye(len(whole)) * noise * np.diag(whole).mean()
+    same += np.eye(len(whole)) * noise * np.diag(whole).mean()
+    return same
 
 
 def _error(kernels: tuple[Doubles, Doubles, Doubles], setting: tuple[float, float, float], losses: Doubles) -> float:

@@ -103,7 +103,7 @@ class _Search:
             return np.zeros(0)
         squares = np.zeros(self._widths[layer])
         for batch in batches(states):
-            for x in graph.inputs(states[batch], **{name: mask[batch] for name, mask in given.items()}).values():
+            for x in graph.inputs(states[batch], {name: mask[batch] for name, mask in given.items()}).values():
                 squares += np.square(x, dtype=np.float64).sum(axis=0)
         down = self._weights.read("down", layer)
         stream = max(float(np.square(states, dtype=np.float64).sum()), np.finfo(np.float64).tiny)
