@@ -1,4 +1,4 @@
-"""Which layers a model can do without, found by running it without them."""
+"""What a model can do without, found by running it without that: layers, blocks, FFN channels."""
 
 from __future__ import annotations
 
