@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from skipstone.exporters.draft_pair import with_draft_model
 from skipstone.exporters.export import ExportPlan, plan_export
-from skipstone.exporters.options import ExportKeywords, ExportOptions, PlanKeywords, Precision
+from skipstone.exporters.options import SMALL_MODEL, ExportKeywords, ExportOptions, PlanKeywords, Precision
 from skipstone.exporters.stages import plan_stages
 
 __all__ = [
+    "SMALL_MODEL",
     "ExportKeywords",
     "ExportOptions",
     "ExportPlan",

@@ -42,7 +42,7 @@ from skipstone.exporters.graph import (
     rounded,
 )
 from skipstone.exporters.kept_integers import KeptKind, kept_kinds, with_numbers
-from skipstone.exporters.options import ExportOptions
+from skipstone.exporters.options import ExportOptions, default_recipe
 from skipstone.exporters.stages import parse_cuts, parse_draft_head, parse_exits, plan_stages
 from skipstone.exporters.transforms import GainFolding, Transform, apply
 from skipstone.quant import Recipe
@@ -142,7 +142,7 @@ class ExportPlan:
     @property
     def num_parameters(self) -> int:
         """Weights of the model, without those of the draft model."""
-        return sum(math.prod(shape) for shape in self.architecture.tensor_shapes().values())
+        return _num_weights(self.architecture.tensor_shapes())
 
     @property
     def work(self) -> tuple[float, float]:
@@ -191,21 +191,27 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
     architecture, tensors, transforms = apply(options.transforms, architecture, tensors)
     checkpoint = replace(checkpoint, tensors=tensors)
     exits, stages = _stages(architecture, options)
+    shapes = architecture.tensor_shapes()
+    kept = kept_kinds(tensors, shapes)
     adapters, said = adapters_for(checkpoint, architecture, exits, options.exit_adapters)
     plan = ExportPlan(
         checkpoint=checkpoint,
         architecture=architecture,
         roles=TokenRoles.read(checkpoint, vocab_size=architecture.dimensions.vocab_size),
-        recipe=options.recipe,
+        recipe=options.recipe or default_recipe(_num_weights(shapes), brings_integers=bool(kept)),
         stages=stages,
         transforms=transforms,
         exits=exits,
         draft_head=_draft_head(architecture, options, num_stages=len(stages)),
         exit_adapters=adapters,
         target=options.target,
-        kept=kept_kinds(tensors, architecture.tensor_shapes()),
+        kept=kept,
     )
     return replace(plan, remarks=(*_remarks(plan, was_asked=not options.keep_integers), *said))
+
+
+def _num_weights(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(map(math.prod, shapes.values()))
 
 
 def _as_stored(checkpoint: Checkpoint) -> tuple[Checkpoint, Architecture]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Final, Literal, TypedDict, Unpack
 
 from skipstone.errors import ConfigError
 from skipstone.exporters.graph import TARGETS
@@ -14,9 +14,11 @@ from skipstone.exporters.transforms import FfnWidth, Lora, Transform
 from skipstone.option_types import check_fields, checks_arguments
 from skipstone.quant import Recipe
 
-__all__ = ["ExportKeywords", "ExportOptions", "PlanKeywords", "Precision"]
+__all__ = ["SMALL_MODEL", "ExportKeywords", "ExportOptions", "PlanKeywords", "Precision", "default_recipe"]
 
 Precision = Literal["int4", "int4-fast", "int8", "fp32"]
+SMALL_MODEL: Final = 400_000_000
+"""Weights of the least model whose default is 4 bits: of smaller ones they lose too much without a text."""
 
 
 class _SameKeywords(TypedDict, total=False):
@@ -54,8 +56,8 @@ class PlanKeywords(ExportKeywords, total=False):
 class ExportOptions:
     """How one checkpoint becomes a bundle; by default it is the whole model, in one piece.
 
-    `keep_integers`: all integers of the checkpoint go into the bundle, and the recipe is for numbers; else, and where
-    `transforms` change the model, only those that lie in blocks as ours do.
+    `recipe` None is `default_recipe`. `keep_integers`: all integers of the checkpoint go into the bundle, and the
+    recipe is for numbers; else, and where `transforms` change the model, only those that lie in blocks as ours do.
     `exits` is `none`, `auto` or layer numbers like `4,8`, after which the model may stop; `cuts` is `none`, `each` or
     layer numbers, after which stages end too. `revision` is a branch, tag or commit of a checkpoint on the hub.
     `transforms` change the model before its graph is written, one after the other. `draft_head` is `auto` or how many
@@ -65,7 +67,7 @@ class ExportOptions:
     Raises: ConfigError for what is right for no model at all.
     """
 
-    recipe: Recipe
+    recipe: Recipe | None = None
     keep_integers: bool = False
     exits: str = "none"
     cuts: str = "none"
@@ -101,12 +103,14 @@ class ExportOptions:
     ) -> ExportOptions:
         """Return the options that are called so in `skipstone.export` and on the command line.
 
-        `precision` and `group_size` choose a recipe. Without a precision it is `int4`, for weights that are numbers,
-        and integers are kept. The transforms of `lora` and `ffn_width` come before the others.
+        `precision` and `group_size` choose a recipe, `group_size` alone `int4`. Without a precision integers are kept.
+        The transforms of `lora` and `ffn_width` come before the others.
         Raises: ConfigError.
         """
+        recipe = None
         try:
-            recipe = Recipe.named(precision or "int4", group_size=group_size)
+            if precision is not None or group_size is not None:
+                recipe = Recipe.named(precision or "int4", group_size=group_size)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         named = (
@@ -114,3 +118,8 @@ class ExportOptions:
             *(() if ffn_width is None else (FfnWidth(ffn_width),)),
         )
         return cls(recipe=recipe, keep_integers=precision is None, transforms=(*named, *transforms), **fields)
+
+
+def default_recipe(num_weights: int, *, brings_integers: bool = False) -> Recipe:
+    """Return the recipe where none was asked for: `int8` for numbers of a small model, else `int4`."""
+    return Recipe.named("int8" if num_weights < SMALL_MODEL and not brings_integers else "int4")

@@ -85,8 +85,8 @@ def export(
     `20%` of them), attention or FFN of layers alone (`blocks:4`), or channels of the FFNs (`width:25%`).
     The other options:
 
-    - `precision`: `int4` (the default), `int4-fast`, `int8` or `fp32`; without one, integers of the checkpoint are kept
-      as they are. `group_size`: the weights per scale, 32, 64 or 128.
+    - `precision`: `int4`, `int4-fast`, `int8` or `fp32`; without one, integers of the checkpoint are kept as they are,
+      and numbers get `int4`, or `int8` in models below 400 M weights. `group_size`: weights per scale, 32, 64 or 128.
     - `exits`: `none`, `auto` or layer numbers like `4,8`; `cuts`: `none`, `each` or layer numbers, after which stages
       end too, so that drafts can leave stages out.
     - `revision`: a branch, tag or commit of a hub id.

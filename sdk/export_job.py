@@ -8,14 +8,14 @@ from typing import Final, TypeAlias
 
 from skipstone.calibrate import AUTO, Budget, Calibration, Documents, within_budget
 from skipstone.check import ExportCheck, require_transformers
-from skipstone.exporters import ExportPlan, PlanKeywords
+from skipstone.exporters import SMALL_MODEL, ExportPlan, PlanKeywords
 from skipstone.exporters.optimum import WrappedPlan
 from skipstone.planning import plan
 from skipstone.prune import find_pruning
 from skipstone.runtime.bundle import BundleWriter, Check
 from skipstone.watcher import Watcher
 
-__all__ = ["ExportJob", "advice"]
+__all__ = ["ExportJob"]
 
 Plan: TypeAlias = ExportPlan | WrappedPlan
 _CALIBRATED_A_MINUTE: Final = 30e6  # weights, on two cores
@@ -80,12 +80,16 @@ class ExportJob:
         with watcher.writing(planned) as on_progress:
             planned.write(self.output, force=self.force, command=command, check=check, on_progress=on_progress)
 
-
-def advice(planned: Plan) -> str | None:
-    """Return what would lose less than an export to few bits without a text; None for others, and small models."""
-    if not isinstance(planned, ExportPlan) or planned.calibration is not None or planned.num_kept:
-        return None
-    minutes = planned.num_parameters / _CALIBRATED_A_MINUTE
-    if not planned.recipe.is_coarse or minutes < 1:
-        return None
-    return f"rounded without a text; --calibrate auto loses less, and takes some {minutes:.0f} minutes"
+    def advice(self, planned: Plan) -> str | None:
+        """Return what makes smaller, or nearer, bundles than this export did; None where nothing is known to."""
+        if not isinstance(planned, ExportPlan) or planned.calibration is not None or planned.num_kept:
+            return None
+        if self.options.get("precision") is None and planned.recipe.name == "int8":
+            return (
+                f"int8, as models below {SMALL_MODEL / 1e6:.0f} M weights lose too much at 4 bits without a text; "
+                "smaller: --precision int4 --calibrate auto"
+            )
+        minutes = planned.num_parameters / _CALIBRATED_A_MINUTE
+        if not planned.recipe.is_coarse or minutes < 1:
+            return None
+        return f"rounded without a text; --calibrate auto loses less, and takes some {minutes:.0f} minutes"

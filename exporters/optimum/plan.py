@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -18,7 +19,7 @@ from skipstone.exporters.graph import WeightFile
 from skipstone.exporters.optimum.graph import WrappedGraph
 from skipstone.exporters.optimum.process import require_optimum, run_optimum
 from skipstone.exporters.optimum.weights import store_weights
-from skipstone.exporters.options import ExportOptions
+from skipstone.exporters.options import ExportOptions, default_recipe
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import BundleWriter, Check, Dimensions, Manifest, Provenance, StageEntry, finish
 
@@ -95,7 +96,9 @@ def plan_wrapped(source: str | Path, options: ExportOptions, *, draft_model: str
             "save the model anew with transformers' save_pretrained"
         )
     _require_readable(checkpoint.config)
-    return WrappedPlan(checkpoint=checkpoint, recipe=options.recipe)
+    tensors = checkpoint.tensors
+    num_weights = sum(math.prod(tensors.shape(name)) for name in tensors.names())
+    return WrappedPlan(checkpoint=checkpoint, recipe=options.recipe or default_recipe(num_weights))
 
 
 def _refuse_options(options: ExportOptions, draft_model: str | Path | None) -> None:

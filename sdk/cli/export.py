@@ -63,7 +63,7 @@ def run(
 
     The folder appears whole or not at all.
     """
-    from skipstone.export_job import ExportJob, advice
+    from skipstone.export_job import ExportJob
 
     start = time.perf_counter()
     job = ExportJob(
@@ -77,7 +77,7 @@ def run(
     planned = job.run(_Terminal(quiet=quiet), command=shlex.join(["skipstone", *sys.argv[1:]]))
     seconds = time.perf_counter() - start
     notes(quiet=quiet).print(f"{output}: {planned.recipe.name}, {_size(output)}, {seconds:.1f} s")
-    if line := advice(planned):
+    if line := job.advice(planned):
         notes(quiet=quiet).print(line)
 
 

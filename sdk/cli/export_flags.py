@@ -44,7 +44,7 @@ class WeightFlags:
         typer.Option(
             "--precision",
             help="Type of the weights; int4 keeps the most sensitive ones at 8 bits. "
-            "Default: int4, and the integers of a GGUF file or of MLX are kept.",
+            "Default: int4, int8 below 400 M weights; integers of a GGUF file or of MLX are kept.",
         ),
     ] = None
     group_size: Annotated[

@@ -91,7 +91,9 @@ def test_without_a_check_inspect_says_so(cli: CommandLine, tiny_checkpoint: Path
 def test_a_recipe_that_rounds_is_held_to_its_bound(
     cli: CommandLine, make_checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:
-    done = cli("export", make_checkpoint(initializer_range=0.1), "-o", tmp_path / "out", "--check")
+    done = cli(
+        "export", make_checkpoint(initializer_range=0.1), "-o", tmp_path / "out", "--check", "--precision", "int4"
+    )
     assert re.search(r"KL 0\.0\d\d\d \(bound 0\.1\), [\d.]+ % of top choices kept, logits within", done.err), done
     figures: Any = Bundle.open(tmp_path / "out").manifest.check
     assert figures["kl_bound"] == 0.1

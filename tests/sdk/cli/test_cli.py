@@ -373,7 +373,8 @@ def test_export_puts_the_drafter_in_and_says_what_is_not_ideal_about_it(
     cli: CommandLine, tiny_checkpoint: Path, make_checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:
     small = make_checkpoint(num_hidden_layers=1, max_position_embeddings=128)
-    outcome = cli("export", tiny_checkpoint, "-o", tmp_path / "out", "--drafter", small, "--drafter-precision", "int8")
+    options = ("--precision", "int4", "--drafter", small, "--drafter-precision", "int8")
+    outcome = cli("export", tiny_checkpoint, "-o", tmp_path / "out", *options)
     assert (outcome.code, outcome.out) == (0, "")
     remark, result = outcome.err.splitlines()
     assert remark == "the draft model sees 128 tokens and the target 256: in a longer text it stops drafting"
@@ -396,7 +397,7 @@ def test_inspect_compares_the_tokenizers_of_target_and_drafter(
         tokenizer["added_tokens"][0]["special"] = whose == "the same tokenizer"
         (small / "tokenizer.json").write_text(json.dumps(tokenizer))
         cli("export", tiny_checkpoint, "-o", tmp_path / name, "--drafter", small)
-        assert json.loads(cli("inspect", tmp_path / name, "--json").out)["draft_model"] == f"1 layer, int4, {whose}"
+        assert json.loads(cli("inspect", tmp_path / name, "--json").out)["draft_model"] == f"1 layer, int8, {whose}"
     assert json.loads(cli("inspect", tmp_path / "other" / "drafter", "--json").out)["draft_model"] == "none"
 
 
