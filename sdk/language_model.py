@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, overload
 
 from skipstone.conversation import Conversation, OnFull
 from skipstone.errors import ConfigError
+from skipstone.ngrams import ngrams_for
 from skipstone.option_types import checks_arguments
 from skipstone.options import generation_options, sampling_options
 from skipstone.runtime.engine import Draft, Model, Sequence
@@ -24,6 +26,7 @@ from skipstone.runtime.generation import (
 )
 from skipstone.runtime.methods import MethodChoice
 from skipstone.runtime.suggest import Suggestion, SuggestRequest, suggest
+from skipstone.runtime.text import NgramStore
 
 __all__ = ["LanguageModel", "generation_options"]
 
@@ -160,14 +163,15 @@ class LanguageModel:
         num_drafts: int = 3,
         max_new_tokens: int = 10,
         method: str = "auto",
-        ngrams: Any = None,
+        ngrams: str | Path | NgramStore | None = None,
         context_length: int | None = None,
         **sampling: Any,
     ) -> list[Suggestion]:
         """Return several short drafts of what follows a prompt, distinct and the best first.
 
-        `method` is `auto` or a way by name. `sampling` are options of `SamplingOptions`; drafts are greedy by default.
-        Raises: ConfigError, CacheFull, both before any work.
+        `method` is `auto` or a way by name. `ngrams` is the store of `skipstone ngrams` for superposed drafts, or the
+        word `none`; by default pebble has one of code. `sampling` are options of `SamplingOptions`; drafts are greedy
+        by default. Raises: ConfigError, CacheFull, BundleError for another file, all before any work.
         """
         sequence = self.runtime.new_sequence(context_length=context_length)
         sequence.append(self.encode(prompt))
@@ -175,16 +179,21 @@ class LanguageModel:
         return suggest(sequence, request, method=method)
 
     def suggest_request(
-        self, *, num_drafts: int = 3, max_new_tokens: int = 10, ngrams: Any = None, **sampling: Any
+        self,
+        *,
+        num_drafts: int = 3,
+        max_new_tokens: int = 10,
+        ngrams: str | Path | NgramStore | None = None,
+        **sampling: Any,
     ) -> SuggestRequest:
-        """Return what `suggest` asks for, by name. Raises: ConfigError."""
+        """Return what `suggest` asks for, by name. Raises: ConfigError, BundleError."""
         request = SuggestRequest(
             tokenizer=self.runtime.tokenizer,
             num_drafts=num_drafts,
             max_new_tokens=max_new_tokens,
             stop_ids=self.runtime.manifest.stop_ids,
             sampling=sampling_options(recommended=self.runtime.manifest.sampling, **sampling),
-            ngrams=ngrams,
+            ngrams=ngrams_for(self.runtime, ngrams),
         )
         request.sampling.require_vocabulary(self.runtime.manifest.dimensions.vocab_size)
         return request

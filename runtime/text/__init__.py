@@ -5,6 +5,7 @@ from __future__ import annotations
 from skipstone.runtime.text.borders import Border, Borders
 from skipstone.runtime.text.chat import ChatTemplate
 from skipstone.runtime.text.loop_stop import CHAT_STOP_LOOPS, LoopStop
+from skipstone.runtime.text.ngram_counts import NgramCounts
 from skipstone.runtime.text.ngram_store import LONGEST_CONTEXT, NgramStore
 from skipstone.runtime.text.stop_decision import StopDecision
 from skipstone.runtime.text.stop_strings import StopStrings
@@ -35,6 +36,7 @@ __all__ = [
     "Continuation",
     "FinishReason",
     "LoopStop",
+    "NgramCounts",
     "NgramStore",
     "SharedVocabulary",
     "Spelling",

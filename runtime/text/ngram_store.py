@@ -100,13 +100,13 @@ class NgramStore:
         self.table, self.header = table, header
 
     @classmethod
-    def open(cls, path: Path, *, vocabulary: str) -> NgramStore:
-        """Map a store. `vocabulary` names the tokenizer: the sha256 of its file.
+    def open(cls, path: Path, *, vocabulary: str | None) -> NgramStore:
+        """Map a store. `vocabulary` names the tokenizer: the sha256 of its file; None takes any.
 
         Raises: BundleError for a file that is no store, that is cut off, or that is of another tokenizer or version.
         """
         file, start = _read_header(path)
-        if file.header.vocabulary != vocabulary:
+        if vocabulary not in (None, file.header.vocabulary):
             raise BundleError(f"{path} was made with another tokenizer; make one for this bundle, `--bundle` names it")
         try:
             content = np.asarray(np.memmap(path, np.uint8, mode="r"))

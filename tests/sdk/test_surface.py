@@ -43,6 +43,7 @@ COMMANDS = {
     "devices": "--json",
     "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
     "--quiet",
+    "ngrams": "--output --bundle --min-count --max-size --force --json --quiet",
     "tune costs": "--seconds --plot --device --threads --json --quiet",
     "tune exits": "--text --device --threads --json --quiet",
     "tune skip": "--text --device --threads --json --quiet",

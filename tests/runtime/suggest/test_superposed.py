@@ -18,8 +18,7 @@ from skipstone.runtime.sampling import SamplingOptions
 from skipstone.runtime.suggest import SuggestRequest, suggest
 from skipstone.runtime.suggest.mixing import Mixing, mixing_for
 from skipstone.runtime.suggest.superposed import Superposition, superposed
-from skipstone.runtime.text import NgramStore
-from skipstone.runtime.text.ngram_counts import NgramCounts
+from skipstone.runtime.text import NgramCounts, NgramStore
 
 WithStopIds = Callable[[Model, Collection[int]], Model]
 PROMPT = "def add(first, second):"

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.errors import BundleError, ConfigError, OutputError
-from skipstone.runtime.text import NgramStore, ngram_counts
-from skipstone.runtime.text.ngram_counts import NgramCounts
+from skipstone.runtime.text import NgramCounts, NgramStore, ngram_counts
 
 Texts = list[list[int]]
 TEXTS: Texts = [[1, 2, 3, 1, 2, 3, 1, 2, 4], [], [7], [1, 2, 3]]

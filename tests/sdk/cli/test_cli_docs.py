@@ -16,7 +16,7 @@ GROUPS = {
     "eval": ("text", "method", "stops", "choices"),
 }
 COMMANDS = (
-    *(("export",), ("generate",), ("choose",), ("chat",), ("inspect",), ("devices",), ("train-exits",)),
+    *(("export",), ("generate",), ("choose",), ("chat",), ("inspect",), ("devices",), ("train-exits",), ("ngrams",)),
     *((group, *command) for group, names in GROUPS.items() for command in ((), *((name,) for name in names))),
     ("demo",),
 )
