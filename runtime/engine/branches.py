@@ -39,6 +39,10 @@ class Branches(Protocol):
         """Let branch i go on from branch `parents[i]`: one may split, be left out, or change its place."""
         ...
 
+    def last_values(self) -> NDArray[np.float32]:
+        """Return what the last layer has kept as values of the last step's tokens [k, F]."""
+        ...
+
 
 @contextmanager
 def open_branches(sequence: Sequence, *, most: int, steps: int) -> Iterator[Branches]:
@@ -85,3 +89,7 @@ class TreeBranches:
 
     def reorder(self, parents: SequenceOf[int]) -> None:
         self._hidden = self._hidden[list(parents)]
+
+    def last_values(self) -> NDArray[np.float32]:
+        end = self._sequence.num_cached + self._hidden.shape[1]
+        return self._sequence.cache.values(slice(end - len(self._hidden), end))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skipstone.devices import Buffer, Device
 from skipstone.runtime.bundle import LayerCache
@@ -62,6 +63,12 @@ class KVCache:
         """Return the cache of one sequence of the batch: the same memory, [1, K, C, D]."""
         at = slice(index, index + 1)
         return KVCache([(key.view(at), value.view(at)) for key, value in self.layers])
+
+    def values(self, rows: slice) -> NDArray[np.float32]:
+        """Return what the last layer keeps as values in some rows of the first text, [rows, K * D]."""
+        _, buffer = self.layers[-1]
+        kept = buffer.read()[0, :, rows].swapaxes(0, 1)
+        return kept.reshape(len(kept), -1).astype(np.float32)
 
     def copy_from(self, other: KVCache, length: int) -> None:
         """Take over the first `length` rows of `other`."""

@@ -26,7 +26,7 @@ class BatchedBranches:
     def __init__(self, sequence: Sequence, logits: Logits, *, most: int, steps: int) -> None:
         self.logits = logits
         self._start, self._position = sequence.num_cached, sequence.next_position
-        self._num_steps, self._sessions = 0, sequence.sessions
+        self._num_steps, self._num_fed, self._sessions = 0, 1, sequence.sessions
         self._cache = self._sessions.new_cache(min(sequence.capacity, self._start + max(steps, 1)), batch=most)
         for number in range(most):
             self._cache.row(number).copy_from(sequence.cache, self._start)
@@ -38,14 +38,19 @@ class BatchedBranches:
         places, positions = np.full(batch, self._start + done), np.full(batch, self._position + done)
         feed = Feed(np.array(fed)[:, None, None], places, range(batch), positions)
         self._call = self._call or BoundCall(self._sessions, self._cache, feed)
-        self._num_steps += 1
-        return self._call.run(feed)[: len(token_ids)]
+        self._num_steps, self._num_fed = done + 1, len(token_ids)
+        return self._call.run(feed)[: self._num_fed]
 
     def reorder(self, parents: SequenceOf[int]) -> None:
         own = slice(self._start, self._start + self._num_steps)
         if self._num_steps and list(parents) != list(range(len(parents))):
             for buffer in self._cache:
                 buffer.move(np.s_[list(parents), :, own], np.s_[: len(parents), :, own])
+
+    def last_values(self) -> NDArray[np.float32]:
+        last = self._start + self._num_steps - 1
+        rows = [self._cache.row(number).values(slice(last, last + 1)) for number in range(self._num_fed)]
+        return np.concatenate(rows)
 
 
 class ForkedBranches:
@@ -69,3 +74,7 @@ class ForkedBranches:
             texts.append(self._texts[parent].fork() if parent in taken else self._texts[parent])
             taken.add(parent)
         self._texts = texts
+
+    def last_values(self) -> NDArray[np.float32]:
+        rows = [text.cache.values(slice(text.num_cached - 1, text.num_cached)) for text in self._texts]
+        return np.concatenate(rows)

@@ -33,9 +33,10 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuggestRequest:
-    """How many drafts of how many tokens are wanted. `sampling`: greedy, or drawn; a way that never draws ignores it.
+    """How many drafts of how many tokens are wanted.
 
-    `ngrams` are counts of the user's texts, for the way that uses them.
+    `sampling`: greedy, or drawn; a way that never draws refuses the latter. `ngrams` are counts of the user's texts,
+    for the way that uses them.
 
     Raises: ConfigError for less than one draft or token.
     """
@@ -57,6 +58,11 @@ class SuggestRequest:
         """Return the sampler of the draft `number`, which draws by a seed of its own."""
         sampler = Sampler.from_options(self.sampling, stop_ids=self.stop_ids, num_prompt_tokens=num_prompt_tokens)
         return Sampler(processors=sampler.processors, seed=(sampler.seed + number) % 2**64, greedy=sampler.greedy)
+
+    def require_greedy(self, name: str) -> None:
+        """Raise ConfigError when tokens are to be drawn, which the way `name` never does."""
+        if not self.sampling.greedy:
+            raise ConfigError(f"{name} draws nothing, so a temperature has no place; leave it out, or take branch")
 
     def ends(self, token_ids: SequenceOf[int]) -> bool:
         """Whether a draft with these tokens is at its end."""

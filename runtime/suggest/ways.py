@@ -7,7 +7,10 @@ from typing import Final, TypeAlias
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Sequence
+from skipstone.runtime.suggest.beam import beam
 from skipstone.runtime.suggest.branch import branch
+from skipstone.runtime.suggest.contrast import contrast
+from skipstone.runtime.suggest.diverse import diverse
 from skipstone.runtime.suggest.suggestion import Suggestion, SuggestRequest
 from skipstone.runtime.suggest.superposed import superposed
 
@@ -19,7 +22,14 @@ Way: TypeAlias = Callable[[Sequence, SuggestRequest], Generator[None, None, list
 The sequence holds the prompt. A way leaves it as it came, also when it is closed: what is cached of it stays cached.
 """
 
-WAYS: Final[dict[str, Way]] = {"auto": branch, "branch": branch, "superposed": superposed}
+WAYS: Final[dict[str, Way]] = {
+    "auto": branch,
+    "branch": branch,
+    "superposed": superposed,
+    "beam": beam,
+    "diverse": diverse,
+    "contrast": contrast,
+}
 
 
 def way_named(name: str) -> Way:

@@ -37,7 +37,7 @@ KINDS: dict[str, Callable[[Sequence, Logits], Branches]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_a_branch_gives_the_logits_that_its_tokens_give_alone(tiny: Model, kind: str, data: st.DataObject) -> None:
     sequence = prompted(tiny)
