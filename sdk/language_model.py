@@ -25,8 +25,9 @@ from skipstone.runtime.generation import (
     stream_batch,
 )
 from skipstone.runtime.methods import MethodChoice
-from skipstone.runtime.suggest import Suggestion, SuggestRequest, suggest
+from skipstone.runtime.suggest import Suggestion, SuggestRequest, Way, completing_words, finish, way_named
 from skipstone.runtime.text import NgramStore
+from skipstone.suggester import Suggester
 
 __all__ = ["LanguageModel", "generation_options"]
 
@@ -164,6 +165,7 @@ class LanguageModel:
         max_new_tokens: int = 10,
         method: str = "auto",
         ngrams: str | Path | NgramStore | None = None,
+        complete_words: bool | None = None,
         context_length: int | None = None,
         **sampling: Any,
     ) -> list[Suggestion]:
@@ -171,12 +173,41 @@ class LanguageModel:
 
         `method` is `auto` or a way by name. `ngrams` is the store of `skipstone ngrams` for superposed drafts, or the
         word `none`; by default pebble has one of code. `sampling` are options of `SamplingOptions`; drafts are greedy
-        by default. Raises: ConfigError, CacheFull, BundleError for another file, all before any work.
+        by default. A prompt may end inside a word, which drafts then complete first, unless `complete_words` is False;
+        None: where the vocabulary allows it. Raises: ConfigError, CacheFull, BundleError for another file, all before
+        any work.
         """
+        way = self.way(method, complete_words=complete_words)
         sequence = self.runtime.new_sequence(context_length=context_length)
         sequence.append(self.encode(prompt))
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
-        return suggest(sequence, request, method=method)
+        sequence.require_room(request.max_new_tokens)
+        return finish(way(sequence, request))
+
+    @checks_arguments
+    def suggester(
+        self,
+        *,
+        num_drafts: int = 3,
+        max_new_tokens: int = 10,
+        method: str = "auto",
+        ngrams: str | Path | NgramStore | None = None,
+        complete_words: bool | None = None,
+        context_length: int | None = None,
+        **sampling: Any,
+    ) -> Suggester:
+        """Return an object that suggests while a text is typed: `suggest` for each key, its cache kept between them.
+
+        Options are those of `suggest`. Raises: ConfigError.
+        """
+        way = self.way(method, complete_words=complete_words)
+        request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
+        return Suggester(self.runtime, way, request, context_length=context_length)
+
+    def way(self, method: str = "auto", *, complete_words: bool | None = None) -> Way:
+        """Return what makes drafts, by its name. Raises: ConfigError for an unknown one."""
+        way = way_named(method)
+        return way if complete_words is False else completing_words(self.runtime, way, required=complete_words is True)
 
     def suggest_request(
         self,

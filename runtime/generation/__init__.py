@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from skipstone.runtime.generation.batch import stream_batch
+from skipstone.runtime.generation.beginning import Beginning, begin, borders_of
 from skipstone.runtime.generation.choice import Choice, Normalize, choose, require_answers, require_dial
 from skipstone.runtime.generation.generation import Generation, Piece, stream
 from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Stats, peak_memory_bytes, process_peak_bytes
 
 __all__ = [
+    "Beginning",
     "Choice",
     "Generation",
     "GenerationOptions",
     "Normalize",
     "Piece",
     "Stats",
+    "begin",
+    "borders_of",
     "choose",
     "peak_memory_bytes",
     "process_peak_bytes",

@@ -5,8 +5,9 @@ Source: byte-token representation (Phan et al., 2024): a cover is as likely as i
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
 from typing import Final
 
@@ -28,19 +29,24 @@ MOST_TRIED: Final = 256  # covers, the likeliest first; nearly always it is the 
 class Beginning:
     """What stands in a sequence in place of the prompt's last tokens.
 
-    `start` is how many tokens of the prompt stay, `given` are those behind them that only spell it, and `made`, none or
-    one, says more than the prompt does. The prompt says the first `num_hidden` letters of these tokens. `logprob` is
-    that of the cover, all together, where the prompt's bytes are given; `logits` [1, V] are those before its last
-    token.
+    `given` are the tokens behind the `border` that only spell the prompt, and `made`, none or one, says more than it
+    does. The prompt says the first `num_hidden` letters of these tokens. `logprob` is that of the whole cover, where
+    the prompt's bytes are given; `logits` [1, V] are those before its last token. `covers` are all that there were.
     """
 
-    start: int
+    border: Border
+    covers: Covers
     given: Path
     made: Path
     num_hidden: int
     logprob: float
     logits: NDArray[np.float32]
     seconds: float
+
+    @property
+    def start(self) -> int:
+        """How many tokens of the prompt stay."""
+        return self.border.start
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -89,7 +95,8 @@ def begin(
     sequence.append([*left, right])
     is_beyond = border.is_beyond(left, right)
     return Beginning(
-        start=border.start,
+        border=border,
+        covers=covers,
         given=left if is_beyond else (*left, right),
         made=(right,) if is_beyond else (),
         num_hidden=border.num_letters(before),
@@ -129,14 +136,24 @@ class Covers:
 
         Candidates that are no covers are passed over, so the draw is one among the covers alone.
         """
-        total = float(np.logaddexp.reduce(self.scores))
-        for place in first_in_order(-self._keys(border, sampling), MOST_TRIED):
-            left, right = self.lefts[self.of_left[place]], int(self.rights[place])
-            if self.scores[place] > -np.inf and border.is_cover(left, right):
-                return left, right, float(self.scores[place]) - total
+        for cover in self._in_order(border, self._keys(border, sampling)):
+            return cover
         left, right = border.tail[:-1], border.tail[-1]
         place = np.flatnonzero((self.rights == right) & (self.of_left == self.lefts.index(left)))[0]
-        return left, right, float(self.scores[place]) - total
+        return left, right, float(self.scores[place] - np.logaddexp.reduce(self.scores))
+
+    def likeliest(self, border: Border, num: int) -> list[tuple[Path, int, float]]:
+        """Return the best covers that go beyond the prompt, each with its log probability."""
+        covers = self._in_order(border, self.scores)
+        return list(islice((cover for cover in covers if border.is_beyond(*cover[:2])), num))
+
+    def _in_order(self, border: Border, keys: NDArray[np.float64]) -> Iterator[tuple[Path, int, float]]:
+        """Yield covers and their log probabilities, those with the largest keys first."""
+        total = np.logaddexp.reduce(self.scores)
+        for place in first_in_order(-keys, MOST_TRIED):
+            left, right = self.lefts[self.of_left[place]], int(self.rights[place])
+            if self.scores[place] > -np.inf and border.is_cover(left, right):
+                yield left, right, float(self.scores[place] - total)
 
     def _keys(self, border: Border, sampling: SamplingOptions) -> NDArray[np.float64]:
         if sampling.greedy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skipstone.runtime.suggest.suggestion import Suggestion, SuggestRequest
-from skipstone.runtime.suggest.ways import suggest
+from skipstone.runtime.suggest.ways import Way, finish, suggest, way_named
+from skipstone.runtime.suggest.words import completing_words
 
-__all__ = ["SuggestRequest", "Suggestion", "suggest"]
+__all__ = ["SuggestRequest", "Suggestion", "Way", "completing_words", "finish", "suggest", "way_named"]

@@ -14,7 +14,7 @@ from skipstone.runtime.suggest.diverse import diverse
 from skipstone.runtime.suggest.suggestion import Suggestion, SuggestRequest
 from skipstone.runtime.suggest.superposed import superposed
 
-__all__ = ["WAYS", "Way", "suggest", "way_named"]
+__all__ = ["WAYS", "Way", "finish", "suggest", "way_named"]
 
 Way: TypeAlias = Callable[[Sequence, SuggestRequest], Generator[None, None, list[Suggestion]]]
 """Takes one model step for each `next`, so that it can be closed between two, and returns the suggestions at the end.
@@ -41,7 +41,11 @@ def way_named(name: str) -> Way:
 
 def suggest(sequence: Sequence, request: SuggestRequest, *, method: str = "auto") -> list[Suggestion]:
     """Return drafts of what follows the sequence, the best first; it stays as it is. Raises: ConfigError, CacheFull."""
-    steps = way_named(method)(sequence, request)
+    return finish(way_named(method)(sequence, request))
+
+
+def finish(steps: Generator[None, None, list[Suggestion]]) -> list[Suggestion]:
+    """Take all steps of a way and return its suggestions."""
     while True:
         try:
             next(steps)
