@@ -51,6 +51,7 @@ class Step:
     The first `num_accepted` tokens were guessed by `drafter`. The times, in seconds, are those of drafting, which is
     proposing and learning, of the model call, and of choosing and keeping tokens. `depth` is the number of layers that
     made the tokens; None is all of them. `waited_s` is how long the tokens lay, once made, before they were given out.
+    A step of a method that tries several texts took `num_calls`.
     """
 
     token_ids: list[int]
@@ -63,6 +64,7 @@ class Step:
     accept_s: float
     depth: int | None = None
     waited_s: float = 0.0
+    num_calls: int = 1
 
 
 class Drafter(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipstone.runtime.engine.branches import Branches, open_branches
+from skipstone.runtime.engine.branches import Branches, branches_behind, open_branches
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
@@ -31,6 +31,7 @@ __all__ = [
     "TreeMask",
     "Workspace",
     "WrappedCall",
+    "branches_behind",
     "device_note",
     "exit_stages",
     "open_branches",

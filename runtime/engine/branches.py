@@ -18,7 +18,7 @@ from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import HIDDEN, TreeMask
 from skipstone.runtime.engine.sequence import Sequence
 
-__all__ = ["Branches", "open_branches"]
+__all__ = ["Branches", "branches_behind", "open_branches"]
 
 Logits = NDArray[np.float32]
 
@@ -55,7 +55,23 @@ def open_branches(sequence: Sequence, *, most: int, steps: int) -> Iterator[Bran
     sequence.require_room(steps)
     length = len(sequence.token_ids)
     try:
-        yield _branches(sequence, sequence.extend(Draft.empty()).copy(), most, steps)
+        logits = sequence.extend(Draft.empty()).copy()
+        with branches_behind(sequence, logits, most=most, steps=steps) as branches:
+            yield branches
+    finally:
+        sequence.rollback(length)
+
+
+@contextmanager
+def branches_behind(sequence: Sequence, logits: Logits, *, most: int, steps: int) -> Iterator[Branches]:
+    """Yield branches as `open_branches` does, of a text that was just read; `logits` [1, V] are what `extend` gave.
+
+    Raises: CacheFull.
+    """
+    sequence.require_room(steps)
+    length = len(sequence.token_ids)
+    try:
+        yield _branches(sequence, logits, most, steps)
     finally:
         sequence.rollback(length)
 

@@ -203,7 +203,8 @@ def _pieces(
             sequence.rollback(len(sequence.token_ids) - len(step.token_ids) + num_taken)
         taken = step.token_ids[:num_taken]
         num_guessed = min(step.num_accepted, num_taken)
-        clock.step(num_taken, parts=(step.draft_s, step.model_s, step.accept_s), waited_s=step.waited_s)
+        parts = (step.draft_s, step.model_s, step.accept_s)
+        clock.step(num_taken, parts=parts, waited_s=step.waited_s, num_calls=step.num_calls)
         if step.depth is not None and num_taken:
             clock.depth(step.depth, num_taken)
         if step.num_drafted:

@@ -75,9 +75,14 @@ class Clock:
     _depths: dict[int, int] = field(default_factory=dict)
 
     def step(
-        self, num_tokens: int, *, parts: tuple[float, float, float] = (0.0, 0.0, 0.0), waited_s: float = 0.0
+        self,
+        num_tokens: int,
+        *,
+        parts: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        waited_s: float = 0.0,
+        num_calls: int = 1,
     ) -> None:
-        """Count one model call that gave `num_tokens`; `parts` are its seconds of drafting, model and accepting.
+        """Count model calls that gave `num_tokens`; `parts` are their seconds of drafting, model and accepting.
 
         `waited_s` is how long the tokens lay before they were given out.
         """
@@ -85,7 +90,7 @@ class Clock:
             self._first, self._first_tokens, self._waited_s = time.perf_counter(), num_tokens, waited_s
         else:
             self._parts = [total + part for total, part in zip(self._parts, parts, strict=True)]
-        self._calls += 1
+        self._calls += num_calls
         self._tokens += num_tokens
 
     def draft(self, drafter: str, *, drafted: int, accepted: int) -> None:

@@ -103,7 +103,8 @@ def run(
     lookahead up to near ties only; --stats says how near a text is.
     Approximate: exit, adaptive, skipdecode, switch, cascade, and big-little with --dial; `skipstone tune` calibrates
     them, `skipstone eval method` shows what they cost and bring.
-    Other texts of small models: momentum, which leaves loops, with --dial.
+    Other texts of small models, with --dial: momentum leaves loops, adadec looks ahead where the model is unsure,
+    cautious keeps the likeliest of several trials.
     """
     from skipstone.options import generation_options
 

@@ -380,7 +380,8 @@ def law(logits: np.ndarray) -> np.ndarray:
     [
         (
             ("--decode", "self"),
-            "--decode takes big-little, adaptive, cascade, exit, momentum, skipdecode, switch here, got self",
+            "--decode takes big-little, adadec, adaptive, cascade, cautious, exit, momentum, skipdecode, switch here, "
+            "got self",
         ),
         (("--min-agreement", "0.9"), "Missing option '--decode'"),
         (("--decode", "exit", "--min-agreement", "0.1"), "min_agreement must lie between 0.8 and 1"),

@@ -158,7 +158,8 @@ def test_the_figures_as_json_hold_what_was_found(cli: CommandLine, bundle: Path,
     [
         (
             ("--decode", "self"),
-            "--decode takes big-little, adaptive, cascade, momentum, skipdecode, switch here, got self",
+            "--decode takes big-little, adadec, adaptive, cascade, cautious, momentum, skipdecode, switch here, "
+            "got self",
         ),
         (
             ("--decode", "exit"),
