@@ -15,7 +15,6 @@ from skipstone.errors import UnsupportedModel
 from skipstone.exporters.checkpoints import (
     Checkpoint,
     ExitAdapters,
-    TensorSource,
     TokenRoles,
     adapters_for,
     left_out,
@@ -39,10 +38,16 @@ from skipstone.exporters.graph import (
     build_head,
     build_stage,
     kernel_head_size,
+    matrix_names,
     rounded,
 )
 from skipstone.exporters.kept_integers import KeptKind, kept_kinds, with_numbers
+<<<<<<< HEAD
 from skipstone.exporters.options import ExportOptions, default_recipe
+=======
+from skipstone.exporters.options import ExportOptions
+from skipstone.exporters.recipe_file import check_patterns
+>>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
 from skipstone.exporters.stages import parse_cuts, parse_draft_head, parse_exits, plan_stages
 from skipstone.exporters.transforms import GainFolding, Transform, apply
 from skipstone.quant import Recipe
@@ -74,8 +79,9 @@ class ExportPlan:
     in their order. `exits` are the numbers of layers after which the head may run, without the full depth; stages may
     end elsewhere. `draft_head` is how many of the first tokens the head for drafts knows; None is no such head.
     `exit_adapters` are what was trained for the exits, those not exported with them. `target` names the
-    operators of the graphs. `rounder` gives the integers of matrices; `calibration` says from what it knows them.
-    operators of the graphs. `kept` are the kinds of integers that the checkpoint brings into the bundle.
+    operators of the graphs. `rounder` gives the integers of matrices; `calibration` says from what it knows them, and
+    then scales are folded already. `kept` are the kinds of integers that the checkpoint brings into the bundle;
+    `keep_integers`: not only those that lie in blocks as ours do.
     """
 
     checkpoint: Checkpoint
@@ -93,6 +99,7 @@ class ExportPlan:
     rounder: Rounder = rounded
     calibration: Mapping[str, object] | None = None
     kept: tuple[KeptKind, ...] = ()
+    keep_integers: bool = False
 
     @property
     def models(self) -> tuple[ExportPlan, ...]:
@@ -150,6 +157,14 @@ class ExportPlan:
         num_bytes = sum(plan.checkpoint.tensors.num_bytes for plan in self.models)
         return num_bytes, num_bytes / sum(plan.num_parameters for plan in self.models)
 
+    def with_gains(self) -> ExportPlan:
+        """Return the plan with the gains of norms folded, where the recipe asks for that."""
+        scales = self.recipe.scales
+        if scales is None or scales.method != "gains":
+            return self
+        tensors = apply((GainFolding(*scales.alphas),), self.architecture, self.checkpoint.tensors).tensors
+        return replace(self, checkpoint=replace(self.checkpoint, tensors=tensors))
+
     def write(
         self,
         target: Path,
@@ -186,9 +201,9 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
     """
     checkpoint = open_checkpoint(source, revision=options.revision)
     checkpoint, architecture = _as_stored(checkpoint)
-    keep = options.keep_integers and all(transform.keeps_matrices for transform in options.transforms)
+    keep = options.keep_integers and all(transform.keeps_matrices for transform in options.all_transforms)
     tensors = with_numbers(architecture, checkpoint.tensors, keep=keep)
-    architecture, tensors, transforms = apply(options.transforms, architecture, tensors)
+    architecture, tensors, transforms = apply(options.all_transforms, architecture, tensors)
     checkpoint = replace(checkpoint, tensors=tensors)
     exits, stages = _stages(architecture, options)
     shapes = architecture.tensor_shapes()
@@ -198,14 +213,23 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
         checkpoint=checkpoint,
         architecture=architecture,
         roles=TokenRoles.read(checkpoint, vocab_size=architecture.dimensions.vocab_size),
+<<<<<<< HEAD
         recipe=options.recipe or default_recipe(_num_weights(shapes), brings_integers=bool(kept)),
+=======
+        recipe=_recipe_for(architecture, options),
+>>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
         stages=stages,
         transforms=transforms,
         exits=exits,
         draft_head=_draft_head(architecture, options, num_stages=len(stages)),
         exit_adapters=adapters,
         target=options.target,
+<<<<<<< HEAD
         kept=kept,
+=======
+        kept=kept_kinds(tensors, architecture.tensor_shapes()),
+        keep_integers=options.keep_integers,
+>>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
     )
     return replace(plan, remarks=(*_remarks(plan, was_asked=not options.keep_integers), *said))
 
@@ -237,6 +261,14 @@ def _stages(architecture: Architecture, options: ExportOptions) -> tuple[tuple[i
     return exits, stages
 
 
+def _recipe_for(architecture: Architecture, options: ExportOptions) -> Recipe:
+    """Return the recipe, all of whose rules are for some matrix. Raises: ConfigError where the user's has another."""
+    names = matrix_names(architecture)
+    if options.is_own_recipe:
+        check_patterns(options.recipe, names)
+    return options.recipe.for_matrices(names)
+
+
 def _draft_head(architecture: Architecture, options: ExportOptions, *, num_stages: int) -> int | None:
     if options.draft_head is None:
         return None
@@ -265,7 +297,8 @@ def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], No
 
 
 def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
-    target, weights = TARGETS[plan.target], ModelWeights(plan.architecture, _tensors(plan), on_progress)
+    plan = plan if plan.calibration is not None else plan.with_gains()
+    target, weights = TARGETS[plan.target], ModelWeights(plan.architecture, plan.checkpoint.tensors, on_progress)
     with WeightFile(folder / WEIGHTS_FILE, plan.rounder, least_bits=target.least_bits) as file:
         for stage in plan.stages:
             ir.save(
@@ -282,13 +315,6 @@ def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], N
         if plan.draft_head is not None:
             num_first, model = plan.draft_head, (plan.architecture, weights, plan.recipe, file)
             ir.save(build_draft_head(*model, num_first, target=target), folder / DRAFT_HEAD_FILE)
-
-
-def _tensors(plan: ExportPlan) -> TensorSource:
-    """Return what is stored of the tensors: with gains folded where few bits are and no text has told more."""
-    if plan.calibration is not None or not plan.recipe.is_coarse:
-        return plan.checkpoint.tensors
-    return apply((GainFolding(),), plan.architecture, plan.checkpoint.tensors).tensors
 
 
 def _manifest(
@@ -331,5 +357,6 @@ def _recipe(plan: ExportPlan) -> dict[str, Any]:
     """Return the recipe as the manifest holds it, with what is not usual in it."""
     kinds = [kind.to_json() for kind in plan.kept]
     kept: dict[str, Any] = {"kept_integers": plan.num_kept, "kept_kinds": kinds} if kinds else {}
+    kept |= {"keep_integers": True} if kinds and plan.keep_integers else {}
     kept |= {} if plan.calibration is None else {"calibration": plan.calibration}
     return {**plan.recipe.to_json(), **kept, **({} if plan.target == "ort" else {"target": plan.target})}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypedDict, Unpack
 
 from skipstone.errors import ConfigError
 from skipstone.exporters.graph import TARGETS
+from skipstone.exporters.recipe_file import RecipeFile
 from skipstone.exporters.stages import check_draft_head, check_layers
-from skipstone.exporters.transforms import FfnWidth, Lora, Transform
+from skipstone.exporters.transforms import FfnWidth, Lora, Rotation, Transform
 from skipstone.option_types import check_fields, checks_arguments
 from skipstone.quant import Recipe
 
@@ -37,6 +38,7 @@ class ExportKeywords(_SameKeywords, total=False):
 
     precision: Precision | None
     group_size: int | None
+    recipe: str | Path | Mapping[str, object] | RecipeFile | None
     lora: str | Path | None
     ffn_width: str | None
     transforms: Iterable[Transform]
@@ -56,8 +58,14 @@ class PlanKeywords(ExportKeywords, total=False):
 class ExportOptions:
     """How one checkpoint becomes a bundle; by default it is the whole model, in one piece.
 
+<<<<<<< HEAD
     `recipe` None is `default_recipe`. `keep_integers`: all integers of the checkpoint go into the bundle, and the
     recipe is for numbers; else, and where `transforms` change the model, only those that lie in blocks as ours do.
+=======
+    `is_own_recipe`: all its patterns must match something. `keep_integers`: all integers of the checkpoint go into the
+    bundle, and the recipe is for numbers; else, and where `transforms` change the model, only those that lie in blocks
+    as ours do.
+>>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
     `exits` is `none`, `auto` or layer numbers like `4,8`, after which the model may stop; `cuts` is `none`, `each` or
     layer numbers, after which stages end too. `revision` is a branch, tag or commit of a checkpoint on the hub.
     `transforms` change the model before its graph is written, one after the other. `draft_head` is `auto` or how many
@@ -67,7 +75,12 @@ class ExportOptions:
     Raises: ConfigError for what is right for no model at all.
     """
 
+<<<<<<< HEAD
     recipe: Recipe | None = None
+=======
+    recipe: Recipe
+    is_own_recipe: bool = False
+>>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
     keep_integers: bool = False
     exits: str = "none"
     cuts: str = "none"
@@ -96,6 +109,7 @@ class ExportOptions:
         *,
         precision: Precision | None = None,
         group_size: int | None = None,
+        recipe: str | Path | Mapping[str, object] | RecipeFile | None = None,
         lora: str | Path | None = None,
         ffn_width: str | None = None,
         transforms: Iterable[Transform] = (),
@@ -103,6 +117,7 @@ class ExportOptions:
     ) -> ExportOptions:
         """Return the options that are called so in `skipstone.export` and on the command line.
 
+<<<<<<< HEAD
         `precision` and `group_size` choose a recipe, `group_size` alone `int4`. Without a precision integers are kept.
         The transforms of `lora` and `ffn_width` come before the others.
         Raises: ConfigError.
@@ -113,13 +128,43 @@ class ExportOptions:
                 recipe = Recipe.named(precision or "int4", group_size=group_size)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+=======
+        `precision` and `group_size` choose a recipe, or `recipe` is one of the user's. Without both it is `int4`, for
+        weights that are numbers, and integers are kept. The transforms of `lora` and `ffn_width` come before the
+        others.
+        Raises: ConfigError.
+        """
+>>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
         named = (
             *(() if lora is None else (Lora(Path(lora)),)),
             *(() if ffn_width is None else (FfnWidth(ffn_width),)),
         )
+<<<<<<< HEAD
         return cls(recipe=recipe, keep_integers=precision is None, transforms=(*named, *transforms), **fields)
 
 
 def default_recipe(num_weights: int, *, brings_integers: bool = False) -> Recipe:
     """Return the recipe where none was asked for: `int8` for numbers of a small model, else `int4`."""
     return Recipe.named("int8" if num_weights < SMALL_MODEL and not brings_integers else "int4")
+=======
+        whole = (*named, *transforms)
+        if recipe is not None:
+            if precision is not None or group_size is not None:
+                raise ConfigError("--recipe says bits and blocks itself; leave --precision and --group-size out")
+            own = recipe if isinstance(recipe, RecipeFile) else RecipeFile.read(recipe)
+            own.check_target(fields.get("target", "ort"))
+            return cls(
+                recipe=own.recipe, is_own_recipe=True, keep_integers=own.keep_integers, transforms=whole, **fields
+            )
+        try:
+            chosen = Recipe.named(precision or "int4", group_size=group_size)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return cls(recipe=chosen, keep_integers=precision is None, transforms=whole, **fields)
+
+    @property
+    def all_transforms(self) -> tuple[Transform, ...]:
+        """The transforms, and then the rotation of the recipe."""
+        rotation = self.recipe.rotation
+        return (*self.transforms, *(() if rotation is None else (Rotation(rotation.seed, rotation.heads),)))
+>>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)

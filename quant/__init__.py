@@ -7,12 +7,14 @@ from skipstone.quant.allotment import Option, allot
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
 from skipstone.quant.gptq import gptq, hessian_error
 from skipstone.quant.half_scales import half_exponent
+from skipstone.quant.model_changes import RotationRecipe, ScaleRecipe
 from skipstone.quant.offsets import as_columns
 from skipstone.quant.packing import pack, unpack
-from skipstone.quant.recipe import Recipe, TensorRecipe
+from skipstone.quant.recipe import Recipe
 from skipstone.quant.rotation import Turn
 from skipstone.quant.rows import Matrix, refine, scale, stack, take_rows
 from skipstone.quant.scaling import awq_scales, hessian_root, smooth_scales
+from skipstone.quant.tensor_recipe import TensorRecipe
 
 __all__ = [
     "AffineRows",
@@ -20,6 +22,8 @@ __all__ = [
     "Option",
     "QuantizedMatrix",
     "Recipe",
+    "RotationRecipe",
+    "ScaleRecipe",
     "TensorRecipe",
     "Turn",
     "allot",

@@ -8,7 +8,8 @@ from typing import Final, TypeAlias
 
 from skipstone.calibrate import AUTO, Budget, Calibration, Documents, within_budget
 from skipstone.check import ExportCheck, require_transformers
-from skipstone.exporters import SMALL_MODEL, ExportPlan, PlanKeywords
+from skipstone.errors import ConfigError
+from skipstone.exporters import SMALL_MODEL, ExportPlan, PlanKeywords, RecipeFile
 from skipstone.exporters.optimum import WrappedPlan
 from skipstone.planning import plan
 from skipstone.prune import find_pruning
@@ -42,9 +43,17 @@ class ExportJob:
         BundleWriter(self.output, force=self.force)  # a taken place is refused before a checkpoint is fetched
         if self.check:
             require_transformers()
-        documents = None if self.calibrate is None else Documents.read(self.calibrate)
+        own = self._own_recipe()
+        text = own.text if self.calibrate is None and own is not None else self.calibrate
+        documents = None if text is None else Documents.read(text)
         budget = None if self.budget is None else Budget.parse(self.budget)
-        planned = self._plan(documents, is_rounded=documents is not None or budget is not None, watcher=watcher)
+        options: PlanKeywords = {**self.options}
+        if own is not None:
+            _require_text(own, documents)
+            options["recipe"] = own
+        elif (documents or budget) and options.get("precision") is None:
+            options["precision"] = "int4"  # rounding was asked for, so integers are not kept
+        planned = self._plan(options, documents, watcher)
         for remark in planned.remarks:
             watcher.remark(remark)
         comparison = ExportCheck(planned) if self.check else None
@@ -52,7 +61,7 @@ class ExportJob:
             planned = planned if budget is None else within_budget(planned, budget)
             self._write(planned, comparison, watcher, command)
         else:
-            with Calibration(planned, documents, budget=budget) as calibration:
+            with Calibration(planned, documents, budget=budget, seed=0 if own is None else own.seed) as calibration:
                 with watcher.searching("calibrating") as on_progress:
                     planned = calibration.solve(on_progress)
                 self._write(planned, calibration.check(comparison), watcher, command)
@@ -62,19 +71,20 @@ class ExportJob:
             watcher.remark(comparison.verdict)
         return planned
 
-    def _plan(self, documents: Documents | None, *, is_rounded: bool, watcher: Watcher) -> Plan:
+    def _own_recipe(self) -> RecipeFile | None:
+        recipe = self.options.get("recipe")
+        return recipe if recipe is None or isinstance(recipe, RecipeFile) else RecipeFile.read(recipe)
+
+    def _plan(self, options: PlanKeywords, documents: Documents | None, watcher: Watcher) -> Plan:
         """Return the plan, without the layers that are pruned."""
-        options: PlanKeywords = {**self.options}
-        if is_rounded and options.get("precision") is None:
-            options["precision"] = "int4"  # rounding was asked for, so integers are not kept
         planned = plan(self.checkpoint, **options)
         if self.prune is None:
             return planned
         with watcher.searching("pruning") as on_progress:
             pruning = find_pruning(planned, self.prune, documents or Documents.read(AUTO), on_progress=on_progress)
         watcher.remark(str(pruning))
-        options["transforms"] = [*options.get("transforms", ()), pruning.transform]
-        return plan(self.checkpoint, **options)
+        transforms = [*options.get("transforms", ()), pruning.transform]
+        return plan(self.checkpoint, **options | {"transforms": transforms})
 
     def _write(self, planned: Plan, check: Check | None, watcher: Watcher, command: str) -> None:
         with watcher.writing(planned) as on_progress:
@@ -84,7 +94,7 @@ class ExportJob:
         """Return what makes smaller, or nearer, bundles than this export did; None where nothing is known to."""
         if not isinstance(planned, ExportPlan) or planned.calibration is not None or planned.num_kept:
             return None
-        if self.options.get("precision") is None and planned.recipe.name == "int8":
+        if {self.options.get("precision"), self.options.get("recipe")} == {None} and planned.recipe.name == "int8":
             return (
                 f"int8, as models below {SMALL_MODEL / 1e6:.0f} M weights lose too much at 4 bits without a text; "
                 "smaller: --precision int4 --calibrate auto"
@@ -93,3 +103,8 @@ class ExportJob:
         if not planned.recipe.is_coarse or minutes < 1:
             return None
         return f"rounded without a text; --calibrate auto loses less, and takes some {minutes:.0f} minutes"
+
+
+def _require_text(own: RecipeFile, documents: Documents | None) -> None:
+    if own.recipe.reads_text and documents is None:
+        raise ConfigError(f"recipe {own.recipe.name} rounds by a text; add --calibrate auto, or a file of yours")

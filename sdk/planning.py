@@ -5,6 +5,7 @@ What only exporting needs is imported when it is planned: a running model does n
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -50,6 +51,8 @@ def plan(
         small_options = ExportOptions.of(
             precision=draft_model_precision or precision, group_size=group_size, target=options.target
         )
+        if options.is_own_recipe and draft_model_precision is None:
+            small_options = replace(small_options, recipe=options.recipe, keep_integers=options.keep_integers)
         small = plan_export(_source(draft_model), small_options)
     elif draft_model_precision is not None:
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from skipstone.exporters.graph.head_channels import kernel_head_size
 from skipstone.exporters.graph.kernels import MICROSOFT, PACKED_PRODUCT, OrtKernels, packed_product_attributes
+from skipstone.exporters.graph.matrix_names import matrix_names
 from skipstone.exporters.graph.mixture import EXACT_BLOCKS
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.pen import FLOAT, GraphPen
@@ -36,6 +37,7 @@ __all__ = [
     "build_head",
     "build_stage",
     "kernel_head_size",
+    "matrix_names",
     "packed_product_attributes",
     "rounded",
 ]

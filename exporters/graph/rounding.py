@@ -21,7 +21,7 @@ def rounded(name: str, matrix: NDArray[np.float32], rule: TensorRecipe) -> Quant
     """Return the matrix in integers. Raises: CheckpointError, by name, for weights too large for that."""
     try:
         return quantize(
-            matrix, bits=rule.bits, block_size=rule.block_size, symmetric=rule.symmetric, method=rule.method
+            matrix, bits=rule.bits, block_size=rule.block_size, symmetric=rule.symmetric, method=rule.plain_method
         )
     except ValueError as error:
         largest = np.abs(matrix).max()

@@ -103,10 +103,13 @@ def plan_wrapped(source: str | Path, options: ExportOptions, *, draft_model: str
 
 def _refuse_options(options: ExportOptions, draft_model: str | Path | None) -> None:
     """Raise ConfigError for the first option that would change the graph: it stays as optimum makes it."""
-    refused = [*map(str, options.transforms)] + ([] if draft_model is None else [f"draft-model {draft_model}"])
+    refused = [*map(str, options.all_transforms)] + ([] if draft_model is None else [f"draft-model {draft_model}"])
     for field in fields(options):
         value = getattr(options, field.name)
-        if field.name not in ("recipe", "keep_integers", "revision", "transforms") and value != field.default:
+        if (
+            field.name not in ("recipe", "is_own_recipe", "keep_integers", "revision", "transforms")
+            and value != field.default
+        ):
             refused.append(f"{field.name.replace('_', '-')} {value}")
     if refused:
         raise ConfigError(f"{refused[0]} does not go with optimum, whose graph stays as it is: leave it out")

@@ -6,6 +6,7 @@ goes into the weights, where blocks round it as part of what they hold. Measured
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -21,16 +22,18 @@ from skipstone.exporters.transforms.weight_changes import read_tensor
 __all__ = ["GainFolding"]
 
 Floats: TypeAlias = NDArray[np.float32]
-ALPHA: Final = 0.45  # KL of a real model in int4 by alpha: 0 0.227, 0.35 0.184, 0.5 0.180, 0.65 0.202, 0.8 0.232
 _MOST: Final = 1e3  # times the median: sizes beyond are cut off, so that one number cannot spoil the others
 _NORMS: Final = {"v": "attention_norm", "qkv": "attention_norm", "up": "ffn_norm", "gate_up": "ffn_norm"}
 
 
+@dataclass(frozen=True, slots=True)
 class GainFolding(Transform):
-    """Moves a part of the expected size of each input into the matrices that read it; the model stays the same.
+    """Moves the power `alpha` of the expected size of each input into the matrices that read it.
 
-    Integers of the checkpoint stay as they are: where one would change nothing is folded.
+    The model stays the same. Integers of the checkpoint stay as they are: where one would change nothing is folded.
     """
+
+    alpha: float
 
     def __str__(self) -> str:
         return "folding of gains"
@@ -39,7 +42,7 @@ class GainFolding(Transform):
         scales = {}
         for name, point in fold_points(architecture).items():
             if not _holds_integers(point, architecture, tensors):
-                scales[name] = _scales(_sizes(point, architecture, tensors))
+                scales[name] = _scales(_sizes(point, architecture, tensors), self.alpha)
         return Folding(scales).change(architecture, tensors)
 
 
@@ -82,11 +85,11 @@ def _matrix(architecture: Architecture, tensors: TensorSource, name: str, layer:
     return array.T if architecture.is_transposed(name) and array.ndim == 2 else array
 
 
-def _scales(sizes: Floats) -> Floats:
-    """Return sizes^ALPHA about 1."""
+def _scales(sizes: Floats, alpha: float) -> Floats:
+    """Return sizes^alpha about 1."""
     finite = sizes[np.isfinite(sizes)]
     middle = float(np.median(finite)) if finite.any() else 1.0
     middle = middle or float(finite.max())
     known = np.nan_to_num(sizes.astype(np.float64), nan=middle)
-    scales = np.clip(known, middle / _MOST, middle * _MOST) ** ALPHA
+    scales = np.clip(known, middle / _MOST, middle * _MOST) ** alpha
     return np.asarray(scales / np.sqrt(scales.max() * scales.min()), np.float32)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from skipstone.runtime.bundle.bundle import Bundle
-from skipstone.runtime.bundle.manifest import Dimensions, FileEntry, LayerCache, Manifest, Provenance, StageEntry
+from skipstone.runtime.bundle.manifest import (
+    MANIFEST_NAME,
+    Dimensions,
+    FileEntry,
+    LayerCache,
+    Manifest,
+    Provenance,
+    StageEntry,
+)
 from skipstone.runtime.bundle.notes import Note
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
+<<<<<<< HEAD
 from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
+=======
+from skipstone.runtime.bundle.typed_json import DataError, parse_json, read_typed
+>>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
 from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
 
 __all__ = [
+    "MANIFEST_NAME",
     "Bundle",
     "BundleWriter",
     "Check",
@@ -25,7 +38,10 @@ __all__ = [
     "StageEntry",
     "decoder_steps",
     "finish",
+<<<<<<< HEAD
     "format_of",
+=======
+>>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
     "parse_json",
     "read_typed",
     "write_manifest",

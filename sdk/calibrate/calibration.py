@@ -116,7 +116,7 @@ class _Run:
         self._keep(step, {}, _Streams(states, original))
 
     def _layer(self, layer: int) -> None:
-        with self._graphs.layer(layer, tap=self._is_rounded) as graph:
+        with self._graphs.layer(layer, tap=self._reads_text) as graph:
             step = chained(self._key, graph.digest())
             if self._is_done(step):
                 return
@@ -127,7 +127,7 @@ class _Run:
             self._keep(step, rounder.solved, _Streams(through(graph, given.rounded), original))
 
     def _head(self) -> None:
-        with self._graphs.head(tap=self._is_rounded) as graph:
+        with self._graphs.head(tap=self._reads_text) as graph:
             step = chained(self._key, graph.digest())
             if self._is_done(step):
                 return
@@ -136,8 +136,8 @@ class _Run:
         with self._graphs.head(self._plan.recipe, rounder):
             self._keep(step, rounder.solved, given)
 
-    def _is_rounded(self, name: str) -> bool:
-        return self._plan.recipe.for_tensor(name).bits < 32
+    def _reads_text(self, name: str) -> bool:
+        return self._plan.recipe.for_tensor(name).reads_text
 
     def _is_done(self, step: bytes) -> bool:
         """Whether an earlier run has done a step; then go there."""

@@ -40,6 +40,7 @@ class Calibration:
             raise ConfigError("--via optimum takes the graph as it comes, so it cannot be calibrated; leave one out")
         for model in plan.models:
             _require_rounding(model)
+        plan = _calibrated(plan)
         self._plan, self._documents, self._budget, self._seed = plan, documents, budget, seed
         self._windows = [Windows.of(model, documents, seed=seed) for model in plan.models]
         self._folders: list[WorkFolder] = []
@@ -113,6 +114,12 @@ def within_budget(plan: ExportPlan | WrappedPlan, budget: Budget) -> ExportPlan:
 
 def _part(on_progress: Callable[[float], None], start: float, share: float, done: float) -> None:
     on_progress(start + share * done)
+
+
+def _calibrated(plan: ExportPlan) -> ExportPlan:
+    """Return the plan, and its draft model's, with recipes that say what the text is for."""
+    draft_model = None if plan.draft_model is None else _calibrated(plan.draft_model)
+    return replace(plan, recipe=plan.recipe.calibrated(), draft_model=draft_model)
 
 
 def _require_rounding(plan: ExportPlan) -> None:

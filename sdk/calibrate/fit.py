@@ -58,7 +58,9 @@ def fit_recipe(
         raise ConfigError(
             f"--budget {budget} is below the least that this model takes, {least:.3g}{budget.unit}: give more"
         )
-    return Recipe(name=str(budget), rules=(*plan.recipe.rules, *rules.items()))
+    methods = {name: plan.recipe.for_tensor(name).method for name in rules}
+    chosen = ((name, replace(rule, method=methods[name])) for name, rule in rules.items())
+    return replace(plan.recipe, name=str(budget), rules=(*plan.recipe.rules, *chosen))
 
 
 def _choose(

@@ -39,6 +39,15 @@ def hessians(graph: LayerGraph, states: Floats) -> Mapping[str, Doubles]:
     return {matrix: sums[output] for matrix, output in graph.taps.items()}
 
 
+def largest_inputs(graph: LayerGraph, states: Floats) -> Mapping[str, Doubles]:
+    """Return the largest magnitude [K] of each input of each matrix that a graph taps, over states [B, T, E]."""
+    largest: dict[str, Doubles] = {}
+    for batch in batches(states) if graph.taps else ():
+        for name, x in graph.inputs(states[batch]).items():
+            largest[name] = np.maximum(largest.get(name, 0.0), np.abs(x).max(axis=0))
+    return {matrix: largest[output] for matrix, output in graph.taps.items()}
+
+
 def input_noise(graph: LayerGraph, states: Floats, block_sizes: Sequence[int]) -> Mapping[str, Mapping[int, Doubles]]:
     """Return how far the kernel's rounding to 8 bits moves each input, by matrix and block size: mean squares [K].
 

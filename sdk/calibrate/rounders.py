@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from skipstone.calibrate.work_folder import WorkFolder
 from skipstone.errors import CheckpointError
 from skipstone.exporters.graph import rounded
-from skipstone.quant import QuantizedMatrix, TensorRecipe, gptq
+from skipstone.quant import QuantizedMatrix, TensorRecipe, gptq, quantize
 
 __all__ = ["SolvedRounder", "SolvingRounder"]
 
@@ -28,15 +29,21 @@ class SolvingRounder:
         self.solved: dict[str, QuantizedMatrix] = {}
 
     def __call__(self, name: str, matrix: Floats, rule: TensorRecipe) -> QuantizedMatrix:
-        if name not in self._hessians:
+        if name not in self._hessians or not rule.reads_text:
             return rounded(name, matrix, rule)
         try:
-            self.solved[name] = gptq(
-                matrix, self._hessians[name], bits=rule.bits, block_size=rule.block_size, symmetric=rule.symmetric
-            )
+            self.solved[name] = _solved(matrix, self._hessians[name], rule)
         except ValueError as error:
             raise CheckpointError(f"{name} cannot be rounded by its inputs: {error}; leave --calibrate out") from error
         return self.solved[name]
+
+
+def _solved(matrix: Floats, hessian: NDArray[np.float64], rule: TensorRecipe) -> QuantizedMatrix:
+    """Return the integers of a matrix by a method that reads a text. Raises: ValueError."""
+    form: dict[str, Any] = {"bits": rule.bits, "block_size": rule.block_size, "symmetric": rule.symmetric}
+    if rule.method == "gptq":
+        return gptq(matrix, hessian, **form)
+    return quantize(matrix, **form, importance=np.diag(hessian).astype(np.float32))
 
 
 class SolvedRounder:

@@ -5,75 +5,108 @@ Found layer by layer on the text, before anything is rounded; the model stays th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.calibrate.hessians import Doubles, hessians, through
-from skipstone.calibrate.layer_graphs import LayerGraphs
+from skipstone.calibrate.hessians import Doubles, hessians, largest_inputs, through
+from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
 from skipstone.exporters import ExportPlan
 from skipstone.exporters.graph import ModelWeights
 from skipstone.exporters.transforms import Folding, FoldPoint, apply, fold_points
-from skipstone.quant import TensorRecipe, awq_scales, quantize
+from skipstone.quant import ScaleRecipe, TensorRecipe, awq_scales, quantize, smooth_scales
 
 __all__ = ["with_scales"]
 
 Floats: TypeAlias = NDArray[np.float32]
 # What is added to the diagonal of a Hessian, as a share of its mean, so that it has a root.
 _DAMPING: Final = 1e-4
-# Powers of the inputs' size that are tried; on real models 0.3 to 0.5 are best nearly everywhere.
-_ALPHAS: Final = (0.0, 0.2, 0.3, 0.4, 0.5, 0.65)
 
 
 def with_scales(
     plan: ExportPlan, graphs: LayerGraphs, token_ids: NDArray[np.int64], on_progress: Callable[[float], None]
 ) -> ExportPlan:
-    """Return the plan with scales folded where its matrices then round better on windows of tokens [B, T].
+    """Return the plan with the scales of its recipe folded; `awq` and `smooth` find them on windows of tokens [B, T].
 
-    `on_progress` gets the share that is done. Source: AWQ (Lin et al., 2024).
+    `on_progress` gets the share that is done.
     """
-    points, scales = fold_points(plan.architecture), dict[str, Floats]()
-    weights = ModelWeights(plan.architecture, plan.checkpoint.tensors, lambda num_parameters: None)
+    if plan.recipe.scales is None or not plan.recipe.scales.reads_text:
+        return plan.with_gains()
+    run = _Run(plan, graphs, plan.recipe.scales)
     with graphs.embedding() as graph:
         states = graph.embed(token_ids)
     for layer in range(graphs.num_layers):
-        own = {name: point for name, point in points.items() if name.startswith(f"layers.{layer}.")}
-        with graphs.layer(layer, tap=lambda name: plan.recipe.for_tensor(name).bits < 32) as graph:
-            found, states = hessians(graph, states), through(graph, states)
-        for name, point in own.items():
-            if (hessian := _hessian_of(name, found)) is not None and not _keeps_integers(weights, point):
-                real = _real_channels(len(hessian), len(point.columns), plan.architecture.dimensions.num_heads)
-                scales[name] = _scales(point, weights, hessian[np.ix_(real, real)], plan.recipe.for_tensor(name))
+        with graphs.layer(layer, tap=run.is_rounded) as graph:
+            run.find(f"layers.{layer}.", graph, states)
+            states = through(graph, states)
         on_progress((layer + 1) / graphs.num_layers)
-    return _folded(plan, {name: scale for name, scale in scales.items() if np.ptp(scale) > 0})
+    if "head" in run.points:
+        with graphs.head(tap=run.is_rounded) as graph:
+            run.find("head", graph, states)
+    return _folded(plan, {name: scale for name, scale in run.scales.items() if np.ptp(scale) > 0})
 
 
-def _hessian_of(name: str, found: Mapping[str, Doubles]) -> Doubles | None:
-    """Return the Hessian of a matrix, or of its parts, which read the same inputs."""
-    return found.get(name, found.get(f"{name}.0"))
+class _Run:
+    """Finds the scales of all places of a plan, a graph after the other."""
+
+    def __init__(self, plan: ExportPlan, graphs: LayerGraphs, recipe: ScaleRecipe) -> None:
+        self._plan, self._recipe = plan, recipe
+        self._weights = ModelWeights(plan.architecture, plan.checkpoint.tensors, lambda num_parameters: None)
+        self.points = fold_points(plan.architecture)
+        self.scales: dict[str, Floats] = {}
+
+    def is_rounded(self, name: str) -> bool:
+        return self._plan.recipe.for_tensor(name).bits < 32
+
+    def find(self, prefix: str, graph: LayerGraph, states: Floats) -> None:
+        """Find the scales of the places whose names begin so, on states [B, T, E] in front of the graph."""
+        own = {name: point for name, point in self.points.items() if name.startswith(prefix)}
+        found = largest_inputs(graph, states) if self._recipe.method == "smooth" else hessians(graph, states)
+        for name, point in own.items():
+            known = _inputs_of(name, found)
+            if known is not None and self.is_rounded(name) and not self._keeps_integers(point):
+                real = _real_channels(len(known), len(point.columns), self._plan.architecture.dimensions.num_heads)
+                self.scales[name] = self._scales(point, known[np.ix_(*(real,) * known.ndim)], name)
+
+    def _keeps_integers(self, point: FoldPoint) -> bool:
+        """Whether a matrix at a place keeps its integers: folded into, it would be rounded again."""
+        producer = () if point.producer.endswith("_norm") else (point.producer,)
+        architecture, tensors = self._plan.architecture, self._plan.checkpoint.tensors
+        return any(
+            tensors.is_quantized(theirs)
+            for name in (*producer, *point.readers)
+            for theirs in architecture.stored_names(name, point.layer)
+        )
+
+    def _matrices(self, point: FoldPoint) -> list[Floats]:
+        """Return the matrices behind a place that are rounded, of all experts."""
+        experts = self._plan.architecture.experts
+        numbers = range(0 if experts is None else experts.num_experts)
+        matrices = []
+        for name in point.readers:
+            if name.startswith("expert_"):
+                matrices += [self._weights.read(name, point.layer, expert=expert) for expert in numbers]
+            elif name != "router":
+                matrices.append(self._weights.read(name, point.layer))
+        return matrices
+
+    def _scales(self, point: FoldPoint, inputs: Doubles, name: str) -> Floats:
+        """Return the scales of one place."""
+        matrices, alphas = self._matrices(point), self._recipe.alphas
+        if self._recipe.method == "smooth":
+            largest = inputs.astype(np.float32)
+            return smooth_scales(largest, matrices, alpha=alphas[0], columns=point.columns)
+        return _awq_scales(point, inputs, matrices, alphas, self._plan.recipe.for_tensor(name))
 
 
-def _keeps_integers(weights: ModelWeights, point: FoldPoint) -> bool:
-    """Whether a matrix at a place keeps its integers: folded into, it would be rounded again."""
-    producer = () if point.producer.endswith("_norm") else (point.producer,)
-    return any(weights.keeps_integers(name, point.layer) for name in (*producer, *point.readers))
-
-
-def _real_channels(num_inputs: int, num_columns: int, num_heads: int) -> NDArray[np.int64]:
-    """Return which inputs are columns of the matrix: not those that fill up its heads."""
-    if num_inputs == num_columns:
-        return np.arange(num_columns)
-    return np.arange(num_inputs).reshape(num_heads, -1)[:, : num_columns // num_heads].ravel()
-
-
-def _scales(point: FoldPoint, weights: ModelWeights, hessian: Doubles, rule: TensorRecipe) -> Floats:
-    """Return the scales of one place."""
+def _awq_scales(
+    point: FoldPoint, hessian: Doubles, matrices: Sequence[Floats], alphas: Sequence[float], rule: TensorRecipe
+) -> Floats:
     diagonal = np.diag(hessian)
     damped = hessian + np.diag(np.full(len(hessian), _DAMPING * diagonal.mean() + 1e-12))
-    matrices = [weights.read(reader, point.layer) for reader in point.readers]
 
     def rounded(matrix: Floats) -> Floats:
         return quantize(
@@ -82,7 +115,20 @@ def _scales(point: FoldPoint, weights: ModelWeights, hessian: Doubles, rule: Ten
 
     root = np.asarray(np.linalg.cholesky(damped).T, np.float32)
     sizes = np.sqrt(diagonal).astype(np.float32)
-    return awq_scales(sizes, matrices, root, rounded, columns=point.columns, alphas=_ALPHAS)
+    return awq_scales(sizes, matrices, root, rounded, columns=point.columns, alphas=alphas)
+
+
+def _inputs_of(name: str, found: Mapping[str, Doubles]) -> Doubles | None:
+    """Return what is known of the inputs of a matrix, or of its parts, which read the same; experts as their router."""
+    router = f"{name.removesuffix('experts')}router" if name.endswith(".experts") else name
+    return found.get(name, found.get(f"{name}.0", found.get(router)))
+
+
+def _real_channels(num_inputs: int, num_columns: int, num_heads: int) -> NDArray[np.int64]:
+    """Return which inputs are columns of the matrix: not those that fill up its heads."""
+    if num_inputs == num_columns:
+        return np.arange(num_columns)
+    return np.arange(num_inputs).reshape(num_heads, -1)[:, : num_columns // num_heads].ravel()
 
 
 def _folded(plan: ExportPlan, scales: Mapping[str, Floats]) -> ExportPlan:

@@ -33,6 +33,7 @@ Examples:
   skipstone export Qwen/Qwen3-4B -o qwen --draft-model Qwen/Qwen3-0.6B
   skipstone export model-Q4_0.gguf -o from-gguf
   skipstone export ./SmolLM2-135M -o smollm --calibrate chats.jsonl
+  skipstone export ./SmolLM2-135M -o smollm --recipe recipe.json
   skipstone export ./SmolLM2-135M -o drafter --prune 20%
   skipstone export ./base -o tuned --lora ./adapter --check"""
 

@@ -50,6 +50,12 @@ class WeightFlags:
     group_size: Annotated[
         GroupSize | None, typer.Option("--group-size", help="Weights that share a scale; default: what measured best.")
     ] = None
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", metavar="FILE|BUNDLE", help="Bits, blocks and more by a recipe in JSON, or by that of a bundle."
+        ),
+    ] = None
     revision: Annotated[
         str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of CHECKPOINT, a hub id.")
     ] = None

@@ -22,7 +22,8 @@ NAME = "inspect"
 EXAMPLES = """\b
 Examples:
   skipstone inspect pebble
-  skipstone inspect my-bundle --verify --json"""
+  skipstone inspect my-bundle --verify --json
+  skipstone inspect my-bundle --recipe > recipe.json"""
 
 # Beside weights and cache: the Python process, onnxruntime and a call's own buffers, as measured in docs/benchmarks.md.
 PROCESS_BYTES = 80_000_000
@@ -33,6 +34,9 @@ WHY_AGAIN = "export it again for texts that drafts do not change, and less memor
 def run(
     bundle: BundleArgument,
     verify: Annotated[bool, typer.Option("--verify", help="Also compare the sha256 of every file.")] = False,
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="Print its recipe alone, which `export --recipe` reads.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -46,6 +50,9 @@ def run(
     from skipstone.runtime.methods.depth import exits_note
 
     opened = Bundle.open(resolve(bundle))
+    if recipe:
+        print_json(dict(opened.manifest.recipe))
+        return
     if verify:
         total = opened.manifest.total_bytes
         with progress_bar("verifying", total=total, count=DownloadColumn(), quiet=quiet) as (progress, task):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from skipstone.quant import Recipe, TensorRecipe, quantize
-from skipstone.quant.recipe import DEFAULT_GROUP_SIZES, WIDE_GROUP_SIZE
+from skipstone.quant import Recipe, ScaleRecipe, TensorRecipe, quantize
+from skipstone.quant.recipe import WIDE_GROUP_SIZE
+from skipstone.quant.tensor_recipe import DEFAULT_GROUP_SIZES
 
 
 def test_the_last_matching_rule_holds() -> None:
@@ -91,24 +92,36 @@ def test_the_first_rule_must_match_everything() -> None:
         Recipe(name="mine", rules=())
 
 
-@pytest.mark.parametrize("precision", ["int4", "int8", "fp32"])
-def test_a_recipe_survives_json(precision: str) -> None:
-    recipe = Recipe.named(precision)
-    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+def test_a_text_adds_scales_and_gptq_to_a_recipe_that_reads_none() -> None:
+    recipe = Recipe.named("int4").calibrated()
+    assert recipe.scales == ScaleRecipe(method="awq") and {rule.method for _, rule in recipe.rules} == {"gptq"}
+    assert recipe.reads_text and not Recipe.named("int4").reads_text
+    own = replace(recipe, scales=None)
+    assert own.calibrated() is own
+
+
+def test_rules_for_no_matrix_are_left_out() -> None:
+    recipe = Recipe.named("int4").for_matrices(["head", "layers.0.qkv", "layers.0.down"])
+    assert [pattern for pattern, _ in recipe.rules] == ["*", "head", "layers.*.qkv"]
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("method", "alphas", "message"),
     [
-        {},
-        {"name": "x", "rules": [{"bits": 4}]},
-        {"name": "x", "rules": [{"pattern": "*", "bits": 4, "colour": "red"}]},
-        {"name": "x", "rules": 3},
+        ("magic", (), "gains, smooth, awq"),
+        ("smooth", (0.1, 0.2), "one alpha, found 2"),
+        ("awq", (1.5,), "between 0 and 1"),
     ],
 )
-def test_json_that_is_not_a_recipe_is_refused(data: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="not a recipe"):
-        Recipe.from_json(data)
+def test_scales_out_of_range_are_refused(method: str, alphas: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScaleRecipe(method=method, alphas=alphas)
+
+
+def test_only_a_recipe_of_32_bits_is_called_fp32() -> None:
+    with pytest.raises(ValueError, match="give it another name"):
+        Recipe(name="fp32", rules=(("*", TensorRecipe(bits=8)),))
+    assert Recipe(name="mine", rules=(("*", TensorRecipe(bits=32)),)).kl_bound == 0
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -15,7 +15,7 @@ from family_cases import CASES
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from skipstone.quant.recipe import DEFAULT_GROUP_SIZES, FAST_GROUP_SIZE
+from skipstone.quant.tensor_recipe import DEFAULT_GROUP_SIZES, FAST_GROUP_SIZE
 
 Rows = NDArray[np.float32]
 RANDOM = np.random.default_rng(0)

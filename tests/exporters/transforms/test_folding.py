@@ -83,7 +83,7 @@ def test_gains_are_folded_and_the_logits_stay(
 ) -> None:
     model_type, config, _ = MODELS[name]
     checkpoint = make_checkpoint(model_type, **TWO, **config)
-    as_it_is, folded = make_bundle(checkpoint), make_bundle(checkpoint, transforms=(GainFolding(),))
+    as_it_is, folded = make_bundle(checkpoint), make_bundle(checkpoint, transforms=(GainFolding(0.45),))
     np.testing.assert_allclose(logits_of(folded), logits_of(as_it_is), rtol=0, atol=1e-4)
 
 

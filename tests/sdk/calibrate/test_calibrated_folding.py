@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ TOKEN_IDS = np.random.default_rng(0).integers(3, 300, (8, 20))
 def planned(checkpoint: Path, precision: Any = "int4", **options: Any) -> ExportPlan:
     made = plan(checkpoint, precision=precision, **options)
     assert isinstance(made, ExportPlan)
-    return made
+    return replace(made, recipe=made.recipe.calibrated())
 
 
 def folded(made: ExportPlan, folder: Path) -> ExportPlan:
