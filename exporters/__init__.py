@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from skipstone.exporters.draft_pair import with_draft_model
 from skipstone.exporters.export import ExportPlan, plan_export
-<<<<<<< HEAD
 from skipstone.exporters.options import SMALL_MODEL, ExportKeywords, ExportOptions, PlanKeywords, Precision
-=======
-from skipstone.exporters.options import ExportKeywords, ExportOptions, PlanKeywords, Precision
 from skipstone.exporters.recipe_file import RecipeFile
->>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
 from skipstone.exporters.stages import plan_stages
 
 __all__ = [

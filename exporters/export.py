@@ -42,12 +42,8 @@ from skipstone.exporters.graph import (
     rounded,
 )
 from skipstone.exporters.kept_integers import KeptKind, kept_kinds, with_numbers
-<<<<<<< HEAD
 from skipstone.exporters.options import ExportOptions, default_recipe
-=======
-from skipstone.exporters.options import ExportOptions
 from skipstone.exporters.recipe_file import check_patterns
->>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
 from skipstone.exporters.stages import parse_cuts, parse_draft_head, parse_exits, plan_stages
 from skipstone.exporters.transforms import GainFolding, Transform, apply
 from skipstone.quant import Recipe
@@ -206,30 +202,21 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
     architecture, tensors, transforms = apply(options.all_transforms, architecture, tensors)
     checkpoint = replace(checkpoint, tensors=tensors)
     exits, stages = _stages(architecture, options)
-    shapes = architecture.tensor_shapes()
-    kept = kept_kinds(tensors, shapes)
+    kept = kept_kinds(tensors, architecture.tensor_shapes())
     adapters, said = adapters_for(checkpoint, architecture, exits, options.exit_adapters)
     plan = ExportPlan(
         checkpoint=checkpoint,
         architecture=architecture,
         roles=TokenRoles.read(checkpoint, vocab_size=architecture.dimensions.vocab_size),
-<<<<<<< HEAD
-        recipe=options.recipe or default_recipe(_num_weights(shapes), brings_integers=bool(kept)),
-=======
-        recipe=_recipe_for(architecture, options),
->>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
+        recipe=_recipe_for(architecture, options, brings_integers=bool(kept)),
         stages=stages,
         transforms=transforms,
         exits=exits,
         draft_head=_draft_head(architecture, options, num_stages=len(stages)),
         exit_adapters=adapters,
         target=options.target,
-<<<<<<< HEAD
         kept=kept,
-=======
-        kept=kept_kinds(tensors, architecture.tensor_shapes()),
         keep_integers=options.keep_integers,
->>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
     )
     return replace(plan, remarks=(*_remarks(plan, was_asked=not options.keep_integers), *said))
 
@@ -261,9 +248,12 @@ def _stages(architecture: Architecture, options: ExportOptions) -> tuple[tuple[i
     return exits, stages
 
 
-def _recipe_for(architecture: Architecture, options: ExportOptions) -> Recipe:
+def _recipe_for(architecture: Architecture, options: ExportOptions, *, brings_integers: bool) -> Recipe:
     """Return the recipe, all of whose rules are for some matrix. Raises: ConfigError where the user's has another."""
     names = matrix_names(architecture)
+    if options.recipe is None:
+        num_weights = _num_weights(architecture.tensor_shapes())
+        return default_recipe(num_weights, brings_integers=brings_integers).for_matrices(names)
     if options.is_own_recipe:
         check_patterns(options.recipe, names)
     return options.recipe.for_matrices(names)

@@ -58,14 +58,9 @@ class PlanKeywords(ExportKeywords, total=False):
 class ExportOptions:
     """How one checkpoint becomes a bundle; by default it is the whole model, in one piece.
 
-<<<<<<< HEAD
-    `recipe` None is `default_recipe`. `keep_integers`: all integers of the checkpoint go into the bundle, and the
-    recipe is for numbers; else, and where `transforms` change the model, only those that lie in blocks as ours do.
-=======
-    `is_own_recipe`: all its patterns must match something. `keep_integers`: all integers of the checkpoint go into the
-    bundle, and the recipe is for numbers; else, and where `transforms` change the model, only those that lie in blocks
-    as ours do.
->>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
+    `recipe` None is `default_recipe`; with `is_own_recipe` all its patterns must match something. `keep_integers`: all
+    integers of the checkpoint go into the bundle, and the recipe is for numbers; else, and where `transforms` change
+    the model, only those that lie in blocks as ours do.
     `exits` is `none`, `auto` or layer numbers like `4,8`, after which the model may stop; `cuts` is `none`, `each` or
     layer numbers, after which stages end too. `revision` is a branch, tag or commit of a checkpoint on the hub.
     `transforms` change the model before its graph is written, one after the other. `draft_head` is `auto` or how many
@@ -75,12 +70,8 @@ class ExportOptions:
     Raises: ConfigError for what is right for no model at all.
     """
 
-<<<<<<< HEAD
     recipe: Recipe | None = None
-=======
-    recipe: Recipe
     is_own_recipe: bool = False
->>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
     keep_integers: bool = False
     exits: str = "none"
     cuts: str = "none"
@@ -117,36 +108,14 @@ class ExportOptions:
     ) -> ExportOptions:
         """Return the options that are called so in `skipstone.export` and on the command line.
 
-<<<<<<< HEAD
-        `precision` and `group_size` choose a recipe, `group_size` alone `int4`. Without a precision integers are kept.
-        The transforms of `lora` and `ffn_width` come before the others.
+        `precision` and `group_size` choose a recipe, `group_size` alone `int4`, or `recipe` is one of the user's.
+        Without a precision integers are kept. The transforms of `lora` and `ffn_width` come before the others.
         Raises: ConfigError.
         """
-        recipe = None
-        try:
-            if precision is not None or group_size is not None:
-                recipe = Recipe.named(precision or "int4", group_size=group_size)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-=======
-        `precision` and `group_size` choose a recipe, or `recipe` is one of the user's. Without both it is `int4`, for
-        weights that are numbers, and integers are kept. The transforms of `lora` and `ffn_width` come before the
-        others.
-        Raises: ConfigError.
-        """
->>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
         named = (
             *(() if lora is None else (Lora(Path(lora)),)),
             *(() if ffn_width is None else (FfnWidth(ffn_width),)),
         )
-<<<<<<< HEAD
-        return cls(recipe=recipe, keep_integers=precision is None, transforms=(*named, *transforms), **fields)
-
-
-def default_recipe(num_weights: int, *, brings_integers: bool = False) -> Recipe:
-    """Return the recipe where none was asked for: `int8` for numbers of a small model, else `int4`."""
-    return Recipe.named("int8" if num_weights < SMALL_MODEL and not brings_integers else "int4")
-=======
         whole = (*named, *transforms)
         if recipe is not None:
             if precision is not None or group_size is not None:
@@ -156,8 +125,10 @@ def default_recipe(num_weights: int, *, brings_integers: bool = False) -> Recipe
             return cls(
                 recipe=own.recipe, is_own_recipe=True, keep_integers=own.keep_integers, transforms=whole, **fields
             )
+        chosen = None
         try:
-            chosen = Recipe.named(precision or "int4", group_size=group_size)
+            if precision is not None or group_size is not None:
+                chosen = Recipe.named(precision or "int4", group_size=group_size)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         return cls(recipe=chosen, keep_integers=precision is None, transforms=whole, **fields)
@@ -165,6 +136,10 @@ def default_recipe(num_weights: int, *, brings_integers: bool = False) -> Recipe
     @property
     def all_transforms(self) -> tuple[Transform, ...]:
         """The transforms, and then the rotation of the recipe."""
-        rotation = self.recipe.rotation
+        rotation = None if self.recipe is None else self.recipe.rotation
         return (*self.transforms, *(() if rotation is None else (Rotation(rotation.seed, rotation.heads),)))
->>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
+
+
+def default_recipe(num_weights: int, *, brings_integers: bool = False) -> Recipe:
+    """Return the recipe where none was asked for: `int8` for numbers of a small model, else `int4`."""
+    return Recipe.named("int8" if num_weights < SMALL_MODEL and not brings_integers else "int4")

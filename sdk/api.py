@@ -85,14 +85,9 @@ def export(
     `20%` of them), attention or FFN of layers alone (`blocks:4`), or channels of the FFNs (`width:25%`).
     The other options:
 
-<<<<<<< HEAD
     - `precision`: `int4`, `int4-fast`, `int8` or `fp32`; without one, integers of the checkpoint are kept as they are,
       and numbers get `int4`, or `int8` in models below 400 M weights. `group_size`: weights per scale, 32, 64 or 128.
-=======
-    - `precision`: `int4` (the default), `int4-fast`, `int8` or `fp32`; without one, integers of the checkpoint are kept
-      as they are. `group_size`: the weights per scale, 32, 64 or 128.
     - `recipe`: in place of both, a file with a recipe of your own, or the folder of a bundle whose recipe to take.
->>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
     - `exits`: `none`, `auto` or layer numbers like `4,8`; `cuts`: `none`, `each` or layer numbers, after which stages
       end too, so that drafts can leave stages out.
     - `revision`: a branch, tag or commit of a hub id.

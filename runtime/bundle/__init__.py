@@ -15,11 +15,7 @@ from skipstone.runtime.bundle.manifest import (
 from skipstone.runtime.bundle.notes import Note
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
-<<<<<<< HEAD
 from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
-=======
-from skipstone.runtime.bundle.typed_json import DataError, parse_json, read_typed
->>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
 from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
 
 __all__ = [
@@ -38,10 +34,7 @@ __all__ = [
     "StageEntry",
     "decoder_steps",
     "finish",
-<<<<<<< HEAD
     "format_of",
-=======
->>>>>>> 152eeb7 (Recipes from files: bits, blocks, methods, scales and rotations; a bundle's recipe makes it again)
     "parse_json",
     "read_typed",
     "write_manifest",

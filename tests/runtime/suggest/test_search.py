@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.engine import Draft, Model, Sequence
-from skipstone.runtime.suggest import Suggestion, SuggestRequest
+from skipstone.runtime.suggest import Suggestion, SuggestRequest, Way
 from skipstone.runtime.suggest.beam import Beam, expand, is_settled
 from skipstone.runtime.suggest.branch import branch
 from skipstone.runtime.suggest.contrast import contrast
 from skipstone.runtime.suggest.diverse import diverse
-from skipstone.runtime.suggest.ways import Way
 
 PROMPT = "class Sequence:"
 Ids = tuple[int, ...]
