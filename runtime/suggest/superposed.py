@@ -19,6 +19,8 @@ from skipstone.runtime.text import LONGEST_CONTEXT, NgramStore
 
 __all__ = ["Superposition", "kept_tokens", "superposed"]
 
+_ORDER_WEIGHTS = np.array(ORDER_WEIGHTS, np.float32)
+
 
 def superposed(sequence: Sequence, request: SuggestRequest) -> Generator[None, None, list[Suggestion]]:
     """Write k drafts in one pass; n-grams of the user's texts tell which token follows in which; approximate.
@@ -103,10 +105,12 @@ class Superposition:
         best = np.argsort(-scores, axis=None, kind="stable")[: 2 * self._num_drafts]
         parents, columns = np.divmod(best, len(token_ids))
         texts = np.concatenate([self._texts[parents], token_ids[columns][:, None]], axis=1)
-        ends = np.isin(texts[:, -1], list(self._stop_ids))
         scores = scores.ravel()[best]
-        self._end(texts[ends], scores[ends])
-        self._texts, self.scores = texts[~ends][: self._num_drafts], scores[~ends][: self._num_drafts]
+        ends = [token_id in self._stop_ids for token_id in texts[:, -1].tolist()]
+        if any(ends):
+            self._end(texts[ends], scores[ends])
+            texts, scores = texts[np.invert(ends)], scores[np.invert(ends)]
+        self._texts, self.scores = texts[: self._num_drafts], scores[: self._num_drafts]
 
     def log_scores(self, token_ids: NDArray[np.int64], logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what each kept token [N] adds to each draft: the model's law and that of the n-grams, mixed [k, N].
@@ -118,7 +122,7 @@ class Superposition:
         if self._ngrams is None:
             return np.broadcast_to(logprobs, (len(self.scores), len(logprobs)))
         shares = self._ngrams.shares(self._texts[:, -LONGEST_CONTEXT:], token_ids)
-        known = np.tensordot(ORDER_WEIGHTS[: shares.shape[1]], shares, axes=(0, 1))
+        known = _ORDER_WEIGHTS[: shares.shape[1]] @ shares
         with np.errstate(divide="ignore"):
             by_ngrams = np.where(known > 0, alpha * np.log(known), -UNSEEN_PENALTY)
         return (1 - alpha) * logprobs + by_ngrams
@@ -128,10 +132,11 @@ class Superposition:
 
         There are always k tokens, so that the calls of all steps have one shape.
         """
-        num_missing = self._num_drafts - len(self.scores)
-        weights = np.exp(self.scores - self.scores[0])
-        weights = np.pad(weights / weights.sum(), (0, num_missing))
-        return Blends.of([np.pad(self._texts[:, -1], (0, num_missing))], [weights])
+        num_growing = len(self.scores)
+        token_ids, weights = np.zeros((1, self._num_drafts), np.int64), np.zeros((1, self._num_drafts))
+        token_ids[0, :num_growing] = self._texts[:, -1]
+        weights[0, :num_growing] = np.exp(self.scores - self.scores[0])
+        return Blends.of(token_ids, weights / weights.sum())
 
     def scored(self) -> Iterator[tuple[list[int], float]]:
         """Yield the tokens of each draft and its mean log score."""

@@ -138,14 +138,15 @@ def work(model: LanguageModel, chosen: argparse.Namespace) -> dict[int, dict[str
     cases, store = cases_of(model, judging, chosen.prefixes), store_for(model, counted, chosen.ngrams)
     makers = {run: runner(model, run, store) for run in chosen.runs.split(",")}
     done = kept_in(chosen.kept)
-    for number, (prefix, truth) in enumerate(cases):
+    for turn, number in enumerate(np.random.default_rng(0).permutation(len(cases)).tolist()):
+        prefix, truth = cases[number]
         missing = [run for run in makers if run not in done.get(number, {})]
         if not missing:
             continue
         sequence = model.runtime.new_sequence(context_length=PREFIX + 10 * NEW)
         sequence.append(prefix)
         sequence.extend(Draft.empty())
-        if number == 0:  # binds the calls
+        if turn == 0:  # binds the calls
             for run in missing:
                 makers[run](sequence, 0)
         found = {run: judged(sequence, makers[run], 1000 * number, truth) for run in missing}
@@ -153,7 +154,7 @@ def work(model: LanguageModel, chosen: argparse.Namespace) -> dict[int, dict[str
         if chosen.kept is not None:
             with chosen.kept.open("a") as stream:
                 stream.write(json.dumps({"prefix": number, "runs": found}) + "\n")
-        print(f"\r{number + 1} of {len(cases)} prefixes", end="", flush=True)
+        print(f"\r{turn + 1} of {len(cases)} prefixes", end="", flush=True)
     print()
     return done
 
@@ -192,11 +193,12 @@ def main() -> None:
     parser.add_argument("--ngrams", type=Path)
     parser.add_argument("--prefixes", type=int, default=300)
     parser.add_argument("--runs", default=RUNS)
+    parser.add_argument("--threads", type=int, help="1 beside other work: two that wait for each other take longer")
     parser.add_argument("--kept", type=Path)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path)
     chosen = parser.parse_args()
-    done = work(skipstone.load(chosen.bundle), chosen)
+    done = work(skipstone.load(chosen.bundle, threads=chosen.threads), chosen)
     runs = chosen.runs.split(",")
     rows = {run: row_of(found[run] for found in done.values() if run in found) for run in runs}
     if chosen.plot is not None:
