@@ -13,6 +13,7 @@ from skipstone.errors import ConfigError
 from skipstone.ngrams import ngrams_for
 from skipstone.option_types import checks_arguments
 from skipstone.options import generation_options, sampling_options
+from skipstone.runtime.costs import known_curve
 from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.generation import (
     Choice,
@@ -225,6 +226,7 @@ class LanguageModel:
             stop_ids=self.runtime.manifest.stop_ids,
             sampling=sampling_options(recommended=self.runtime.manifest.sampling, **sampling),
             ngrams=ngrams_for(self.runtime, ngrams),
+            costs=known_curve(self.runtime),
         )
         request.sampling.require_vocabulary(self.runtime.manifest.dimensions.vocab_size)
         return request

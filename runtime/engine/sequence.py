@@ -112,6 +112,11 @@ class Sequence:
         return self.rules is None and not self._manifest.is_traced
 
     @property
+    def takes_blends(self) -> bool:
+        """Whether blends of tokens may follow the text: a graph of optimum takes tokens only."""
+        return not self._manifest.is_traced
+
+    @property
     def sessions(self) -> Sessions:
         """The graphs that the text is fed to."""
         return self._workspace.sessions
@@ -263,7 +268,7 @@ class Sequence:
         `extend` with an empty draft, or this one; for a token outside the vocabulary; where positions change; and in a
         graph of optimum.
         """
-        if self._manifest.is_traced:
+        if not self.takes_blends:
             raise ConfigError("a graph of optimum takes tokens only, no blends")
         self._require_behind(blends.token_ids.ravel().tolist(), num_rows=len(blends))
         if self._num_behind + len(blends) > self.draft_room:

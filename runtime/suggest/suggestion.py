@@ -9,6 +9,7 @@ from typing import Any
 
 from skipstone.errors import ConfigError
 from skipstone.option_types import check_fields
+from skipstone.runtime.costs import CostCurve
 from skipstone.runtime.sampling import Sampler, SamplingOptions
 from skipstone.runtime.text import NgramStore, TextStream, Tokenizer
 
@@ -36,7 +37,7 @@ class SuggestRequest:
     """How many drafts of how many tokens are wanted.
 
     `sampling`: greedy, or drawn; a way that never draws refuses the latter. `ngrams` are counts of the user's texts,
-    for the way that uses them.
+    for the way that uses them. `costs` tell `auto` what calls take here.
 
     Raises: ConfigError for less than one draft or token.
     """
@@ -47,6 +48,7 @@ class SuggestRequest:
     stop_ids: tuple[int, ...] = ()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     ngrams: NgramStore | None = None
+    costs: CostCurve | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)

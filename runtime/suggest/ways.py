@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Sequence
+from skipstone.runtime.suggest.auto import auto
 from skipstone.runtime.suggest.beam import beam
 from skipstone.runtime.suggest.branch import branch
 from skipstone.runtime.suggest.contrast import contrast
@@ -23,7 +24,7 @@ The sequence holds the prompt. A way leaves it as it came, also when it is close
 """
 
 WAYS: Final[dict[str, Way]] = {
-    "auto": branch,
+    "auto": auto,
     "branch": branch,
     "superposed": superposed,
     "beam": beam,

@@ -34,7 +34,8 @@ from skipstone.runtime.text import NgramCounts, NgramStore
 
 PREFIX, NEW = 64, 10
 RUNS = "superposed:3,plain:3,branch:3,beam:3,diverse:3,nucleus:3,superposed:1,branch:1,branch:2,superposed:5,branch:5"
-Drafts = list[tuple[int, ...]]
+KNOWS_ITS_SCORE = ("branch", "beam", "diverse")  # mean log probabilities under the model
+Drafts = list[tuple[tuple[int, ...], float | None]]  # with the score where that is what is measured
 
 
 def texts_in(path: Path, field: str) -> list[str]:
@@ -81,7 +82,7 @@ def nucleus(sequence: Sequence, request: SuggestRequest, seed: int) -> Drafts:
                 text.append(sampler.choose(row, [*prompt, *text]))
             if number < NEW - 1:
                 rows = branches.step([text[-1] for text in texts])
-    return [tuple(text) for text in texts]
+    return [(tuple(text), None) for text in texts]
 
 
 def runner(model: LanguageModel, run: str, store: NgramStore | None) -> Callable[[Sequence, int], Drafts]:
@@ -92,7 +93,12 @@ def runner(model: LanguageModel, run: str, store: NgramStore | None) -> Callable
     if way == "nucleus":
         return lambda sequence, seed: nucleus(sequence, request, seed)
     method = "superposed" if way == "plain" else way
-    return lambda sequence, seed: [found.token_ids for found in suggest(sequence, request, method=method)]
+
+    def make(sequence: Sequence, seed: int) -> Drafts:
+        found = suggest(sequence, request, method=method)
+        return [(draft.token_ids, draft.score if way in KNOWS_ITS_SCORE else None) for draft in found]
+
+    return make
 
 
 def nats_of(sequence: Sequence, draft: tuple[int, ...]) -> float:
@@ -108,9 +114,10 @@ def judged(
     sequence: Sequence, make: Callable[[Sequence, int], Drafts], seed: int, truth: tuple[int, ...]
 ) -> dict[str, float]:
     start = perf_counter()
-    drafts = make(sequence, seed)
+    made = make(sequence, seed)
     ms = 1e3 * (perf_counter() - start)
-    nats = [nats_of(sequence, draft) for draft in drafts]
+    drafts = [draft for draft, _ in made]
+    nats = [nats_of(sequence, draft) if score is None else score for draft, score in made]
     return {
         "hit_5": any(draft[:5] == truth[:5] for draft in drafts),
         "hit_10": truth in drafts,

@@ -1,0 +1,72 @@
+"""Auto: which way it takes, and that it gives what that way gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from skipstone.language_model import LanguageModel
+from skipstone.runtime.costs import CostCurve
+from skipstone.runtime.engine import Model, Sequence
+from skipstone.runtime.suggest import SuggestRequest, suggest
+from skipstone.runtime.suggest.auto import HITS, WAYS, WITH_NGRAMS, choose_way
+from skipstone.runtime.text import NgramCounts
+
+PROMPT = "def add(first, second):"
+
+
+def prompted(model: Model) -> Sequence:
+    sequence = model.new_sequence()
+    sequence.append(model.tokenizer.encode(PROMPT))
+    return sequence
+
+
+def asked(model: Model, *, row: float | None = None, **options: Any) -> SuggestRequest:
+    """Return a request on a device on which a row more takes `row` of a plain step."""
+    request = LanguageModel(model).suggest_request(**options)
+    if row is None:
+        return request
+    curve = CostCurve(rows=(1, 16), contexts=(1,), seconds=((0.01, 0.01 * (1 + 15 * row)),))
+    return replace(request, costs=curve)
+
+
+def test_where_rows_cost_nothing_the_way_with_the_most_hits_is_taken(tiny: Model) -> None:
+    choice = choose_way(prompted(tiny), asked(tiny, row=0.0))
+    assert HITS[choice.name] == max(HITS[name] for name in WAYS)
+    assert choice.reason.count("1.00 x") == 2 and "cost curve" in choice.reason
+
+
+def test_where_a_row_costs_a_step_one_pass_is_taken(tiny: Model) -> None:
+    choice = choose_way(prompted(tiny), asked(tiny, row=1.0))
+    assert choice.name == "superposed" and "at 2.80 x" in choice.reason
+
+
+def test_without_a_cost_curve_costs_are_rough(tiny: Model) -> None:
+    assert "rough" in choose_way(prompted(tiny), asked(tiny)).reason
+
+
+def test_superposed_drafts_with_ngrams_have_hits_of_their_own(tiny: Model) -> None:
+    counts = NgramCounts()
+    counts.add([1, 2, 3])
+    choice = choose_way(prompted(tiny), asked(tiny, row=1.0, ngrams=counts.store(vocabulary="words")))
+    assert f"superposed with n-grams {HITS[WITH_NGRAMS]:.1%}" in choice.reason
+    assert choice.uses_ngrams == (HITS[WITH_NGRAMS] > HITS["superposed"])
+
+
+def test_drawn_drafts_and_a_single_one_are_branches(tiny: Model) -> None:
+    assert choose_way(prompted(tiny), asked(tiny, row=1.0, temperature=0.8)).name == "branch"
+    assert choose_way(prompted(tiny), asked(tiny, row=1.0, num_drafts=1)).name == "branch"
+
+
+def test_a_bundle_that_takes_no_blends_gets_branches(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sequence, "takes_blends", False)
+    assert choose_way(prompted(tiny), asked(tiny, row=1.0)).name == "branch"
+
+
+@pytest.mark.parametrize("row", [0.0, 1.0])
+def test_auto_gives_what_the_way_gives(tiny: Model, row: float) -> None:
+    request = asked(tiny, row=row)
+    name = choose_way(prompted(tiny), request).name
+    assert suggest(prompted(tiny), request, method="auto") == suggest(prompted(tiny), request, method=name)
