@@ -5,7 +5,7 @@ from __future__ import annotations
 from skipstone.calibrate.budget import Budget
 from skipstone.calibrate.documents import AUTO, Documents
 from skipstone.calibrate.export import Calibration, within_budget
-from skipstone.calibrate.hessians import batches
+from skipstone.calibrate.hessians import batches, hessians, through
 from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
 from skipstone.calibrate.windows import Windows
 
@@ -18,5 +18,7 @@ __all__ = [
     "LayerGraphs",
     "Windows",
     "batches",
+    "hessians",
+    "through",
     "within_budget",
 ]

@@ -25,6 +25,7 @@ from skipstone.prune.channels import ChannelGroups
 from skipstone.prune.ffn_masks import states_behind
 from skipstone.prune.known_losses import KnownLosses
 from skipstone.prune.reader import Loss
+from skipstone.prune.refit import narrowed_plan, refitted
 from skipstone.prune.regression import fitted_costs
 from skipstone.prune.state_losses import StateLosses
 
@@ -35,6 +36,7 @@ Alive: TypeAlias = Sequence[NDArray[np.bool_]]
 Progress: TypeAlias = Callable[[float], None]
 NUM_WINDOWS: Final = 8  # that sub-models read, one each
 NUM_PAIRS: Final = 24  # of sub-models, in a round
+NUM_FITTED: Final = 24  # windows for the fit of what is left
 _A_ROUND: Final = 10  # percent of the channels that go in a round at most
 
 
@@ -44,20 +46,21 @@ def find_widths(
     """Return what leaves out the FFN channels that cost least, and the cost.
 
     In rounds: the groups of channels that add least are candidates; pairs of sub-models lack one half of them each;
-    a regression of their losses says which candidates go.
+    a regression of their losses says which candidates go. What is left is fitted to make up for them.
     Source: Bonsai (Dery et al., 2024).
     """
     refuse_narrow(plan.architecture)
     with tempfile.TemporaryDirectory(prefix="skipstone-") as folder:
-        search = _Search(plan, LayerGraphs(plan, open_device(), Path(folder)), windows, seed)
+        search = _Search(plan, Path(folder), windows, seed)
         return search.run(amount, on_progress)
 
 
 class _Search:
     """Invariant: `_alive` says for each layer which channels are there, [I]."""
 
-    def __init__(self, plan: ExportPlan, graphs: LayerGraphs, windows: Windows, seed: int) -> None:
-        self._plan, self._graphs, self._windows, self._seed = plan, graphs, windows, seed
+    def __init__(self, plan: ExportPlan, folder: Path, windows: Windows, seed: int) -> None:
+        self._plan, self._folder, self._windows, self._seed = plan, folder, windows, seed
+        self._graphs = LayerGraphs(plan, open_device(), folder)
         self._tokens = windows.calibrate[:NUM_WINDOWS]
         self._weights = ModelWeights(plan.architecture, plan.checkpoint.tensors, lambda num_parameters: None)
         self._widths = [
@@ -68,7 +71,7 @@ class _Search:
     def run(self, amount: Amount, on_progress: Progress) -> tuple[Transform, Loss]:
         total = round(sum(self._widths) * amount.number / 100)
         num_rounds = math.ceil(amount.number / _A_ROUND)
-        steps = _Steps(2 * num_rounds + 2, on_progress)
+        steps = _Steps(2 * num_rounds + 3, on_progress)
         known: KnownLosses | None = None
         original: Floats | None = None
         for number in range(num_rounds):
@@ -76,13 +79,16 @@ class _Search:
             original = states if original is None else original
             known = known or KnownLosses(digest, self._windows, amount.text, self._seed)
             self._alive = self._round(number, total // num_rounds, energies, (original, states), known, steps.next())
-        loss = self._loss(steps)
-        if known is not None:
-            known.forget()
         channels = {
             layer: tuple(np.flatnonzero(there).tolist()) for layer, there in enumerate(self._alive) if not there.all()
         }
-        return NarrowFfn(channels), loss
+        narrow = refitted(
+            self._plan, NarrowFfn(channels), self._windows.calibrate[:NUM_FITTED], self._folder, steps.next()
+        )
+        loss = self._loss(narrow, steps)
+        if known is not None:
+            known.forget()
+        return narrow, loss
 
     def _look(self, on_progress: Progress) -> tuple[list[NDArray[np.float64]], Floats, bytes]:
         """Return the energy that each channel adds, as a share of its layer's stream, the last states, and a hash."""
@@ -151,20 +157,15 @@ class _Search:
             before = judge.losses(current, np.arange(len(current)))
             return judge.losses(behind, places) - before[places]
 
-    def _loss(self, steps: _Steps) -> Loss:
-        """Return what the channels that are gone cost on the windows held back."""
-        tokens = self._windows.held_back
-        whole, left = (
-            states_behind(
-                self._graphs,
-                tokens,
-                [np.tile(there.astype(np.float32), (len(tokens), 1)) for there in alive],
-                on_progress=steps.next(),
-            )
-            for alive in ([np.ones_like(there) for there in self._alive], self._alive)
-        )
+    def _loss(self, narrow: NarrowFfn, steps: _Steps) -> Loss:
+        """Return what a narrowing costs on the windows held back."""
+        tokens, states = self._windows.held_back, list[Floats]()
+        for plan in (self._plan, narrowed_plan(self._plan, narrow)):
+            masks = [np.ones((len(tokens), width), np.float32) for width in plan.architecture.ffn_widths]
+            graphs = LayerGraphs(plan, open_device(), self._folder)
+            states.append(states_behind(graphs, tokens, masks, on_progress=steps.next()))
         with self._graphs.head() as head:
-            return StateLosses(head, whole).loss(left, tokens)
+            return StateLosses(head, states[0]).loss(states[1], tokens)
 
 
 class _Steps:

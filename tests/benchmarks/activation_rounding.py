@@ -212,9 +212,8 @@ def main() -> None:
     plan = plan_export(source, ExportOptions(recipe=Recipe.named("fp32"), keep_integers=False))
     token_ids = Windows.of(plan, Documents.read(options.text)).calibrate[: options.windows]
     tried = variants(plan.architecture.dimensions.num_layers, options.blocks, by_kind=options.kinds)
-    print(
-        f"{token_ids.size} tokens, one of {EVERY} judged; KL x 1e5\n\n| form | block | rounded | KL |\n|---|---|---|---|"
-    )
+    print(f"{token_ids.size} tokens, one of {EVERY} judged; KL x 1e5\n")
+    print("| form | block | rounded | KL |\n|---|---|---|---|")
     for form in options.forms:
         with tempfile.TemporaryDirectory() as folder:
             changed = form_of(plan, form, Path(folder))

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from skipstone.api import export, plan
 from skipstone.bundled import cache_folder
-from skipstone.calibrate import Documents, LayerGraphs, Windows
-from skipstone.calibrate.hessians import hessians
+from skipstone.calibrate import Documents, LayerGraphs, Windows, hessians
 from skipstone.calibrate.quality import quality_line
 from skipstone.calibrate.rounders import SolvingRounder
 from skipstone.calibrate.work_folder import WorkFolder

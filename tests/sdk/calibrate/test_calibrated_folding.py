@@ -12,8 +12,7 @@ from gguf_files import WHOLE_BLOCKS
 from packed_checkpoints import write_gptq
 
 from skipstone.api import plan
-from skipstone.calibrate import LayerGraphs
-from skipstone.calibrate.hessians import hessians
+from skipstone.calibrate import LayerGraphs, hessians
 from skipstone.calibrate.scales import with_scales
 from skipstone.devices import open_device
 from skipstone.exporters import ExportPlan

@@ -23,6 +23,7 @@ from skipstone.exporters.transforms import NarrowFfn
 from skipstone.prune import find_pruning
 from skipstone.prune.channels import ChannelGroups
 from skipstone.prune.ffn_masks import states_behind
+from skipstone.prune.refit import fitted_matrix
 from skipstone.prune.regression import fitted_costs
 from skipstone.prune.state_losses import StateLosses
 from skipstone.runtime.bundle import Bundle
@@ -116,6 +117,19 @@ def test_groups_are_whole_blocks_and_the_strongest_stays() -> None:
     ]
     left = groups.without(alive, groups.weakest(13))
     assert [int(there.sum()) for there in left] == [64, 32]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000), st.integers(1, 11))
+def test_fitted_matrices_give_what_all_channels_gave_more_nearly(seed: int, num_kept: int) -> None:
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(50, 12)) @ rng.normal(size=(12, 12))
+    matrix = rng.normal(size=(5, 12)).astype(np.float32)
+    kept = np.sort(rng.permutation(12)[:num_kept])
+    fitted = fitted_matrix(matrix, inputs.T @ inputs / 50, kept)
+    whole = inputs @ matrix.T
+    before, after = (np.square(whole - inputs[:, kept] @ part.T).sum() for part in (matrix[:, kept], fitted))
+    assert after <= before * (1 + 1e-6)
 
 
 def test_export_narrows_and_says_what_it_costs(
