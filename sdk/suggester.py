@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from threading import Lock
@@ -37,11 +37,14 @@ class Suggester:
             )
 
     @checks_arguments
-    def suggest(self, text: str, *, max_new_tokens: int | None = None) -> list[Suggestion]:
+    def suggest(
+        self, text: str, *, max_new_tokens: int | None = None, wanted: Callable[[], bool] | None = None
+    ) -> list[Suggestion]:
         """Return drafts of what follows `text`, the best first; none when it was cancelled, or for an empty text.
 
-        `max_new_tokens` in place of the suggester's own: with 1 the first words come soonest. Of a text that does not
-        fit the context the end is read. Raises: ConfigError.
+        `max_new_tokens` in place of the suggester's own: with 1 the first words come soonest. `wanted` is asked before
+        each model step, and ends the call where it is False. Of a text that does not fit the context the end is read.
+        Raises: ConfigError.
         """
         ticket, request = self._num_cancelled, self._request
         if max_new_tokens is not None:
@@ -52,7 +55,7 @@ class Suggester:
         with self._lock:
             steps = self._steps(self._fitting(token_ids), request)
             try:
-                while self._num_cancelled == ticket:
+                while self._num_cancelled == ticket and (wanted is None or wanted()):
                     next(steps)
             except StopIteration as end:
                 suggestions: list[Suggestion] = end.value

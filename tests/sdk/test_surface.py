@@ -34,8 +34,10 @@ COMMANDS = {
     "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --prune --check --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
-    f"--stop-below --stop-loops --min-agreement --dial --calibration --draft-model --json --quiet {SAMPLING} "
-    f"{PENALTIES}",
+    f"--stop-below --stop-loops --min-agreement --dial --calibration --complete-words --draft-model --json --quiet "
+    f"{SAMPLING} {PENALTIES}",
+    "suggest": "--prompt --num-drafts --max-new-tokens --method --ngrams --complete-words --context --interactive "
+    "--device --threads --json --quiet",
     "choose": "--prompt --answer --dial --normalize --closing --device --threads --json --quiet",
     "chat": "--system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
     f"--draft-model --suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",

@@ -27,7 +27,9 @@ from skipstone.errors import OutputError
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.bundle.formats import ADDED_FIELDS
 
-COMMANDS = ("export", "generate", "choose", "chat", "inspect", "devices", "train-exits", "ngrams", "demo")
+COMMANDS = (
+    *("export", "generate", "suggest", "choose", "chat", "inspect", "devices", "train-exits", "ngrams", "demo"),
+)
 GROUPS = ("tune", "bench", "eval")
 PROMPT = "def add(first, second):"
 TEMPLATE = (

@@ -16,7 +16,17 @@ GROUPS = {
     "eval": ("text", "method", "stops", "choices"),
 }
 COMMANDS = (
-    *(("export",), ("generate",), ("choose",), ("chat",), ("inspect",), ("devices",), ("train-exits",), ("ngrams",)),
+    *(
+        ("export",),
+        ("generate",),
+        ("suggest",),
+        ("choose",),
+        ("chat",),
+        ("inspect",),
+        ("devices",),
+        ("train-exits",),
+        ("ngrams",),
+    ),
     *((group, *command) for group, names in GROUPS.items() for command in ((), *((name,) for name in names))),
     ("demo",),
 )
