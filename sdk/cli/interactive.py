@@ -105,9 +105,8 @@ class TypingPage:
 
     def run(self) -> str:
         """Let the user type; return the text when Ctrl-C or Ctrl-D is pressed."""
-        self._change()
         try:
-            self._application.run()
+            self._application.run(pre_run=self._change)
         finally:
             self._live.close()
         return self._buffer.text
@@ -147,12 +146,12 @@ class TypingPage:
         for number in range(9):
             keys.add("escape", str(number + 1))(lambda event, number=number: self._take(number))
         for key in ("c-c", "c-d"):
-            keys.add(key)(_leave)
+            keys.add(key)(self._leave)
         return keys
+
+    def _leave(self, event: KeyPressEvent) -> None:
+        self._live.close()  # first, as what it shows wants a page that runs
+        event.app.exit()
 
     def _choose(self, step: int) -> None:
         self._chosen = (self._chosen + step) % max(1, len(self.drafts))
-
-
-def _leave(event: KeyPressEvent) -> None:
-    event.app.exit()
