@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,9 +20,13 @@ from skipstone.runtime.generation import (
     GenerationOptions,
     Normalize,
     Piece,
+    Samples,
     choose,
+    require_side_by_side,
     stream,
     stream_batch,
+    stream_side_by_side,
+    with_seed,
 )
 from skipstone.runtime.methods import MethodChoice
 from skipstone.runtime.suggest import Suggestion, SuggestRequest, Way, completing_words, finish, way_named
@@ -93,20 +96,31 @@ class LanguageModel:
 
     @checks_arguments
     def samples(
-        self, prompt: str, count: int, *, context_length: int | None = None, **options: Any
-    ) -> Iterator[Generation]:
+        self, prompt: str, count: int, *, first: int | None = None, context_length: int | None = None, **options: Any
+    ) -> Samples:
         """Yield `count` texts that follow one prompt, with the seeds from `seed` on; the prompt is read once.
 
-        Each is the text that its seed gives alone; drafters find in one what they saw in those before. Raises:
-        ConfigError, CacheFull, both before any work.
+        Each is the text that its seed gives alone; drafters find in one what they saw in those before. What is yielded
+        can be judged: `best` of n, the `vote` of the majority, the `coverage` of a task.
+
+        With `first` texts are decoded side by side, the first so many to end are yielded, and the others cancelled.
+        Then each is the text that its seed gives alone up to near ties; with `exact` bit by bit, one row for a call.
+        Raises: ConfigError, CacheFull, both before any work.
         """
         chosen = self.options(**options)
         if count < 1:
             raise ConfigError(f"samples must be at least 1, got {count}")
         if count > 1 and chosen.sampling.greedy:
             raise ConfigError(f"at temperature 0 all {count} samples are the same; set a temperature above 0")
+        if first is not None and not 1 <= first <= count:
+            raise ConfigError(f"first must be 1 to the {count} samples, got {first}")
+        if first is not None:
+            require_side_by_side(chosen)
         chosen.sampling.require_vocabulary(self.runtime.manifest.dimensions.vocab_size)
-        return self._samples(self._read(prompt, chosen, context_length), count, chosen)
+        sequence = self._read(prompt, chosen, context_length)
+        return Samples(
+            self._samples(sequence, count, chosen) if first is None else self._firsts(sequence, count, first, chosen)
+        )
 
     def _read(self, prompt: str, options: GenerationOptions, context_length: int | None) -> Sequence:
         """Return a sequence that holds the prompt, with room for the text. Raises: ConfigError, CacheFull."""
@@ -119,9 +133,18 @@ class LanguageModel:
         sequence.extend(Draft.empty())
         options = options.seeded()
         for number in range(count):
-            sampling = replace(options.sampling, seed=((options.sampling.seed or 0) + number) % 2**64)
-            pieces = list(stream(self.runtime, sequence.fork(), replace(options, sampling=sampling)))
-            yield Generation.join(pieces)
+            yield Generation.join(list(stream(self.runtime, sequence.fork(), with_seed(options, number))))
+
+    def _firsts(self, sequence: Sequence, count: int, first: int, options: GenerationOptions) -> Iterator[Generation]:
+        """Yield the texts that end first, as they end."""
+        pieces: list[list[Piece]] = [[] for _ in range(count)]
+        for number, piece in stream_side_by_side(self.runtime, sequence, options, count=count):
+            pieces[number].append(piece)
+            if piece.finish_reason is not None:
+                yield Generation.join(pieces[number])
+                first -= 1
+            if not first:
+                return
 
     @checks_arguments
     def choose(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from skipstone.runtime.engine.sequence import Sequence
 __all__ = ["Branches", "branches_behind", "open_branches"]
 
 Logits = NDArray[np.float32]
+
+# Each branch passes the rows of all others, which it does not see; up to so many, that costs less than copies would.
+MOST_TREE_ROWS: Final = 512
 
 
 class Branches(Protocol):
@@ -78,7 +81,7 @@ def branches_behind(sequence: Sequence, logits: Logits, *, most: int, steps: int
 
 def _branches(sequence: Sequence, logits: Logits, most: int, steps: int) -> Branches:
     same_angles = sequence.draft_room >= steps
-    if sequence.takes_trees and same_angles and sequence.room >= most * steps:
+    if sequence.takes_trees and same_angles and most * steps <= min(MOST_TREE_ROWS, sequence.room):
         return TreeBranches(sequence, logits)
     if sequence.takes_batches and same_angles:
         return BatchedBranches(sequence, logits, most=most, steps=steps)

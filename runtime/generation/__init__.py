@@ -7,6 +7,8 @@ from skipstone.runtime.generation.beginning import Beginning, begin, borders_of
 from skipstone.runtime.generation.choice import Choice, Normalize, choose, require_answers, require_dial
 from skipstone.runtime.generation.generation import Generation, Piece, stream
 from skipstone.runtime.generation.options import GenerationOptions
+from skipstone.runtime.generation.samples import Samples
+from skipstone.runtime.generation.side_by_side import require_side_by_side, stream_side_by_side, with_seed
 from skipstone.runtime.generation.stats import Stats, peak_memory_bytes, process_peak_bytes
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "GenerationOptions",
     "Normalize",
     "Piece",
+    "Samples",
     "Stats",
     "begin",
     "borders_of",
@@ -24,6 +27,9 @@ __all__ = [
     "process_peak_bytes",
     "require_answers",
     "require_dial",
+    "require_side_by_side",
     "stream",
     "stream_batch",
+    "stream_side_by_side",
+    "with_seed",
 ]

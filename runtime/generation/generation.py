@@ -27,7 +27,7 @@ from skipstone.runtime.methods import ApproximateContext, MethodChoice, dial_set
 from skipstone.runtime.sampling import Sampler, logprob_of, top_logprobs
 from skipstone.runtime.text import FinishReason, StopDecision
 
-__all__ = ["SAME_IN_FLOAT32", "Generation", "Piece", "TokenLogprobs", "stream"]
+__all__ = ["SAME_IN_FLOAT32", "Generation", "Piece", "TokenLogprobs", "same_text", "stream"]
 
 SAME_IN_FLOAT32 = "plain decoding's, up to the last bits of float32"
 """What `Stats.same_text` says of a text without quantized weights, however its rows stood."""
@@ -133,10 +133,10 @@ def stream(
         max_new_tokens=opening.num_left,
         stop_ids=options.stop_ids(model),
     )
-    return _pieces(sequence, options, opening, steps, same_text=_same_text(model, sequence, method, options))
+    return _pieces(sequence, options, opening, steps, same_text=same_text(model, sequence, method, options))
 
 
-def _same_text(model: Model, sequence: Sequence, method: MethodChoice, options: GenerationOptions) -> str:
+def same_text(model: Model, sequence: Sequence, method: MethodChoice, options: GenerationOptions) -> str:
     """Return how near a text is to that of plain decoding, and why."""
     if method.rule != "match":
         return f"another of the same law, as {method.rule} verifies"
