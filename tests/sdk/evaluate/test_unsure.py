@@ -7,8 +7,7 @@ import pytest
 from texts import words
 
 from skipstone.errors import ConfigError
-from skipstone.evaluate import scored_windows
-from skipstone.evaluate.unsure import entropy_border, logistic_border
+from skipstone.evaluate.unsure import entropy_border, logistic_border, scored_windows
 from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.sampling import entropy_nats
 
