@@ -51,7 +51,7 @@ class LookAhead:
         return best.first(self.num_sure(best))
 
     def is_sure(self, row: NDArray[np.float32]) -> bool:
-        return float(entropy_nats(row[None].astype(np.float64))[0]) <= self.threshold
+        return float(entropy_nats(row[None])[0]) <= self.threshold
 
     def num_sure(self, run: Run) -> int:
         """Return how many tokens of a run stand: the first, and those behind it that come without a doubt."""

@@ -59,7 +59,7 @@ class Trials:
     def write(self, logits: NDArray[np.float32], text: SequenceOf[int]) -> Run:
         """Return the next token, or the likeliest of several runs to the next punctuation mark."""
         row = logits[0]
-        count = num_trials(float(entropy_nats(row[None].astype(np.float64))[0]), self.most)
+        count = num_trials(float(entropy_nats(row[None])[0]), self.most)
         steps = min(LONGEST, self.sequence.room)
         if count == 1 or not steps:
             return Run([self.sampler.choose(row, text)], [row])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from skipstone.runtime.decoding import decode_singly
 from skipstone.runtime.engine import Draft
 from skipstone.runtime.methods.method import ApproximateContext, Dial, Method, Opened
-from skipstone.runtime.sampling import Sampler, first_in_order
+from skipstone.runtime.sampling import Sampler, first_in_order, relative_probabilities
 
 __all__ = ["METHOD", "Momentum", "RepeatedNgrams", "open_momentum"]
 
@@ -67,11 +67,13 @@ class Momentum:
         if not self._weight or not self._ngrams.length(history, likeliest):
             return likeliest
         row = self._sampler.processed(logits, history)
-        chances = np.exp(row.astype(np.float64) - row.max())
-        chances /= chances.sum()
         candidates = first_in_order(-row, WIDTH)
-        scores = [chances[one] - self._weight * self.resistance(history, one) for one in candidates]
-        return int(candidates[int(np.argmax(scores))]) if max(scores) > -math.inf else self._way_out(row, history)
+        weights = relative_probabilities(row)
+        chances = weights[candidates] / weights.sum(dtype=np.float64)
+        resistances = [self.resistance(history, int(one)) for one in candidates]
+        scores = chances - self._weight * np.array(resistances)
+        best = int(scores.argmax())
+        return int(candidates[best]) if scores[best] > -math.inf else self._way_out(row, history)
 
     def resistance(self, history: SequenceOf[int], token_id: int) -> float:
         """Return f(r) of a token."""
