@@ -5,7 +5,7 @@ from __future__ import annotations
 from skipstone.quant.affine import AffineRows, without_offsets
 from skipstone.quant.allotment import Option, allot
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
-from skipstone.quant.gptq import gptq, hessian_error
+from skipstone.quant.gptq import Curvature, gptq, hessian_error
 from skipstone.quant.half_scales import half_exponent
 from skipstone.quant.model_changes import RotationRecipe, ScaleRecipe
 from skipstone.quant.offsets import as_columns
@@ -18,6 +18,7 @@ from skipstone.quant.tensor_recipe import TensorRecipe
 
 __all__ = [
     "AffineRows",
+    "Curvature",
     "Matrix",
     "Option",
     "QuantizedMatrix",

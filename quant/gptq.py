@@ -20,7 +20,6 @@ __all__ = ["DAMPING", "Curvature", "gptq", "hessian_error"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
-Hessian: TypeAlias = "NDArray[np.float32] | NDArray[np.float64]"
 
 DAMPING: Final = 0.01
 """What is added to the diagonal of the Hessian, as a share of its mean."""
@@ -38,13 +37,13 @@ class Curvature:
     |d R|^2, and the column i, rounded after those before it, makes up for theirs: by sum_(j < i) d_j R_ji / R_ii.
     """
 
-    hessian: Hessian  # [K, K], mean(x x'), as it was given
+    hessian: Doubles  # [K, K], mean(x x'), as it was given
     order: NDArray[np.int64]  # [K], the largest inputs first
     shares: Floats  # [K, K], below the diagonal R_ji / R_ii in row i, column j
     importance: Floats  # [K], what a loss of a column counts when all others make up for it
 
     @classmethod
-    def of(cls, hessian: Hessian, *, damping: float = DAMPING) -> Self:
+    def of(cls, hessian: Doubles, *, damping: float = DAMPING) -> Self:
         """Return it for mean(x x^T) [K, K], symmetric, without negative eigenvalues.
 
         It is damped, more where it has no inverse; inputs that were always 0 count for nothing. Raises ValueError for
@@ -62,7 +61,7 @@ class Curvature:
 
 
 def gptq(
-    weight: Floats, inputs: Hessian | Curvature, *, bits: int, block_size: int, symmetric: bool = False
+    weight: Floats, inputs: Doubles | Curvature, *, bits: int, block_size: int, symmetric: bool = False
 ) -> QuantizedMatrix:
     """Return the matrix [N, K] in `bits` (2, 4 or 8) per weight, rounded for inputs x with a Hessian mean(x x^T).
 
@@ -82,13 +81,15 @@ def gptq(
     return min(tried, key=lambda matrix: hessian_error(weight, matrix.dequantize(), hessian))
 
 
-def hessian_error(weight: Floats, rounded: Floats, hessian: Hessian) -> float:
+def hessian_error(weight: Floats, rounded: Floats, hessian: Doubles) -> float:
     """Return mean |W x - Q x|^2 over inputs x with mean(x x^T) = `hessian`: tr((W - Q) H (W - Q)^T)."""
     difference = weight - rounded
-    return float(np.einsum("nk,nk->", difference @ hessian.astype(np.float32, copy=False), difference, dtype=np.float64))
+    return float(
+        np.einsum("nk,nk->", difference @ hessian.astype(np.float32, copy=False), difference, dtype=np.float64)
+    )
 
 
-def _cholesky(hessian: Hessian, order: NDArray[np.int64], damping: float) -> Doubles:
+def _cholesky(hessian: Doubles, order: NDArray[np.int64], damping: float) -> Doubles:
     """Return the lower triangle of the damped Hessian in an order of its columns.
 
     An input that was always 0 has a diagonal of 1.
@@ -101,7 +102,7 @@ def _cholesky(hessian: Hessian, order: NDArray[np.int64], damping: float) -> Dou
         matrix[diagonal] += damping * mean - added
         added = damping * mean
         try:
-            return np.linalg.cholesky(matrix)
+            return np.linalg.cholesky(matrix).astype(np.float64, copy=False)
         except np.linalg.LinAlgError:
             damping *= _MORE_DAMPING
     raise ValueError("the Hessian has no inverse, however much it is damped; check the calibration")

@@ -13,6 +13,7 @@ from skipstone.calibrate.calibration import solve
 from skipstone.calibrate.documents import Documents
 from skipstone.calibrate.fit import fit_recipe
 from skipstone.calibrate.quality import HeldBack
+from skipstone.calibrate.threads import one_blas_thread
 from skipstone.calibrate.windows import Windows
 from skipstone.calibrate.work_folder import WorkFolder
 from skipstone.errors import ConfigError
@@ -48,6 +49,10 @@ class Calibration:
 
     def solve(self, on_progress: Callable[[float], None] = lambda share: None) -> ExportPlan:
         """Return the plan with its matrices solved. `on_progress` gets the share that is done."""
+        with one_blas_thread():
+            return self._solve(on_progress)
+
+    def _solve(self, on_progress: Callable[[float], None]) -> ExportPlan:
         start = 0.0
         if self._budget is not None:
             start = _SHARE_OF_FIT

@@ -83,9 +83,20 @@ class LayerGraph:
 
     def inputs(self, hidden: Floats, given: Mapping[str, Floats] = _NOTHING) -> Mapping[str, Floats]:
         """Return the inputs of products, [B * T, K] each, by the names of their outputs; `given` as for `states`."""
+        return self._inputs(hidden, given)[0]
+
+    def inputs_and_states(self, hidden: Floats) -> tuple[Mapping[str, Floats], Floats]:
+        """Return `inputs` and `states`, by one run."""
+        inputs, (states,) = self._inputs(hidden, _NOTHING, "hidden_out")
+        return inputs, states
+
+    def _inputs(
+        self, hidden: Floats, given: Mapping[str, Floats], *more: str
+    ) -> tuple[Mapping[str, Floats], list[Floats]]:
         outputs = sorted(set(self.taps.values()))
-        arrays = self._run(outputs, hidden.shape, {"hidden": hidden, **given})
-        return {name: array.reshape(-1, array.shape[-1]) for name, array in zip(outputs, arrays, strict=True)}
+        arrays = self._run([*outputs, *more], hidden.shape, {"hidden": hidden, **given})
+        inputs = {name: array.reshape(-1, array.shape[-1]) for name, array in zip(outputs, arrays, strict=False)}
+        return inputs, arrays[len(outputs) :]
 
     def _run(
         self, outputs: list[str], shape: tuple[int, ...], given: Mapping[str, NDArray[np.generic]]

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.calibrate.threads import in_parallel
 from skipstone.exporters.graph import WeightFile, rounded
 from skipstone.quant import QuantizedMatrix, TensorRecipe, hessian_error, take_rows
 
@@ -81,13 +82,12 @@ def measured_options(
         )
         return result, plain if hessian is None else hessian_error(sample, off, hessian) + moved
 
-    whole = max(error(REFERENCE)[1], np.finfo(np.float64).tiny)
-    options = []
-    for rule in MENU:
-        result, lost = error(rule)
-        num_bytes = stored_bytes(name, result) * len(matrix) / len(rows)
-        options.append(StoredOption(rule=rule, num_bytes=num_bytes, error=lost / whole))
-    return options
+    (_, whole), *found = in_parallel(error, (REFERENCE, *MENU))
+    whole, share = max(whole, np.finfo(np.float64).tiny), len(matrix) / len(rows)
+    return [
+        StoredOption(rule=rule, num_bytes=stored_bytes(name, result) * share, error=lost / whole)
+        for rule, (result, lost) in zip(MENU, found, strict=True)
+    ]
 
 
 def stored_bytes(name: str, matrix: QuantizedMatrix) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.calibrate.work_folder import WorkFolder
+from skipstone.devices import physical_cores
 from skipstone.errors import CheckpointError
 from skipstone.exporters.graph import rounded
-from skipstone.quant import QuantizedMatrix, TensorRecipe, gptq, quantize
+from skipstone.quant import Curvature, QuantizedMatrix, TensorRecipe, gptq, quantize
 
 __all__ = ["SolvedRounder", "SolvingRounder"]
 
@@ -26,24 +28,36 @@ class SolvingRounder:
 
     def __init__(self, hessians: Mapping[str, NDArray[np.float64]]) -> None:
         self._hessians = hessians
+        self._curvatures: dict[int, Future[Curvature]] = {}
         self.solved: dict[str, QuantizedMatrix] = {}
 
     def __call__(self, name: str, matrix: Floats, rule: TensorRecipe) -> QuantizedMatrix:
         if name not in self._hessians or not rule.reads_text:
             return rounded(name, matrix, rule)
         try:
-            self.solved[name] = _solved(matrix, self._hessians[name], rule)
+            self.solved[name] = self._solved(name, matrix, rule)
         except ValueError as error:
             raise CheckpointError(f"{name} cannot be rounded by its inputs: {error}; leave --calibrate out") from error
         return self.solved[name]
 
+    def _solved(self, name: str, matrix: Floats, rule: TensorRecipe) -> QuantizedMatrix:
+        """Return the integers of a matrix by a method that reads a text. Raises: ValueError."""
+        form: dict[str, Any] = {"bits": rule.bits, "block_size": rule.block_size, "symmetric": rule.symmetric}
+        if rule.method == "gptq":
+            return gptq(matrix, self._curvature(name), **form)
+        return quantize(matrix, **form, importance=np.diag(self._hessians[name]).astype(np.float32))
 
-def _solved(matrix: Floats, hessian: NDArray[np.float64], rule: TensorRecipe) -> QuantizedMatrix:
-    """Return the integers of a matrix by a method that reads a text. Raises: ValueError."""
-    form: dict[str, Any] = {"bits": rule.bits, "block_size": rule.block_size, "symmetric": rule.symmetric}
-    if rule.method == "gptq":
-        return gptq(matrix, hessian, **form)
-    return quantize(matrix, **form, importance=np.diag(hessian).astype(np.float32))
+    def _curvature(self, name: str) -> Curvature:
+        """Return that of a matrix's inputs; the first time those of all are begun, beside what else is done.
+
+        Matrices with the same inputs have the same array.
+        """
+        if not self._curvatures:
+            pool = ThreadPoolExecutor(physical_cores())
+            arrays = {id(hessian): hessian for hessian in self._hessians.values()}
+            self._curvatures = {key: pool.submit(Curvature.of, hessian) for key, hessian in arrays.items()}
+            pool.shutdown(wait=False)
+        return self._curvatures[id(self._hessians[name])].result()
 
 
 class SolvedRounder:

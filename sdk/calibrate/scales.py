@@ -12,8 +12,9 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.calibrate.hessians import Doubles, hessians, largest_inputs, through
+from skipstone.calibrate.hessians import Doubles, hessians, largest_inputs, look, through
 from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
+from skipstone.calibrate.threads import in_parallel
 from skipstone.exporters import ExportPlan
 from skipstone.exporters.graph import ModelWeights
 from skipstone.exporters.transforms import Folding, FoldPoint, apply, fold_points
@@ -24,6 +25,7 @@ __all__ = ["with_scales"]
 Floats: TypeAlias = NDArray[np.float32]
 # What is added to the diagonal of a Hessian, as a share of its mean, so that it has a root.
 _DAMPING: Final = 1e-4
+_WINDOWS: Final = 16  # of the text at most: sizes of channels need fewer than losses of weights
 
 
 def with_scales(
@@ -37,15 +39,15 @@ def with_scales(
         return plan.with_gains()
     run = _Run(plan, graphs, plan.recipe.scales)
     with graphs.embedding() as graph:
-        states = graph.embed(token_ids)
+        states = graph.embed(token_ids[:: -(-len(token_ids) // _WINDOWS)])
     for layer in range(graphs.num_layers):
         with graphs.layer(layer, tap=run.is_rounded) as graph:
-            run.find(f"layers.{layer}.", graph, states)
-            states = through(graph, states)
+            found, states = run.look(graph, states)
+        run.find(f"layers.{layer}.", found)
         on_progress((layer + 1) / graphs.num_layers)
     if "head" in run.points:
         with graphs.head(tap=run.is_rounded) as graph:
-            run.find("head", graph, states)
+            run.find("head", run.inputs(graph, states))
     return _folded(plan, {name: scale for name, scale in run.scales.items() if np.ptp(scale) > 0})
 
 
@@ -61,15 +63,33 @@ class _Run:
     def is_rounded(self, name: str) -> bool:
         return self._plan.recipe.for_tensor(name).bits < 32
 
-    def find(self, prefix: str, graph: LayerGraph, states: Floats) -> None:
-        """Find the scales of the places whose names begin so, on states [B, T, E] in front of the graph."""
-        own = {name: point for name, point in self.points.items() if name.startswith(prefix)}
-        found = largest_inputs(graph, states) if self._recipe.method == "smooth" else hessians(graph, states)
-        for name, point in own.items():
-            known = _inputs_of(name, found)
+    def look(self, graph: LayerGraph, states: Floats) -> tuple[Mapping[str, Doubles], Floats]:
+        """Return what is known of the inputs of a layer's products, and the states behind it."""
+        if self._recipe.method == "smooth":
+            return self.inputs(graph, states), through(graph, states)
+        seen = look(graph, states)
+        return seen.means, seen.states
+
+    def inputs(self, graph: LayerGraph, states: Floats) -> Mapping[str, Doubles]:
+        return largest_inputs(graph, states) if self._recipe.method == "smooth" else hessians(graph, states)
+
+    def find(self, prefix: str, found: Mapping[str, Doubles]) -> None:
+        """Find the scales of the places whose names begin so, by what is known of their inputs."""
+        searches = list[Callable[[], tuple[str, Floats]]]()
+        for name, point in self.points.items():
+            known = _inputs_of(name, found) if name.startswith(prefix) else None
             if known is not None and self.is_rounded(name) and not self._keeps_integers(point):
                 real = _real_channels(len(known), len(point.columns), self._plan.architecture.dimensions.num_heads)
-                self.scales[name] = self._scales(point, known[np.ix_(*(real,) * known.ndim)], name)
+                searches.append(self._search(name, point, known[np.ix_(*(real,) * known.ndim)]))
+        self.scales |= dict(in_parallel(lambda search: search(), searches))
+
+    def _search(self, name: str, point: FoldPoint, inputs: Doubles) -> Callable[[], tuple[str, Floats]]:
+        """Return what finds the scales of one place, and needs no file any more."""
+        matrices, alphas, rule = self._matrices(point), self._recipe.alphas, self._plan.recipe.for_tensor(name)
+        if self._recipe.method == "smooth":
+            largest = inputs.astype(np.float32)
+            return lambda: (name, smooth_scales(largest, matrices, alpha=alphas[0], columns=point.columns))
+        return lambda: (name, _awq_scales(point, inputs, matrices, alphas, rule))
 
     def _keeps_integers(self, point: FoldPoint) -> bool:
         """Whether a matrix at a place keeps its integers: folded into, it would be rounded again."""
@@ -92,14 +112,6 @@ class _Run:
             elif name != "router":
                 matrices.append(self._weights.read(name, point.layer))
         return matrices
-
-    def _scales(self, point: FoldPoint, inputs: Doubles, name: str) -> Floats:
-        """Return the scales of one place."""
-        matrices, alphas = self._matrices(point), self._recipe.alphas
-        if self._recipe.method == "smooth":
-            largest = inputs.astype(np.float32)
-            return smooth_scales(largest, matrices, alpha=alphas[0], columns=point.columns)
-        return _awq_scales(point, inputs, matrices, alphas, self._plan.recipe.for_tensor(name))
 
 
 def _awq_scales(

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.calibrate.hessians import Doubles, hessians, input_noise, through
+from skipstone.calibrate.hessians import Doubles, look, through
 from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
 from skipstone.calibrate.options import BLOCK_SIZES, REFERENCE, Sensitive, StoredOption, measured_options
 from skipstone.evaluate import log_softmax
@@ -87,19 +87,14 @@ class _Run:
     def layer(self, layer: int) -> None:
         before = self._streams[:NUM_PROBES]
         with self._graphs.layer(layer, tap=self._wanted) as graph:
-            rounder = self._measuring(graph)
-            self._states, self._streams = through(graph, self._states), through(graph, self._streams)
+            seen = look(graph, self._states, block_sizes=BLOCK_SIZES)
+            rounder = _Measuring(seen.means, seen.noise, self._wanted)
+            self._states, self._streams = seen.states, through(graph, self._streams)
         with self._graphs.layer(layer, _REFERENCE, rounder) as graph:
             moved = graph.states(before)
         self._add_stream(
             moved, rounder, {name: self._distance(layer, name, rounder, before) for name in rounder.options}
         )
-
-    def _measuring(self, graph: LayerGraph) -> _Measuring:
-        if not graph.taps:
-            return _Measuring({}, {}, self._wanted)
-        noise = input_noise(graph, self._states, BLOCK_SIZES)
-        return _Measuring(hessians(graph, self._states), noise, self._wanted)
 
     def _distance(self, layer: int, name: str, rounder: _Measuring, before: Floats) -> float:
         """Return how far the states behind a layer move when one matrix is rounded: the mean of squared shares."""
@@ -124,7 +119,8 @@ class _Run:
     def head(self) -> None:
         rows = [stream[:, ::EVERY] for stream in np.split(self._streams, len(self._owners) + 1)]
         with self._graphs.head(tap=self._wanted) as graph:
-            rounder = self._measuring(graph)
+            seen = look(graph, self._states, block_sizes=BLOCK_SIZES, goes_on=False)
+            rounder = _Measuring(seen.means, seen.noise, self._wanted)
         with self._graphs.head() as graph:
             wanted = log_softmax(graph.logits(rows[0]))
             for owners, stream in zip(self._owners, rows[1:], strict=True):

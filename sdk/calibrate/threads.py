@@ -1,23 +1,35 @@
-"""NumPy's matrix products on one thread, for work that has threads of its own.
+"""Threads of a calibration: its own, with one for each of NumPy's matrix products.
 
 OpenBLAS lets its threads spin for some 20 ms after each product, and there are thousands: they would take a core from
-those that have work. One thread gives the same numbers on every machine, too.
+those that have work.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
-__all__ = ["one_blas_thread"]
+from skipstone.devices import physical_cores
+
+__all__ = ["in_parallel", "one_blas_thread"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _FOLDERS: Final = ("../numpy.libs", ".dylibs", ".libs")
 _AFFIXES: Final = (("scipy_openblas_", "64_"), ("openblas_", "64_"), ("scipy_openblas_", ""), ("openblas_", ""))
+
+
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Return what `work` makes of each item, on a thread for each core."""
+    with ThreadPoolExecutor(physical_cores()) as pool:
+        return [*pool.map(work, items)]
 
 
 @contextlib.contextmanager
