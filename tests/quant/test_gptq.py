@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from skipstone.quant import QuantizedMatrix, quantize, unpack
-from skipstone.quant.gptq import DAMPING, gptq, hessian_error
+from skipstone.quant.gptq import DAMPING, Curvature, gptq, hessian_error
 
 Floats = NDArray[np.float32]
 
@@ -69,6 +69,19 @@ def test_it_never_raises_the_error_above_that_of_plain_rounding(
     options = {"bits": form[0], "block_size": 32, "symmetric": form[1]}
     error = hessian_error(weight, gptq(weight, hessian, **options).dequantize(), hessian)
     assert error <= hessian_error(weight, quantize(weight, **options).dequantize(), hessian) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("columns", [1, 63, 130])
+def test_a_column_counts_what_is_left_when_all_others_make_up_for_its_loss(columns: int) -> None:
+    _, hessian = problem(2, columns=columns)
+    damped = hessian + DAMPING * np.diag(hessian).mean() * np.eye(columns)
+    np.testing.assert_allclose(Curvature.of(hessian).importance, 1 / np.diag(np.linalg.inv(damped)), rtol=1e-4)
+
+
+def test_matrices_of_the_same_inputs_can_share_what_is_made_of_them() -> None:
+    weight, hessian = problem(8)
+    alone, shared = (gptq(weight, inputs, bits=4, block_size=32) for inputs in (hessian, Curvature.of(hessian)))
+    assert np.array_equal(alone.data, shared.data)
 
 
 def test_inputs_that_hang_together_lose_less_than_half() -> None:
