@@ -5,23 +5,19 @@ Shapes: B windows, T tokens of each, E hidden size.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Final, TypeAlias
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from skipstone.bundled import cache_folder
 from skipstone.calibrate.hessians import batches, hessians, through
 from skipstone.calibrate.layer_graphs import LayerGraphs
 from skipstone.calibrate.rounders import SolvedRounder, SolvingRounder
 from skipstone.calibrate.scales import with_scales
 from skipstone.calibrate.windows import Windows
-from skipstone.calibrate.work_folder import WorkFolder, chained
+from skipstone.calibrate.work_folder import WorkFolder, chained, run_key
 from skipstone.devices import open_device
 from skipstone.exporters import ExportPlan
 from skipstone.quant import QuantizedMatrix
@@ -65,19 +61,12 @@ def solve(
 
     What an interrupted run has solved is taken from there. `on_progress` gets the share that is done.
     """
-    key = _run_key(plan, windows)
-    folder = WorkFolder(cache_folder() / "calibrations", key)
+    key = run_key(plan, windows.calibrate, windows.held_back)
+    folder = WorkFolder.of_run(key)
     graphs = LayerGraphs(plan, open_device(), folder.path)
     scaled = with_scales(plan, graphs, windows.calibrate, lambda share: on_progress(_OF_SCALES * share))
     run = _Run(scaled, windows, folder, key)
     return run.solve(lambda share: on_progress(_OF_SCALES + (1 - _OF_SCALES) * share)), folder
-
-
-def _run_key(plan: ExportPlan, windows: Windows) -> bytes:
-    """Return a hash of the text, the recipe and the programs; the weights join it layer by layer."""
-    programs = {"skipstone": version("skipstone"), "onnxruntime": ort.__version__, "numpy": np.__version__}
-    settings = json.dumps([plan.recipe.to_json(), plan.checkpoint.config, programs], sort_keys=True, default=str)
-    return chained(settings.encode(), windows.calibrate.tobytes(), windows.held_back.tobytes())
 
 
 class _Run:

@@ -15,10 +15,11 @@ from skipstone.calibrate.fit import fit_recipe
 from skipstone.calibrate.quality import HeldBack
 from skipstone.calibrate.threads import one_blas_thread
 from skipstone.calibrate.windows import Windows
-from skipstone.calibrate.work_folder import WorkFolder
+from skipstone.calibrate.work_folder import WorkFolder, chained, run_key
 from skipstone.errors import ConfigError
 from skipstone.exporters import ExportPlan
 from skipstone.exporters.optimum import WrappedPlan
+from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Check
 
 __all__ = ["Calibration", "within_budget"]
@@ -56,11 +57,16 @@ class Calibration:
         start = 0.0
         if self._budget is not None:
             start = _SHARE_OF_FIT
-            report = partial(_part, on_progress, 0.0, start)
-            tokens = self._windows[0].calibrate if _has_inputs(self._plan) else None
-            recipe = fit_recipe(self._plan, self._budget, tokens, on_progress=report)
+            recipe = self._fit(self._budget, partial(_part, on_progress, 0.0, start))
             self._plan = replace(self._plan, recipe=recipe)
         return self._solve_all(partial(_part, on_progress, start, 1 - start))
+
+    def _fit(self, budget: Budget, on_progress: Callable[[float], None]) -> Recipe:
+        if not _has_inputs(self._plan):
+            return fit_recipe(self._plan, budget, on_progress=on_progress)
+        tokens = self._windows[0].calibrate
+        self._folders.append(WorkFolder.of_run(chained(b"fit", run_key(self._plan, tokens))))
+        return fit_recipe(self._plan, budget, tokens, folder=self._folders[-1], on_progress=on_progress)
 
     def _solve_all(self, on_progress: Callable[[float], None]) -> ExportPlan:
         total, done = sum(model.num_parameters for model in self._plan.models), 0
@@ -76,7 +82,7 @@ class Calibration:
             return plan
         found, folder = solve(plan, windows, on_progress=on_progress)
         self._folders.append(folder)
-        if len(self._folders) == 1 and _has_inputs(self._plan):
+        if self._held_back is None and _has_inputs(self._plan):
             self._held_back = HeldBack(plan, windows.held_back, found.states)
         calibration = {
             "text": self._documents.source,

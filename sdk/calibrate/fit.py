@@ -16,6 +16,7 @@ from skipstone.calibrate.layer_graphs import LayerGraphs
 from skipstone.calibrate.options import MENU, BlankRounder, Sensitive, StoredOption
 from skipstone.calibrate.sensitivity import measure_sensitivity
 from skipstone.calibrate.step_times import StepTimes, step_ms
+from skipstone.calibrate.work_folder import WorkFolder
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
 from skipstone.exporters import ExportPlan
@@ -33,11 +34,13 @@ def fit_recipe(
     budget: Budget,
     token_ids: NDArray[np.int64] | None = None,
     *,
+    folder: WorkFolder | None = None,
     on_progress: Progress = lambda share: None,
 ) -> Recipe:
     """Return a recipe whose bundle keeps a budget, with the least loss that is seen on windows of tokens [B, T].
 
-    Without tokens the loss is the error of rounding, by simple rules for which matrices matter more.
+    What an interrupted run has measured is taken from `folder`, which is for this plan and these tokens, where there is
+    one. Without tokens the loss is the error of rounding, by simple rules for which matrices matter more.
     Raises: ConfigError for a budget below the least that is possible.
     """
     rehearsal = _Rehearsal.of(plan, measures=token_ids is None, times=budget.unit == "ms")
@@ -45,9 +48,9 @@ def fit_recipe(
         raise ConfigError(f"--budget {budget}: this export rounds no matrix, so there is no choice; leave it out")
     found = rehearsal.guesses
     if token_ids is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            graphs = LayerGraphs(plan, open_device(), Path(folder))
-            found = measure_sensitivity(graphs, token_ids, rehearsal.num_bytes.__contains__, on_progress)
+        with tempfile.TemporaryDirectory() as name:
+            graphs, work = LayerGraphs(plan, open_device(), Path(name)), folder or WorkFolder(Path(name), b"work")
+            found = measure_sensitivity(graphs, token_ids, rehearsal.num_bytes.__contains__, work, on_progress)
     costs = _COSTS[budget.unit](plan, rehearsal, found)
     # Two bits that no text has judged are for those who have no more.
     rules = (None if token_ids is not None else _choose(found, costs, budget, least_bits=4)) or _choose(

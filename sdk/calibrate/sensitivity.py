@@ -9,7 +9,7 @@ Shapes: S streams, B windows, T tokens of each, E hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from skipstone.calibrate.hessians import Doubles, look, through
 from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
 from skipstone.calibrate.options import BLOCK_SIZES, REFERENCE, Sensitive, StoredOption, measured_options
+from skipstone.calibrate.sensitivity_place import Place
+from skipstone.calibrate.work_folder import WorkFolder, chained
 from skipstone.evaluate import log_softmax
 from skipstone.exporters.graph import rounded
 from skipstone.quant import QuantizedMatrix, Recipe, TensorRecipe
@@ -53,85 +55,122 @@ def measure_sensitivity(
     graphs: LayerGraphs,
     token_ids: NDArray[np.int64],
     wanted: Callable[[str], bool],
+    folder: WorkFolder,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Sensitive]:
-    """Return the matrices that are wanted, with what the model minds. `on_progress` gets the share that is done."""
-    run = _Run(graphs, token_ids[:NUM_WINDOWS], wanted)
+    """Return the matrices that are wanted, with what the model minds. `on_progress` gets the share that is done.
+
+    What an interrupted run has measured is taken from `folder`, which must be for the same recipe and tokens.
+    """
+    run = _Run(graphs, token_ids[:NUM_WINDOWS], wanted, folder)
     run.embedding()
     for layer in range(graphs.num_layers):
         run.layer(layer)
         on_progress((layer + 1) / (graphs.num_layers + 2))
-    run.head()
+    found = run.head()
     on_progress(1.0)
-    return run.found
+    return found
 
 
 class _Run:
-    """Invariant: `streams` [S * B, T, E] are where the pass is, the original's first; `owners` are the shares [S - 1]
-    of the KL of each other stream, by matrix."""
+    """One pass. Invariant: `_key` is that of the last step, and `_place` where it led, None where only the folder
+    has that."""
 
-    def __init__(self, graphs: LayerGraphs, token_ids: NDArray[np.int64], wanted: Callable[[str], bool]) -> None:
-        self._graphs, self._token_ids, self._wanted = graphs, token_ids, wanted
-        self.found: dict[str, Sensitive] = {}
-        self._owners: list[Mapping[str, float]] = []
+    def __init__(
+        self, graphs: LayerGraphs, token_ids: NDArray[np.int64], wanted: Callable[[str], bool], folder: WorkFolder
+    ) -> None:
+        self._graphs, self._token_ids, self._wanted, self._folder = graphs, token_ids, wanted, folder
+        self._key = b"sensitivity"
+        self._place: Place | None = None
 
     def embedding(self) -> None:
         with self._graphs.embedding() as graph:
-            self._states = graph.embed(self._token_ids)
-        self._streams = self._states[:NUM_PROBES]
+            step = chained(self._key, graph.digest())
+            if self._is_done(step):
+                return
+            states = graph.embed(self._token_ids)
         rounder = _Measuring({}, {}, self._wanted)
         with self._graphs.embedding(_REFERENCE, rounder) as graph:
             moved = graph.embed(self._token_ids[:NUM_PROBES])
-        self._add_stream(moved, rounder, dict.fromkeys(rounder.options, 1.0))
+        place = Place(states, states[:NUM_PROBES])
+        self._keep(step, _with_stream(place, moved, rounder, dict.fromkeys(rounder.options, 1.0)))
 
     def layer(self, layer: int) -> None:
-        before = self._streams[:NUM_PROBES]
         with self._graphs.layer(layer, tap=self._wanted) as graph:
-            seen = look(graph, self._states, block_sizes=BLOCK_SIZES)
-            rounder = _Measuring(seen.means, seen.noise, self._wanted)
-            self._states, self._streams = seen.states, through(graph, self._streams)
+            step = chained(self._key, graph.digest())
+            if self._is_done(step):
+                return
+            place = self._given()
+            seen = look(graph, place.states, block_sizes=BLOCK_SIZES)
+            streams = through(graph, place.streams)
+        rounder, before = _Measuring(seen.means, seen.noise, self._wanted), place.streams[:NUM_PROBES]
         with self._graphs.layer(layer, _REFERENCE, rounder) as graph:
             moved = graph.states(before)
-        self._add_stream(
-            moved, rounder, {name: self._distance(layer, name, rounder, before) for name in rounder.options}
-        )
+        original = streams[:NUM_PROBES]
+        distances = {name: self._distance(layer, name, rounder, before, original) for name in rounder.options}
+        place = replace(place, states=seen.states, streams=streams)
+        self._keep(step, _with_stream(place, moved, rounder, distances))
 
-    def _distance(self, layer: int, name: str, rounder: _Measuring, before: Floats) -> float:
+    def _distance(self, layer: int, name: str, rounder: _Measuring, before: Floats, original: Floats) -> float:
         """Return how far the states behind a layer move when one matrix is rounded: the mean of squared shares."""
         alone = Recipe(name="one", rules=(("*", TensorRecipe(bits=32)), (name, REFERENCE)))
         with self._graphs.layer(layer, alone, rounder) as graph:
-            states, original = graph.states(before), self._streams[:NUM_PROBES]
+            states = graph.states(before)
         squares = np.square(states - original, dtype=np.float64).sum(axis=-1)
         return float((squares / np.maximum(np.square(original, dtype=np.float64).sum(axis=-1), 1e-30)).mean())
 
-    def _add_stream(self, moved: Floats, rounder: _Measuring, distances: Mapping[str, float]) -> None:
-        if not distances:
-            return
-        total = sum(distances.values())
-        self._owners.append({name: distance / total if total else 0.0 for name, distance in distances.items()})
-        self._streams = np.concatenate([self._streams, moved])
-        self._note(rounder)
-
-    def _note(self, rounder: _Measuring) -> None:
-        for name, options in rounder.options.items():
-            self.found[name] = Sensitive(0.0, options)
-
-    def head(self) -> None:
-        rows = [stream[:, ::EVERY] for stream in np.split(self._streams, len(self._owners) + 1)]
+    def head(self) -> dict[str, Sensitive]:
+        """Return what all matrices cost."""
         with self._graphs.head(tap=self._wanted) as graph:
-            seen = look(graph, self._states, block_sizes=BLOCK_SIZES, goes_on=False)
-            rounder = _Measuring(seen.means, seen.noise, self._wanted)
+            step = chained(self._key, graph.digest())
+            if self._is_done(step):
+                return self._given().found
+            place = self._given()
+            seen = look(graph, place.states, block_sizes=BLOCK_SIZES, goes_on=False)
+        rows = [stream[:, ::EVERY] for stream in np.split(place.streams, len(place.owners) + 1)]
+        rounder, found = _Measuring(seen.means, seen.noise, self._wanted), place.found
         with self._graphs.head() as graph:
             wanted = log_softmax(graph.logits(rows[0]))
-            for owners, stream in zip(self._owners, rows[1:], strict=True):
+            for owners, stream in zip(place.owners, rows[1:], strict=True):
                 kl = _kl(wanted, graph, stream)
                 for name, share in owners.items():
-                    self.found[name].kl += share * kl
-        embedding = {name: self.found[name] for name in self.found if name == "head"}
+                    found[name].kl += share * kl
+        embedding = {name: found[name] for name in found if name == "head"}
         with self._graphs.head(_REFERENCE, rounder) as graph:
             kl = _kl(wanted, graph, rows[0])
         for name, options in rounder.options.items():
-            self.found[name] = _both(Sensitive(kl, options), embedding.get(name))
+            found[name] = _both(Sensitive(kl, options), embedding.get(name))
+        self._keep(step, place)
+        return found
+
+    def _is_done(self, step: bytes) -> bool:
+        """Whether an earlier run has done a step; then go there."""
+        if not self._folder.has(step):
+            return False
+        self._key, self._place = step, None
+        return True
+
+    def _given(self) -> Place:
+        """Return where the last step led."""
+        if self._place is None:
+            self._place = Place.of(self._folder.states(self._key))
+        return self._place
+
+    def _keep(self, step: bytes, place: Place) -> None:
+        """Go to a step that is done now."""
+        self._folder.save(step, {}, place.arrays())
+        self._folder.forget_states(self._key)
+        self._key, self._place = step, place
+
+
+def _with_stream(place: Place, moved: Floats, rounder: _Measuring, distances: Mapping[str, float]) -> Place:
+    """Return a place with the stream that leaves the original there, if a matrix was rounded."""
+    if not distances:
+        return place
+    total = sum(distances.values())
+    owners = {name: distance / total if total else 0.0 for name, distance in distances.items()}
+    found = {name: Sensitive(0.0, options) for name, options in rounder.options.items()}
+    return Place(place.states, np.concatenate([place.streams, moved]), [*place.owners, owners], place.found | found)
 
 
 def _kl(wanted: NDArray[np.float64], graph: LayerGraph, states: Floats) -> float:

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
+from skipstone.bundled import cache_folder
 from skipstone.errors import OutputError
+from skipstone.exporters import ExportPlan
 from skipstone.quant import QuantizedMatrix
 
-__all__ = ["WorkFolder", "chained"]
+__all__ = ["WorkFolder", "chained", "run_key"]
 
 _KEPT_S: Final = 7 * 24 * 3600
 _FIELDS: Final = tuple(field.name for field in fields(QuantizedMatrix))
@@ -38,6 +43,11 @@ class WorkFolder:
             _remove_old(parent)
             self.path.mkdir(parents=True, exist_ok=True)
             os.utime(self.path)
+
+    @classmethod
+    def of_run(cls, key: bytes) -> Self:
+        """Return the folder of a run in the cache folder. Raises: OutputError."""
+        return cls(cache_folder() / "calibrations", key)
 
     def has(self, key: bytes) -> bool:
         """Whether a step is done: its states and then its matrices were written."""
@@ -114,6 +124,13 @@ def _matrices(arrays: Arrays) -> dict[str, QuantizedMatrix]:
         value: Any = array.item() if array.ndim == 0 else tuple(array.tolist()) if field == "shape" else array
         values.setdefault(matrix, dict.fromkeys(_FIELDS))[field] = value
     return {name: QuantizedMatrix(**given) for name, given in values.items()}
+
+
+def run_key(plan: ExportPlan, *token_ids: NDArray[np.int64]) -> bytes:
+    """Return a hash of the text, the recipe and the programs; the weights join it step by step."""
+    programs = {"skipstone": version("skipstone"), "onnxruntime": ort.__version__, "numpy": np.__version__}
+    settings = json.dumps([plan.recipe.to_json(), plan.checkpoint.config, programs], sort_keys=True, default=str)
+    return chained(settings.encode(), *(tokens.tobytes() for tokens in token_ids))
 
 
 def chained(*parts: bytes) -> bytes:

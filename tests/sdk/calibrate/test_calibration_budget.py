@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from skipstone.api import export, plan
 from skipstone.calibrate import Budget, Documents, LayerGraphs, Windows
 from skipstone.calibrate.fit import fit_recipe
 from skipstone.calibrate.hessians import _largest
-from skipstone.calibrate.options import BLOCK_SIZES, MENU, measured_options
+from skipstone.calibrate.options import BLOCK_SIZES, MENU, Sensitive, measured_options
 from skipstone.calibrate.sensitivity import measure_sensitivity
 from skipstone.calibrate.step_times import StepTimes
+from skipstone.calibrate.work_folder import WorkFolder
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
 from skipstone.quant import Recipe, TensorRecipe
@@ -154,12 +156,43 @@ def test_a_layer_that_the_model_minds_more_gets_more_bits(
     save_file(tensors, folder / "model.safetensors")
     planned = plan(folder)
     windows = Windows.of(planned, Documents.read(text))
-    found = measure_sensitivity(LayerGraphs(planned, open_device(), tmp_path), windows.calibrate, lambda name: True)
+    found = measure_sensitivity(
+        LayerGraphs(planned, open_device(), tmp_path), windows.calibrate, lambda name: True, WorkFolder(tmp_path, b"")
+    )
     kl = {layer: sum(one.kl for name, one in found.items() if name.startswith(f"layers.{layer}")) for layer in range(3)}
     assert kl[1] < 0.1 * min(kl[0], kl[2])
     chosen = rules(fit_recipe(planned, Budget(5.0, "bits"), windows.calibrate))
     bits = {layer: sum(rule.bits for name, rule in chosen.items() if f"layers.{layer}." in name) for layer in range(3)}
     assert bits[1] < min(bits[0], bits[2])
+
+
+@pytest.mark.parametrize("num_steps", [0, 2, 4, 5])
+def test_what_an_interrupted_run_has_measured_is_not_measured_again(
+    num_steps: int, checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned, saved, save = plan(checkpoint), list[bytes](), WorkFolder.save
+    tokens = Windows.of(planned, Documents.read(text)).calibrate
+
+    def save_some(folder: WorkFolder, key: bytes, *step: Any) -> None:
+        if len(saved) == num_steps:
+            raise KeyboardInterrupt
+        saved.append(key)
+        save(folder, key, *step)
+
+    def measured(folder: str) -> dict[str, Sensitive]:
+        graphs = LayerGraphs(planned, open_device(), tmp_path)
+        return measure_sensitivity(graphs, tokens, lambda name: True, WorkFolder(tmp_path / folder, b"run"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkFolder, "save", save_some)
+        with contextlib.suppress(KeyboardInterrupt):
+            measured("interrupted")
+    again = list[bytes]()
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkFolder, "save", lambda folder, key, *step: (again.append(key), save(folder, key, *step)))
+        found = measured("interrupted")
+    assert len(saved) + len(again) == 5 and not set(saved) & set(again)
+    assert found == measured("whole")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma3n_text", "olmoe", "falcon, one key-value head"])
