@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from skipstone.calibrate import LayerGraph
 from skipstone.calibrate.hessians import _Sums
-from skipstone.calibrate.layer_graphs import LayerGraph
 from skipstone.calibrate.threads import _functions, in_parallel, one_blas_thread
 
 
