@@ -235,9 +235,20 @@ def test_several_samples_and_a_chat_go_on_from_one_cache(wrapped_opt: Model) -> 
     options = {"temperature": 0.8, "max_new_tokens": 6}
     found = [sample.token_ids for sample in model.samples(PROMPT, 3, seed=5, **options)]
     assert found == [model.generate(PROMPT, seed=seed, **options).token_ids for seed in (5, 6, 7)]
+    assert found == [sample.token_ids for sample in model.samples(PROMPT, 3, first=3, seed=5, **options)]
     chat, plain = model.chat(), GenerationOptions(max_new_tokens=6)
     answers = [Generation.join(list(chat.reply(text, plain))).text for text in ("one", "two")]
     assert [message["content"] for message in chat.messages] == ["one", answers[0], "two", answers[1]]
+
+
+@pytest.mark.parametrize("way", ["auto", "branch", "beam", "diverse", "contrast"])
+def test_every_exact_way_suggests(wrapped_opt: Model, way: str) -> None:
+    model = LanguageModel(wrapped_opt)
+    options = {"max_new_tokens": 5, "complete_words": False}
+    found = model.suggest(PROMPT, method=way, **options)
+    assert len({suggestion.token_ids for suggestion in found}) == 3
+    if way == "branch":
+        assert model.generate(PROMPT, max_new_tokens=5).token_ids in {suggestion.token_ids for suggestion in found}
 
 
 def test_its_speed_is_measured(wrapped_opt: Model) -> None:

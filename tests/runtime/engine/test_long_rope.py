@@ -24,7 +24,7 @@ from skipstone.language_model import LanguageModel
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.costs import CostCurve
 from skipstone.runtime.decoding import Guard
-from skipstone.runtime.engine import Draft, Model, SharedStores
+from skipstone.runtime.engine import Draft, Model, SharedStores, open_branches
 from skipstone.runtime.generation import Generation, GenerationOptions, stream
 from skipstone.runtime.methods import DrafterContext, open_drafter, registered_drafters
 from skipstone.runtime.sampling import Sampler, SamplingOptions
@@ -328,8 +328,25 @@ def test_samples_of_one_prompt_are_those_of_their_seeds(endless: Model) -> None:
     prompt = "def add(first"
     assert len(language_model.encode(prompt)) < BORDER
     options = {"max_new_tokens": NEW, "temperature": 1.0, "decode": "plain"}
-    made = [sample.token_ids for sample in language_model.samples(prompt, 3, seed=7, **options)]
-    assert made == [language_model.generate(prompt, seed=seed, **options).token_ids for seed in (7, 8, 9)]
+    wanted = [language_model.generate(prompt, seed=seed, **options).token_ids for seed in (7, 8, 9)]
+    for first in (None, 3):
+        made = [sample.token_ids for sample in language_model.samples(prompt, 3, first=first, seed=7, **options)]
+        assert made == wanted
+
+
+@pytest.mark.parametrize("length", [BORDER - 3, BORDER + 3])
+def test_branches_that_cross_or_begin_behind_the_border_are_each_as_alone(model: Model, length: int) -> None:
+    sequence = model.new_sequence()
+    sequence.append(TEXT[:length])
+    with open_branches(sequence, most=2, steps=5) as branches:
+        branches.reorder([0, 0])
+        for place in range(5):
+            rows = branches.step([20 + place, 30 + place]).copy()
+            for row, first_id in zip(rows, (20, 30), strict=True):
+                text = model.new_sequence()
+                text.append([*TEXT[:length], *range(first_id, first_id + place + 1)])
+                np.testing.assert_allclose(row, text.extend(Draft.empty())[0], rtol=0, atol=1e-4)
+    assert sequence.token_ids == list(TEXT[:length])
 
 
 # Chats
