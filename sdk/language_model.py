@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from skipstone.conversation import Conversation, OnFull
 from skipstone.errors import ConfigError
-from skipstone.ngrams import ngrams_for
+from skipstone.ngrams import NO_NGRAMS, ngrams_for
 from skipstone.option_types import checks_arguments
 from skipstone.options import generation_options, sampling_options
 from skipstone.runtime.costs import known_curve
@@ -29,7 +29,15 @@ from skipstone.runtime.generation import (
     with_seed,
 )
 from skipstone.runtime.methods import MethodChoice
-from skipstone.runtime.suggest import Suggestion, SuggestRequest, Way, completing_words, finish, way_named
+from skipstone.runtime.suggest import (
+    Suggestion,
+    SuggestRequest,
+    Way,
+    completing_words,
+    finish,
+    require_ngrams_used,
+    way_named,
+)
 from skipstone.runtime.text import NgramStore
 from skipstone.suggester import Suggester
 
@@ -201,7 +209,7 @@ class LanguageModel:
         None: where the vocabulary allows it. Raises: ConfigError, CacheFull, BundleError for another file, all before
         any work.
         """
-        way = self.way(method, complete_words=complete_words)
+        way = self.way(method, ngrams=ngrams, complete_words=complete_words)
         sequence = self.runtime.new_sequence(context_length=context_length)
         sequence.append(self.encode(prompt))
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
@@ -224,13 +232,21 @@ class LanguageModel:
 
         Options are those of `suggest`. Raises: ConfigError.
         """
-        way = self.way(method, complete_words=complete_words)
+        way = self.way(method, ngrams=ngrams, complete_words=complete_words)
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
         return Suggester(self.runtime, way, request, context_length=context_length)
 
-    def way(self, method: str = "auto", *, complete_words: bool | None = None) -> Way:
-        """Return what makes drafts, by its name. Raises: ConfigError for an unknown one."""
+    def way(
+        self,
+        method: str = "auto",
+        *,
+        ngrams: str | Path | NgramStore | None = None,
+        complete_words: bool | None = None,
+    ) -> Way:
+        """Return what makes drafts, by its name. Raises: ConfigError for an unknown one, and for n-grams in vain."""
         way = way_named(method)
+        if ngrams not in (None, NO_NGRAMS):
+            require_ngrams_used(method)
         return way if complete_words is False else completing_words(self.runtime, way, required=complete_words is True)
 
     def suggest_request(

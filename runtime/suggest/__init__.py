@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from skipstone.runtime.suggest.suggestion import Suggestion, SuggestRequest
-from skipstone.runtime.suggest.ways import Way, finish, suggest, way_named
+from skipstone.runtime.suggest.ways import Way, finish, require_ngrams_used, suggest, way_named
 from skipstone.runtime.suggest.words import completing_words
 
-__all__ = ["SuggestRequest", "Suggestion", "Way", "completing_words", "finish", "suggest", "way_named"]
+__all__ = [
+    "SuggestRequest",
+    "Suggestion",
+    "Way",
+    "completing_words",
+    "finish",
+    "require_ngrams_used",
+    "suggest",
+    "way_named",
+]

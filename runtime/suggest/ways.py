@@ -15,7 +15,7 @@ from skipstone.runtime.suggest.diverse import diverse
 from skipstone.runtime.suggest.suggestion import Suggestion, SuggestRequest
 from skipstone.runtime.suggest.superposed import superposed
 
-__all__ = ["WAYS", "Way", "finish", "suggest", "way_named"]
+__all__ = ["WAYS", "Way", "finish", "require_ngrams_used", "suggest", "way_named"]
 
 Way: TypeAlias = Callable[[Sequence, SuggestRequest], Generator[None, None, list[Suggestion]]]
 """Takes one model step for each `next`, so that it can be closed between two, and returns the suggestions at the end.
@@ -31,6 +31,15 @@ WAYS: Final[dict[str, Way]] = {
     "diverse": diverse,
     "contrast": contrast,
 }
+
+WITH_NGRAMS: Final = frozenset({"auto", "superposed"})
+"""Ways that n-grams of the user's texts may change."""
+
+
+def require_ngrams_used(name: str) -> None:
+    """Raise ConfigError for a way to which n-grams are given in vain."""
+    if name not in WITH_NGRAMS:
+        raise ConfigError(f"{name} reads no n-grams; leave them out, or take {' or '.join(sorted(WITH_NGRAMS))}")
 
 
 def way_named(name: str) -> Way:

@@ -102,6 +102,7 @@ def test_a_suggestion_says_what_it_is_in_json(tiny: Model) -> None:
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"logprobs": 1}, "unknown option logprobs"),
         ({"method": "guess"}, "known are auto, branch"),
+        ({"method": "branch", "ngrams": "my.ngrams"}, "branch reads no n-grams"),
     ],
 )
 def test_what_cannot_be_is_refused(tiny: Model, options: dict[str, Any], reason: str) -> None:
