@@ -274,6 +274,8 @@ def _remarks(plan: ExportPlan, *, was_asked: bool) -> tuple[str, ...]:
         remarks.append(f"{plan.num_kept} {kept} integers; {plan.recipe.name} is for the others")
     if any(kind.error for kind in plan.kept):
         remarks.append(f"re-coded for our kernels: {', '.join(map(str, plan.kept))}")
+    if plan.architecture.experts is not None and any(rule.outliers for _, rule in plan.recipe.rules):
+        remarks.append("experts keep no outliers, which their operator cannot take")
     if num_rounded and plan.recipe.kl_bound:
         remarks.append(f"{num_rounded} tensors lie in blocks that are not kept: they are rounded again{advice}")
     remarks.extend((*left_out(plan.checkpoint, plan.architecture), *plan.roles.remarks))

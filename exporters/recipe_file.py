@@ -156,4 +156,4 @@ def _rule_with_defaults(rule: Any) -> Any:
     if not isinstance(rule, Mapping):
         return rule
     symmetric = rule.get("bits") not in (2, 4)
-    return {"block_size": _SMALL_BLOCKS, "symmetric": symmetric, "method": "search", **rule}
+    return {"block_size": _SMALL_BLOCKS, "symmetric": symmetric, "method": "search", "outliers": 0, **rule}

@@ -9,6 +9,7 @@ from skipstone.quant.gptq import Curvature, gptq, hessian_error
 from skipstone.quant.half_scales import half_exponent
 from skipstone.quant.model_changes import RotationRecipe, ScaleRecipe
 from skipstone.quant.offsets import as_columns
+from skipstone.quant.outliers import beside_columns, beside_columns_by_inputs, largest_columns
 from skipstone.quant.packing import pack, unpack
 from skipstone.quant.recipe import Recipe
 from skipstone.quant.rotation import Turn
@@ -30,10 +31,13 @@ __all__ = [
     "allot",
     "as_columns",
     "awq_scales",
+    "beside_columns",
+    "beside_columns_by_inputs",
     "gptq",
     "half_exponent",
     "hessian_error",
     "hessian_root",
+    "largest_columns",
     "pack",
     "quantize",
     "refine",

@@ -45,7 +45,8 @@ class QuantizedMatrix:
 
     With an `order`, the stored column j is column order[j] of the matrix: multiply it by x[..., order] in place of x.
     So columns that share a scale can be neighbours, wherever they stand. `offsets` are added to all weights of a block:
-    what is left of a zero point that is no integer. Raises ValueError unless the order is a permutation.
+    what is left of a zero point that is no integer. The columns `kept_ids` are numbers, `kept`, and 0 among the
+    integers. Raises ValueError unless the order is a permutation.
     """
 
     data: NDArray[np.uint8]  # [N, blocks, block_size * bits / 8]
@@ -56,6 +57,8 @@ class QuantizedMatrix:
     shape: tuple[int, int]
     order: NDArray[np.int64] | None = None  # [K], None means that the columns are stored as they stand
     offsets: Floats | None = None  # [N, blocks], None means 0 everywhere
+    kept_ids: NDArray[np.int64] | None = None  # [S]
+    kept: Floats | None = None  # [N, S], numbers that fit 16 bits as scales do
 
     def __post_init__(self) -> None:
         if self.order is not None:
@@ -66,7 +69,8 @@ class QuantizedMatrix:
         """Size in a file."""
         optional = (array.nbytes for array in (self.zero_points, self.order, self.offsets) if array is not None)
         scale_bytes = 4 if half_exponent(self.scales) is None else 2
-        return self.data.nbytes + scale_bytes * self.scales.size + sum(optional)
+        kept_bytes = 0 if self.kept is None or self.kept_ids is None else 2 * self.kept.size + self.kept_ids.nbytes
+        return self.data.nbytes + scale_bytes * self.scales.size + kept_bytes + sum(optional)
 
     def dequantize(self) -> Floats:
         """Return the matrix [N, K] that the device computes with."""
@@ -80,6 +84,8 @@ class QuantizedMatrix:
         if self.offsets is not None:
             values += self.offsets[:, :, None]
         stored = values.reshape(rows, -1)[:, :columns]
+        if self.kept_ids is not None:
+            stored[:, self.kept_ids] = self.kept
         if self.order is None:
             return stored
         matrix = np.empty_like(stored)

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["half_exponent", "halved"]
+__all__ = ["half_exponent", "halved", "nearest_halves"]
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -38,6 +38,11 @@ def halved(scales: Floats) -> Floats:
         return scales
     nearest = _rounded(scales, exponent)
     return nearest if (np.abs(nearest - scales) <= _MOST_CHANGED * np.abs(scales)).all() else scales
+
+
+def nearest_halves(values: Floats) -> Floats:
+    """Return the nearest numbers that have a `half_exponent`, however small some become."""
+    return _rounded(values, max(_exponent(values), _LOWEST))
 
 
 def _exponent(scales: Floats) -> int:

@@ -125,5 +125,10 @@ class Recipe:
         return {
             "name": self.name,
             **changes,
-            "rules": [{"pattern": pattern, **asdict(rule)} for pattern, rule in self.rules],
+            "rules": [{"pattern": pattern, **_said(rule)} for pattern, rule in self.rules],
         }
+
+
+def _said(rule: TensorRecipe) -> dict[str, Any]:
+    fields = asdict(rule)
+    return fields if rule.outliers else {name: value for name, value in fields.items() if name != "outliers"}

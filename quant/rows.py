@@ -29,15 +29,18 @@ def take_rows(matrix: Matrix, rows: NDArray[np.int64]) -> Matrix:
         return taken
     scales = matrix.scales[rows]
     scales[missing] = 0
-    points, offsets = matrix.zero_points, None if matrix.offsets is None else matrix.offsets[rows]
-    if offsets is not None:
-        offsets[missing] = 0
+    points = matrix.zero_points
+    offsets, kept = (None if part is None else part[rows] for part in (matrix.offsets, matrix.kept))
+    for part in (offsets, kept):
+        if part is not None:
+            part[missing] = 0
     return replace(
         matrix,
         data=matrix.data[rows],
         scales=scales,
         zero_points=None if points is None else points[rows],
         offsets=offsets,
+        kept=kept,
         shape=(len(rows), matrix.shape[1]),
     )
 
@@ -102,7 +105,8 @@ def scale(matrix: Matrix, factor: float) -> Matrix:
         if isinstance(matrix, np.ndarray):
             return matrix * np.float32(factor)
         offsets = None if matrix.offsets is None else matrix.offsets * np.float32(factor)
-        return replace(matrix, scales=matrix.scales * np.float32(factor), offsets=offsets)
+        kept = None if matrix.kept is None else matrix.kept * np.float32(factor)
+        return replace(matrix, scales=matrix.scales * np.float32(factor), offsets=offsets, kept=kept)
 
 
 def refine(matrix: QuantizedMatrix, *, bits: int, block_size: int) -> QuantizedMatrix:

@@ -21,17 +21,17 @@ def fan_out(pen: GraphPen, x: ir.Value, choice: ir.Value, experts: Experts, widt
     one expert per row, and we sum; the copies of x cost nothing beside the weights.
     """
     copies = pen.op("Tile", x, integers(pen, 1, 1, experts.num_active))
-    chosen = one_hot(pen, choice, experts)
+    chosen = one_hot(pen, choice, experts.num_experts)
     return (
         pen.op("Reshape", copies, integers(pen, 0, -1, width)),
         pen.op("Reshape", chosen, integers(pen, -1, experts.num_experts)),
     )
 
 
-def one_hot(pen: GraphPen, choice: ir.Value, experts: Experts) -> ir.Value:
-    """[B, T, A] to [B, T, A, X]: 1 for the expert that is chosen, 0 for all others."""
+def one_hot(pen: GraphPen, choice: ir.Value, count: int) -> ir.Value:
+    """[...] to [..., X]: 1 for the one of X that is chosen, 0 for all others."""
     off_on = pen.constant("off_on", np.array([0, 1], np.float32))
-    return pen.op("OneHot", choice, integers(pen, experts.num_experts), off_on, axis=-1)
+    return pen.op("OneHot", choice, integers(pen, count), off_on, axis=-1)
 
 
 def mix(pen: GraphPen, outputs: ir.Value, weights: ir.Value, experts: Experts, width: int) -> ir.Value:

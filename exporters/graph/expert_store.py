@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from skipstone.errors import UnsupportedModel
 from skipstone.exporters.graph.pen import GraphPen
-from skipstone.exporters.graph.rounding import rounded
 from skipstone.exporters.graph.weight_file import StoredScales
 from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, pack, refine, take_rows
 
@@ -77,7 +76,7 @@ class ExpertStore:
         matrices = itertools.chain([first], map(make, range(1, self.num_experts)))
         if self.form.bits == 32:
             return self._add_numbers(name, (take_rows(_numbers(matrix), filled) for matrix in matrices), shape)
-        fitting = (_fit(name, matrix, self.rule, self.form) for matrix in matrices)
+        fitting = (self._fit(f"{name}.{expert}", matrix) for expert, matrix in enumerate(matrices))
         return self._add_integers(name, (take_rows(matrix, filled) for matrix in fitting), shape)
 
     def _add_numbers(self, name: str, matrices: Iterable[Matrix], shape: tuple[int, int]) -> ExpertStack:
@@ -106,6 +105,24 @@ class ExpertStore:
             None if symmetric else file.add(f"{name}.zero_points", lambda: points),
         )
 
+    def _fit(self, name: str, matrix: Matrix) -> QuantizedMatrix:
+        """Return the matrix as integers of that form; what is already integers keeps its values exactly."""
+        bits, block_size = _asked(matrix, self.rule)
+        if bits > self.form.bits or block_size < self.form.block_size:
+            raise UnsupportedModel(
+                f"an expert is stored in {bits} bits and blocks of {block_size}, the first one in {self.form.bits} and "
+                f"{self.form.block_size}: all must be alike, take the checkpoint as it was before quantization"
+            )
+        if isinstance(matrix, np.ndarray):
+            return self.pen.file.rounder(name, matrix, replace(self.form, outliers=0))
+        if matrix.order is not None:
+            raise UnsupportedModel(
+                "the columns of an expert stand in an order of their own (act-order), which the operator cannot "
+                "follow: take the checkpoint as it was before quantization"
+            )
+        assert matrix.offsets is None, "an expert's blocks have no offsets: they come rounded"
+        return refine(matrix, bits=self.form.bits, block_size=self.form.block_size)
+
 
 def _asked(matrix: Matrix, rule: TensorRecipe) -> tuple[int, int]:
     """Return the bits and the block size that a matrix asks for."""
@@ -114,22 +131,3 @@ def _asked(matrix: Matrix, rule: TensorRecipe) -> tuple[int, int]:
 
 def _numbers(matrix: Matrix) -> NDArray[np.float32]:
     return matrix if isinstance(matrix, np.ndarray) else matrix.dequantize()
-
-
-def _fit(name: str, matrix: Matrix, rule: TensorRecipe, form: TensorRecipe) -> QuantizedMatrix:
-    """Return the matrix as integers of that form; what is already integers keeps its values exactly."""
-    bits, block_size = _asked(matrix, rule)
-    if bits > form.bits or block_size < form.block_size:
-        raise UnsupportedModel(
-            f"an expert is stored in {bits} bits and blocks of {block_size}, the first one in {form.bits} and "
-            f"{form.block_size}: all must be alike, take the checkpoint as it was before quantization"
-        )
-    if isinstance(matrix, np.ndarray):
-        return rounded(name, matrix, form)
-    if matrix.order is not None:
-        raise UnsupportedModel(
-            "the columns of an expert stand in an order of their own (act-order), which the operator cannot follow: "
-            "take the checkpoint as it was before quantization"
-        )
-    assert matrix.offsets is None, "an expert's blocks have no offsets: they come rounded"
-    return refine(matrix, bits=form.bits, block_size=form.block_size)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skipstone.exporters.graph.expert_rows import integers
+from skipstone.exporters.graph.expert_rows import integers, one_hot
 from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.weight_file import StoredMatrix
 from skipstone.quant import Matrix, Recipe, TensorRecipe
@@ -71,7 +71,16 @@ class Linear:
         rows = self._kernels.rows(stored, token_ids)
         if stored.num_sums:
             rows = self._add_offsets(rows, stored, token_ids)
-        return self._columns(rows, 0, stored.columns) if stored.columns % stored.block_size else rows
+        rows = self._columns(rows, 0, stored.columns) if stored.columns % stored.block_size else rows
+        return self._add_kept(rows, stored, token_ids)
+
+    def _add_kept(self, rows: ir.Value, matrix: StoredMatrix, row_ids: ir.Value) -> ir.Value:
+        """Return rows [..., K] with the columns that are numbers, which are 0 among the integers."""
+        if matrix.kept is None or matrix.kept_ids is None:
+            return rows
+        pen = self._pen
+        places = one_hot(pen, pen.stored(matrix.kept_ids), matrix.columns)  # [S, K]
+        return pen.op("Add", rows, pen.op("MatMul", pen.op("Gather", pen.scales(matrix.kept), row_ids), places))
 
     def _add_offsets(self, rows: ir.Value, matrix: StoredMatrix, row_ids: ir.Value) -> ir.Value:
         """Return the columns [..., n * S] of stored rows, each plus the offset of its block: these stand after them."""
@@ -103,8 +112,16 @@ class Linear:
 
     def _product(self, x: ir.Value, matrix: StoredMatrix, bias: ir.Value | None, rank: int) -> ir.Value:
         if matrix.bits < 32:
-            x = self._summed(x, matrix, rank) if matrix.num_sums else self._ordered(x, matrix)
-            return self._kernels.product(x, matrix, bias, accuracy_level=self._accuracy_level)
+            given = self._summed(x, matrix, rank) if matrix.num_sums else self._ordered(x, matrix)
+            product = self._kernels.product(given, matrix, bias, accuracy_level=self._accuracy_level)
+            return product if matrix.kept is None else self._pen.op("Add", product, self._kept_product(x, matrix))
         pen, data = self._pen, self._pen.stored(matrix.data)
         product = pen.op("MatMul", x, data) if matrix.transposed else pen.op("Gemm", x, data, transB=1)
         return product if bias is None else pen.op("Add", product, bias)
+
+    def _kept_product(self, x: ir.Value, matrix: StoredMatrix) -> ir.Value:
+        """Return the product with the columns that are numbers; devices transpose these once."""
+        pen = self._pen
+        assert matrix.kept is not None and matrix.kept_ids is not None, "some columns are numbers"
+        some = pen.op("Gather", x, pen.stored(matrix.kept_ids), axis=-1)
+        return pen.op("MatMul", some, pen.op("Transpose", pen.scales(matrix.kept), perm=[1, 0]))

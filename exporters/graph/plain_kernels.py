@@ -154,7 +154,9 @@ class PlainKernels(Kernels):
     ) -> ir.Value:
         """All experts compute all tokens, and those that were not chosen count for nothing: X / A times the work."""
         pen, axis = self.pen, integers(self.pen, 2)
-        shares = pen.op("MatMul", pen.op("Unsqueeze", weights, axis), one_hot(pen, choice, experts))  # [B, T, 1, X]
+        shares = pen.op(
+            "MatMul", pen.op("Unsqueeze", weights, axis), one_hot(pen, choice, experts.num_experts)
+        )  # [B, T, 1, X]
         rows = pen.op("Reshape", x, integers(pen, 1, -1, stored.width))
         inner = self._by_expert(rows, stored.gate_up, stored.form)  # [X, B * T, 2 * I]
         pairs = pen.op("Reshape", inner, integers(pen, 0, 0, -1, 2))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import CheckpointError
-from skipstone.quant import QuantizedMatrix, TensorRecipe, quantize
+from skipstone.quant import QuantizedMatrix, TensorRecipe, beside_columns, largest_columns, quantize
 
 __all__ = ["Rounder", "require_finite", "rounded"]
 
@@ -19,10 +19,18 @@ Rounder: TypeAlias = Callable[[str, NDArray[np.float32], TensorRecipe], Quantize
 
 def rounded(name: str, matrix: NDArray[np.float32], rule: TensorRecipe) -> QuantizedMatrix:
     """Return the matrix in integers. Raises: CheckpointError, by name, for weights too large for that."""
-    try:
+
+    def quantized(rest: NDArray[np.float32]) -> QuantizedMatrix:
         return quantize(
-            matrix, bits=rule.bits, block_size=rule.block_size, symmetric=rule.symmetric, method=rule.plain_method
+            rest, bits=rule.bits, block_size=rule.block_size, symmetric=rule.symmetric, method=rule.plain_method
         )
+
+    try:
+        count = rule.num_outliers(matrix.shape[1])
+        if not count:
+            return quantized(matrix)
+        sizes = np.square(matrix, dtype=np.float64).sum(axis=0)
+        return beside_columns(matrix, largest_columns(sizes, count), quantized)
     except ValueError as error:
         largest = np.abs(matrix).max()
         raise CheckpointError(

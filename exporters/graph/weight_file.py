@@ -34,7 +34,7 @@ class StoredMatrix:
 
     Numbers lie as they are, or `transposed`, [K, N]. So may integers; then K is in whole blocks, scales and zero points
     are [blocks, N], and the latter are always there. With `num_sums`, as many columns follow on K in whole blocks: what
-    the sum of each block of inputs is multiplied by.
+    the sum of each block of inputs is multiplied by. The columns `kept_ids` [S] are numbers, `kept` [N, S].
     """
 
     rows: int
@@ -47,6 +47,8 @@ class StoredMatrix:
     zero_points: ir.ExternalTensor | None = None
     order: ir.ExternalTensor | None = None
     num_sums: int = 0
+    kept_ids: ir.ExternalTensor | None = None
+    kept: StoredScales | None = None
 
     @property
     def stored_columns(self) -> int:
@@ -62,7 +64,7 @@ class WeightFile:
     """
 
     def __init__(self, path: Path, rounder: Rounder = rounded, *, least_bits: int = 2) -> None:
-        self._path, self._rounder, self.least_bits = path, rounder, least_bits
+        self._path, self.rounder, self.least_bits = path, rounder, least_bits
         self._file = path.open("wb")
         self._tensors: dict[str, ir.ExternalTensor] = {}
         self._matrices: dict[str, tuple[StoredMatrix, ...]] = {}
@@ -110,14 +112,18 @@ class WeightFile:
                 numbers = matrix.T if transposed else matrix
                 stored = self.add(f"{name}.transposed" if transposed else name, lambda: numbers)
                 return StoredMatrix(rows=rows, columns=columns, bits=32, data=stored, transposed=transposed)
-            matrix = self._rounder(name, matrix, rule)
+            matrix = self.rounder(name, matrix, rule)
         matrix = refine(matrix, bits=max(matrix.bits, self.least_bits), block_size=matrix.block_size)
         num_sums = 0
         if matrix.offsets is not None:
             num_sums = matrix.offsets.shape[1]
             matrix = as_columns(matrix)
         add = self._add_transposed if transposed and integers_too else self._add_integers
-        return replace(add(name, matrix), columns=columns, num_sums=num_sums)
+        integers = replace(add(name, matrix), columns=columns, num_sums=num_sums)
+        if (ids := matrix.kept_ids) is None or (kept := matrix.kept) is None:
+            return integers
+        ids_tensor = self.add(f"{name}.kept_ids", lambda: ids)
+        return replace(integers, kept_ids=ids_tensor, kept=self.add_scales(f"{name}.kept", kept))
 
     def _add_integers(self, name: str, matrix: QuantizedMatrix) -> StoredMatrix:
         points, order = matrix.zero_points, matrix.order
@@ -193,6 +199,7 @@ class WeightFile:
             rows=num_rows,
             data=cut(matrix.data),
             scales=None if scales is None else replace(scales, tensor=cut(scales.tensor)),
+            kept=None if matrix.kept is None else replace(matrix.kept, tensor=cut(matrix.kept.tensor)),
             zero_points=None if matrix.zero_points is None else cut(matrix.zero_points),
         )
 

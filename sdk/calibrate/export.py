@@ -147,4 +147,4 @@ def _left_out(plan: ExportPlan) -> str:
     """Return what is rounded as without a text, in one line."""
     if not _has_inputs(plan):
         return f"{plan.architecture.family}: a model of several streams is rounded as without a text to calibrate"
-    return "" if plan.architecture.experts is None else "experts are rounded as without a text to calibrate"
+    return "" if plan.architecture.experts is None else "what leads out of experts is rounded as without a text"

@@ -43,6 +43,8 @@ def fit_recipe(
     one. Without tokens the loss is the error of rounding, by simple rules for which matrices matter more.
     Raises: ConfigError for a budget below the least that is possible.
     """
+    if any(rule.outliers for _, rule in plan.recipe.rules):
+        raise ConfigError(f"--budget {budget} does not choose outliers; leave it, or those of the recipe, out")
     rehearsal = _Rehearsal.of(plan, measures=token_ids is None, times=budget.unit == "ms")
     if not rehearsal.shapes:
         raise ConfigError(f"--budget {budget}: this export rounds no matrix, so there is no choice; leave it out")

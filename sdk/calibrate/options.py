@@ -112,8 +112,11 @@ class BlankRounder:
         self.guesses: dict[str, Sensitive] = {}
 
     def __call__(self, name: str, matrix: Floats, rule: TensorRecipe) -> QuantizedMatrix:
+        """Experts have no choice of their own: they are written, and not noted."""
         blank = take_rows(rounded(name, matrix[:1], rule), np.zeros(len(matrix), np.int64))
         assert isinstance(blank, QuantizedMatrix), "rows of integers are integers"
+        if ".experts." in name:
+            return blank
         self.shapes[name], self.num_bytes[name] = blank.shape, stored_bytes(name, blank)
         if self._num_layers is not None:
             self.guesses[name] = Sensitive(_guess(name, self._num_layers), measured_options(name, matrix, None))
