@@ -51,6 +51,8 @@ def can_stack(first: Matrix, second: Matrix) -> bool:
         return isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
     if (first.bits, first.block_size, first.shape[1]) != (second.bits, second.block_size, second.shape[1]):
         return False
+    if first.kept is not None or second.kept is not None:
+        return False
     if first.order is None or second.order is None:
         return first.order is second.order
     return np.array_equal(first.order, second.order)
