@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from conftest import MakeCheckpoint
+from family_cases import CASES
 from gguf_files import WHOLE_BLOCKS
 from packed_checkpoints import write_gptq
 
@@ -55,6 +57,21 @@ def test_the_folded_model_is_the_same_function(make_checkpoint: MakeCheckpoint, 
                 hidden = graph.states(hidden)
         states.append(hidden)
     np.testing.assert_allclose(states[1], states[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "reader"), [("llama", "head"), ("olmoe", "expert_gate"), ("olmoe", "expert_up")])
+def test_heads_of_their_own_and_experts_get_scales_too(
+    family: str, reader: str, make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    case = CASES[family]
+    before = planned(make_checkpoint(case.model_type, dtype=case.dtype, **case.config | TWO))
+    after = folded(before, tmp_path)
+    (name, *_) = before.architecture.stored_names(reader, 1)
+    shape = before.architecture.tensor_shapes()[name]
+    stored, changed = (made.checkpoint.tensors.read(name, shape) for made in (before, after))
+    factors = changed / np.where(stored == 0, 1, stored)
+    np.testing.assert_allclose(factors[stored != 0], np.broadcast_to(factors.max(axis=0), shape)[stored != 0], rtol=1e-3)
+    assert np.ptp(factors.max(axis=0)) > 0.01
 
 
 def test_products_lose_less_on_the_text(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
