@@ -70,7 +70,9 @@ def test_heads_of_their_own_and_experts_get_scales_too(
     shape = before.architecture.tensor_shapes()[name]
     stored, changed = (made.checkpoint.tensors.read(name, shape) for made in (before, after))
     factors = changed / np.where(stored == 0, 1, stored)
-    np.testing.assert_allclose(factors[stored != 0], np.broadcast_to(factors.max(axis=0), shape)[stored != 0], rtol=1e-3)
+    np.testing.assert_allclose(
+        factors[stored != 0], np.broadcast_to(factors.max(axis=0), shape)[stored != 0], rtol=1e-3
+    )
     assert np.ptp(factors.max(axis=0)) > 0.01
 
 
