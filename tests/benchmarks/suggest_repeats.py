@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -22,7 +23,7 @@ PREFIX, ALPHAS = 32, (0.0, 0.2, 0.4, 0.6, 0.8)
 
 
 def repeated(token_ids: tuple[int, ...]) -> float:
-    pairs = list(zip(token_ids, token_ids[1:], strict=False))
+    pairs = list(pairwise(token_ids))
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
