@@ -1,24 +1,52 @@
-"""Auto: the way that has hit most for the time it takes here."""
+"""Auto: the way whose drafts were measured to be best, of those that do not take too long here."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from skipstone.runtime.costs import ROUGH_ROW
 from skipstone.runtime.engine import Sequence
+from skipstone.runtime.suggest.beam import beam
 from skipstone.runtime.suggest.branch import branch
+from skipstone.runtime.suggest.diverse import diverse
 from skipstone.runtime.suggest.suggestion import Suggestion, SuggestRequest
 from skipstone.runtime.suggest.superposed import superposed
 
-__all__ = ["WayChoice", "auto", "choose_way"]
+__all__ = ["Measured", "WayChoice", "auto", "choose_way"]
 
-WITH_NGRAMS: Final = "superposed with n-grams"
-HITS: Final = MappingProxyType({"branch": 0.121, "superposed": 0.117, WITH_NGRAMS: 0.080})
-"""Share of held-out prefixes of which one of three drafts has the next five tokens: docs/suggest.md, both models."""
-WAYS: Final = MappingProxyType({"branch": branch, "superposed": superposed})
+LONGEST: Final = 2.0
+"""What all drafts together may take, in passes of one draft."""
+HITS_ERROR: Final = 0.02
+"""The standard error of a share of some 15 % of 300 prefixes: nearer ones are not told apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What docs/suggest.md says of a way with three drafts, the mean over its two models.
+
+    `hits`: share of prefixes of which a draft has the next five tokens. `distinct`: how many drafts differ within their
+    first five tokens. `one_row`: a call has one row for all drafts.
+    """
+
+    hits: float
+    distinct: float
+    one_row: bool = False
+
+
+SUPERPOSED, WITH_NGRAMS = "superposed", "superposed with n-grams"
+MEASURED: Final = MappingProxyType(
+    {
+        "branch": Measured(hits=0.108, distinct=3.0),
+        "beam": Measured(hits=0.110, distinct=1.6),
+        "diverse": Measured(hits=0.110, distinct=2.4),
+        SUPERPOSED: Measured(hits=0.095, distinct=2.0, one_row=True),
+        WITH_NGRAMS: Measured(hits=0.062, distinct=1.4, one_row=True),
+    }
+)
+WAYS: Final = MappingProxyType({"branch": branch, "beam": beam, "diverse": diverse, SUPERPOSED: superposed})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,34 +66,44 @@ def auto(sequence: Sequence, request: SuggestRequest) -> Generator[None, None, l
 
 
 def choose_way(sequence: Sequence, request: SuggestRequest) -> WayChoice:
-    """Return which way `auto` takes: where two can be taken, the one with the most hits for its time.
+    """Return which way `auto` takes.
 
-    Hits were measured once and stand in `HITS`. Time is that of the model calls by the device's cost curve where that
-    was measured, else by a rough one: a call of k rows for each token of k branches, of one row for superposed drafts.
+    Ways that take longer than two passes of one draft are left out, by the device's cost curve where it was measured,
+    else by a rough one. Of the others those stay whose measured hits are within the error of the best, and of these the
+    one whose drafts differ most is taken.
     """
     if not request.sampling.greedy:
-        return WayChoice(name="branch", reason="superposed drafts are never drawn")
+        return WayChoice(name="branch", reason="it is the way that draws")
+    if request.num_drafts == 1:
+        return WayChoice(name="branch", reason="a single draft is the greedy text in each way")
     if not sequence.takes_blends:
         return WayChoice(name="branch", reason="this bundle takes no blends")
-    if request.num_drafts == 1:
-        return WayChoice(name="branch", reason="a single draft is the greedy text in either way")
-    prices = _prices(sequence, request)
-    known = [name for name in HITS if name != WITH_NGRAMS or request.ngrams is not None]
-    best = max(known, key=lambda name: HITS[name] / prices[name])
-    told = ", ".join(f"{name} {HITS[name]:.1%} at {prices[name]:.2f} x a greedy pass" for name in known)
+    price = _price_of_branches(sequence, request)
+    prices = {name: 1.0 if row.one_row else price for name, row in MEASURED.items()}
+    if request.ngrams is None:
+        del prices[WITH_NGRAMS]
+    best = _best(prices)
     source = "the cost curve" if request.costs is not None else "rough costs"
-    reason = f"most hits for its time by {source}: {told}"
+    reason = f"by {source}, {request.num_drafts} branches take {price:.2f} x a greedy pass, and may take {LONGEST:g} x"
     return WayChoice(name=best.partition(" ")[0], reason=reason, uses_ngrams=best == WITH_NGRAMS)
 
 
-def _prices(sequence: Sequence, request: SuggestRequest) -> dict[str, float]:
-    """Return what each way takes, in passes of one draft."""
+def _best(prices: Mapping[str, float]) -> str:
+    """Return the best of some rows of the table, given what each takes."""
+    quick = [name for name, price in prices.items() if price <= LONGEST]
+    most_hits = max(MEASURED[name].hits for name in quick)
+    good = [name for name in quick if MEASURED[name].hits >= most_hits - HITS_ERROR]
+    return max(good, key=lambda name: MEASURED[name].distinct)
+
+
+def _price_of_branches(sequence: Sequence, request: SuggestRequest) -> float:
+    """Return what k branches take, in passes of one: the first token is read once for all."""
     num_drafts, num_tokens = request.num_drafts, request.max_new_tokens
     if not sequence.takes_trees and not sequence.takes_batches:
-        rows = float(num_drafts)  # one after the other
+        step = float(num_drafts)  # one after the other
     elif request.costs is None:
-        rows = 1 + ROUGH_ROW * (num_drafts - 1)
+        step = 1 + ROUGH_ROW * (num_drafts - 1)
     else:
-        _, one, *others = request.costs.costs(len(sequence.token_ids), max_rows=num_drafts)
-        rows = [one, *others][-1] / one
-    return {"branch": (1 + (num_tokens - 1) * rows) / num_tokens, "superposed": 1.0, WITH_NGRAMS: 1.0}
+        costs = request.costs.costs(len(sequence.token_ids), max_rows=num_drafts)
+        step = costs[num_drafts] / costs[1]
+    return (1 + (num_tokens - 1) * step) / num_tokens

@@ -1,9 +1,11 @@
 """Milliseconds of k drafts of 10 tokens, by each way and by each kind of branches, beside one greedy pass.
 
 python tests/benchmarks/suggest_price.py BUNDLE... [--ways branch,beam] [--kinds tree,batch,forks] [--rounds 5]
+    [--ngrams STORE] [--threads N]
 
 All columns of a row are timed in turn, behind a text of random tokens that is cached but for its last; the median
-counts, and in brackets its multiple of the greedy pass. `forks` are timed up to three drafts.
+counts, and in brackets its multiple of the greedy pass. `forks` are timed up to three drafts. `--ngrams`: the store of
+superposed drafts; by default the one that the model has.
 """
 
 from __future__ import annotations
@@ -51,9 +53,9 @@ def greedy(sequence: Sequence) -> None:
 
 
 def jobs(
-    model: LanguageModel, sequence: Sequence, num_drafts: int, ways: list[str], kinds: list[str]
+    model: LanguageModel, sequence: Sequence, num_drafts: int, ways: list[str], kinds: list[str], ngrams: str | None
 ) -> dict[str, Callable[[], object]]:
-    request = model.suggest_request(num_drafts=num_drafts, max_new_tokens=NUM_TOKENS)
+    request = model.suggest_request(num_drafts=num_drafts, max_new_tokens=NUM_TOKENS, ngrams=ngrams)
     found: dict[str, Callable[[], object]] = {"greedy": lambda: greedy(sequence)}
     for kind in kinds:
         if kind != "forks" or num_drafts <= MOST_FORKS:
@@ -80,19 +82,21 @@ def main() -> None:
     parser.add_argument("--ways", default=",".join(name for name in WAYS if name != "auto"))
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ngrams", metavar="STORE")
+    parser.add_argument("--threads", type=int, metavar="N")
     chosen = parser.parse_args()
     ways, kinds = [chosen.ways.split(",") if chosen.ways else [], chosen.kinds.split(",") if chosen.kinds else []]
     columns = ["greedy", *kinds, *ways]
     print("| model | context | k |", " | ".join(columns), "|")
     print("|---|---|---|" + "---|" * len(columns))
     for name in chosen.bundles:
-        model = skipstone.load(name)
+        model = skipstone.load(name, threads=chosen.threads)
         vocab_size = model.runtime.manifest.dimensions.vocab_size
         for context in CONTEXTS:
             sequence = model.runtime.new_sequence(context_length=context + NUM_TOKENS * max(NUM_DRAFTS))
             sequence.append(np.random.default_rng(0).integers(3, vocab_size, context).tolist())
             for num_drafts in NUM_DRAFTS:
-                ms = medians(sequence, jobs(model, sequence, num_drafts, ways, kinds), chosen.rounds)
+                ms = medians(sequence, jobs(model, sequence, num_drafts, ways, kinds, chosen.ngrams), chosen.rounds)
                 cells = [f"{ms[c]:.1f} ({ms[c] / ms['greedy']:.2f})" if c in ms else "-" for c in columns]
                 print(f"| {name.rstrip('/').split('/')[-1]} | {context} | {num_drafts} |", " | ".join(cells), "|")
 

@@ -11,7 +11,7 @@ from skipstone.language_model import LanguageModel
 from skipstone.runtime.costs import CostCurve
 from skipstone.runtime.engine import Model, Sequence
 from skipstone.runtime.suggest import SuggestRequest, suggest
-from skipstone.runtime.suggest.auto import HITS, WAYS, WITH_NGRAMS, choose_way
+from skipstone.runtime.suggest.auto import MEASURED, WITH_NGRAMS, choose_way
 from skipstone.runtime.text import NgramCounts
 
 PROMPT = "def add(first, second):"
@@ -32,27 +32,33 @@ def asked(model: Model, *, row: float | None = None, **options: Any) -> SuggestR
     return replace(request, costs=curve)
 
 
-def test_where_rows_cost_nothing_the_way_with_the_most_hits_is_taken(tiny: Model) -> None:
-    choice = choose_way(prompted(tiny), asked(tiny, row=0.0))
-    assert HITS[choice.name] == max(HITS[name] for name in WAYS)
-    assert choice.reason.count("1.00 x") == 2 and "cost curve" in choice.reason
+def test_where_branches_are_cheap_drafts_that_differ_are_taken(tiny: Model) -> None:
+    choice = choose_way(prompted(tiny), asked(tiny, row=0.2))
+    assert choice.name == "branch" and "1.36 x" in choice.reason and "cost curve" in choice.reason
 
 
-def test_where_a_row_costs_a_step_one_pass_is_taken(tiny: Model) -> None:
+def test_where_branches_take_more_than_two_passes_one_pass_is_taken(tiny: Model) -> None:
     choice = choose_way(prompted(tiny), asked(tiny, row=1.0))
-    assert choice.name == "superposed" and "at 2.80 x" in choice.reason
+    assert choice.name == "superposed" and "2.80 x" in choice.reason
+
+
+def test_more_drafts_take_longer(tiny: Model) -> None:
+    names = [choose_way(prompted(tiny), asked(tiny, row=0.2, num_drafts=number)).name for number in (2, 8)]
+    assert names == ["branch", "superposed"]
 
 
 def test_without_a_cost_curve_costs_are_rough(tiny: Model) -> None:
     assert "rough" in choose_way(prompted(tiny), asked(tiny)).reason
 
 
-def test_superposed_drafts_with_ngrams_have_hits_of_their_own(tiny: Model) -> None:
+def test_ngrams_are_used_where_they_were_measured_to_help(tiny: Model) -> None:
     counts = NgramCounts()
     counts.add([1, 2, 3])
-    choice = choose_way(prompted(tiny), asked(tiny, row=1.0, ngrams=counts.store(vocabulary="words")))
-    assert f"superposed with n-grams {HITS[WITH_NGRAMS]:.1%}" in choice.reason
-    assert choice.uses_ngrams == (HITS[WITH_NGRAMS] > HITS["superposed"])
+    request = asked(tiny, row=1.0, ngrams=counts.store(vocabulary="words"))
+    choice = choose_way(prompted(tiny), request)
+    assert choice.uses_ngrams == (MEASURED[WITH_NGRAMS].hits >= MEASURED["superposed"].hits)
+    found = suggest(prompted(tiny), request, method="auto")
+    assert (found == suggest(prompted(tiny), request, method="superposed")) == choice.uses_ngrams
 
 
 def test_drawn_drafts_and_a_single_one_are_branches(tiny: Model) -> None:
