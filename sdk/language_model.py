@@ -38,6 +38,7 @@ from skipstone.runtime.suggest import (
     require_ngrams_used,
     way_named,
 )
+from skipstone.runtime.suggest.auto import WayChoice, choose_way
 from skipstone.runtime.text import NgramStore
 from skipstone.suggester import Suggester
 
@@ -215,6 +216,26 @@ class LanguageModel:
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
         sequence.require_room(request.max_new_tokens)
         return finish(way(sequence, request))
+
+    @checks_arguments
+    def choose_way(
+        self,
+        prompt: str,
+        *,
+        num_drafts: int = 3,
+        max_new_tokens: int = 10,
+        ngrams: str | Path | NgramStore | None = None,
+        context_length: int | None = None,
+        **sampling: Any,
+    ) -> WayChoice:
+        """Return which way `suggest` takes for a prompt by the method `auto`, and why, without a model call.
+
+        Raises: as `suggest`.
+        """
+        sequence = self.runtime.new_sequence(context_length=context_length)
+        sequence.append(self.encode(prompt))
+        request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
+        return choose_way(sequence, request)
 
     @checks_arguments
     def suggester(

@@ -61,6 +61,11 @@ def test_ngrams_are_used_where_they_were_measured_to_help(tiny: Model) -> None:
     assert (found == suggest(prompted(tiny), request, method="superposed")) == choice.uses_ngrams
 
 
+def test_a_model_says_which_way_it_would_take(tiny: Model) -> None:
+    choice = LanguageModel(tiny).choose_way(PROMPT, num_drafts=8)
+    assert choice == choose_way(prompted(tiny), asked(tiny, num_drafts=8))
+
+
 def test_drawn_drafts_and_a_single_one_are_branches(tiny: Model) -> None:
     assert choose_way(prompted(tiny), asked(tiny, row=1.0, temperature=0.8)).name == "branch"
     assert choose_way(prompted(tiny), asked(tiny, row=1.0, num_drafts=1)).name == "branch"
