@@ -33,12 +33,13 @@ from skipstone.runtime.suggest import (
     Suggestion,
     SuggestRequest,
     Way,
+    WayChoice,
+    choose_way,
     completing_words,
     finish,
     require_ngrams_used,
     way_named,
 )
-from skipstone.runtime.suggest.auto import WayChoice, choose_way
 from skipstone.runtime.text import NgramStore
 from skipstone.suggester import Suggester
 

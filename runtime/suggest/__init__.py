@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.runtime.suggest.auto import WayChoice, choose_way
 from skipstone.runtime.suggest.suggestion import Suggestion, SuggestRequest
 from skipstone.runtime.suggest.ways import Way, finish, require_ngrams_used, suggest, way_named
 from skipstone.runtime.suggest.words import completing_words
@@ -10,6 +11,8 @@ __all__ = [
     "SuggestRequest",
     "Suggestion",
     "Way",
+    "WayChoice",
+    "choose_way",
     "completing_words",
     "finish",
     "require_ngrams_used",
