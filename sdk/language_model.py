@@ -206,14 +206,15 @@ class LanguageModel:
         """Return several short drafts of what follows a prompt, distinct and the best first.
 
         `method` is `auto` or a way by name. `ngrams` is the store of `skipstone ngrams` for superposed drafts, or the
-        word `none`; by default pebble has one of code. `sampling` are options of `SamplingOptions`; drafts are greedy
-        by default. A prompt may end inside a word, which drafts then complete first, unless `complete_words` is False;
-        None: where the vocabulary allows it. Raises: ConfigError, CacheFull, BundleError for another file, all before
-        any work.
+        word `none`; by default `superposed` has one of code for pebble. `sampling` are options of `SamplingOptions`;
+        drafts are greedy by default. A prompt may end inside a word, which drafts then complete first, unless
+        `complete_words` is False; None: where the vocabulary allows it. Raises: ConfigError, CacheFull, BundleError for
+        another file, all before any work.
         """
         way = self.way(method, ngrams=ngrams, complete_words=complete_words)
         sequence = self.runtime.new_sequence(context_length=context_length)
         sequence.append(self.encode(prompt))
+        ngrams = _by_default(ngrams, method)
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
         sequence.require_room(request.max_new_tokens)
         return finish(way(sequence, request))
@@ -235,6 +236,7 @@ class LanguageModel:
         """
         sequence = self.runtime.new_sequence(context_length=context_length)
         sequence.append(self.encode(prompt))
+        ngrams = _by_default(ngrams, "auto")
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
         return choose_way(sequence, request)
 
@@ -255,6 +257,7 @@ class LanguageModel:
         Options are those of `suggest`. Raises: ConfigError.
         """
         way = self.way(method, ngrams=ngrams, complete_words=complete_words)
+        ngrams = _by_default(ngrams, method)
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
         return Suggester(self.runtime, way, request, context_length=context_length)
 
@@ -303,3 +306,8 @@ class LanguageModel:
         if not prompt or not token_ids:  # a start token alone is no prompt either
             raise ConfigError("the prompt is empty; give at least one character")
         return token_ids
+
+
+def _by_default(ngrams: str | Path | NgramStore | None, method: str) -> str | Path | NgramStore | None:
+    """Return the store that was named; without one, `auto` uses none, also where the package has one."""
+    return NO_NGRAMS if ngrams is None and method == "auto" else ngrams

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -36,56 +36,51 @@ class Measured:
     one_row: bool = False
 
 
-SUPERPOSED, WITH_NGRAMS = "superposed", "superposed with n-grams"
 MEASURED: Final = MappingProxyType(
     {
         "branch": Measured(hits=0.102, distinct=3.0),
         "beam": Measured(hits=0.113, distinct=1.6),
         "diverse": Measured(hits=0.113, distinct=2.4),
-        SUPERPOSED: Measured(hits=0.095, distinct=2.0, one_row=True),
-        WITH_NGRAMS: Measured(hits=0.057, distinct=1.4, one_row=True),
+        "superposed": Measured(hits=0.095, distinct=2.0, one_row=True),
     }
 )
-WAYS: Final = MappingProxyType({"branch": branch, "beam": beam, "diverse": diverse, SUPERPOSED: superposed})
+WAYS: Final = MappingProxyType({"branch": branch, "beam": beam, "diverse": diverse, "superposed": superposed})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WayChoice:
-    """The way that is taken, whether with the n-grams that there are, and the reason in a few words."""
+    """The way that is taken, and the reason in a few words."""
 
     name: str
     reason: str
-    uses_ngrams: bool = False
 
 
 def auto(sequence: Sequence, request: SuggestRequest) -> Generator[None, None, list[Suggestion]]:
     """Make drafts in the way that `choose_way` names."""
-    choice = choose_way(sequence, request)
-    request = request if choice.uses_ngrams else replace(request, ngrams=None)
-    return (yield from WAYS[choice.name](sequence, request))
+    return (yield from WAYS[choose_way(sequence, request).name](sequence, request))
 
 
 def choose_way(sequence: Sequence, request: SuggestRequest) -> WayChoice:
     """Return which way `auto` takes.
 
-    Ways that take longer than two passes of one draft are left out, by the device's cost curve where it was measured,
-    else by a rough one. Of the others those stay whose measured hits are within the error of the best, and of these the
-    one whose drafts differ most is taken.
+    N-grams that are given are used by superposed drafts only, so these are taken then. Else ways that take longer than
+    two passes of one draft are left out, by the device's cost curve where it was measured, or by a rough one. Of the
+    others those stay whose measured hits are within the error of the best, and of these the one whose drafts differ
+    most is taken.
     """
     if not request.sampling.greedy:
         return WayChoice(name="branch", reason="it is the way that draws")
-    if request.num_drafts == 1:
-        return WayChoice(name="branch", reason="a single draft is the greedy text in each way")
     if not sequence.takes_blends:
         return WayChoice(name="branch", reason="this bundle takes no blends")
+    if request.ngrams is not None:
+        return WayChoice(name="superposed", reason="it is the way that uses n-grams")
+    if request.num_drafts == 1:
+        return WayChoice(name="branch", reason="a single draft is the greedy text in each way")
     price = _price_of_branches(sequence, request)
     prices = {name: 1.0 if row.one_row else price for name, row in MEASURED.items()}
-    if request.ngrams is None:
-        del prices[WITH_NGRAMS]
-    best = _best(prices)
     source = "the cost curve" if request.costs is not None else "rough costs"
     reason = f"by {source}, {request.num_drafts} branches take {price:.2f} x a greedy pass, and may take {LONGEST:g} x"
-    return WayChoice(name=best.partition(" ")[0], reason=reason, uses_ngrams=best == WITH_NGRAMS)
+    return WayChoice(name=_best(prices), reason=reason)
 
 
 def _best(prices: Mapping[str, float]) -> str:
