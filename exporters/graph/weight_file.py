@@ -17,6 +17,9 @@ from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, as_columns, h
 __all__ = ["INTEGERS", "StoredMatrix", "StoredScales", "WeightFile"]
 
 ALIGNMENT = 64
+# Linux keeps together what one call wrote, up to 2 MB, and maps it as a whole where one byte is read: so each row of an
+# embedding that was read took 2 MB of memory.
+_PIECE: Final = 1 << 16
 INTEGERS: Final[Mapping[int, ir.DataType]] = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
 
 
@@ -206,7 +209,9 @@ class WeightFile:
     def _write(self, name: str, array: NDArray[np.generic]) -> ir.ExternalTensor:
         self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
         offset = self._file.tell()
-        self._file.write(array.data.cast("B"))
+        data = array.data.cast("B")
+        for start in range(0, len(data), _PIECE):
+            self._file.write(data[start : start + _PIECE])
         return self._reference(name, ir.DataType.from_numpy(array.dtype), array.shape, offset, array.nbytes)
 
     def _reference(
