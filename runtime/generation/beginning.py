@@ -70,24 +70,31 @@ class Beginning:
 
 
 def begin(
-    model: Model, sequence: Sequence, sampling: SamplingOptions, *, max_new_tokens: int, borders: Borders | None = None
+    model: Model,
+    sequence: Sequence,
+    sampling: SamplingOptions,
+    *,
+    max_new_tokens: int,
+    known: Beginning | None = None,
 ) -> Beginning | None:
     """Take the prompt's last tokens back to a border and let the sequence hold a cover of them; None: it stays.
 
     The likeliest cover when greedy, else one drawn by the seed, as likely as it is. The text has room for
-    `max_new_tokens`, and still has. Raises: ConfigError for a vocabulary without borders.
+    `max_new_tokens`, and still has. `known` is what came of the same prompt before, whose scores are then taken.
+    Raises: ConfigError for a vocabulary without borders.
     """
-    start = perf_counter()
-    lead = _lead(model)
-    borders = borders or borders_of(model)
-    border = borders.find(sequence.token_ids, least=0 if lead is not None else 1)
+    start, lead = perf_counter(), _lead(model)
+    border = known.border if known else borders_of(model).find(sequence.token_ids, least=0 if lead is not None else 1)
     if border is None:
         return None
     most = len(border.tail) + sequence.room - max_new_tokens
     before = sequence.token_ids[border.start - 1] if border.start else None
     sequence.rollback(border.start)
     try:
-        covers = judge_covers(sequence, border, lead=lead, most=most, banned_ids=sampling.banned_ids)
+        if known is not None and max(map(len, known.covers.lefts)) < most:
+            covers = known.covers
+        else:
+            covers = judge_covers(sequence, border, lead=lead, most=most, banned_ids=sampling.banned_ids)
     except BaseException:
         sequence.append(border.tail)
         raise

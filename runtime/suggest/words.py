@@ -29,11 +29,15 @@ def completing_words(model: Model, way: Way, *, required: bool = True) -> Way:
             raise
         return way
 
+    last: list[tuple[list[int], Beginning]] = []  # the scores of the last prompt, which may be asked about again
+
     def behind_border(sequence: Sequence, request: SuggestRequest) -> Generator[None, None, list[Suggestion]]:
         prompt = list(sequence.token_ids)
-        beginning = begin(model, sequence, request.sampling, max_new_tokens=request.max_new_tokens)
+        known = last[0][1] if last and last[0][0] == prompt else None
+        beginning = begin(model, sequence, request.sampling, max_new_tokens=request.max_new_tokens, known=known)
         if beginning is None:
             return (yield from way(sequence, request))
+        last[:] = [(prompt, beginning)]
         try:
             yield
             return (yield from _behind(beginning, prompt, sequence, request, way))

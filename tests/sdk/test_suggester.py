@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import MakeBundle, MakeCheckpoint
 from model_calls import watching
 from numpy.typing import NDArray
 
@@ -138,6 +139,28 @@ def test_the_first_words_alone_come_first(model: LanguageModel) -> None:
     suggester = model.suggester(max_new_tokens=6)
     assert {len(draft.token_ids) for draft in suggester.suggest("def add(", max_new_tokens=1)} == {1}
     assert same(suggester.suggest("def add("), model.suggest("def add(", max_new_tokens=6))
+
+
+def test_whole_drafts_behind_the_first_words_take_the_same_border(model: LanguageModel) -> None:
+    suggester, text = model.suggester(max_new_tokens=4, method="branch"), "def add(first, secon"
+    fresh = model.suggester(max_new_tokens=4, method="branch")
+    suggester.suggest(text, max_new_tokens=1)
+    assert fed(suggester, text) < fed(fresh, text)
+    assert same(suggester.suggest(text), model.suggest(text, max_new_tokens=4, method="branch"))
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "gpt2"])
+def test_models_that_take_no_trees_complete_words_too(
+    make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle, model_type: str
+) -> None:
+    window = {"sliding_window": 8} if model_type == "mistral" else {}
+    model = LanguageModel(Model.open(make_bundle(make_checkpoint(model_type, **window))))
+    suggester, text = model.suggester(max_new_tokens=4, method="branch"), "class Sequence:\n    def __in"
+    for end in range(len(text) - 4, len(text) + 1):
+        drafts = suggester.suggest(text[:end])
+        assert same(drafts, model.suggest(text[:end], max_new_tokens=4, method="branch"))
+    (draft,) = model.suggest(text, num_drafts=1, max_new_tokens=4, method="branch")
+    assert draft.token_ids == model.generate(text, max_new_tokens=4, complete_words=True).token_ids
 
 
 def test_an_empty_text_has_no_suggestions_and_a_small_context_is_refused(model: LanguageModel) -> None:

@@ -70,6 +70,13 @@ def test_a_missing_library_is_named_with_its_installation(cli: CommandLine, monk
     assert "pip install skipstone[interactive]" in run.err or "needs a terminal" in run.err
 
 
+def test_generate_completes_words_where_it_is_asked_to(cli: CommandLine) -> None:
+    assert cli("generate", "pebble", "-p", PROMPT, "-n", 3, "--complete-words", "-q").out.startswith("t ")
+    assert not cli("generate", "pebble", "-p", PROMPT, "-n", 3, "-q").out.startswith("t ")
+    run = cli("generate", "pebble", "-p", PROMPT, "--complete-words", "--show-drafts")
+    assert (run.code, run.err.count("\n")) == (2, 1)
+
+
 class Typist:
     """Types on a page as a user does, and waits until it shows what was expected."""
 
