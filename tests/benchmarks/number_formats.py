@@ -11,7 +11,6 @@ rounded to the nearest with a search of scales, and again with what each column 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -193,10 +192,8 @@ class DoReFa:
         return lambda columns, part: plain(part) * scale
 
 
-def handed_on(matrix: Floats, hessian: Doubles, group: int, rounded: Callable[[slice, Floats], Floats]) -> Floats:
+def handed_on(matrix: Floats, factor: Doubles, group: int, rounded: Callable[[slice, Floats], Floats]) -> Floats:
     """Round group after group of columns; what each loses is made up for by those that follow (GPTQ, GPTVQ)."""
-    damped = hessian + np.eye(len(hessian)) * 0.01 * np.diag(hessian).mean()
-    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
     left, result = matrix.astype(np.float64), np.empty_like(matrix)
     for chunk in range(0, matrix.shape[1], _CHUNK):
         end = min(chunk + _CHUNK, matrix.shape[1])
@@ -274,20 +271,25 @@ def main() -> None:
         for name, place in KINDS.items():
             matrix, key = np.ascontiguousarray(weights.read(name, layer)), f"layers.{layer}.{place}"
             power_of = hessian_error(matrix, np.zeros_like(matrix), judge[key])
-            print(f"layer {layer} {name}", file=sys.stderr, flush=True)
             for label, bits, found in results(matrix, fit[key]):
                 losses = [hessian_error(matrix, one, judge[key]) / power_of for one in found]
                 lost.setdefault(label, []).append((bits, losses[0], losses[1]))
-    print("| format | bits | lost, nearest | lost, handed on |\n|---|---|---|---|")
+            show(lost, f"up to {name} of layer {layer}")
+
+
+def show(lost: Mapping[str, list[tuple[float, float, float]]], title: str) -> None:
+    print(f"\n{title}\n\n| format | bits | lost, nearest | lost, handed on |\n|---|---|---|---|")
     for label, rows in lost.items():
         bits, near, handed = np.array(rows).T
         figures = (f"{100 * np.exp(np.log(values).mean()):.4f} %" for values in (near, handed))
-        print(f"| {label} | {bits.mean():.2f} | {' | '.join(figures)} |")
+        print(f"| {label} | {bits.mean():.2f} | {' | '.join(figures)} |", flush=True)
 
 
 def results(matrix: Floats, hessian: Doubles) -> list[tuple[str, float, tuple[Floats, Floats]]]:
     """Return for each format its bits, and the matrix as it gives it: to the nearest, and with errors handed on."""
     importance, found = np.diag(hessian).astype(np.float32), []
+    damped = hessian + np.eye(len(hessian)) * 0.01 * np.diag(hessian).mean()
+    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
     for label, (bits, block) in OURS.items():
         near = quantize(matrix, bits=bits, block_size=block, symmetric=False, importance=importance).dequantize()
         handed = gptq(matrix, hessian, bits=bits, block_size=block).dequantize()
@@ -295,7 +297,7 @@ def results(matrix: Floats, hessian: Doubles) -> list[tuple[str, float, tuple[Fl
     for label, (form, group, num_bits) in FORMATS.items():
         rounded = form.rounder(matrix, importance)
         parts = [rounded(slice(s, s + group), matrix[:, s : s + group]) for s in range(0, matrix.shape[1], group)]
-        handed = handed_on(matrix, hessian, group, rounded)
+        handed = handed_on(matrix, factor, group, rounded)
         found.append((label, num_bits(*matrix.shape), (np.concatenate(parts, axis=1), handed)))
     return found
 
