@@ -61,8 +61,8 @@ def run(
 ) -> None:
     """Suggest several drafts of what follows a text.
 
-    The table goes to standard output, the best draft first, the time to standard error. A score is the mean log
-    probability of a draft's tokens, or what superposed drafts have in its place.
+    The table goes to standard output, the best draft first, the way and its time to standard error. A score is the
+    mean log probability of a draft's tokens, or what superposed drafts have in its place.
     """
     from skipstone.runtime.suggest import way_named
 
@@ -91,7 +91,10 @@ def run(
         print_json([draft.to_json() for draft in drafts])
     else:
         write(_table(drafts))
-    notes(quiet=printing.quiet).print(f"{len(drafts)} drafts in {milliseconds:.1f} ms")
+    if method == "auto":
+        size = {"num_drafts": num_drafts, "max_new_tokens": max_new_tokens}
+        method = model.choose_way(text, ngrams=ngrams, context_length=context, **size).name
+    notes(quiet=printing.quiet).print(f"{len(drafts)} drafts by {method} in {milliseconds:.1f} ms")
 
 
 def _table(drafts: list[Suggestion]) -> str:

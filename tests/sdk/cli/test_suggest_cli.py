@@ -32,7 +32,13 @@ def test_the_table_shows_the_drafts_and_standard_error_the_time(cli: CommandLine
     assert head.split() == ["text", "score"]
     assert [line.rsplit("  ", 1)[0].strip() for line in lines] == [repr(draft.text) for draft in drafts]
     assert len({len(line) for line in lines}) == 1
-    assert run.err.startswith("2 drafts in ") and run.err.endswith(" ms\n")
+    assert run.err.startswith("2 drafts by branch in ") and run.err.endswith(" ms\n")
+
+
+def test_standard_error_names_the_way_that_auto_takes(cli: CommandLine, pebble: LanguageModel) -> None:
+    chosen = pebble.choose_way(PROMPT, num_drafts=16, max_new_tokens=3)
+    run = cli("suggest", "pebble", "-p", PROMPT, "-k", 16, "-n", 3, "--threads", 1)
+    assert run.err.startswith(f"16 drafts by {chosen.name} in ")
 
 
 def test_json_holds_text_score_and_tokens(cli: CommandLine) -> None:
