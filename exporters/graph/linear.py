@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +15,10 @@ from skipstone.exporters.graph.weight_file import StoredMatrix
 from skipstone.quant import Matrix, Recipe, TensorRecipe
 
 __all__ = ["Linear"]
+
+_PIECE_BYTES: Final = 4 << 20
+_MOST_PIECES: Final = 8
+_ROWS: Final = 128  # a piece has a multiple of so many, but for the last
 
 
 class Linear:
@@ -44,10 +49,21 @@ class Linear:
         pen, rule = self._pen, rule or self._recipe.for_tensor(name)
         parts = self._kernels.matrices(name, make, rule, shared=shared)
         whole = None if bias is None else pen.weight(f"{name}.bias", lambda: bias)
+        if shared and len(parts) == 1 and parts[0].bits < 32 and not parts[0].transposed:
+            parts = self._pieces(parts[0])
         if len(parts) == 1:
             return self._product(x, parts[0], whole, rank)
         joined = pen.op("Concat", *(self._product(x, part, None, rank) for part in parts), axis=-1)
         return joined if whole is None else pen.op("Add", joined, whole)
+
+    def _pieces(self, matrix: StoredMatrix) -> tuple[StoredMatrix, ...]:
+        """Return a large matrix as rows that are packed one after the other: its pages need not be there at once."""
+        num_pieces = min(_MOST_PIECES, matrix.data.nbytes // _PIECE_BYTES)
+        if num_pieces < 2:
+            return (matrix,)
+        size = -(-matrix.rows // num_pieces // _ROWS) * _ROWS
+        starts = range(0, matrix.rows, size)
+        return tuple(self._pen.file.some_rows(matrix, start, min(start + size, matrix.rows)) for start in starts)
 
     def some_rows(
         self, x: ir.Value, name: str, make: Callable[[], Matrix], num_first: int, row_ids: ir.Value

@@ -188,14 +188,19 @@ class WeightFile:
 
     def first_rows(self, matrix: StoredMatrix, num_rows: int) -> StoredMatrix:
         """Return the first rows of a matrix, by the same bytes; nothing is written. It must not lie `transposed`."""
-        assert not matrix.transposed, "the first rows of a transposed matrix lie apart"
-        scales = matrix.scales
+        return self.some_rows(matrix, 0, num_rows)
+
+    def some_rows(self, matrix: StoredMatrix, start: int, end: int) -> StoredMatrix:
+        """As `first_rows`, for the rows from `start` to `end`."""
+        assert not matrix.transposed, "the rows of a transposed matrix lie apart"
+        num_rows, scales = end - start, matrix.scales
 
         def cut(stored: ir.ExternalTensor) -> ir.ExternalTensor:
             _, *rest = stored.shape.numpy()
-            num_bytes = stored.nbytes // matrix.rows * num_rows
-            name = f"{stored.name}.first_{num_rows}"
-            return self._reference(name, stored.dtype, (num_rows, *rest), stored.offset or 0, num_bytes)
+            row_bytes = stored.nbytes // matrix.rows
+            name = f"{stored.name}.first_{end}" if not start else f"{stored.name}.rows_{start}_{end}"
+            offset = (stored.offset or 0) + start * row_bytes
+            return self._reference(name, stored.dtype, (num_rows, *rest), offset, num_rows * row_bytes)
 
         return replace(
             matrix,
