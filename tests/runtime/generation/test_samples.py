@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError
@@ -108,6 +108,7 @@ def test_the_majority_has_the_vote_and_texts_without_an_answer_have_none(generat
     assert (nobody.answer, nobody.generation, nobody.share) == (None, None, 0.0)
 
 
+@settings(deadline=None)
 @given(solved=st.lists(st.booleans(), min_size=1, max_size=7), data=st.data())
 def test_the_coverage_is_the_share_of_choices_that_hold_a_solution(
     generation: Generation, solved: list[bool], data: st.DataObject
