@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from skipstone.conversation import Conversation, OnFull
 from skipstone.errors import ConfigError
-from skipstone.ngrams import NO_NGRAMS, ngrams_for
+from skipstone.ngrams import ngrams_for
 from skipstone.option_types import checks_arguments
 from skipstone.options import generation_options, sampling_options
 from skipstone.runtime.costs import known_curve
@@ -205,8 +205,8 @@ class LanguageModel:
     ) -> list[Suggestion]:
         """Return several short drafts of what follows a prompt, distinct and the best first.
 
-        `method` is `auto` or a way by name. `ngrams` is the store of `skipstone ngrams` for superposed drafts, or the
-        word `none`; by default `superposed` has one of code for pebble. `sampling` are options of `SamplingOptions`;
+        `method` is `auto` or a way by name. `ngrams` is a store of `skipstone ngrams` for superposed drafts, or the
+        word `pebble` for that of its code. `sampling` are options of `SamplingOptions`;
         drafts are greedy by default. A prompt may end inside a word, which drafts then complete first, unless
         `complete_words` is False; None: where the vocabulary allows it. Raises: ConfigError, CacheFull, BundleError for
         another file, all before any work.
@@ -214,7 +214,6 @@ class LanguageModel:
         way = self.way(method, ngrams=ngrams, complete_words=complete_words)
         sequence = self.runtime.new_sequence(context_length=context_length)
         sequence.append(self.encode(prompt))
-        ngrams = _by_default(ngrams, method)
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
         sequence.require_room(request.max_new_tokens)
         return finish(way(sequence, request))
@@ -236,7 +235,6 @@ class LanguageModel:
         """
         sequence = self.runtime.new_sequence(context_length=context_length)
         sequence.append(self.encode(prompt))
-        ngrams = _by_default(ngrams, "auto")
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
         return choose_way(sequence, request)
 
@@ -257,7 +255,6 @@ class LanguageModel:
         Options are those of `suggest`. Raises: ConfigError.
         """
         way = self.way(method, ngrams=ngrams, complete_words=complete_words)
-        ngrams = _by_default(ngrams, method)
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
         return Suggester(self.runtime, way, request, context_length=context_length)
 
@@ -270,7 +267,7 @@ class LanguageModel:
     ) -> Way:
         """Return what makes drafts, by its name. Raises: ConfigError for an unknown one, and for n-grams in vain."""
         way = way_named(method)
-        if ngrams not in (None, NO_NGRAMS):
+        if ngrams is not None:
             require_ngrams_used(method)
         return way if complete_words is False else completing_words(self.runtime, way, required=complete_words is True)
 
@@ -306,8 +303,3 @@ class LanguageModel:
         if not prompt or not token_ids:  # a start token alone is no prompt either
             raise ConfigError("the prompt is empty; give at least one character")
         return token_ids
-
-
-def _by_default(ngrams: str | Path | NgramStore | None, method: str) -> str | Path | NgramStore | None:
-    """Return the store that was named; without one, `auto` uses none, also where the package has one."""
-    return NO_NGRAMS if ngrams is None and method == "auto" else ngrams

@@ -15,9 +15,8 @@ from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Model
 from skipstone.runtime.text import NgramStore
 
-__all__ = ["NO_NGRAMS", "find_texts", "ngrams_for", "parse_size", "read_found", "require_place", "vocabulary_of"]
+__all__ = ["find_texts", "ngrams_for", "parse_size", "read_found", "require_place", "vocabulary_of"]
 
-NO_NGRAMS: Final = "none"
 CODE_NGRAMS: Final = BUNDLED["pebble"] / "code.ngrams"
 """Counts of the modules that pebble was trained on."""
 _UNITS: Final = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -29,23 +28,14 @@ def vocabulary_of(bundle: Bundle) -> str:
 
 
 def ngrams_for(model: Model, source: str | Path | NgramStore | None) -> NgramStore | None:
-    """Return the store for a model: a file, one that is open, or by None that of the package if the tokenizer is its.
+    """Return the store for a model: a file, one that is open, or that of the package by the word `pebble`.
 
-    The word `none` stands for no store. Raises: BundleError for a file that is no store of this tokenizer.
+    Raises: BundleError for a file that is no store of this tokenizer.
     """
-    if source == NO_NGRAMS:
-        return None
-    vocabulary = vocabulary_of(model.bundle)
-    if isinstance(source, NgramStore):
+    if source is None or isinstance(source, NgramStore):
         return source
-    if source is not None:
-        return NgramStore.open(Path(source), vocabulary=vocabulary)
-    return model.shared.get("own n-grams", lambda: _packaged(vocabulary))
-
-
-def _packaged(vocabulary: str) -> NgramStore | None:
-    store = NgramStore.open(CODE_NGRAMS, vocabulary=None) if CODE_NGRAMS.is_file() else None
-    return store if store is not None and store.header.vocabulary == vocabulary else None
+    file = CODE_NGRAMS if str(source) == "pebble" else Path(source)
+    return NgramStore.open(file, vocabulary=vocabulary_of(model.bundle))
 
 
 def require_place(output: Path, *, force: bool) -> None:

@@ -43,7 +43,11 @@ def run(
     ] = "auto",
     ngrams: Annotated[
         str | None,
-        typer.Option("--ngrams", metavar="STORE", help="Counts that `skipstone ngrams` made, for superposed; or none."),
+        typer.Option(
+            "--ngrams",
+            metavar="STORE",
+            help="Counts that `skipstone ngrams` made, for superposed; pebble: those of its code.",
+        ),
     ] = None,
     complete_words: Annotated[
         bool | None,

@@ -3,8 +3,8 @@
 python tests/benchmarks/suggest_quality.py pebble heldout.txt --runs superposed:3,branch:3
 python tests/benchmarks/suggest_quality.py BUNDLE replies.jsonl --field reply --kept quality.jsonl --plot quality.svg
 
-Prefixes of 64 tokens are spread evenly over every second text (of a single text: over all of it). Without --ngrams the
-store of the package is used, or one counted from the other texts. The runs take turns at each prefix, so a busy machine
+Prefixes of 64 tokens are spread evenly over every second text (of a single text: over all of it). Without --ngrams
+(a store, or the word pebble) one is counted from the other texts. The runs take turns at each prefix, so a busy machine
 is slow for all. What is done is kept in --kept, one prefix a line, and is not done again.
 
 hit 5, hit 10: share of prefixes of which one of the k drafts begins with the true next 5 or 10 tokens. nats: mean log
@@ -59,10 +59,10 @@ def cases_of(model: LanguageModel, texts: list[str], most: int) -> list[tuple[li
 
 
 def store_for(model: LanguageModel, texts: list[str], path: Path | None) -> NgramStore | None:
-    """Return the store in a file, that of the package, or one of texts of the same kind."""
-    packaged = model.suggest_request(ngrams=path).ngrams
-    if packaged is not None or not texts:
-        return packaged
+    """Return the store in a file, or one of texts of the same kind."""
+    given = model.suggest_request(ngrams=path).ngrams
+    if given is not None or not texts:
+        return given
     counts = NgramCounts()
     for text in texts:
         counts.add(model.runtime.tokenizer.encode(text, add_special_tokens=False))
@@ -89,7 +89,7 @@ def nucleus(sequence: Sequence, request: SuggestRequest, seed: int) -> Drafts:
 def runner(model: LanguageModel, run: str, store: NgramStore | None) -> Callable[[Sequence, int], Drafts]:
     """Return what makes the drafts of a run such as branch:3 behind a sequence, the seed given."""
     way, _, number = run.partition(":")
-    ngrams = store if way == "superposed" and store is not None else "none"
+    ngrams = store if way == "superposed" and store is not None else None
     request = model.suggest_request(num_drafts=int(number), max_new_tokens=NEW, ngrams=ngrams)
     if way == "nucleus":
         return lambda sequence, seed: nucleus(sequence, request, seed)

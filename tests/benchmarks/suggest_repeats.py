@@ -38,7 +38,7 @@ def main() -> None:
     model = skipstone.load(chosen.bundle)
     lines = chosen.texts.read_text(encoding="utf-8").splitlines()[: chosen.prefixes]
     prompts = [model.encode(json.loads(line)[chosen.field])[:PREFIX] for line in lines]
-    request = model.suggest_request(num_drafts=1, max_new_tokens=chosen.new_tokens, ngrams="none")
+    request = model.suggest_request(num_drafts=1, max_new_tokens=chosen.new_tokens)
     print("| alpha | repeated | nats |\n|---|---|---|")
     for alpha in ALPHAS:
         way, found = functools.partial(contrast, alpha=alpha), []

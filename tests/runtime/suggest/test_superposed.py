@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import CacheFull, ConfigError
@@ -129,6 +129,7 @@ def slow_drafts(
     return growing | ended
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 6))
 def test_drafts_are_those_of_the_slow_twin(seed: int, num_drafts: int, num_prompt_tokens: int) -> None:
     random = np.random.default_rng(seed)

@@ -11,7 +11,7 @@ from conftest import CORPUS, MakeBundle
 
 from skipstone.api import load
 from skipstone.errors import BundleError, ConfigError
-from skipstone.ngrams import CODE_NGRAMS, ngrams_for, parse_size, vocabulary_of
+from skipstone.ngrams import ngrams_for, parse_size, vocabulary_of
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.text import NgramStore
 
@@ -100,11 +100,11 @@ def test_sizes_are_read() -> None:
         parse_size("3")
 
 
-@pytest.mark.skipif(not CODE_NGRAMS.is_file(), reason=f"{CODE_NGRAMS} is not there")
-def test_pebble_has_a_store_of_code_and_other_models_have_none(bundle: Path) -> None:
+def test_pebble_has_a_store_of_code_that_other_tokenizers_refuse(bundle: Path) -> None:
     pebble = load("pebble").runtime
-    store = ngrams_for(pebble, None)
-    assert store is not None and ngrams_for(pebble, "none") is None
+    store = ngrams_for(pebble, "pebble")
+    assert store is not None and ngrams_for(pebble, None) is None
     found = store.continuations(pebble.tokenizer.encode("import"))
     assert found is not None and found.total > 1000
-    assert ngrams_for(load(bundle).runtime, None) is None
+    with pytest.raises(BundleError):
+        ngrams_for(load(bundle).runtime, "pebble")
