@@ -28,7 +28,7 @@ from skipstone.devices import open_device
 from skipstone.evaluate import divergences, log_softmax
 from skipstone.exporters import ExportOptions, ExportPlan, plan_export
 from skipstone.exporters.graph import ModelWeights
-from skipstone.exporters.transforms import GainFolding, Rotation, apply
+from skipstone.exporters.transforms import Rotation, apply
 from skipstone.quant import Recipe
 
 Floats = NDArray[np.float32]
@@ -65,9 +65,11 @@ def form_of(plan: ExportPlan, form: str, folder: Path) -> ExportPlan:
     """Return the plan of the same model in another form."""
     if form == "scales":
         windows = Windows.of(plan, Documents.read("auto"))
-        coarse = replace(plan, recipe=Recipe.named("int4"))
+        coarse = replace(plan, recipe=Recipe.named("int4").calibrated())
         return with_scales(coarse, LayerGraphs(coarse, open_device(), folder), windows.calibrate, lambda share: None)
-    changes = {"stored": [], "gains": [GainFolding()], "rotated": [Rotation()]}[form]
+    if form == "gains":
+        return replace(plan, recipe=Recipe.named("int4")).with_gains()
+    changes = [Rotation()] if form == "rotated" else []
     architecture, tensors, _ = apply(changes, plan.architecture, plan.checkpoint.tensors)
     return replace(plan, architecture=architecture, checkpoint=replace(plan.checkpoint, tensors=tensors))
 
