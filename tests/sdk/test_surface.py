@@ -31,7 +31,8 @@ SAMPLING = "--sampling --temperature --top-k --top-p --min-p --typical --top-h -
 PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram"
 COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --draft-model --draft-model-precision --target "
-    "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --prune --check --force --quiet",
+    "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --prune --recipe --check "
+    "--force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
     f"--stop-below --stop-loops --min-agreement --dial --calibration --complete-words --draft-model --json --quiet "
@@ -41,7 +42,7 @@ COMMANDS = {
     "choose": "--prompt --answer --dial --normalize --closing --device --threads --json --quiet",
     "chat": "--system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
     f"--draft-model --suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",
-    "inspect": "--verify --json --quiet",
+    "inspect": "--verify --recipe --json --quiet",
     "devices": "--json",
     "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
     "--quiet",

@@ -136,7 +136,7 @@ def test_what_config_json_does_not_say_is_what_transformers_takes() -> None:
     assert [owner != layer for layer, owner in enumerate(owners)] == [
         mode == "reuse" for mode in theirs.kv_sharing_modes
     ]
-    assert [theirs.kv_sharing_modes[owner] for owner in set(owners[found.num_caches :])] == ["store", "store"]
+    assert [theirs.kv_sharing_modes[owner] for owner in set(owners[found.altup.num_caches :])] == ["store", "store"]
     assert found.tied_embedding
     assert found.logit_cap == theirs.final_logit_softcapping
 
