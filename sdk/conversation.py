@@ -11,6 +11,7 @@ from typing import Any, Literal
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.options import chat_options
+from skipstone.prompt_cache import PromptCache
 from skipstone.runtime.engine import Model
 from skipstone.runtime.generation import GenerationOptions, Piece, stream
 from skipstone.runtime.text import require_text
@@ -44,9 +45,13 @@ class Conversation:
         context_length: int | None = None,
         exact: bool | None = None,
         on_full: OnFull = "drop",
+        prompt_cache: PromptCache | None = None,
     ) -> None:
-        """`on_full` `stop` refuses a turn that does not fit, and drops none. Raises: ConfigError."""
-        self._model, self._on_full = model, on_full
+        """`on_full` `stop` refuses a turn that does not fit, and drops none. Raises: ConfigError.
+
+        `prompt_cache` has, and gets, the rows of all that the first answer follows.
+        """
+        self._model, self._on_full, self._prompt_cache = model, on_full, prompt_cache
         self._sequence = model.new_sequence(context_length=context_length, exact=exact)
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
         self.num_dropped = 0  # turns that have left
@@ -67,7 +72,8 @@ class Conversation:
 
         Without `options` tokens are chosen as the model recommends, and options given by name change single values:
         `reply("Hello", max_new_tokens=40, temperature=0)`. `options` are taken as they are.
-        Raises: ConfigError, TextError, CacheFull before any work; the conversation is then as it was.
+        Raises: ConfigError, TextError, CacheFull before any work; the conversation is then as it was. BundleError for a
+        prompt cache of other weights.
         """
         if options is not None and named:
             raise ConfigError(f"{', '.join(named)} given beside options; put all of them in one of the two")
@@ -82,8 +88,16 @@ class Conversation:
         options = replace(
             options, max_new_tokens=min(options.max_new_tokens, room), stop=(*options.stop, *self._written_end())
         )
-        pieces = stream(self._model, self._sequence, options)
+        pieces = self._stream(options)
         return self._answer(_without(messages, num_dropped), num_dropped, pieces)
+
+    def _stream(self, options: GenerationOptions) -> Iterator[Piece]:
+        """Yield the answer's pieces; what stands before the first answer may come from the prompt cache."""
+        cache, sequence = self._prompt_cache, self._sequence
+        if cache is None or sequence.num_cached:
+            return stream(self._model, sequence, options)
+        cache.fill(sequence, options)
+        return cache.keeping(sequence, options, stream(self._model, sequence, options))
 
     def _written_end(self) -> tuple[str, ...]:
         """Return how the template ends an answer, as a stop string, where that is text and no token.

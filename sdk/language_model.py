@@ -12,8 +12,9 @@ from skipstone.errors import ConfigError
 from skipstone.ngrams import ngrams_for
 from skipstone.option_types import checks_arguments
 from skipstone.options import generation_options, sampling_options
+from skipstone.prompt_cache import PromptCache
 from skipstone.runtime.costs import known_curve
-from skipstone.runtime.engine import Draft, Model, Sequence
+from skipstone.runtime.engine import Draft, Model, Sequence, save_prefix
 from skipstone.runtime.generation import (
     Choice,
     Generation,
@@ -59,16 +60,59 @@ class LanguageModel:
         self.runtime = model
 
     @checks_arguments
-    def stream(self, prompt: str, *, context_length: int | None = None, **options: Any) -> Iterator[Piece]:
+    def stream(
+        self,
+        prompt: str,
+        *,
+        context_length: int | None = None,
+        prompt_cache: str | Path | PromptCache | None = None,
+        **options: Any,
+    ) -> Iterator[Piece]:
         """Yield pieces of the text that follows `prompt`; the last says why it ended and what it cost.
 
-        Stop iterating to cancel. Raises: ConfigError, CacheFull, both before any work.
+        `prompt_cache` is a file that keeps what the prompt begins with for later texts, or what `load_prefix` gives.
+        Stop iterating to cancel. Raises: ConfigError, CacheFull, BundleError for another file, all before any work.
         """
         chosen = self.options(**options)
-        return stream(self.runtime, self._read(prompt, chosen, context_length), chosen)
+        sequence = self._read(prompt, chosen, context_length)
+        if prompt_cache is None:
+            return stream(self.runtime, sequence, chosen)
+        cache = self.prompt_cache(prompt_cache)
+        cache.fill(sequence, chosen)
+        return cache.keeping(sequence, chosen, stream(self.runtime, sequence, chosen))
+
+    @checks_arguments
+    def save_prefix(self, file: str | Path, prompt: str, *, context_length: int | None = None) -> int:
+        """Compute a prompt and keep its rows in a file for texts that begin with it; return the bytes of the file.
+
+        Raises: ConfigError for fewer than two tokens, CacheFull, OutputError.
+        """
+        sequence = self.runtime.new_sequence(context_length=context_length, exact=None)
+        sequence.append(self.encode(prompt))
+        sequence.extend(Draft.empty())
+        return save_prefix(Path(file), sequence, len(sequence.token_ids) - 1)
+
+    @checks_arguments
+    def load_prefix(self, file: str | Path) -> PromptCache:
+        """Return what a file keeps, for `prompt_cache` of any number of texts; the file is checked once, and only read.
+
+        Raises: BundleError for a file that is missing, damaged, or made for other weights.
+        """
+        return PromptCache(self.runtime, Path(file), renews=False)
+
+    def prompt_cache(self, file: str | Path | PromptCache) -> PromptCache:
+        """Return the prompt cache in a file, which is made when it is missing and renewed for longer prompts."""
+        return file if isinstance(file, PromptCache) else PromptCache(self.runtime, Path(file))
 
     @overload
-    def generate(self, prompts: str, *, context_length: int | None = None, **options: Any) -> Generation: ...
+    def generate(
+        self,
+        prompts: str,
+        *,
+        context_length: int | None = None,
+        prompt_cache: str | Path | PromptCache | None = None,
+        **options: Any,
+    ) -> Generation: ...
 
     @overload
     def generate(
@@ -77,26 +121,35 @@ class LanguageModel:
 
     @checks_arguments
     def generate(
-        self, prompts: str | SequenceOf[str], *, context_length: int | None = None, **options: Any
+        self,
+        prompts: str | SequenceOf[str],
+        *,
+        context_length: int | None = None,
+        prompt_cache: str | Path | PromptCache | None = None,
+        **options: Any,
     ) -> Generation | list[Generation]:
         """Return what follows a prompt, or each of several.
 
         Each gets the text it gets alone. Several are decoded together, one row each, when `decode` is `auto` or `plain`
         and that changes no text: with int4 and int8 it would, at near ties, so there it takes `exact=False`.
+        `prompt_cache` is for one prompt; see `stream`.
         """
         if isinstance(prompts, str):
-            return Generation.join(list(self.stream(prompts, context_length=context_length, **options)))
+            pieces = self.stream(prompts, context_length=context_length, prompt_cache=prompt_cache, **options)
+            return Generation.join(list(pieces))
+        if prompt_cache is not None:
+            raise ConfigError("prompt_cache is for one prompt; give prompts one by one, or leave it out")
         chosen = self.options(**options)
         encoded = [self.encode(prompt) for prompt in prompts]
         if not self._takes_batches(chosen):
             if encoded:
                 self._read(max(prompts, key=lambda prompt: len(self.encode(prompt))), chosen, context_length)
             return [self.generate(prompt, context_length=context_length, **options) for prompt in prompts]
-        pieces: list[list[Piece]] = [[] for _ in encoded]
+        of_prompts: list[list[Piece]] = [[] for _ in encoded]
         if encoded:
             for index, piece in stream_batch(self.runtime, encoded, chosen, context_length=context_length):
-                pieces[index].append(piece)
-        return [Generation.join(of_prompt) for of_prompt in pieces]
+                of_prompts[index].append(piece)
+        return [Generation.join(of_prompt) for of_prompt in of_prompts]
 
     def _takes_batches(self, options: GenerationOptions) -> bool:
         """Whether several texts may be decoded together: a row then rounds as one of a batch."""
@@ -183,12 +236,22 @@ class LanguageModel:
         context_length: int | None = None,
         exact: bool | None = None,
         on_full: OnFull = "drop",
+        prompt_cache: str | Path | PromptCache | None = None,
     ) -> Conversation:
         """Return an empty conversation; its cache is kept between turns. `exact` is that of all its answers.
 
         `on_full`: when the context is full, `drop` lets the oldest turns leave, `stop` refuses the next.
+        `prompt_cache` keeps what stands before the first turn, and that turn, for later talks; see `stream`.
         """
-        return Conversation(self.runtime, system=system, context_length=context_length, exact=exact, on_full=on_full)
+        cache = None if prompt_cache is None else self.prompt_cache(prompt_cache)
+        return Conversation(
+            self.runtime,
+            system=system,
+            context_length=context_length,
+            exact=exact,
+            on_full=on_full,
+            prompt_cache=cache,
+        )
 
     @checks_arguments
     def suggest(

@@ -9,6 +9,7 @@ from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import HIDDEN, Blends, Feed, Part, TreeMask
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
+from skipstone.runtime.engine.prefix_file import Prefix, save_prefix
 from skipstone.runtime.engine.rotary_tables import rotary_rows
 from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule
 from skipstone.runtime.engine.sequence import Sequence
@@ -25,6 +26,7 @@ __all__ = [
     "Feed",
     "Model",
     "Part",
+    "Prefix",
     "RowRule",
     "Sequence",
     "SharedStores",
@@ -36,4 +38,5 @@ __all__ = [
     "exit_stages",
     "open_branches",
     "rotary_rows",
+    "save_prefix",
 ]

@@ -62,7 +62,7 @@ class Model:
         self.chat_template = ChatTemplate.load(bundle.path)
         self.sessions = Sessions(bundle, device)
         self.spares = Spares(self.sessions, bound_calls=bound_calls)
-        self._prefill_chunk, self._bound_calls = prefill_chunk, bound_calls
+        self.prefill_chunk, self._bound_calls = prefill_chunk, bound_calls
 
     @classmethod
     @checks_arguments
@@ -115,7 +115,7 @@ class Model:
                 "those of --precision int4 --group-size 32 can"
             )
         return Sequence.open(
-            self.spares, context_length, rules=rules, chains_only=bool(exact), prefill_chunk=self._prefill_chunk
+            self.spares, context_length, rules=rules, chains_only=bool(exact), prefill_chunk=self.prefill_chunk
         )
 
     @property
@@ -140,7 +140,7 @@ class Model:
 
     def sequence_in(self, cache: KVCache) -> Sequence:
         """Return an empty sequence over the cache of one text."""
-        return Sequence(self._workspace(cache), self.spares, prefill_chunk=self._prefill_chunk)
+        return Sequence(self._workspace(cache), self.spares, prefill_chunk=self.prefill_chunk)
 
     def new_workspace(self, *, context_length: int | None = None) -> Workspace:
         """Return a workspace of its own for calls on `context_length` tokens. Raises: as `new_cache`."""

@@ -136,8 +136,23 @@ class Sequence:
     @property
     def is_stale(self) -> bool:
         """Whether the cached rows have the angles of another length, so that the next `extend` feeds the text again."""
+        return self.num_cached > 0 and self._runner.is_long != self.will_be_long
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the cached rows have the angles of long texts."""
+        return self._runner.is_long
+
+    @property
+    def will_be_long(self) -> bool:
+        """Whether the next `extend` takes the angles of long texts."""
         border = self._manifest.long_rope_from
-        return border is not None and self.num_cached > 0 and self._runner.is_long != (len(self.token_ids) > border)
+        return border is not None and len(self.token_ids) > border
+
+    @property
+    def prefill_chunk(self) -> int:
+        """The number of tokens of a piece of a prompt."""
+        return self._runner.chunk
 
     @property
     def next_position(self) -> int:
@@ -302,12 +317,15 @@ class Sequence:
 
     def _turn(self) -> None:
         """Take the angles of the text's length; forget rows that have others."""
-        border = self._manifest.long_rope_from
         if self.is_stale:
             self.num_cached = 0
-        is_long = border is not None and len(self.token_ids) > border
-        if is_long != self._runner.is_long:
-            self._runner.is_long, self.ahead.rows = is_long, None
+        if self.will_be_long != self._runner.is_long:
+            self._runner.is_long, self.ahead.rows = self.will_be_long, None
+
+    def mark_cached(self, num_tokens: int, *, is_long: bool) -> None:
+        """Note that the cache was given the rows of the first tokens, with the angles of long texts or others."""
+        self.num_cached, self._runner.is_long, self.ahead.rows = num_tokens, is_long, None
+        self._leave_pending()
 
     def mark_extended(self) -> None:
         """Note that a batched call has fed the pending token, as `extend` with an empty draft would."""

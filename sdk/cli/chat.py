@@ -11,7 +11,7 @@ import typer
 
 from skipstone.cli.command import unfold
 from skipstone.cli.generation import DraftFlags, LengthFlags, SamplingFlags, given
-from skipstone.cli.options import BundleArgument, Place, QuietOption, require_lossless
+from skipstone.cli.options import BundleArgument, Place, PromptCacheOption, QuietOption, require_lossless
 from skipstone.cli.standard_input import read_line, require_input
 from skipstone.cli.terminal import notes, write
 from skipstone.errors import CacheFull, TextError
@@ -53,6 +53,7 @@ def run(
     on_full: Annotated[
         OnFullName, typer.Option(help="When the context is full: drop the oldest turns, or stop the talk.")
     ] = OnFullName.drop,
+    prompt_cache: PromptCacheOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Talk to a model.
@@ -68,7 +69,8 @@ def run(
     require_input(INPUT_ADVICE)
     model = place.load(bundle, **drafts.for_loading())
     options = chat_options(recommended=model.runtime.manifest.sampling, **named).seeded()
-    conversation, console = model.chat(system=system, context_length=context, on_full=on_full.value), notes(quiet=quiet)
+    console, cache = notes(quiet=quiet), None if prompt_cache is None else model.prompt_cache(prompt_cache)
+    conversation = model.chat(system=system, context_length=context, on_full=on_full.value, prompt_cache=cache)
     if model.runtime.chat_template is None:
         console.print(f"{bundle} has no chat template: it continues the bare text of all turns")
     told, num_turns = False, 0
@@ -76,6 +78,9 @@ def run(
         if text.strip():
             of_turn = _seeded_for(num_turns, options)
             num_turns += _try_to_answer(conversation, text, of_turn, console, stops=on_full is OnFullName.stop)
+            if cache is not None and num_turns == 1:
+                console.print("\n".join(cache.told()), style="dim")
+                cache = None
         if conversation.num_dropped and not told:
             told = True
             full = f"the context of {conversation.context_length} tokens is full"

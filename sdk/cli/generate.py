@@ -11,7 +11,7 @@ import typer
 from skipstone.cli.command import unfold
 from skipstone.cli.drafts import DepthPainter, DraftPainter, speed_line, stats_table
 from skipstone.cli.generation import DecodingFlags, DraftFlags, LengthFlags, SamplingFlags, given
-from skipstone.cli.options import BundleArgument, Place, Printing
+from skipstone.cli.options import BundleArgument, Place, Printing, PromptCacheOption
 from skipstone.cli.standard_input import read_prompt
 from skipstone.cli.terminal import notes, print_json, write
 from skipstone.errors import ConfigError
@@ -27,7 +27,8 @@ Examples:
   skipstone generate pebble -p "def fibonacci(n):"
   skipstone generate pebble --temperature 0.7 --seed 1 --json < prompt.txt
   skipstone generate pebble -p "class Stack:" --decode suffix,recycle --stats
-  skipstone generate my-bundle -p "x = " --decode exit --min-agreement 0.98"""
+  skipstone generate my-bundle -p "x = " --decode exit --min-agreement 0.98
+  skipstone generate my-bundle --prompt-cache rules.cache < rules-and-question.txt"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,7 @@ def run(
     context: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Tokens to make room for; default: the model's context.")
     ] = None,
+    prompt_cache: PromptCacheOption = None,
 ) -> None:
     """Continue a prompt; the text goes to standard output as it comes.
 
@@ -109,19 +111,24 @@ def run(
     from skipstone.options import generation_options
 
     showing.require_possible(drafts.decode, complete_words=decoding.complete_words)
+    if prompt_cache is not None and showing.samples > 1:
+        raise ConfigError("--prompt-cache is for one text, and samples read their prompt once; leave one of them out")
     loading = drafts.for_loading()
     options = {**given(length, drafts, decoding, sampling), "logprobs": showing.logprobs}
     generation_options(**options)  # a wrong value is refused before the model is loaded
     text = read_prompt(prompt)
     model = place.load(bundle, **loading)
     options["context_length"] = context
+    cache = None if prompt_cache is None else model.prompt_cache(prompt_cache)
     if showing.samples > 1:
         made = model.samples(text, showing.samples, **options)
         _write_samples(made, showing)
     elif showing.as_json:
-        print_json(model.generate(text, **options).to_json())
+        print_json(model.generate(text, prompt_cache=cache, **options).to_json())
     else:
-        _write_text(model, text, options, showing)
+        _write_text(model, text, {**options, "prompt_cache": cache}, showing)
+    if cache is not None:
+        notes(quiet=showing.quiet).print("\n".join(cache.told()) or "prompt cache: nothing to read or to keep")
 
 
 def _write_text(model: LanguageModel, text: str, options: dict[str, Any], showing: Showing) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "Place",
     "PlotOption",
     "Printing",
+    "PromptCacheOption",
     "QuietOption",
     "RequiredTextsOption",
     "TextsOption",
@@ -65,6 +66,10 @@ DraftModelOption = Annotated[
 OutputOption = Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print the result.")]
 PlotOption = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE", help="Draw the result to this .png or .svg file.")
+]
+PromptCacheOption = Annotated[
+    Path | None,
+    typer.Option("--prompt-cache", metavar="FILE", help="Keep what the prompt begins with there, for later texts."),
 ]
 RequiredTextsOption = Annotated[list[Path], typer.Option("--text", metavar="FILE", help="UTF-8 text; repeatable.")]
 TextsOption = Annotated[

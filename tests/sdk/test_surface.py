@@ -36,12 +36,12 @@ COMMANDS = {
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
     f"--stop-below --stop-loops --min-agreement --dial --calibration --complete-words --draft-model --json --quiet "
-    f"{SAMPLING} {PENALTIES}",
+    f"--prompt-cache {SAMPLING} {PENALTIES}",
     "suggest": "--prompt --num-drafts --max-new-tokens --method --ngrams --complete-words --context --interactive "
     "--device --threads --json --quiet",
     "choose": "--prompt --answer --dial --normalize --closing --device --threads --json --quiet",
     "chat": "--system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
-    f"--draft-model --suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",
+    f"--prompt-cache --draft-model --suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",
     "inspect": "--verify --recipe --json --quiet",
     "devices": "--json",
     "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "

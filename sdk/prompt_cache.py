@@ -1,0 +1,72 @@
+"""What a prompt begins with is computed once and kept in a file; later prompts that begin so read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from skipstone.runtime.engine import Model, Prefix, Sequence, save_prefix
+from skipstone.runtime.generation import GenerationOptions, Piece
+
+__all__ = ["PromptCache"]
+
+# The file is renewed for a prompt that goes on beyond what it shares with the file by so many tokens.
+RENEWED_BEYOND: Final = 256
+# So many tokens at a prompt's end may be fed in another way where it ends inside a word; see `Borders`.
+TAKEN_BACK: Final = 32
+
+
+class PromptCache:
+    """The cached rows of a prompt, from a file and for it.
+
+    With `renews` the file is made when it is missing, and made anew for a prompt that goes on by 256 tokens or more
+    beyond what it shares with the file, when the text has ended. Else it is only read, once for any number of texts.
+    `num_read`, `num_kept` and `num_bytes` are of the last text: tokens that were read, tokens and bytes written.
+    """
+
+    def __init__(self, model: Model, file: Path, *, renews: bool = True) -> None:
+        """Raises: BundleError for a file that is damaged or made for other weights; a missing one only where needed."""
+        self.file, self.renews, self._model = file, renews, model
+        self._prefix = None if renews else Prefix.open(file, model)
+        self._is_due = False
+        self.num_read = self.num_kept = self.num_bytes = 0
+
+    def fill(self, sequence: Sequence, options: GenerationOptions) -> None:
+        """Give a sequence that holds a prompt, uncached, the rows that the file has of it. Raises: BundleError."""
+        self.num_kept = self.num_bytes = self.num_read = 0
+        prefix = Prefix.open(self.file, self._model) if self.renews and self.file.exists() else self._prefix
+        self._is_due = self.renews
+        if prefix is not None:
+            shared = prefix.num_shared(sequence.token_ids, is_long=sequence.will_be_long)
+            self._is_due = self.renews and len(sequence.token_ids) - shared >= RENEWED_BEYOND
+            self.num_read = prefix.fill(sequence, left=_num_left(options))
+
+    def keeping(self, sequence: Sequence, options: GenerationOptions, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        """Yield the pieces of the text behind the prompt; then write the file where it is missing or to be renewed.
+
+        Raises: OutputError, behind the last piece.
+        """
+        if not self._is_due:
+            yield from pieces
+            return
+        prompt, is_long = list(sequence.token_ids), sequence.will_be_long
+        yield from pieces
+        if is_long == sequence.is_long:  # else the text has crossed the border of LongRoPE, and is fed again
+            self._keep(sequence, prompt, left=_num_left(options))
+
+    def _keep(self, sequence: Sequence, prompt: list[int], *, left: int) -> None:
+        num_tokens = min(len(prompt) - left, sequence.num_cached)
+        if num_tokens > 0 and sequence.token_ids[:num_tokens] == prompt[:num_tokens]:
+            self.num_kept, self.num_bytes = num_tokens, save_prefix(self.file, sequence, num_tokens)
+
+    def told(self) -> list[str]:
+        """Return what was read and written for the last text, a line each."""
+        read = [f"prompt cache: {self.num_read:,} tokens read from {self.file}"] if self.num_read else []
+        size = f"{self.num_bytes / 1e6:,.1f} MB"
+        return read + ([f"prompt cache: {self.num_kept:,} tokens kept in {self.file}, {size}"] if self.num_kept else [])
+
+
+def _num_left(options: GenerationOptions) -> int:
+    """Return how many tokens of a prompt are fed anew in any case."""
+    return TAKEN_BACK if options.complete_words else 1
