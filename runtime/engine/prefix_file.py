@@ -67,7 +67,7 @@ def save_prefix(path: Path, sequence: Sequence, num_tokens: int) -> int:
         num_tokens=num_tokens,
         exact=sequence.exact,
         is_long=sequence.is_long,
-        checksums=tuple(zlib.crc32(block) for block in _blocks(sequence, num_tokens)),
+        checksums=tuple(zlib.crc32(block.data) for block in _blocks(sequence, num_tokens)),
     )
     return _write(path, _pieces(header, sequence))
 
@@ -157,7 +157,7 @@ def _pieces(header: _Header, sequence: Sequence) -> Iterator[bytes | memoryview]
     start = MAGIC + b"%08x " % zlib.crc32(line) + line + b"\n"
     yield start + bytes(-len(start) % ALIGNMENT)
     for block in _blocks(sequence, header.num_tokens):
-        yield memoryview(block).cast("B")
+        yield block.data.cast("B")
         yield bytes(-block.nbytes % ALIGNMENT)
 
 
@@ -224,7 +224,7 @@ def _mapped(content: NDArray[np.uint8], header: _Header, manifest: Manifest, sta
     for (shape, dtype), checksum in zip(shapes, header.checksums, strict=True):
         end = start + int(np.prod(shape)) * np.dtype(dtype).itemsize
         block = content[start:end]
-        if end > len(content) or zlib.crc32(block) != checksum:
+        if end > len(content) or zlib.crc32(block.data) != checksum:
             raise ValueError("a checksum differs")
         yield block.view(dtype).reshape(shape)
         start = end + -end % ALIGNMENT

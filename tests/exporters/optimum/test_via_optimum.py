@@ -6,6 +6,7 @@ that optimum writes; only the tests marked `with_optimum` need optimum, in an en
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
@@ -32,8 +33,8 @@ from skipstone.exporters.optimum import plan_wrapped
 from skipstone.language_model import LanguageModel
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import Bundle
-from skipstone.runtime.engine import Draft, Feed, Model, Sequence, WrappedCall
-from skipstone.runtime.generation import Generation, GenerationOptions, stream_batch
+from skipstone.runtime.engine import Draft, Feed, Model, Prefix, Sequence, WrappedCall, save_prefix
+from skipstone.runtime.generation import Generation, GenerationOptions, stream, stream_batch
 from tests.runtime.engine.test_sequence import Machine
 
 Logits = NDArray[np.float32]
@@ -216,6 +217,22 @@ def test_a_prompt_longer_than_a_piece_gives_the_same_logits(
     sequence = Sequence.open(wrapped_opt.spares, len(TOKEN_IDS), prefill_chunk=8)
     sequence.append(TOKEN_IDS)
     assert_close(sequence.extend(Draft.empty()), reference_logits(opt, TOKEN_IDS)[-1:])
+
+
+def test_a_prompt_from_a_file_gives_the_same_text(wrapped_opt: Model, tmp_path: Path) -> None:
+    sequence, plain = (Sequence.open(wrapped_opt.spares, 80, prefill_chunk=8) for _ in range(2))
+    for text in (sequence, plain):
+        text.append(TOKEN_IDS)
+    plain.extend(Draft.empty())
+    model = copy.copy(wrapped_opt)
+    model.prefill_chunk = 8
+    save_prefix(tmp_path / "file", plain, len(TOKEN_IDS) - 1)
+    assert Prefix.open(tmp_path / "file", model).fill(sequence) == (len(TOKEN_IDS) - 1) // 8 * 8
+    options = GenerationOptions(max_new_tokens=20, decode="plain", logprobs=2)
+    plain.rollback(0)
+    plain.append(TOKEN_IDS)
+    texts = [Generation.join(list(stream(wrapped_opt, text, options))) for text in (plain, sequence)]
+    assert texts[0].logprobs == texts[1].logprobs
 
 
 @pytest.mark.parametrize("decode", ["auto", "ngram", "recycle", "jacobi"])

@@ -17,9 +17,11 @@ from conftest import MakeBundle, MakeCheckpoint
 
 from skipstone.devices import open_device
 from skipstone.errors import BundleError, ConfigError, OutputError
+from skipstone.prompt_cache import PromptCache
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model, Prefix, Sequence, save_prefix
 from skipstone.runtime.generation import Generation, GenerationOptions, stream
+from tests.runtime.engine.test_long_rope import PHI
 
 CHUNK = 8
 TEXT: list[int] = np.random.default_rng(1).integers(3, 290, size=60).tolist()
@@ -229,3 +231,33 @@ def test_a_place_where_no_file_can_be_is_told_in_a_line(int4: Model, tmp_path: P
     (tmp_path / "folder").write_text("a file")
     with pytest.raises(OutputError, match=r"cannot be written: .*; choose another place"):
         kept(int4, TEXT, tmp_path / "folder" / "file")
+
+
+@pytest.fixture(scope="module")
+def phi(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> Model:
+    """A tiny Phi-3 that turns positions otherwise in texts of more than 16 tokens."""
+    return opened(make_bundle(make_checkpoint("phi3", **PHI)))
+
+
+@pytest.mark.parametrize(("num_kept", "num_tokens", "num_rows"), [(12, 14, 8), (12, 30, 0), (40, 14, 0), (40, 30, 24)])
+def test_rows_with_the_angles_of_other_lengths_are_not_taken(
+    phi: Model, tmp_path: Path, num_kept: int, num_tokens: int, num_rows: int
+) -> None:
+    path, prompt = kept(phi, TEXT[:num_kept], tmp_path / "file"), TEXT[:num_tokens]
+    sequence, taken = filled(phi, path, prompt)
+    assert taken == num_rows
+    plain = phi.new_sequence(exact=None)
+    plain.append(prompt)
+    options = GenerationOptions(max_new_tokens=8, decode="plain", logprobs=2)  # from 14 tokens across the border
+    texts = [Generation.join(list(stream(phi, text, options))) for text in (plain, sequence)]
+    assert texts[0].logprobs == texts[1].logprobs
+
+
+def test_a_text_that_crosses_the_border_of_angles_keeps_nothing(phi: Model, tmp_path: Path) -> None:
+    cache, options = PromptCache(phi, tmp_path / "file"), GenerationOptions(max_new_tokens=8, decode="plain")
+    for num_tokens, num_kept in ((14, 0), (30, 29)):
+        sequence = phi.new_sequence(exact=None)
+        sequence.append(TEXT[:num_tokens])
+        cache.fill(sequence, options)
+        list(cache.keeping(sequence, options, stream(phi, sequence, options)))
+        assert (cache.num_kept, cache.file.exists()) == (num_kept, num_kept > 0)
