@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,8 @@ class PromptCache:
 
     With `renews` the file is made when it is missing, and made anew for a prompt that goes on by 256 tokens or more
     beyond what it shares with the file, when the text has ended. Else it is only read, once for any number of texts.
-    `num_read`, `num_kept` and `num_bytes` are of the last text: tokens that were read, tokens and bytes written.
+    Of the last text, `num_read` tokens were read in `read_s` seconds, which are not in its stats, and `num_kept` were
+    written, `num_bytes` bytes.
     """
 
     def __init__(self, model: Model, file: Path, *, renews: bool = True) -> None:
@@ -31,16 +33,18 @@ class PromptCache:
         self._prefix = None if renews else Prefix.open(file, model)
         self._is_due = False
         self.num_read = self.num_kept = self.num_bytes = 0
+        self.read_s = 0.0
 
     def fill(self, sequence: Sequence, options: GenerationOptions) -> None:
         """Give a sequence that holds a prompt, uncached, the rows that the file has of it. Raises: BundleError."""
-        self.num_kept = self.num_bytes = self.num_read = 0
+        start, self.num_kept, self.num_bytes, self.num_read = time.perf_counter(), 0, 0, 0
         prefix = Prefix.open(self.file, self._model) if self.renews and self.file.exists() else self._prefix
         self._is_due = self.renews
         if prefix is not None:
             shared = prefix.num_shared(sequence.token_ids, is_long=sequence.will_be_long)
             self._is_due = self.renews and len(sequence.token_ids) - shared >= RENEWED_BEYOND
             self.num_read = prefix.fill(sequence, left=_num_left(options))
+        self.read_s = time.perf_counter() - start
 
     def keeping(self, sequence: Sequence, options: GenerationOptions, pieces: Iterator[Piece]) -> Iterator[Piece]:
         """Yield the pieces of the text behind the prompt; then write the file where it is missing or to be renewed.
@@ -62,9 +66,9 @@ class PromptCache:
 
     def told(self) -> list[str]:
         """Return what was read and written for the last text, a line each."""
-        read = [f"prompt cache: {self.num_read:,} tokens read from {self.file}"] if self.num_read else []
-        size = f"{self.num_bytes / 1e6:,.1f} MB"
-        return read + ([f"prompt cache: {self.num_kept:,} tokens kept in {self.file}, {size}"] if self.num_kept else [])
+        read = f"prompt cache: {self.num_read:,} tokens read from {self.file} in {self.read_s:.2f} s"
+        kept = f"prompt cache: {self.num_kept:,} tokens kept in {self.file}, {self.num_bytes / 1e6:,.1f} MB"
+        return [line for line, count in ((read, self.num_read), (kept, self.num_kept)) if count]
 
 
 def _num_left(options: GenerationOptions) -> int:
