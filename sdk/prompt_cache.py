@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from skipstone.runtime.engine import Model, Prefix, Sequence, save_prefix
+from skipstone.runtime.engine import LEAST_LEFT, Model, Prefix, Sequence, save_prefix
 from skipstone.runtime.generation import GenerationOptions, Piece
 
 __all__ = ["PromptCache"]
@@ -38,13 +38,17 @@ class PromptCache:
     def fill(self, sequence: Sequence, options: GenerationOptions) -> None:
         """Give a sequence that holds a prompt, uncached, the rows that the file has of it. Raises: BundleError."""
         start, self.num_kept, self.num_bytes, self.num_read = time.perf_counter(), 0, 0, 0
-        prefix = Prefix.open(self.file, self._model) if self.renews and self.file.exists() else self._prefix
+        prefix = Prefix.open(self.file, self._model) if self.renews and self._is_there() else self._prefix
         self._is_due = self.renews
         if prefix is not None:
             shared = prefix.num_shared(sequence.token_ids, is_long=sequence.will_be_long)
             self._is_due = self.renews and len(sequence.token_ids) - shared >= RENEWED_BEYOND
             self.num_read = prefix.fill(sequence, left=_num_left(options))
         self.read_s = time.perf_counter() - start
+
+    def _is_there(self) -> bool:
+        """Whether there is a file that is not empty, as a new temporary file is."""
+        return self.file.exists() and (not self.file.is_file() or self.file.stat().st_size > 0)
 
     def keeping(self, sequence: Sequence, options: GenerationOptions, pieces: Iterator[Piece]) -> Iterator[Piece]:
         """Yield the pieces of the text behind the prompt; then write the file where it is missing or to be renewed.
@@ -73,4 +77,4 @@ class PromptCache:
 
 def _num_left(options: GenerationOptions) -> int:
     """Return how many tokens of a prompt are fed anew in any case."""
-    return TAKEN_BACK if options.complete_words else 1
+    return TAKEN_BACK if options.complete_words else LEAST_LEFT

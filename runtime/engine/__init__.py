@@ -9,7 +9,7 @@ from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import HIDDEN, Blends, Feed, Part, TreeMask
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
-from skipstone.runtime.engine.prefix_file import Prefix, save_prefix
+from skipstone.runtime.engine.prefix_file import LEAST_LEFT, Prefix, save_prefix
 from skipstone.runtime.engine.rotary_tables import rotary_rows
 from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule
 from skipstone.runtime.engine.sequence import Sequence
@@ -19,6 +19,7 @@ from skipstone.runtime.engine.workspace import Workspace
 __all__ = [
     "ANY_ROWS",
     "HIDDEN",
+    "LEAST_LEFT",
     "Blends",
     "BoundCall",
     "Branches",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from skipstone.runtime.bundle import DataError, Manifest, format_of, parse_json,
 from skipstone.runtime.engine.model import Model
 from skipstone.runtime.engine.sequence import Sequence
 
-__all__ = ["Prefix", "save_prefix"]
+__all__ = ["LEAST_LEFT", "Prefix", "save_prefix"]
 
 MAGIC: Final = b"skipstone prompt cache\n"
 FORMAT_VERSION: Final = 1
@@ -33,6 +34,8 @@ MOST_HEADER_BYTES: Final = 1 << 16
 ALIGNMENT: Final = 64
 # A partial file that nobody has written to for so long is of a process that was ended.
 LEFT_BEHIND_S: Final = 600.0
+# A single token that waits is taken for one of the text, for which methods draft or leave out layers.
+LEAST_LEFT: Final = 2
 NOT_WEIGHTS: Final = (".json", ".jinja", ".txt", ".md", ".model")
 MAKE_ANEW: Final = "remove it to make it anew"
 
@@ -100,12 +103,12 @@ class Prefix:
         pairs = enumerate(zip(self.token_ids, token_ids, strict=False))
         return next((place for place, (own, other) in pairs if own != other), min(len(self.token_ids), len(token_ids)))
 
-    def fill(self, sequence: Sequence, *, left: int = 1) -> int:
+    def fill(self, sequence: Sequence, *, left: int = LEAST_LEFT) -> int:
         """Give an empty cache the rows of the tokens that the text begins with; return how many.
 
-        At least `left` tokens of the text are left to feed. What is fed then has the bits that it has without the file:
-        where rows depend on those beside them, only whole pieces of a prompt are taken, so that the others are fed as
-        they would be. Of an exact text any row is taken.
+        At least `left` tokens of the text, two or more, are left to feed. What is fed then has the bits that it has
+        without the file: where rows depend on those beside them, only whole pieces of a prompt are taken, so that the
+        others are fed as they would be. Of an exact text any row is taken.
         """
         num_rows = 0 if sequence.num_cached else self._num_usable(sequence, left)
         if num_rows:
@@ -118,7 +121,7 @@ class Prefix:
         num_tokens, chunk = len(sequence.token_ids), sequence.prefill_chunk
         shared = self.num_shared(sequence.token_ids, is_long=sequence.will_be_long)
         most = max(0, min(shared, num_tokens - left))
-        if left > 1 or not (sequence.exact and self._header.exact):
+        if left > LEAST_LEFT or not (sequence.exact and self._header.exact):
             return most - most % chunk
         # A last piece of one row may round in another way: there must be one with the file only where there is without.
         single = num_tokens % chunk == 1
@@ -163,7 +166,7 @@ def _pieces(header: _Header, sequence: Sequence) -> Iterator[bytes | memoryview]
 
 def _write(path: Path, pieces: Iterator[bytes | memoryview]) -> int:
     """Write a file beside `path` and put it there when it is whole; return its bytes. Raises: OutputError."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_behind(path)

@@ -79,7 +79,8 @@ def run(
             of_turn = _seeded_for(num_turns, options)
             num_turns += _try_to_answer(conversation, text, of_turn, console, stops=on_full is OnFullName.stop)
             if cache is not None and num_turns == 1:
-                console.print("\n".join(cache.told()), style="dim")
+                for line in cache.told():
+                    console.print(line, style="dim")
                 cache = None
         if conversation.num_dropped and not told:
             told = True

@@ -227,7 +227,7 @@ def test_a_prompt_from_a_file_gives_the_same_text(wrapped_opt: Model, tmp_path: 
     model = copy.copy(wrapped_opt)
     model.prefill_chunk = 8
     save_prefix(tmp_path / "file", plain, len(TOKEN_IDS) - 1)
-    assert Prefix.open(tmp_path / "file", model).fill(sequence) == (len(TOKEN_IDS) - 1) // 8 * 8
+    assert Prefix.open(tmp_path / "file", model).fill(sequence) == (len(TOKEN_IDS) - 2) // 8 * 8
     options = GenerationOptions(max_new_tokens=20, decode="plain", logprobs=2)
     plain.rollback(0)
     plain.append(TOKEN_IDS)

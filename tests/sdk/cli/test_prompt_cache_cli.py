@@ -109,3 +109,25 @@ def test_a_file_that_is_missing_or_for_several_prompts_is_refused(loaded: Langua
         loaded.generate(["a", "b"], prompt_cache=tmp_path / "file")
     with pytest.raises(ConfigError, match="longer prompt"):
         loaded.save_prefix(tmp_path / "file", "a")
+
+
+def test_an_empty_file_is_filled(loaded: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    loaded.generate(RULES, prompt_cache=tmp_path / "file", max_new_tokens=2)
+    assert loaded.load_prefix(tmp_path / "file").renews is False
+
+
+@pytest.mark.parametrize("decode", ["self", "skipdecode", "momentum"])
+def test_methods_that_leave_layers_out_keep_and_read_whole_rows_only(
+    tiny_checkpoint: Path, make_bundle: MakeBundle, tmp_path: Path, decode: str
+) -> None:
+    model, file = load(make_bundle(tiny_checkpoint, exits="auto", precision="int4")), tmp_path / "file"
+    dial = {} if decode == "self" else {"dial": 0.9}
+    options = {"decode": decode, "max_new_tokens": 8, **dial}
+    plain = [model.generate(RULES + end, **options) for end in (QUESTION, OTHER)]
+    for _ in range(2):
+        texts = [model.generate(RULES + end, prompt_cache=file, **options) for end in (QUESTION, OTHER)]
+        assert [text.token_ids for text in texts] == [text.token_ids for text in plain]
+    whole = [model.generate(RULES + end, max_new_tokens=8) for end in (QUESTION, OTHER)]
+    texts = [model.generate(RULES + end, prompt_cache=file, max_new_tokens=8) for end in (QUESTION, OTHER)]
+    assert [text.token_ids for text in texts] == [text.token_ids for text in whole]
