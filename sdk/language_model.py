@@ -10,7 +10,7 @@ from typing import Any, overload
 from skipstone.conversation import Conversation, OnFull
 from skipstone.errors import ConfigError
 from skipstone.ngrams import ngrams_for
-from skipstone.option_types import checks_arguments
+from skipstone.option_types import checked, checks_arguments
 from skipstone.options import generation_options, sampling_options
 from skipstone.prompt_cache import PromptCache
 from skipstone.runtime.costs import known_curve
@@ -101,8 +101,15 @@ class LanguageModel:
         return PromptCache(self.runtime, Path(file), renews=False)
 
     def prompt_cache(self, file: str | Path | PromptCache) -> PromptCache:
-        """Return the prompt cache in a file, which is made when it is missing and renewed for longer prompts."""
-        return file if isinstance(file, PromptCache) else PromptCache(self.runtime, Path(file))
+        """Return the prompt cache in a file, which is made when it is missing and renewed for longer prompts.
+
+        Raises: ConfigError for what is no path, and for what another model has loaded.
+        """
+        if not isinstance(file, PromptCache):
+            return PromptCache(self.runtime, checked("prompt_cache", file, Path))
+        if file.model.bundle is not self.runtime.bundle:
+            raise ConfigError("this prompt cache is another model's; load the file with the model that is to read it")
+        return file
 
     @overload
     def generate(

@@ -29,7 +29,7 @@ class PromptCache:
 
     def __init__(self, model: Model, file: Path, *, renews: bool = True) -> None:
         """Raises: BundleError for a file that is damaged or made for other weights; a missing one only where needed."""
-        self.file, self.renews, self._model = file, renews, model
+        self.file, self.renews, self.model = file, renews, model
         self._prefix = None if renews else Prefix.open(file, model)
         self._is_due = False
         self.num_read = self.num_kept = self.num_bytes = 0
@@ -38,7 +38,7 @@ class PromptCache:
     def fill(self, sequence: Sequence, options: GenerationOptions) -> None:
         """Give a sequence that holds a prompt, uncached, the rows that the file has of it. Raises: BundleError."""
         start, self.num_kept, self.num_bytes, self.num_read = time.perf_counter(), 0, 0, 0
-        prefix = Prefix.open(self.file, self._model) if self.renews and self._is_there() else self._prefix
+        prefix = Prefix.open(self.file, self.model) if self.renews and self._is_there() else self._prefix
         self._is_due = self.renews
         if prefix is not None:
             shared = prefix.num_shared(sequence.token_ids, is_long=sequence.will_be_long)

@@ -131,3 +131,13 @@ def test_methods_that_leave_layers_out_keep_and_read_whole_rows_only(
     whole = [model.generate(RULES + end, max_new_tokens=8) for end in (QUESTION, OTHER)]
     texts = [model.generate(RULES + end, prompt_cache=file, max_new_tokens=8) for end in (QUESTION, OTHER)]
     assert [text.token_ids for text in texts] == [text.token_ids for text in whole]
+
+
+def test_what_is_no_path_or_of_another_model_is_refused(loaded: LanguageModel, bundle: Path, tmp_path: Path) -> None:
+    loaded.save_prefix(tmp_path / "file", RULES)
+    with pytest.raises(ConfigError, match="another model's"):
+        loaded.generate(RULES, prompt_cache=load(bundle).load_prefix(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="prompt_cache must be a path"):
+        loaded.chat(prompt_cache=5)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match="cannot be read: Is a directory"):
+        loaded.generate(RULES, prompt_cache=tmp_path)
