@@ -1,6 +1,6 @@
 """Print quality and speed of the quantization recipes side by side, as a Markdown table.
 
-    python tests/benchmarks/quality.py CHECKPOINT TEXT [--max-tokens 30000] [--runs 5] [--only "int8 (default)" ...]
+    python tests/benchmarks/quality.py CHECKPOINT TEXT [--max-tokens 30000] [--runs 5] [--only "int8: block 32" ...]
 
 CHECKPOINT is a folder or the word pebble; TEXT a file that the model was not trained on, for pebble the one that
 examples/pebble/heldout.py writes. KL and agreement are against the same checkpoint in fp32.
@@ -31,10 +31,9 @@ def uniform(bits: int, block_size: int, *, symmetric: bool, wide: tuple[str, ...
 HEAD = ("head", "embedding")
 QKV, OUTPUT, DOWN = "layers.*.qkv", "layers.*.o", "layers.*.down"
 RECIPES = {
-    "int8 (default)": Recipe.named("int8"),
+    "int8: block 32": Recipe.named("int8"),
     "int8, block 128": Recipe.named("int8", group_size=128),
-    "int8, block 32": Recipe.named("int8", group_size=32),
-    "int4 (default): block 32, zero points, qkv and head int8": Recipe.named("int4"),
+    "int4: block 32, zero points; qkv, o and head int8, block 64": Recipe.named("int4"),
     "int4, block 64": Recipe.named("int4", group_size=64),
     "int4, block 128": Recipe.named("int4", group_size=128),
     "int4-fast: block 128, zero points, all int4": Recipe.named("int4-fast"),

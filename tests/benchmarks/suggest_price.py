@@ -4,8 +4,8 @@ python tests/benchmarks/suggest_price.py BUNDLE... [--ways branch,beam] [--kinds
     [--ngrams STORE] [--threads N]
 
 All columns of a row are timed in turn, behind a text of random tokens that is cached but for its last; the median
-counts, and in brackets its multiple of the greedy pass. `forks` are timed up to three drafts. `--ngrams`: the store of
-superposed drafts; by default the one that the model has.
+counts, and in brackets its multiple of the greedy pass. `forks` are timed up to three drafts. `--ngrams`: a store for
+superposed drafts.
 """
 
 from __future__ import annotations
