@@ -16,7 +16,7 @@ from skipstone.quant import Matrix, Recipe, TensorRecipe
 
 __all__ = ["Linear"]
 
-_PIECE_BYTES: Final = 4 << 20
+_PIECE_BYTES: Final = 32 << 20  # smaller ones move no peak: it is elsewhere then
 _MOST_PIECES: Final = 8
 _ROWS: Final = 128  # a piece has a multiple of so many, but for the last
 
