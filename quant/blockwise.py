@@ -150,11 +150,9 @@ def _check_order(order: NDArray[np.int64], columns: int) -> None:
 
 
 def check_block_size(block_size: int) -> None:
-    """Raise ValueError unless MatMulNBits takes blocks of this size."""
-    if block_size < 16 or block_size & (block_size - 1):
-        raise ValueError(
-            f"block size {block_size} is not supported; choose a power of two from 16, such as 32, 64 or 128"
-        )
+    """Raise ValueError unless MatMulNBits has kernels for blocks of this size; rows are filled up to whole blocks."""
+    if not 16 <= block_size <= 256 or block_size & (block_size - 1):
+        raise ValueError(f"block size {block_size} is not supported; choose 16, 32, 64, 128 or 256")
 
 
 def check_method(method: str) -> None:

@@ -188,8 +188,8 @@ def test_weights_that_are_not_numbers_are_refused(bad: float, method: str) -> No
     ("options", "message"),
     [
         ({"bits": 3}, "bits"),
-        ({"block_size": 24}, "power of two"),
-        ({"block_size": 8}, "power of two"),
+        ({"block_size": 24}, "choose 16, 32"),
+        ({"block_size": 8}, "choose 16, 32"),
         ({"method": "magic"}, "search, absmax"),
         ({"importance": np.ones(3, np.float32)}, r"importance \[40\]"),
         ({"importance": np.full(40, -1, np.float32)}, "negative"),

@@ -75,8 +75,8 @@ def test_an_unknown_name_answers_with_the_known_ones(options: dict[str, Any], me
     ("fields", "message"),
     [
         ({"bits": 3}, "4, 8, 32"),
-        ({"bits": 4, "block_size": 48}, "power of two"),
-        ({"bits": 4, "block_size": 8}, "power of two"),
+        ({"bits": 4, "block_size": 48}, "choose 16, 32"),
+        ({"bits": 4, "block_size": 8}, "choose 16, 32"),
         ({"bits": 4, "method": "magic"}, "search, absmax"),
     ],
 )
@@ -143,3 +143,9 @@ def test_average_bits_counts_the_scales() -> None:
     assert Recipe.named("fp32").average_bits({"head": (3, 100)}) == 32
     with pytest.raises(ValueError, match="no tensors"):
         Recipe.named("int8").average_bits({})
+
+
+@pytest.mark.parametrize("block_size", [8, 24, 512, 1 << 20])
+def test_a_block_without_a_kernel_is_refused(block_size: int) -> None:
+    with pytest.raises(ValueError, match="block size"):
+        TensorRecipe(bits=4, block_size=block_size)
