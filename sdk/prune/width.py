@@ -69,16 +69,19 @@ class _Search:
         self._alive: Alive = [np.ones(width, bool) for width in self._widths]
 
     def run(self, amount: Amount, on_progress: Progress) -> tuple[Transform, Loss]:
-        total = round(sum(self._widths) * amount.number / 100)
+        total = max(1, round(sum(self._widths) * amount.number / 100))
         num_rounds = math.ceil(amount.number / _A_ROUND)
         steps = _Steps(2 * num_rounds + 3, on_progress)
         known: KnownLosses | None = None
         original: Floats | None = None
         for number in range(num_rounds):
+            num_channels = total * (number + 1) // num_rounds - self._num_absent()
+            if num_channels <= 0:  # whole groups of the rounds before were enough
+                continue
             energies, states, digest = self._look(steps.next())
             original = states if original is None else original
             known = known or KnownLosses(digest, self._windows, amount.text, self._seed)
-            self._alive = self._round(number, total // num_rounds, energies, (original, states), known, steps.next())
+            self._alive = self._round(number, num_channels, energies, (original, states), known, steps.next())
         channels = {
             layer: tuple(np.flatnonzero(there).tolist()) for layer, there in enumerate(self._alive) if not there.all()
         }
@@ -89,6 +92,9 @@ class _Search:
         if known is not None:
             known.forget()
         return narrow, loss
+
+    def _num_absent(self) -> int:
+        return sum(self._widths) - sum(int(there.sum()) for there in self._alive)
 
     def _look(self, on_progress: Progress) -> tuple[list[NDArray[np.float64]], Floats, bytes]:
         """Return the energy that each channel adds, as a share of its layer's stream, the last states, and a hash."""

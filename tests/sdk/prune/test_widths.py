@@ -146,6 +146,14 @@ def test_export_narrows_and_says_what_it_costs(
     assert text.code == 0, text.err
 
 
+def test_as_many_channels_leave_as_the_amount_says(make_checkpoint: MakeCheckpoint) -> None:
+    """Each of three rounds takes whole groups of 32; what one takes too many, the next takes fewer."""
+    checkpoint = planned(make_checkpoint(num_hidden_layers=4, intermediate_size=128), precision="int8")
+    narrow = find_pruning(checkpoint, "width:25%", Documents.read("auto")).transform
+    assert isinstance(narrow, NarrowFfn)
+    assert sum(128 - len(kept) for kept in narrow.channels.values()) == 128
+
+
 def test_integers_of_narrowed_matrices_become_numbers(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     from gguf_files import WHOLE_BLOCKS
 
