@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.generation.generation import Generation
@@ -83,9 +84,10 @@ class Samples(Iterator[Generation]):
         Raises: ConfigError for a score that is no number.
         """
         generations = self._left()
-        scores = [float(score(generation)) for generation in generations]
-        if any(math.isnan(value) for value in scores):
-            raise ConfigError("the score of a text is no number; return one for each")
+        scores = [score(generation) for generation in generations]
+        for value in scores:
+            if not isinstance(value, SupportsFloat) or isinstance(value, str) or math.isnan(value):
+                raise ConfigError(f"the score of a text is no number but {value!r}; return one for each")
         return generations[max(range(len(scores)), key=lambda number: scores[number])]
 
     def vote(self, answer: Callable[[Generation], Hashable | None]) -> Vote:

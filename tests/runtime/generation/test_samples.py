@@ -99,6 +99,12 @@ def test_the_best_text_has_the_highest_score_and_comes_first(generation: Generat
         texts(generation, "a").best(lambda made: float("nan"))
 
 
+@pytest.mark.parametrize("score", [None, "5", [1.0], 1j])
+def test_a_score_of_another_type_is_refused_in_one_line(generation: Generation, score: Any) -> None:
+    with pytest.raises(ConfigError, match="no number"):
+        texts(generation, "a").best(lambda made: score)
+
+
 def test_the_majority_has_the_vote_and_texts_without_an_answer_have_none(generation: Generation) -> None:
     vote = texts(generation, "?", "7 a", "8 b", "7 c").vote(lambda made: made.text[0] if made.text != "?" else None)
     assert (vote.answer, vote.counts, vote.share) == ("7", {"7": 2, "8": 1}, 0.5)
