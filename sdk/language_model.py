@@ -306,6 +306,7 @@ class LanguageModel:
         sequence = self.runtime.new_sequence(context_length=context_length)
         sequence.append(self.encode(prompt))
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
+        sequence.require_room(request.max_new_tokens)
         return choose_way(sequence, request)
 
     @checks_arguments

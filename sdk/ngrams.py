@@ -30,10 +30,12 @@ def vocabulary_of(bundle: Bundle) -> str:
 def ngrams_for(model: Model, source: str | Path | NgramStore | None) -> NgramStore | None:
     """Return the store for a model: a file, one that is open, or that of the package by the word `pebble`.
 
-    Raises: BundleError for a file that is no store of this tokenizer.
+    Raises: BundleError for a file that is no store of this tokenizer, ConfigError for what is no file.
     """
     if source is None or isinstance(source, NgramStore):
         return source
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"ngrams must be a file of `skipstone ngrams` or an open store, got {source!r}")
     file = CODE_NGRAMS if str(source) == "pebble" else Path(source)
     return NgramStore.open(file, vocabulary=vocabulary_of(model.bundle))
 

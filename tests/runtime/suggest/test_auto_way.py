@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from skipstone.errors import CacheFull, ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.costs import CostCurve
 from skipstone.runtime.engine import Model, Sequence
@@ -61,6 +62,14 @@ def test_ngrams_that_are_given_are_used(tiny: Model) -> None:
 def test_a_model_says_which_way_it_would_take(tiny: Model) -> None:
     choice = LanguageModel(tiny).choose_way(PROMPT, num_drafts=8)
     assert choice == choose_way(prompted(tiny), asked(tiny, num_drafts=8))
+
+
+def test_what_suggest_refuses_has_no_way(tiny: Model) -> None:
+    model = LanguageModel(tiny)
+    with pytest.raises(CacheFull):
+        model.choose_way(PROMPT, max_new_tokens=10**6)
+    with pytest.raises(ConfigError, match="ngrams must be a file"):
+        model.choose_way(PROMPT, ngrams=5)
 
 
 def test_drawn_drafts_and_a_single_one_are_branches(tiny: Model) -> None:
