@@ -42,13 +42,19 @@ class Suggester:
     ) -> list[Suggestion]:
         """Return drafts of what follows `text`, the best first; none when it was cancelled, or for an empty text.
 
-        `max_new_tokens` in place of the suggester's own: with 1 the first words come soonest. `wanted` is asked before
-        each model step, and ends the call where it is False. Of a text that does not fit the context the end is read.
+        `max_new_tokens` in place of the suggester's own, at most that: with 1 the first words come soonest. `wanted`
+        is asked before each model step, and ends the call where it is False. Of a text that does not fit the context
+        the end is read.
         Raises: ConfigError.
         """
         ticket, request = self._num_cancelled, self._request
         if max_new_tokens is not None:
-            request = replace(request, max_new_tokens=min(max_new_tokens, request.max_new_tokens))
+            if max_new_tokens > request.max_new_tokens:
+                raise ConfigError(
+                    f"max_new_tokens {max_new_tokens} is more than the suggester's {request.max_new_tokens}, for which "
+                    "it keeps room; make one for more"
+                )
+            request = replace(request, max_new_tokens=max_new_tokens)
         token_ids = self._model.tokenizer.encode(text) if text else []
         if not token_ids:
             return []

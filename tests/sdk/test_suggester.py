@@ -167,3 +167,5 @@ def test_an_empty_text_has_no_suggestions_and_a_small_context_is_refused(model: 
     assert model.suggester().suggest("") == []
     with pytest.raises(ConfigError, match="no room for drafts of 10"):
         model.suggester(context_length=8)
+    with pytest.raises(ConfigError, match="more than the suggester's 10"):
+        model.suggester().suggest("def ", max_new_tokens=11)
