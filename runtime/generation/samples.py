@@ -60,19 +60,21 @@ class Coverage:
 
 
 class Samples(Iterator[Generation]):
-    """Texts that follow one prompt, made as they are asked for; `close` cancels the rest.
+    """Texts that follow one prompt, made as they are asked for; `close` cancels those that were not begun.
 
-    `best`, `vote` and `coverage` make all that are left and judge those.
+    `best`, `vote` and `coverage` make all that are left and judge them all, those that were yielded too.
     """
 
     def __init__(self, generations: Iterator[Generation]) -> None:
         self._generations = generations
+        self._made: list[Generation] = []
 
     def __iter__(self) -> Samples:
         return self
 
     def __next__(self) -> Generation:
-        return next(self._generations)
+        self._made.append(next(self._generations))
+        return self._made[-1]
 
     def close(self) -> None:
         """Make no more texts."""
@@ -83,7 +85,7 @@ class Samples(Iterator[Generation]):
 
         Raises: ConfigError for a score that is no number.
         """
-        generations = self._left()
+        generations = self._all()
         scores = [score(generation) for generation in generations]
         for value in scores:
             if not isinstance(value, SupportsFloat) or isinstance(value, str) or math.isnan(value):
@@ -92,7 +94,7 @@ class Samples(Iterator[Generation]):
 
     def vote(self, answer: Callable[[Generation], Hashable | None]) -> Vote:
         """Return the answer that most texts give; None is no answer. Source: self-consistency (Wang et al., 2022)."""
-        generations = self._left()
+        generations = self._all()
         answers = [answer(generation) for generation in generations]
         counts = Counter(given for given in answers if given is not None)
         if not counts:
@@ -107,14 +109,16 @@ class Samples(Iterator[Generation]):
 
     def coverage(self, is_solved: Callable[[Generation], bool]) -> Coverage:
         """Return which texts solve a task, and so how many tries it takes: repeated sampling (Brown et al., 2024)."""
-        generations = self._left()
+        generations = self._all()
         return Coverage(
             generations=tuple(generations), is_solved=tuple(bool(is_solved(generation)) for generation in generations)
         )
 
-    def _left(self) -> list[Generation]:
-        """Make the texts that are left. Raises: ConfigError when there are none."""
-        generations = list(self)
+    def _all(self) -> list[Generation]:
+        """Make the texts that are left and return all. Raises: ConfigError when there are none."""
+        for _ in self:
+            pass
+        generations = list(self._made)
         if not generations:
-            raise ConfigError("no text is left to judge; ask for new samples")
+            raise ConfigError("there is no text to judge; ask for new samples")
         return generations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from skipstone.errors import ConfigError
 from skipstone.option_types import check_fields
@@ -14,6 +14,8 @@ from skipstone.runtime.sampling import Sampler, SamplingOptions
 from skipstone.runtime.text import NgramStore, TextStream, Tokenizer
 
 __all__ = ["SuggestRequest", "Suggestion"]
+
+MOST_DRAFTS: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ class SuggestRequest:
     `sampling`: greedy, or drawn; a way that never draws refuses the latter. `ngrams` are counts of the user's texts,
     for the way that uses them. `costs` tell `auto` what calls take here.
 
-    Raises: ConfigError for less than one draft or token.
+    Raises: ConfigError for less than one draft or token, and for more drafts than `MOST_DRAFTS`.
     """
 
     tokenizer: Tokenizer
@@ -55,6 +57,8 @@ class SuggestRequest:
         for name in ("num_drafts", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_drafts > MOST_DRAFTS:
+            raise ConfigError(f"num_drafts must be at most {MOST_DRAFTS}, got {self.num_drafts}")
 
     def sampler(self, number: int, *, num_prompt_tokens: int) -> Sampler:
         """Return the sampler of the draft `number`, which draws by a seed of its own."""

@@ -55,12 +55,10 @@ def _behind(
     before, num_left = prompt[: beginning.start], request.max_new_tokens - len(beginning.made)
     if not num_left:
         best = beginning.covers.likeliest(beginning.border, request.num_drafts)
-        drafts = {
-            (right,): Suggestion(
-                text=_text(beginning, before, request, left, (right,)), score=logprob, token_ids=(right,)
-            )
-            for left, right, logprob in reversed(best)
-        }
+        drafts = dict[str, Suggestion]()
+        for left, right, logprob in best:
+            text = _text(beginning, before, request, left, (right,))
+            drafts.setdefault(text, Suggestion(text=text, score=logprob, token_ids=(right,)))
         return sorted(drafts.values(), key=lambda draft: -draft.score)
     suggestions = yield from way(sequence, replace(request, max_new_tokens=num_left))
     return [_whole(suggestion, beginning, before, request) for suggestion in suggestions]

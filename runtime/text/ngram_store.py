@@ -141,6 +141,8 @@ class NgramStore:
         found = np.nonzero(table.keys[numbers] == hashes)
         numbers = numbers[found]
         starts, ends = table.starts[numbers].astype(np.int64), table.starts[numbers + 1].astype(np.int64)
+        if (starts >= ends).any() or (ends > len(table.counts)).any():
+            raise BundleError("the n-gram store is damaged: what follows a context is not there; count the texts again")
         ids = token_ids.astype(table.token_ids.dtype)  # else every search converts what it looks through
         ranges = zip(starts.tolist(), ends.tolist(), strict=True)
         places = [np.searchsorted(table.token_ids[start:end], ids) for start, end in ranges]

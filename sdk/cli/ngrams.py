@@ -95,6 +95,7 @@ def _count(found: list[tuple[Path, bool]], tokenizer: Tokenizer, counts: NgramCo
 
 def _summary(facts: dict[str, object]) -> str:
     skipped = f", {facts['skipped']} left out" if facts["skipped"] else ""
-    counted = f"{facts['tokens']:,} tokens of {facts['files']} files{skipped}"
-    kept = f"{facts['ngrams']:,} n-grams that stood there {facts['least_count']} times or more"
+    counted = f"{facts['tokens']:,} tokens of {facts['files']} {'file' if facts['files'] == 1 else 'files'}{skipped}"
+    often = "" if facts["least_count"] == 1 else f" that stood there {facts['least_count']} times or more"
+    kept = f"{facts['ngrams']:,} n-grams{often}"
     return f"{facts['output']}: {counted}; {kept}, {facts['bytes']:,} bytes, {facts['seconds']:.1f} s"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NAME = "suggest"
 EXAMPLES = """\b
 Examples:
-  skipstone suggest pebble -p "import os\\nimpor"
+  skipstone suggest pebble -p "import os; impor"
   skipstone suggest pebble -p "def read_json(" -k 5 -n 6 --method superposed
   skipstone suggest my-bundle --ngrams my.ngrams --json < text.txt
   skipstone suggest pebble --interactive"""
@@ -103,7 +103,7 @@ def run(
 
 def _table(drafts: list[Suggestion]) -> str:
     """Return the drafts, with their line ends as `\\n`, and their scores."""
-    lines = [("text", " score"), *((repr(draft.text), f"{draft.score:6.2f}") for draft in drafts)]
+    lines = [("text", " score"), *((repr(draft.text), f"{round(draft.score, 2) + 0.0:6.2f}") for draft in drafts)]
     width = max(len(text) for text, _ in lines)
     return "".join(f"{text:{width}}  {score}\n" for text, score in lines)
 

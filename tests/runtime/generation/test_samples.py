@@ -89,8 +89,17 @@ def test_samples_are_made_as_they_are_asked_for_until_they_are_closed(generation
     assert (next(samples).text, made) == ("a", ["a"])
     samples.close()
     assert (list(samples), made) == ([], ["a"])
-    with pytest.raises(ConfigError, match="no text is left"):
-        samples.best(len)
+    assert samples.best(lambda text: len(text.text)).text == "a", "what was yielded is judged too"
+    with pytest.raises(ConfigError, match="no text to judge"):
+        texts(generation).best(lambda text: 1.0)
+
+
+def test_texts_stay_where_a_judge_of_the_user_fails(generation: Generation) -> None:
+    samples = texts(generation, "a", "bb")
+    with pytest.raises(ZeroDivisionError):
+        samples.best(lambda text: 1 / 0)
+    assert samples.best(lambda text: len(text.text)).text == "bb"
+    assert samples.vote(lambda text: text.text).num_texts == 2
 
 
 def test_the_best_text_has_the_highest_score_and_comes_first(generation: Generation) -> None:

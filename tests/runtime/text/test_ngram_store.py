@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +182,13 @@ def test_a_place_that_cannot_be_written_is_named_and_the_old_store_stays(file: P
         counted(TEXTS).save(tmp_path / "folder")
     assert not list(tmp_path.glob(".*partial*"))
     assert NgramStore.open(file, vocabulary="words").header.num_tokens == 13
+
+
+def test_ranges_that_lead_out_of_the_store_are_refused_where_they_are_read() -> None:
+    store = counted(TEXTS)
+    starts = store.table.starts.copy()
+    starts[1:] = len(store.table.counts) + 1
+    damaged = NgramStore(replace(store.table, starts=starts), store.header)
+    contexts = np.array([text[:1] for text in TEXTS])
+    with pytest.raises(BundleError, match="damaged"):
+        damaged.shares(contexts, np.arange(4))
