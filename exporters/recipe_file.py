@@ -42,7 +42,7 @@ class RecipeFile:
             data = parse_json(json.dumps(dict(source)) if isinstance(source, Mapping) else _read(Path(source)))
             if isinstance(data, dict) and "format_version" in data:
                 data = data.get("recipe")
-            form = read_typed(_Form, _with_defaults(data), name=name)
+            form = read_typed(_Form, _with_defaults(data), name="it")
             return cls(
                 recipe=Recipe(
                     name=form.name,

@@ -44,6 +44,8 @@ class TensorRecipe:
             raise ValueError(f"quantization method {self.method!r} is not known; choose one of {listed(_METHODS)}")
         if not (0 <= self.outliers < 1 or self.outliers == self.outliers // 1 > 0):
             raise ValueError(f"outliers are a number of columns or a share of them below 1, found {self.outliers}")
+        if self.outliers and self.bits == 32:
+            raise ValueError("outliers stay numbers beside integers, and 32 bits are numbers; leave them out")
 
     @property
     def reads_text(self) -> bool:

@@ -179,7 +179,7 @@ class LanguageModel:
         """
         chosen = self.options(**options)
         if count < 1:
-            raise ConfigError(f"samples must be at least 1, got {count}")
+            raise ConfigError(f"count, the number of samples, must be at least 1, got {count}")
         if count > 1 and chosen.sampling.greedy:
             raise ConfigError(f"at temperature 0 all {count} samples are the same; set a temperature above 0")
         if first is not None and not 1 <= first <= count:

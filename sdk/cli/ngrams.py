@@ -60,6 +60,8 @@ def run(
     if not counts.num_tokens:
         raise ConfigError("there is no text to count in; give UTF-8 files, or folders that hold some")
     store = counts.store(vocabulary=vocabulary_of(opened), min_count=min_count, max_bytes=limit)
+    if not len(store.table.counts):
+        raise ConfigError(f"nothing stood there {min_count} times or more; lower --min-count, or give longer texts")
     size, table = store.save(output), store.table
     facts = {
         "output": str(output),
@@ -68,7 +70,7 @@ def run(
         "tokens": counts.num_tokens,
         "contexts": len(table.keys),
         "ngrams": len(table.counts),
-        "least_count": int(table.counts.min()) if len(table.counts) else min_count,
+        "least_count": int(table.counts.min()),
         "bytes": size,
         "seconds": round(time.perf_counter() - start, 3),
     }

@@ -67,7 +67,7 @@ def write(text: str) -> None:
 
 
 def print_json(data: Any) -> None:
-    is_utf8 = sys.stdout is not None and sys.stdout.encoding.lower() == "utf-8"
+    is_utf8 = (getattr(sys.stdout, "encoding", None) or "").lower() == "utf-8"
     write(json.dumps(data, indent=2, ensure_ascii=not is_utf8) + "\n")
 
 

@@ -50,8 +50,6 @@ class Amount:
         total, most = each * num_layers, each * (num_layers - 2)
         count = max(1, round(self.number * total / 100)) if self.is_share else self.number
         if self.number == 0 or count > most:
-            raise ConfigError(
-                f"--prune {self.text} of {total} {self.kind}: at least 1 can be left out, "
-                "and the first and the last stay"
-            )
+            possible = f"1 to {most} can be left out" if most > 0 else "none can be left out"
+            raise ConfigError(f"--prune {self.text} of {total} {self.kind}: {possible}, as the first and the last stay")
         return count
