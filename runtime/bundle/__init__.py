@@ -16,6 +16,7 @@ from skipstone.runtime.bundle.notes import Note
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
 from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
+from skipstone.runtime.bundle.whole_file import write_whole
 from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "parse_json",
     "read_typed",
     "write_manifest",
+    "write_whole",
 ]

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
-import time
 import zlib
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
@@ -21,8 +18,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.errors import BundleError, ConfigError, OutputError
-from skipstone.runtime.bundle import DataError, Manifest, format_of, parse_json, read_typed
+from skipstone.errors import BundleError, ConfigError
+from skipstone.runtime.bundle import DataError, Manifest, format_of, parse_json, read_typed, write_whole
 from skipstone.runtime.engine.model import Model
 from skipstone.runtime.engine.sequence import Sequence
 
@@ -32,8 +29,6 @@ MAGIC: Final = b"skipstone prompt cache\n"
 FORMAT_VERSION: Final = 1
 MOST_HEADER_BYTES: Final = 1 << 16
 ALIGNMENT: Final = 64
-# A partial file that nobody has written to for so long is of a process that was ended.
-LEFT_BEHIND_S: Final = 600.0
 # A single token that waits is taken for one of the text, for which methods draft or leave out layers.
 LEAST_LEFT: Final = 2
 NOT_WEIGHTS: Final = (".json", ".jinja", ".txt", ".md", ".model")
@@ -72,7 +67,7 @@ def save_prefix(path: Path, sequence: Sequence, num_tokens: int) -> int:
         is_long=sequence.is_long,
         checksums=tuple(zlib.crc32(block.data) for block in _blocks(sequence, num_tokens)),
     )
-    return _write(path, _pieces(header, sequence))
+    return write_whole(path, _pieces(header, sequence))
 
 
 class Prefix:
@@ -162,35 +157,6 @@ def _pieces(header: _Header, sequence: Sequence) -> Iterator[bytes | memoryview]
     for block in _blocks(sequence, header.num_tokens):
         yield block.data.cast("B")
         yield bytes(-block.nbytes % ALIGNMENT)
-
-
-def _write(path: Path, pieces: Iterator[bytes | memoryview]) -> int:
-    """Write a file beside `path` and put it there when it is whole; return its bytes. Raises: OutputError."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{threading.get_ident()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_behind(path)
-        try:
-            with partial.open("wb") as stream:
-                stream.writelines(pieces)
-                size = stream.tell()
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
-    return size
-
-
-def _remove_left_behind(path: Path) -> None:
-    """Remove partial files of processes that were ended while they wrote."""
-    for partial in path.parent.iterdir():
-        if partial.name.startswith(f".{path.name}.partial-") and (
-            time.time() - partial.stat().st_mtime > LEFT_BEHIND_S
-        ):
-            partial.unlink(missing_ok=True)
 
 
 def _read_header(path: Path) -> tuple[_Header, int]:

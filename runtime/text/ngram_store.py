@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, fields
@@ -13,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.errors import BundleError, OutputError
-from skipstone.runtime.bundle import DataError, format_of, parse_json, read_typed
+from skipstone.errors import BundleError
+from skipstone.runtime.bundle import DataError, format_of, parse_json, read_typed, write_whole
 
 __all__ = ["LONGEST_CONTEXT", "Continuations", "NgramHeader", "NgramStore", "NgramTable", "context_hashes"]
 
@@ -154,21 +153,7 @@ class NgramStore:
 
     def save(self, path: Path) -> int:
         """Write the store, whole or not at all; return its bytes. Raises: OutputError."""
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("wb") as stream:
-                    stream.writelines(self._pieces())
-                    size = stream.tell()
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
-        return size
+        return write_whole(path, self._pieces())
 
     def _pieces(self) -> Iterable[bytes]:
         arrays = [_narrow(getattr(self.table, field.name)) for field in fields(NgramTable)]
