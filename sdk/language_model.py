@@ -9,12 +9,10 @@ from typing import Any, overload
 
 from skipstone.conversation import Conversation, OnFull
 from skipstone.errors import ConfigError
-from skipstone.ngrams import ngrams_for
 from skipstone.option_types import checked, checks_arguments
-from skipstone.options import generation_options, sampling_options
+from skipstone.options import generation_options
 from skipstone.prompt_cache import PromptCache
-from skipstone.runtime.costs import known_curve
-from skipstone.runtime.engine import Draft, Model, Sequence, save_prefix
+from skipstone.runtime.engine import Draft, Sequence, save_prefix
 from skipstone.runtime.generation import (
     Choice,
     Generation,
@@ -30,24 +28,12 @@ from skipstone.runtime.generation import (
     with_seed,
 )
 from skipstone.runtime.methods import MethodChoice
-from skipstone.runtime.suggest import (
-    Suggestion,
-    SuggestRequest,
-    Way,
-    WayChoice,
-    choose_way,
-    completing_words,
-    finish,
-    require_ngrams_used,
-    way_named,
-)
-from skipstone.runtime.text import NgramStore
-from skipstone.suggester import Suggester
+from skipstone.suggesting_model import SuggestingModel
 
 __all__ = ["LanguageModel", "generation_options"]
 
 
-class LanguageModel:
+class LanguageModel(SuggestingModel):
     """A model ready to write. One object may serve any number of texts, one call at a time.
 
     Options of `stream` and `generate` are those of `GenerationOptions` (max_new_tokens, stop, decode and so on) and of
@@ -55,9 +41,6 @@ class LanguageModel:
     `sampling="model"` tokens are chosen as the model recommends, in all that no other option says. None stands for an
     option that is not set. An option or a prompt of another type is refused before any work.
     """
-
-    def __init__(self, model: Model) -> None:
-        self.runtime = model
 
     @checks_arguments
     def stream(
@@ -260,117 +243,6 @@ class LanguageModel:
             prompt_cache=cache,
         )
 
-    @checks_arguments
-    def suggest(
-        self,
-        prompt: str,
-        *,
-        num_drafts: int = 3,
-        max_new_tokens: int = 10,
-        method: str = "auto",
-        ngrams: str | Path | NgramStore | None = None,
-        complete_words: bool | None = None,
-        context_length: int | None = None,
-        **sampling: Any,
-    ) -> list[Suggestion]:
-        """Return several short drafts of what follows a prompt, distinct and the best first.
-
-        `method` is `auto` or a way by name. `ngrams` is a store of `skipstone ngrams` for superposed drafts, or the
-        word `pebble` for that of its code. `sampling` are options of `SamplingOptions`;
-        drafts are greedy by default. A prompt may end inside a word, which drafts then complete first, unless
-        `complete_words` is False; None: where the vocabulary allows it. Raises: ConfigError, CacheFull, BundleError for
-        another file, all before any work.
-        """
-        way = self.way(method, ngrams=ngrams, complete_words=complete_words)
-        sequence = self.runtime.new_sequence(context_length=context_length)
-        sequence.append(self.encode(prompt))
-        request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
-        sequence.require_room(request.max_new_tokens)
-        return finish(way(sequence, request))
-
-    @checks_arguments
-    def choose_way(
-        self,
-        prompt: str,
-        *,
-        num_drafts: int = 3,
-        max_new_tokens: int = 10,
-        ngrams: str | Path | NgramStore | None = None,
-        context_length: int | None = None,
-        **sampling: Any,
-    ) -> WayChoice:
-        """Return which way `suggest` takes for a prompt by the method `auto`, and why, without a model call.
-
-        Raises: as `suggest`.
-        """
-        sequence = self.runtime.new_sequence(context_length=context_length)
-        sequence.append(self.encode(prompt))
-        request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
-        sequence.require_room(request.max_new_tokens)
-        return choose_way(sequence, request)
-
-    @checks_arguments
-    def suggester(
-        self,
-        *,
-        num_drafts: int = 3,
-        max_new_tokens: int = 10,
-        method: str = "auto",
-        ngrams: str | Path | NgramStore | None = None,
-        complete_words: bool | None = None,
-        context_length: int | None = None,
-        **sampling: Any,
-    ) -> Suggester:
-        """Return an object that suggests while a text is typed: `suggest` for each key, its cache kept between them.
-
-        Options are those of `suggest`. Raises: ConfigError.
-        """
-        way = self.way(method, ngrams=ngrams, complete_words=complete_words)
-        request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
-        return Suggester(self.runtime, way, request, context_length=context_length)
-
-    def way(
-        self,
-        method: str = "auto",
-        *,
-        ngrams: str | Path | NgramStore | None = None,
-        complete_words: bool | None = None,
-    ) -> Way:
-        """Return what makes drafts, by its name. Raises: ConfigError for an unknown one, and for n-grams in vain."""
-        way = way_named(method)
-        if ngrams is not None:
-            require_ngrams_used(method)
-        return way if complete_words is False else completing_words(self.runtime, way, required=complete_words is True)
-
-    def suggest_request(
-        self,
-        *,
-        num_drafts: int = 3,
-        max_new_tokens: int = 10,
-        ngrams: str | Path | NgramStore | None = None,
-        **sampling: Any,
-    ) -> SuggestRequest:
-        """Return what `suggest` asks for, by name. Raises: ConfigError, BundleError."""
-        request = SuggestRequest(
-            tokenizer=self.runtime.tokenizer,
-            num_drafts=num_drafts,
-            max_new_tokens=max_new_tokens,
-            stop_ids=self.runtime.manifest.stop_ids,
-            sampling=sampling_options(recommended=self.runtime.manifest.sampling, **sampling),
-            ngrams=ngrams_for(self.runtime, ngrams),
-            costs=known_curve(self.runtime),
-        )
-        request.sampling.require_vocabulary(self.runtime.manifest.dimensions.vocab_size)
-        return request
-
     def options(self, **options: Any) -> GenerationOptions:
         """Return options given by name for this model, which knows what it recommends. Raises: ConfigError."""
         return generation_options(recommended=self.runtime.manifest.sampling, **options)
-
-    @checks_arguments
-    def encode(self, prompt: str) -> list[int]:
-        """Return the token ids of a prompt. Raises: ConfigError when it is empty."""
-        token_ids = self.runtime.tokenizer.encode(prompt)
-        if not prompt or not token_ids:  # a start token alone is no prompt either
-            raise ConfigError("the prompt is empty; give at least one character")
-        return token_ids
