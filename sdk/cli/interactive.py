@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Live", "TypingPage", "type_with"]
 
-KEYS = "Tab takes one, Up and Down choose, Alt-1 to Alt-9 take that one, Enter begins a line, Ctrl-D ends"
+KEYS = "Tab takes it, Up and Down choose, Enter begins a line, Ctrl-D ends"
 
 
 def type_with(suggester: Suggester, text: str = "") -> str:
