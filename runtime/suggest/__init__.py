@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skipstone.runtime.suggest.auto import WayChoice, choose_way
 from skipstone.runtime.suggest.suggestion import Suggestion, SuggestRequest
-from skipstone.runtime.suggest.ways import Way, finish, require_ngrams_used, suggest, way_named
+from skipstone.runtime.suggest.ways import Way, finish, is_chosen, require_ngrams_used, suggest, way_named
 from skipstone.runtime.suggest.words import completing_words
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "choose_way",
     "completing_words",
     "finish",
+    "is_chosen",
     "require_ngrams_used",
     "suggest",
     "way_named",

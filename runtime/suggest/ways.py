@@ -49,6 +49,11 @@ def way_named(name: str) -> Way:
     return WAYS[name]
 
 
+def is_chosen(name: str) -> bool:
+    """Whether a way leaves it to the device and the prompt which way is taken."""
+    return way_named(name) is auto
+
+
 def suggest(sequence: Sequence, request: SuggestRequest, *, method: str = "auto") -> list[Suggestion]:
     """Return drafts of what follows the sequence, the best first; it stays as it is. Raises: ConfigError, CacheFull."""
     return finish(way_named(method)(sequence, request))

@@ -68,7 +68,7 @@ def run(
     The table goes to standard output, the best draft first, the way and its time to standard error. A score is the
     mean log probability of a draft's tokens, or what superposed drafts have in its place.
     """
-    from skipstone.runtime.suggest import way_named
+    from skipstone.runtime.suggest import is_chosen, way_named
 
     way_named(method)
     if interactive:
@@ -95,7 +95,7 @@ def run(
         print_json([draft.to_json() for draft in drafts])
     else:
         write(_table(drafts))
-    if method == "auto":
+    if is_chosen(method):
         size = {"num_drafts": num_drafts, "max_new_tokens": max_new_tokens}
         method = model.choose_way(text, ngrams=ngrams, context_length=context, **size).name
     notes(quiet=printing.quiet).print(f"{len(drafts)} drafts by {method} in {milliseconds:.1f} ms")
