@@ -21,6 +21,7 @@ class Editor:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process, self._num_sent = process, 0
+        self._answers: dict[int, dict[str, Any]] = {}
 
     def send(self, method: str, params: Any, *, number: int | None = None) -> None:
         message = {"jsonrpc": "2.0", "method": method, "params": params} | ({} if number is None else {"id": number})
@@ -35,16 +36,17 @@ class Editor:
         return self._num_sent
 
     def answer(self, number: int) -> dict[str, Any]:
-        """Read until the answer to a request comes."""
+        """Read until the answer to a request is there; answers may come in any order."""
         assert self._process.stdout is not None
-        while True:
+        while number not in self._answers:
             size = 0
             while line := self._process.stdout.readline().strip():
                 if line.lower().startswith(b"content-length:"):
                     size = int(line.partition(b":")[2])
             message: dict[str, Any] = json.loads(self._process.stdout.read(size))
-            if message.get("id") == number and "method" not in message:
-                return message
+            if "id" in message and "method" not in message:
+                self._answers[message["id"]] = message
+        return self._answers.pop(number)
 
     def complete(self, line: int, character: int) -> int:
         position = {"line": line, "character": character}
