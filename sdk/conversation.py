@@ -84,7 +84,7 @@ class Conversation:
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
         num_dropped, token_ids = self._fitting(messages, options)
         room = self._sequence.capacity - len(token_ids)
-        self._take_over(token_ids)
+        self._sequence.hold(token_ids)
         options = replace(
             options, max_new_tokens=min(options.max_new_tokens, room), stop=(*options.stop, *self._written_end())
         )
@@ -161,16 +161,6 @@ class Conversation:
         if template is None:
             return tokenizer.encode("".join(message["content"] for message in messages))
         return tokenizer.encode(template.render(messages), add_special_tokens=False)
-
-    def _take_over(self, token_ids: SequenceOf[int]) -> None:
-        """Make the sequence hold `token_ids`, which fit, keeping the cache of the longest common beginning."""
-        shared = 0
-        for ours, wanted in zip(self._sequence.token_ids, token_ids, strict=False):
-            if ours != wanted:
-                break
-            shared += 1
-        self._sequence.rollback(shared)
-        self._sequence.append(token_ids[shared:])
 
 
 def _turns(messages: SequenceOf[Message]) -> list[int]:

@@ -89,14 +89,9 @@ class Suggester:
 
 def _read(sequence: Sequence, token_ids: SequenceOf[int]) -> Generator[None, None, None]:
     """Let the sequence hold a text; what both share stays cached, and all but the end of the rest is read."""
-    shared = 0
-    for ours, theirs in zip(sequence.token_ids, token_ids, strict=False):
-        if ours != theirs:
-            break
-        shared += 1
-    sequence.rollback(shared)
-    while len(token_ids) - sequence.num_cached > PIECE:
-        sequence.append(token_ids[len(sequence.token_ids) : sequence.num_cached + PIECE])
+    sequence.hold(token_ids)
+    while sequence.num_waiting > PIECE:
+        sequence.hold(token_ids[: sequence.num_cached + PIECE])
         sequence.extend(Draft.empty())
         yield
-    sequence.append(token_ids[len(sequence.token_ids) :])
+        sequence.hold(token_ids)

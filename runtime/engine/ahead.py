@@ -13,6 +13,7 @@ from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Manifest
 from skipstone.runtime.engine.feed import Part
 from skipstone.runtime.engine.runner import Runner
+from skipstone.runtime.engine.shared_tokens import num_shared
 
 __all__ = ["Ahead", "EarlyRows"]
 
@@ -51,14 +52,7 @@ class EarlyRows:
 
     def num_shared(self, start: int, token_ids: Sequence[int]) -> int:
         """Return how many of the first tokens from place `start` on were seen: they need the early stages no more."""
-        same = 0
-        if start != self.start:
-            return same
-        for own, other in zip(self.token_ids, token_ids, strict=False):
-            if own != other:
-                break
-            same += 1
-        return same
+        return num_shared(self.token_ids, token_ids) if start == self.start else 0
 
     def behind(self, num_tokens: int) -> EarlyRows:
         """Return what was seen behind the first `num_tokens`."""

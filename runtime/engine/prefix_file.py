@@ -22,6 +22,7 @@ from skipstone.errors import BundleError, ConfigError
 from skipstone.runtime.bundle import DataError, Manifest, format_of, parse_json, read_typed, write_whole
 from skipstone.runtime.engine.model import Model
 from skipstone.runtime.engine.sequence import Sequence
+from skipstone.runtime.engine.shared_tokens import num_shared
 
 __all__ = ["LEAST_LEFT", "Prefix", "save_prefix"]
 
@@ -93,10 +94,7 @@ class Prefix:
 
     def num_shared(self, token_ids: SequenceOf[int], *, is_long: bool) -> int:
         """Return how many tokens a text begins with as the file does; 0 where their rows have other angles."""
-        if is_long != self._header.is_long:
-            return 0
-        pairs = enumerate(zip(self.token_ids, token_ids, strict=False))
-        return next((place for place, (own, other) in pairs if own != other), min(len(self.token_ids), len(token_ids)))
+        return num_shared(self.token_ids, token_ids) if is_long == self._header.is_long else 0
 
     def fill(self, sequence: Sequence, *, left: int = LEAST_LEFT) -> int:
         """Give an empty cache the rows of the tokens that the text begins with; return how many.

@@ -16,6 +16,7 @@ from skipstone.runtime.engine.feed import Blends, TreeMask
 from skipstone.runtime.engine.rounding import FREE_ROWS, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
 from skipstone.runtime.engine.sessions import Sessions
+from skipstone.runtime.engine.shared_tokens import num_shared
 from skipstone.runtime.engine.workspace import Spares, Workspace
 
 __all__ = ["Sequence"]
@@ -167,6 +168,12 @@ class Sequence:
         self._require_known(token_ids)
         self.token_ids.extend(token_ids)
         self._leave_pending()
+
+    def hold(self, token_ids: SequenceOf[int]) -> None:
+        """Hold these tokens in place of the text; of what both begin with all stays cached. Raises: as `append`."""
+        shared = num_shared(self.token_ids, token_ids)
+        self.rollback(shared)
+        self.append(token_ids[shared:])
 
     def require_room(self, num_tokens: int) -> None:
         """Raise CacheFull unless `num_tokens` more fit."""

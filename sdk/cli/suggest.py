@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,7 @@ from skipstone.cli.terminal import notes, print_json, write
 from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
+    from skipstone.language_model import LanguageModel
     from skipstone.runtime.suggest import Suggestion
 
 NAME = "suggest"
@@ -26,21 +28,17 @@ Examples:
   skipstone suggest pebble --interactive"""
 
 
-@unfold
-def run(
-    bundle: BundleArgument,
-    place: Place,
-    printing: Printing,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="Text to continue; default: standard input.")
-    ] = None,
-    num_drafts: Annotated[int, typer.Option("--num-drafts", "-k", metavar="K", min=1, help="How many drafts.")] = 3,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftFlags:
+    """How many drafts are made, how long, and in which way; the fields are the options of `model.suggest`."""
+
+    num_drafts: Annotated[int, typer.Option("--num-drafts", "-k", metavar="K", min=1, help="How many drafts.")] = 3
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", "-n", metavar="N", min=1, help="Most tokens of a draft.")
-    ] = 10,
+    ] = 10
     method: Annotated[
         str, typer.Option(metavar="METHOD", help="auto, superposed, branch, beam, diverse or contrast.")
-    ] = "auto",
+    ] = "auto"
     ngrams: Annotated[
         str | None,
         typer.Option(
@@ -48,16 +46,28 @@ def run(
             metavar="STORE",
             help="Counts that `skipstone ngrams` made, for superposed; pebble: those of its code.",
         ),
-    ] = None,
+    ] = None
     complete_words: Annotated[
         bool | None,
         typer.Option(
             "--complete-words/--no-complete-words",
             help="End the word first in which the prompt ends; by default where the vocabulary allows it.",
         ),
-    ] = None,
-    context: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Tokens to make room for; default: the model's context.")
+    ] = None
+    context_length: Annotated[
+        int | None,
+        typer.Option("--context", metavar="N", min=1, help="Tokens to make room for; default: the model's context."),
+    ] = None
+
+
+@unfold
+def run(
+    bundle: BundleArgument,
+    drafts: DraftFlags,
+    place: Place,
+    printing: Printing,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="Text to continue; default: standard input.")
     ] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Suggest while you type; Tab takes a draft, Ctrl-D ends.")
@@ -68,37 +78,37 @@ def run(
     The table goes to standard output, the best draft first, the way and its time to standard error. A score is the
     mean log probability of a draft's tokens, or what superposed drafts have in its place.
     """
-    from skipstone.runtime.suggest import is_chosen, way_named
+    from skipstone.runtime.suggest import way_named
 
-    way_named(method)
+    way_named(drafts.method)
     if interactive:
         _require_terminal(printing)
     text = (prompt or "") if interactive else read_prompt(prompt)
-    options: dict[str, Any] = {
-        "num_drafts": num_drafts,
-        "max_new_tokens": max_new_tokens,
-        "method": method,
-        "ngrams": ngrams,
-        "complete_words": complete_words,
-        "context_length": context,
-    }
     model = place.load(bundle)
     if interactive:
         from skipstone.cli.interactive import type_with
 
-        write(type_with(model.suggester(**options), text))
-        return
-    start = time.perf_counter()
+        write(type_with(model.suggester(**asdict(drafts)), text))
+    else:
+        _suggest(model, text, drafts, printing)
+
+
+def _suggest(model: LanguageModel, text: str, flags: DraftFlags, printing: Printing) -> None:
+    """Print the drafts, the way and its time."""
+    from skipstone.runtime.suggest import is_chosen
+
+    options, start = asdict(flags), time.perf_counter()
     drafts = model.suggest(text, **options)
     milliseconds = (time.perf_counter() - start) * 1000
     if printing.as_json:
         print_json([draft.to_json() for draft in drafts])
     else:
         write(_table(drafts))
-    if is_chosen(method):
-        size = {"num_drafts": num_drafts, "max_new_tokens": max_new_tokens}
-        method = model.choose_way(text, ngrams=ngrams, context_length=context, **size).name
-    notes(quiet=printing.quiet).print(f"{len(drafts)} drafts by {method} in {milliseconds:.1f} ms")
+    way = flags.method
+    if is_chosen(way):
+        known = ("num_drafts", "max_new_tokens", "ngrams", "context_length")
+        way = model.choose_way(text, **{name: options[name] for name in known}).name
+    notes(quiet=printing.quiet).print(f"{len(drafts)} drafts by {way} in {milliseconds:.1f} ms")
 
 
 def _table(drafts: list[Suggestion]) -> str:
