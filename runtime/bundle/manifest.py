@@ -88,6 +88,10 @@ class LayerCache:
         """Bytes of the keys and values of one token."""
         return 2 * self.num_heads * self.head_size * CACHE_BYTES[self.dtype]
 
+    def num_rows(self, context_length: int) -> int:
+        """Return how many rows a text of `context_length` tokens takes at most."""
+        return context_length
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
@@ -246,6 +250,10 @@ class Manifest:
     def cache_bytes_per_token(self) -> int:
         """Bytes that one more token takes in the caches of all layers, windows not yet full."""
         return sum(layer.bytes_per_token for layer in self.cache)
+
+    def cache_bytes(self, context_length: int) -> int:
+        """Bytes that the caches of all layers take for a text of `context_length` tokens."""
+        return sum(layer.num_rows(context_length) * layer.bytes_per_token for layer in self.cache)
 
     def to_json(self) -> str:
         """Return the text of `skipstone.json`."""

@@ -85,7 +85,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
     d, weights = manifest.dimensions, manifest.files.get("weights.bin")
     weights_bytes = weights.size if weights else 0
     models = [manifest, draft_model.manifest] if draft_model else [manifest]
-    cache_bytes = sum(model.cache_bytes_per_token * model.context_length for model in models)
+    cache_bytes = sum(model.cache_bytes(model.context_length) for model in models)
     cache_per_1k = manifest.cache_bytes_per_token * 1000
     return {
         "family": manifest.family,

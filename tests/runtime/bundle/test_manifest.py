@@ -384,6 +384,7 @@ def test_one_stage_that_ends_in_logits_needs_no_head() -> None:
 def test_sizes_are_sums_over_files_and_layers() -> None:
     assert toy_manifest().total_bytes == 30
     assert toy_manifest().cache_bytes_per_token == 2 * 2 * 4 * (4 + 1 + 2)
+    assert toy_manifest().cache_bytes(100) == 100 * 2 * 2 * 4 * (4 + 1 + 2)
 
 
 def test_the_files_of_the_drafter_count_in_the_whole() -> None:
