@@ -30,6 +30,7 @@ from skipstone.exporters.families import Architecture, read_architecture
 from skipstone.exporters.graph import (
     EXACT_BLOCKS,
     TARGETS,
+    GraphVariant,
     ModelWeights,
     Rounder,
     WeightFile,
@@ -40,6 +41,7 @@ from skipstone.exporters.graph import (
     kernel_head_size,
     matrix_names,
     rounded,
+    write_variant,
 )
 from skipstone.exporters.kept_integers import KeptKind, kept_kinds, with_numbers
 from skipstone.exporters.options import ExportOptions, default_recipe
@@ -55,6 +57,7 @@ from skipstone.runtime.bundle import (
     Manifest,
     Provenance,
     StageEntry,
+    Variants,
     finish,
     write_manifest,
 )
@@ -77,7 +80,8 @@ class ExportPlan:
     `exit_adapters` are what was trained for the exits, those not exported with them. `target` names the
     operators of the graphs. `rounder` gives the integers of matrices; `calibration` says from what it knows them, and
     then scales are folded already. `kept` are the kinds of integers that the checkpoint brings into the bundle;
-    `keep_integers`: not only those that lie in blocks as ours do.
+    `keep_integers`: not only those that lie in blocks as ours do. `variants` are kinds of other graphs that are written
+    beside the plain ones.
     """
 
     checkpoint: Checkpoint
@@ -96,6 +100,7 @@ class ExportPlan:
     calibration: Mapping[str, object] | None = None
     kept: tuple[KeptKind, ...] = ()
     keep_integers: bool = False
+    variants: tuple[GraphVariant, ...] = ()
 
     @property
     def models(self) -> tuple[ExportPlan, ...]:
@@ -178,13 +183,13 @@ class ExportPlan:
         weights.
         """
         with BundleWriter(target, force=force) as writer:
-            _write_files(self, writer.path, on_progress)
+            variants = _write_files(self, writer.path, on_progress)
             if (draft_model := self.draft_model) is not None:
                 folder = writer.path / DRAFT_MODEL_FOLDER
                 folder.mkdir()
-                _write_files(draft_model, folder, on_progress)
-                write_manifest(folder, lambda files: _manifest(draft_model, files, command))
-            finish(writer, lambda files, figures: _manifest(self, files, command, figures), check)
+                of_draft = _write_files(draft_model, folder, on_progress)
+                write_manifest(folder, lambda files: _manifest(draft_model, files, of_draft, command))
+            finish(writer, lambda files, figures: _manifest(self, files, variants, command, figures), check)
 
 
 def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
@@ -282,13 +287,14 @@ def _remarks(plan: ExportPlan, *, was_asked: bool) -> tuple[str, ...]:
     return (*remarks, *sampling_remarks(plan.checkpoint))
 
 
-def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
-    _write_graphs(plan, folder, on_progress)
+def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> Variants:
+    """Write all but the manifest; return the files of variants."""
     for name, content in plan.checkpoint.texts.items():
         (folder / name).write_bytes(content)
+    return _write_graphs(plan, folder, on_progress)
 
 
-def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> None:
+def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> Variants:
     plan = plan if plan.calibration is not None else plan.with_gains()
     target, weights = TARGETS[plan.target], ModelWeights(plan.architecture, plan.checkpoint.tensors, on_progress)
     with WeightFile(folder / WEIGHTS_FILE, plan.rounder, least_bits=target.least_bits) as file:
@@ -307,10 +313,19 @@ def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], N
         if plan.draft_head is not None:
             num_first, model = plan.draft_head, (plan.architecture, weights, plan.recipe, file)
             ir.save(build_draft_head(*model, num_first, target=target), folder / DRAFT_HEAD_FILE)
+        parts = (plan.architecture, weights, plan.recipe, file)
+        return {
+            variant.name: write_variant(folder, plan.stages, *parts, variant, target=target)
+            for variant in plan.variants
+        }
 
 
 def _manifest(
-    plan: ExportPlan, files: Mapping[str, FileEntry], command: str, check: Mapping[str, object] | None = None
+    plan: ExportPlan,
+    files: Mapping[str, FileEntry],
+    variants: Variants,
+    command: str,
+    check: Mapping[str, object] | None = None,
 ) -> Manifest:
     architecture, d = plan.architecture, plan.architecture.dimensions
     head_size = kernel_head_size(d.head_size)
@@ -342,6 +357,7 @@ def _manifest(
         draft_model=None if plan.draft_model is None else DRAFT_MODEL_FOLDER,
         adapters=plan.adapters,
         draft_head=None if plan.draft_head is None else DRAFT_HEAD_FILE,
+        variants=variants,
     )
 
 

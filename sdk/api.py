@@ -14,7 +14,7 @@ from skipstone.bundled import BUNDLED, bundled_bundle, notes_folder
 from skipstone.language_model import LanguageModel
 from skipstone.option_types import checks_arguments
 from skipstone.planning import plan
-from skipstone.runtime.engine import Model
+from skipstone.runtime.engine import CacheName, Model
 from skipstone.runtime.text import SuffixMemory
 from skipstone.watcher import Watcher
 
@@ -34,12 +34,14 @@ def load(
     suffix_memory: str | Path | None = None,
     draft_model: str | Path | None = None,
     drafter: str | Path | None = None,
+    cache: CacheName | None = None,
 ) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
 
     `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds
     it in later processes; without one it remembers within this object. `draft_model` is a smaller bundle that
-    guesses for this one, in place of the draft model inside; `drafter` is its old name.
+    guesses for this one, in place of the draft model inside; `drafter` is its old name. `cache` is the type of the
+    cache, `fp32`, or `int8` where the bundle was exported with one; None is the bundle's own. It may change texts.
     Raises: BundleError, ConfigError, DeviceError, OutputError.
     """
     draft_model = draft_model if drafter is None else drafter
@@ -49,6 +51,7 @@ def load(
         threads=threads,
         profiles=notes_folder(),
         draft_model=None if draft_model is None else resolve(draft_model),
+        cache=cache,
     )
     if suffix_memory is not None:
         vocabulary = model.manifest.files["tokenizer.json"].sha256

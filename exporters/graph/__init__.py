@@ -15,8 +15,10 @@ from skipstone.exporters.graph.stage_graphs import (
     build_exit,
     build_head,
     build_stage,
+    write_variant,
 )
 from skipstone.exporters.graph.targets import TARGETS
+from skipstone.exporters.graph.variant import GraphVariant
 from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "PACKED_PRODUCT",
     "TARGETS",
     "GraphPen",
+    "GraphVariant",
     "ModelWeights",
     "OrtKernels",
     "Rounder",
@@ -40,4 +43,5 @@ __all__ = [
     "matrix_names",
     "packed_product_attributes",
     "rounded",
+    "write_variant",
 ]

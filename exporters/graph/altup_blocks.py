@@ -20,6 +20,7 @@ from skipstone.exporters.graph.head_channels import kernel_head_size
 from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.step_inputs import StepInputs
+from skipstone.exporters.graph.variant import PLAIN, GraphVariant
 from skipstone.quant import Recipe, scale, stack
 
 __all__ = ["AltUpBlocks"]
@@ -52,9 +53,16 @@ class AltUpBlocks(Blocks):
     values of earlier ones.
     """
 
-    def __init__(self, kernels: Kernels, architecture: Architecture, weights: ModelWeights, recipe: Recipe) -> None:
-        super().__init__(kernels, architecture, weights, recipe)
-        self._attention = SharingAttention(kernels, architecture, weights, self._linear)
+    def __init__(
+        self,
+        kernels: Kernels,
+        architecture: Architecture,
+        weights: ModelWeights,
+        recipe: Recipe,
+        variant: GraphVariant = PLAIN,
+    ) -> None:
+        super().__init__(kernels, architecture, weights, recipe, variant)
+        self._attention = SharingAttention(kernels, architecture, weights, self._linear, variant.cache_scales)
         assert architecture.altup is not None, "other architectures have one stream"
         self._altup: AltUp = architecture.altup
         self._inputs: Sequence[ir.Value] = ()  # one per layer, [B, T, P]

@@ -19,6 +19,7 @@ from skipstone.exporters.graph.linear import Linear
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.pen import FLOAT
 from skipstone.exporters.graph.step_inputs import AttentionLayer, StepInputs
+from skipstone.exporters.graph.variant import CacheScales
 
 __all__ = ["Attention"]
 
@@ -26,8 +27,16 @@ __all__ = ["Attention"]
 class Attention:
     """Writes the attention of the layers of one architecture to one graph."""
 
-    def __init__(self, kernels: Kernels, architecture: Architecture, weights: ModelWeights, linear: Linear) -> None:
-        self._kernels, self._pen = kernels, kernels.pen
+    def __init__(
+        self,
+        kernels: Kernels,
+        architecture: Architecture,
+        weights: ModelWeights,
+        linear: Linear,
+        cache_scales: CacheScales | None = None,
+    ) -> None:
+        """With `cache_scales` the caches hold integers."""
+        self._kernels, self._pen, self._cache_scales = kernels, kernels.pen, cache_scales
         self._architecture, self._weights, self._linear = architecture, weights, linear
         self._caches: dict[int, Sequence[ir.Value]] = {}  # by layer, for those that share them
 
@@ -60,10 +69,11 @@ class Attention:
             return self._mix(parts, self._caches[owner], layer, step)[0]
         number = self._architecture.cache_number(layer)
         cache_shape = ("B", d.num_kv_heads, "C", kernel_head_size(d.head_size))
-        past = [pen.input(f"past_{kind}_{number}", FLOAT, cache_shape) for kind in ("key", "value")]
+        dtype = FLOAT if self._cache_scales is None else ir.DataType.INT8
+        past = [pen.input(f"past_{kind}_{number}", dtype, cache_shape) for kind in ("key", "value")]
         mixed, *self._caches[layer] = self._mix(parts, past, layer, step)
         for kind, present in zip(("key", "value"), self._caches[layer], strict=True):
-            pen.output(present, f"present_{kind}_{number}", FLOAT, cache_shape)
+            pen.output(present, f"present_{kind}_{number}", dtype, cache_shape)
         return mixed
 
     def _mix(
@@ -80,8 +90,20 @@ class Attention:
             window=a.windows[layer],
             turns=step.turns[layer],
             writes=a.cache_owner(layer) == layer,
+            cache_scales=self._scales(layer),
         )
         return self._kernels.attend(parts, past, settings, step)
+
+    def _scales(self, layer: int) -> tuple[ir.Value, ir.Value] | None:
+        """Return the scales of the keys and the values that a layer reads, [1, K, 1, D]; None of a cache of numbers."""
+        if self._cache_scales is None:
+            return None
+        owner = self._architecture.cache_owner(layer)
+        k, v = self._cache_scales[self._architecture.cache_number(owner)]
+        return (
+            self._pen.weight(f"layers.{owner}.key_scales", lambda: k[None, :, None]),
+            self._pen.weight(f"layers.{owner}.value_scales", lambda: v[None, :, None]),
+        )
 
     def _parts(self, qkv: ir.Value, layer: int) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Split the fused projection; norm queries and keys, then clip all three, where the architecture does."""

@@ -19,6 +19,7 @@ from skipstone.exporters.graph.linear import Linear
 from skipstone.exporters.graph.mixture import mixture
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.step_inputs import StepInputs
+from skipstone.exporters.graph.variant import PLAIN, GraphVariant
 from skipstone.quant import Recipe
 
 __all__ = ["Blocks", "Residual"]
@@ -35,11 +36,18 @@ class Residual:
 class Blocks:
     """Writes the parts of one architecture, in one precision, to one graph."""
 
-    def __init__(self, kernels: Kernels, architecture: Architecture, weights: ModelWeights, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        kernels: Kernels,
+        architecture: Architecture,
+        weights: ModelWeights,
+        recipe: Recipe,
+        variant: GraphVariant = PLAIN,
+    ) -> None:
         self._kernels, self._pen = kernels, kernels.pen
-        self._architecture, self._weights, self._recipe = architecture, weights, recipe
+        self._architecture, self._weights, self._recipe, self._variant = architecture, weights, recipe, variant
         self._linear = Linear(kernels, recipe)
-        self._attention = Attention(kernels, architecture, weights, self._linear)
+        self._attention = Attention(kernels, architecture, weights, self._linear, variant.cache_scales)
 
     def embed(self, token_ids: ir.Value, blend: ir.Value, step: StepInputs) -> Residual:
         """[B, T, W] ids and their weights to the weighted sum of W embeddings [B, T, E], learned positions added."""

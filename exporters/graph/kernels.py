@@ -40,6 +40,12 @@ _EXPERT_ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     "k": 1,
     "normalize_routing_weights": 1,
 }
+# Of a cache of integers: a scale for each channel of each head.
+_INT8_CACHE: Final[Mapping[str, Attribute]] = {
+    "k_quant_type": "PER_CHANNEL",
+    "v_quant_type": "PER_CHANNEL",
+    "kv_cache_bit_width": 8,
+}
 
 
 class Kernels(ABC):
@@ -175,13 +181,15 @@ class OrtKernels(Kernels):
     def attend(
         self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: AttentionLayer, step: StepInputs
     ) -> Sequence[ir.Value]:
-        turns = layer.turns
+        turns, scales = layer.turns, layer.cache_scales
+        integers = ((None, *scales), _INT8_CACHE) if scales else ((), {})
         return self.pen.op_outputs(
             "GroupQueryAttention",
             *(*parts, *past, step.last_positions, step.total_length),
             *(turns or (None, None)),
             step.position_ids if turns else None,
             step.attention_bias,
+            *integers[0],
             count=3 if layer.writes else 1,
             domain=MICROSOFT,
             num_heads=layer.num_heads,
@@ -190,6 +198,7 @@ class OrtKernels(Kernels):
             scale=layer.scale,
             softcap=layer.softcap,
             local_window_size=layer.window or -1,
+            **integers[1],
         )
 
     def mix_experts(

@@ -5,6 +5,9 @@ One more is for calibrations: the embedding alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import onnx_ir as ir
 
 from skipstone.exporters.checkpoints import EPSILON, ExitAdapter
@@ -16,11 +19,12 @@ from skipstone.exporters.graph.kernels import Kernels, OrtKernels
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.pen import FLOAT, GraphPen
 from skipstone.exporters.graph.step_inputs import StepInputs
+from skipstone.exporters.graph.variant import PLAIN, GraphVariant
 from skipstone.exporters.graph.weight_file import WeightFile
 from skipstone.quant import Recipe
-from skipstone.runtime.bundle import StageEntry
+from skipstone.runtime.bundle import StageEntry, variant_file
 
-__all__ = ["build_draft_head", "build_embedding", "build_exit", "build_head", "build_stage"]
+__all__ = ["build_draft_head", "build_embedding", "build_exit", "build_head", "build_stage", "write_variant"]
 
 INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 
@@ -48,8 +52,9 @@ def build_stage(
     file: WeightFile,
     *,
     target: type[Kernels] = OrtKernels,
+    variant: GraphVariant = PLAIN,
 ) -> ir.Model:
-    """Return the graph of one stage, its weights written to `file`.
+    """Return the graph of one stage, or of a variant of it, its weights written to `file`.
 
     Inputs: token_ids and token_weights [B, T, W], or hidden [B, T, E]; position_ids [B, A]; seqlens_k [B], the last
     position; total_sequence_length, S; attention_bias [1, 1, A, S]; attention_rows [A] and token_rows [T] (see
@@ -58,8 +63,8 @@ def build_stage(
     present_value_i.
     """
     pen = GraphPen(stage.file.removesuffix(".onnx"), file)
-    kernels = target(pen)
-    blocks = (Blocks if architecture.altup is None else AltUpBlocks)(kernels, architecture, weights, recipe)
+    kernels = (variant.kernels or target)(pen)
+    blocks = (Blocks if architecture.altup is None else AltUpBlocks)(kernels, architecture, weights, recipe, variant)
     d, layers = architecture.dimensions, range(stage.first_layer, stage.end_layer)
     if stage.embeds:
         token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))
@@ -78,6 +83,31 @@ def build_stage(
     else:
         pen.output(hidden, "hidden_out", FLOAT, ("B", "T", d.hidden_size))
     return kernels.model()
+
+
+def write_variant(
+    folder: Path,
+    stages: Sequence[StageEntry],
+    architecture: Architecture,
+    weights: ModelWeights,
+    recipe: Recipe,
+    file: WeightFile,
+    variant: GraphVariant,
+    *,
+    target: type[Kernels] = OrtKernels,
+) -> dict[str, str]:
+    """Write the graphs of a variant to a folder that has the plain ones, all weights to one file.
+
+    Returns the files of those that differ, by the plain graphs' files; of the others none is written.
+    """
+    written = {}
+    for stage in stages:
+        graph = build_stage(stage, architecture, weights, recipe, file, target=target, variant=variant)
+        data, name = ir.to_proto(graph).SerializeToString(), variant_file(stage.file, variant.name)
+        if data != (folder / stage.file).read_bytes():
+            (folder / name).write_bytes(data)
+            written[stage.file] = name
+    return written
 
 
 def build_embedding(architecture: Architecture, weights: ModelWeights, recipe: Recipe, file: WeightFile) -> ir.Model:

@@ -37,7 +37,8 @@ class AttentionLayer:
     """How one layer attends; `turns` are its cosines and sines [positions, D / 2], if it has any.
 
     `window` is how many newest tokens, itself included, a token sees; None is all. A `softcap` of 0 is none. A
-    layer `writes` its new rows to the cache, unless that is the cache of another layer, which did.
+    layer `writes` its new rows to the cache, unless that is the cache of another layer, which did. `cache_scales` are
+    what the integers of keys and values stand for, [1, K, 1, D]; None of a cache of numbers.
     """
 
     num_heads: int
@@ -48,3 +49,4 @@ class AttentionLayer:
     window: int | None
     turns: tuple[ir.Value, ir.Value] | None
     writes: bool
+    cache_scales: tuple[ir.Value, ir.Value] | None = None

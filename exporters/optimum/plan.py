@@ -21,7 +21,15 @@ from skipstone.exporters.optimum.process import require_optimum, run_optimum
 from skipstone.exporters.optimum.weights import store_weights
 from skipstone.exporters.options import ExportOptions, default_recipe
 from skipstone.quant import Recipe
-from skipstone.runtime.bundle import BundleWriter, Check, Dimensions, Manifest, Provenance, StageEntry, finish
+from skipstone.runtime.bundle import (
+    BundleWriter,
+    Check,
+    Dimensions,
+    Manifest,
+    Provenance,
+    StageEntry,
+    finish,
+)
 
 __all__ = ["WrappedPlan", "plan_wrapped"]
 

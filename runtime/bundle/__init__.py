@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from skipstone.runtime.bundle.bundle import Bundle
-from skipstone.runtime.bundle.manifest import (
-    MANIFEST_NAME,
-    Dimensions,
-    FileEntry,
-    LayerCache,
-    Manifest,
-    Provenance,
-    StageEntry,
-)
+from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
+from skipstone.runtime.bundle.manifest import MANIFEST_NAME, Dimensions, LayerCache, Manifest, StageEntry
 from skipstone.runtime.bundle.notes import Note
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
 from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
+from skipstone.runtime.bundle.variants import PLAIN_CACHE, Variants, variant_file, variant_name
 from skipstone.runtime.bundle.whole_file import write_whole
 from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
 
 __all__ = [
     "MANIFEST_NAME",
+    "PLAIN_CACHE",
     "Bundle",
     "BundleWriter",
     "Check",
@@ -33,11 +28,14 @@ __all__ = [
     "Provenance",
     "RotaryEntry",
     "StageEntry",
+    "Variants",
     "decoder_steps",
     "finish",
     "format_of",
     "parse_json",
     "read_typed",
+    "variant_file",
+    "variant_name",
     "write_manifest",
     "write_whole",
 ]

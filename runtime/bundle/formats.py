@@ -11,7 +11,7 @@ from skipstone.runtime.bundle.typed_json import format_of
 
 __all__ = ["FORMAT_VERSION", "refuse_newer", "upgraded"]
 
-FORMAT_VERSION: Final = 6
+FORMAT_VERSION: Final = 7
 
 # The fields that each format added, with what their absence means.
 ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
@@ -19,7 +19,11 @@ ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
     3: {"graph": "skipstone", "long_rope_from": None, "exact": True, "check": None},
     4: {"adapters": {}, "draft_head": None},
     6: {"stop_sources": {}, "sampling": {}, "rotaries": []},
+    7: {"variants": {}, "other_caches": {}, "cache_type": "float32"},
 }
+
+# Fields of a layer's cache that a format left out; no bundle ever had a value in them.
+LEFT_OUT_OF_CACHES: Mapping[int, tuple[str, ...]] = {7: ("k_scale", "v_scale")}
 
 # What a field of an older format is called today: the format that renamed it, its old name, its new one.
 RENAMED_FIELDS = ((5, "drafter", "draft_model"),)
@@ -33,7 +37,16 @@ def upgraded(data: Any) -> Any:
     if not 1 <= found < FORMAT_VERSION or {*added, *renamed.values()} & data.keys():
         return data
     known = {renamed.get(key, key): value for key, value in data.items()}
+    known |= {"cache": [_layer(layer, found) for layer in known["cache"]]} if type(known.get("cache")) is list else {}
     return {**known, **added, "format_version": FORMAT_VERSION}
+
+
+def _layer(data: Any, found: int) -> Any:
+    """Return a layer's cache of an older format without the empty fields that it lost."""
+    lost = {name for number, names in LEFT_OUT_OF_CACHES.items() if number > found for name in names}
+    if not isinstance(data, dict):
+        return data
+    return {key: value for key, value in data.items() if key not in lost or value is not None}
 
 
 def refuse_newer(data: object) -> None:

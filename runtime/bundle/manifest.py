@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from skipstone.errors import BundleError
+from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
 from skipstone.runtime.bundle.formats import FORMAT_VERSION, refuse_newer, upgraded
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.typed_json import DataError, parse_json, read_typed
+from skipstone.runtime.bundle.variants import PLAIN_CACHE, Variants, check_variants, graph_of, kind_and_cache
 
 __all__ = [
     "MANIFEST_NAME",
     "Dimensions",
-    "FileEntry",
     "LayerCache",
     "Manifest",
-    "Provenance",
     "StageEntry",
 ]
 
@@ -63,25 +61,18 @@ class StageEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCache:
-    """How one layer keeps its keys and values; int8 has one scale for each, the other types have none."""
+    """How one layer keeps its keys and values; what integers mean stands in its graphs."""
 
     num_heads: int
     head_size: int
     dtype: str
     window: int | None = None
-    k_scale: float | None = None
-    v_scale: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.dtype in CACHE_BYTES, f"dtype must be one of {', '.join(CACHE_BYTES)}, found {self.dtype!r}")
         for name in ("num_heads", "head_size", "window"):
             size = getattr(self, name)
             _require(size is None or size >= 1, f"{name} must be at least 1, found {size}")
-        for name in ("k_scale", "v_scale"):
-            scale = getattr(self, name)
-            fits = (scale is not None) == (self.dtype == "int8")
-            _require(fits, f"{name} goes with int8 and only with it, found {scale} with {self.dtype}")
-            _require(scale is None or 0 < scale < math.inf, f"{name} must be positive and finite, found {scale}")
 
     @property
     def bytes_per_token(self) -> int:
@@ -91,28 +82,6 @@ class LayerCache:
     def num_rows(self, context_length: int) -> int:
         """Return how many rows a text of `context_length` tokens takes at most."""
         return context_length
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """Where the bundle comes from, by which version and command."""
-
-    source: str
-    tool_version: str
-    command: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileEntry:
-    """Size in bytes and sha256 (64 hexadecimal digits) of one file."""
-
-    size: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        _require(self.size >= 0, f"size must not be negative, found {self.size}")
-        is_hash = re.fullmatch("[0-9a-f]{64}", self.sha256) is not None
-        _require(is_hash, f"sha256 must be 64 hexadecimal digits, found {self.sha256[:80]!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +100,9 @@ class Manifest:
     the graphs that stand between an exit, by its number of layers in digits, and the head. `draft_head` is the graph
     of a head over part of the vocabulary, which drafters use; None is none. `stop_sources` say of each stop token where
     the checkpoint says so. `sampling` is how the checkpoint recommends to choose tokens, by the names of the sampling
-    options; empty where it says nothing.
+    options; empty where it says nothing. `cache` is for the plain graphs, in float32; `other_caches` are the layouts of
+    the other types, and `cache_type` is the one that is taken unless another is asked for. `variants` are other graphs
+    of the stages: see `variants.py`.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 
@@ -159,6 +130,9 @@ class Manifest:
     stop_sources: Mapping[int, str] = field(default_factory=dict)
     sampling: Mapping[str, float] = field(default_factory=dict)
     rotaries: tuple[RotaryEntry, ...] = ()
+    variants: Variants = field(default_factory=dict)
+    other_caches: Mapping[str, tuple[LayerCache, ...]] = field(default_factory=dict)
+    cache_type: str = PLAIN_CACHE
 
     def __post_init__(self) -> None:
         found = self.format_version
@@ -174,6 +148,7 @@ class Manifest:
         self._check_ids()
         self._check_files()
         self._check_rotaries()
+        self._check_caches()
         for name in ("recipe", "check", "sampling"):
             try:
                 json.dumps(getattr(self, name), allow_nan=False)
@@ -216,8 +191,7 @@ class Manifest:
         for name in self.files:
             _check_file_name(name)
         _require(MANIFEST_NAME not in self.files, f"files: {MANIFEST_NAME} cannot hold its own hash")
-        used = [stage.file for stage in self.stages] + ([] if self.head is None else [self.head])
-        used += [*self.adapters.values()] + ([] if self.draft_head is None else [self.draft_head])
+        used = self._graphs
         if self.draft_model is not None:
             _check_file_name(self.draft_model)
             used.append(f"{self.draft_model}/{MANIFEST_NAME}")
@@ -228,6 +202,39 @@ class Manifest:
         for number, rotary in enumerate(self.rotaries):
             found, most = len(rotary.frequencies), self.cache[0].head_size // 2
             _require(found <= most, f"rotaries[{number}] turns {found} pairs of channels, a head has {most}")
+
+    def _check_caches(self) -> None:
+        for name, layers in self.other_caches.items():
+            found, wanted = len(layers), len(self.cache)
+            _require(found == wanted, f"other_caches[{name!r}] has {found} layers, {wanted} wanted")
+        _require(PLAIN_CACHE not in self.other_caches, f"other_caches: {PLAIN_CACHE} is the type of `cache` itself")
+        types = ", ".join(self.cache_types)
+        _require(self.cache_type in self.cache_types, f"cache_type must be one of {types}, found {self.cache_type!r}")
+        check_variants(self.variants, graphs=self._graphs, files=self.files, cache_types=self.cache_types)
+
+    @property
+    def _graphs(self) -> list[str]:
+        """The files of the plain graphs."""
+        heads = [name for name in (self.head, self.draft_head) if name is not None]
+        return [*(stage.file for stage in self.stages), *heads, *self.adapters.values()]
+
+    @property
+    def cache_types(self) -> tuple[str, ...]:
+        """The types of cache that there are graphs for, float32 first."""
+        return (PLAIN_CACHE, *self.other_caches)
+
+    def layout(self, cache_type: str) -> tuple[LayerCache, ...]:
+        """Return how layers keep keys and values in a type of cache."""
+        return self.cache if cache_type == PLAIN_CACHE else self.other_caches[cache_type]
+
+    @property
+    def variant_kinds(self) -> frozenset[str]:
+        """The kinds of graphs beside the plain ones, whatever the cache."""
+        return frozenset(kind for kind, _ in map(kind_and_cache, self.variants) if kind)
+
+    def graph_file(self, file: str, *, kind: str, cache_type: str) -> str:
+        """Return the file of a plain graph as a kind of variant, "" for none, has it for a type of cache."""
+        return graph_of(file, self.variants, kind=kind, cache_type=cache_type)
 
     @property
     def is_traced(self) -> bool:

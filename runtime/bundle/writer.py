@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 from skipstone.errors import BundleError, OutputError
 from skipstone.runtime.bundle.bundle import Bundle, _hidden, _lock, _read_manifest, _remove, _sha256, mend
-from skipstone.runtime.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from skipstone.runtime.bundle.file_entry import FileEntry
+from skipstone.runtime.bundle.manifest import MANIFEST_NAME, Manifest
 
 __all__ = ["BundleWriter", "Check", "finish", "write_manifest"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skipstone.runtime.engine.branches import Branches, branches_behind, open_branches
+from skipstone.runtime.engine.cache_types import CacheName
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
@@ -23,6 +24,7 @@ __all__ = [
     "Blends",
     "BoundCall",
     "Branches",
+    "CacheName",
     "Draft",
     "Feed",
     "Model",

@@ -11,6 +11,7 @@ from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
+from skipstone.runtime.engine.cache_types import CACHE_TYPES, CacheName
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.rounding import ALL_COUNTS, COUNTS, ROUNDING_CONTEXT, Rounding, measure_rounding
 from skipstone.runtime.engine.runner import PREFILL_CHUNK
@@ -42,14 +43,16 @@ class Model:
         *,
         profiles: Path | None = None,
         draft_model: Bundle | None = None,
+        cache_type: str | None = None,
         prefill_chunk: int = PREFILL_CHUNK,
         bound_calls: int = BOUND_CALLS,
     ) -> None:
         """`profiles` is the folder where measurements of the device are kept; None keeps them for this process only.
 
-        `draft_model` is the draft model, in place of the one that the bundle carries. Prompts are fed in pieces of
-        `prefill_chunk` tokens; each text keeps `bound_calls` shapes of calls bound. Raises: ConfigError unless the
-        draft model is smaller.
+        `draft_model` is the draft model, in place of the one that the bundle carries. `cache_type` is that of all
+        texts, as the manifest calls it; None is the bundle's own. Prompts are fed in pieces of `prefill_chunk` tokens;
+        each text keeps `bound_calls` shapes of calls bound. Raises: ConfigError unless the draft model is smaller, and
+        for a type of cache that the bundle or the device lacks.
         """
         if draft_model is not None:
             _require_smaller(draft_model, bundle)
@@ -60,7 +63,7 @@ class Model:
         if bundle.manifest.total_bytes >= LEAST_BYTES:
             give_back()  # reading a tokenizer leaves more behind than it keeps, in pieces too small for the weights
         self.chat_template = ChatTemplate.load(bundle.path)
-        self.sessions = Sessions(bundle, device)
+        self.sessions = Sessions(bundle, device, cache_type=cache_type)
         self.spares = Spares(self.sessions, bound_calls=bound_calls)
         self.prefill_chunk, self._bound_calls = prefill_chunk, bound_calls
 
@@ -74,13 +77,21 @@ class Model:
         threads: int | None = None,
         profiles: Path | None = None,
         draft_model: str | Path | None = None,
+        cache: CacheName | None = None,
     ) -> Model:
         """Return the bundle in folder `path`, ready to run, with that in folder `draft_model` as its draft model.
 
-        Raises: BundleError, DeviceError; ConfigError for a draft model that is not smaller.
+        `cache` is the type of cache, `fp32` or `int8`; None is the bundle's own. Raises: BundleError, DeviceError;
+        ConfigError for a draft model that is not smaller, and a type of cache that the bundle or the device lacks.
         """
         bundle, other = Bundle.open(Path(path)), None if draft_model is None else Bundle.open(Path(draft_model))
-        return cls(bundle, open_device(device, threads=threads), profiles=profiles, draft_model=other)
+        return cls(
+            bundle,
+            open_device(device, threads=threads),
+            profiles=profiles,
+            draft_model=other,
+            cache_type=None if cache is None else CACHE_TYPES[cache],
+        )
 
     @property
     def has_draft_model(self) -> bool:
@@ -96,8 +107,11 @@ class Model:
         return self.shared.get("draft model", self._open_draft_model)
 
     def _open_draft_model(self) -> Model | None:
-        bundle = self._draft_model or self.bundle.open_draft_model()
-        return None if bundle is None else Model(bundle, self.device, profiles=self.profiles)
+        bundle, cache_type = self._draft_model or self.bundle.open_draft_model(), self.sessions.cache_type
+        if bundle is None:
+            return None
+        own = cache_type if cache_type in bundle.manifest.cache_types else None
+        return Model(bundle, self.device, profiles=self.profiles, cache_type=own)
 
     @checks_arguments
     def new_sequence(self, *, context_length: int | None = None, exact: bool | None = False) -> Sequence:

@@ -9,6 +9,7 @@ from skipstone.devices import Device, Session, StagedDevice, give_back
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
+from skipstone.runtime.engine.cache_types import checked_cache_type
 from skipstone.runtime.engine.feed import Part
 from skipstone.runtime.engine.rotary_tables import RotaryTables
 
@@ -25,8 +26,14 @@ class Sessions:
     Whoever holds one of them beyond a call holds this too, so that it goes last, and its memory back to the system.
     """
 
-    def __init__(self, bundle: Bundle, device: Device) -> None:
+    def __init__(self, bundle: Bundle, device: Device, *, cache_type: str | None = None) -> None:
+        """`cache_type` is how the manifest calls a type of cache; None is the bundle's own choice.
+
+        Raises: ConfigError for a type that the bundle has no graphs for, or the device no kernels.
+        """
         self.manifest, self._path, self._lock = bundle.manifest, bundle.path, Lock()
+        self.cache_type = checked_cache_type(bundle, device, cache_type)
+        self.cache_layout = self.manifest.layout(self.cache_type)
         self._rotary_tables: RotaryTables | None = None
         self._opened: dict[str, Session] = {}
         weakref.finalize(self, _close, self._opened, self.manifest.total_bytes >= LEAST_BYTES).atexit = False
@@ -39,28 +46,35 @@ class Sessions:
             if str(stage.end_layer) in self.manifest.adapters
         }
         for file in (*self._files, *self._adapters.values()):
-            self._open(file)
+            self._graph(file)
 
     @property
     def graphs(self) -> tuple[Session, ...]:
-        """Those of the stages, then the head's."""
-        return tuple(self._opened[file] for file in self._files)
+        """Those of the stages, then the head's; the plain ones, as they are for the type of cache."""
+        return tuple(self._graph(file) for file in self._files)
 
     def of(self, part: Part) -> tuple[Session, ...]:
-        """Return the sessions of a part, in the order in which they run."""
-        num_stages = len(self.manifest.stages)
+        """Return the sessions of a part, in the order in which they run; those of variants are opened on the way.
+
+        Raises: ConfigError for a variant that the bundle lacks; DeviceError.
+        """
+        num_stages, kind = len(self.manifest.stages), part.variant
         chosen = range(num_stages) if part.stages is None else part.stages
-        graphs = self.graphs
-        head = graphs[num_stages:] if part.head else ()
+        files = [self._files[number] for number in chosen]
+        head = [*self._files[num_stages:]] if part.head else []
         if part.head and part.pruned:
-            head = (self.draft_head,)
-        adapter = self.adapter_of(part)
-        return (*(graphs[number] for number in chosen), *(() if adapter is None else (adapter,)), *head)
+            assert self.manifest.draft_head is not None, "only a bundle with a draft head is asked for it"
+            head = [self.manifest.draft_head]
+        adapter = self._adapter_file(part)
+        return tuple(self._graph(file, kind) for file in (*files, *([] if adapter is None else [adapter]), *head))
 
     def adapter_of(self, part: Part) -> Session | None:
         """Return what stands between the exit of a part and the head; None where nothing does."""
-        file = self._adapters.get(part.exit) if part.head and part.exit is not None else None
-        return None if file is None else self._opened[file]
+        file = self._adapter_file(part)
+        return None if file is None else self._graph(file, part.variant)
+
+    def _adapter_file(self, part: Part) -> str | None:
+        return self._adapters.get(part.exit) if part.head and part.exit is not None else None
 
     @property
     def draft_head(self) -> Session:
@@ -69,8 +83,7 @@ class Sessions:
         Raises: DeviceError.
         """
         assert self.manifest.draft_head is not None, "only a bundle with a draft head is asked for it"
-        with self._lock:
-            return self._open(self.manifest.draft_head)
+        return self._graph(self.manifest.draft_head)
 
     def new_cache(self, capacity: int | None, *, batch: int = 1) -> KVCache:
         """Return a cache for `capacity` tokens, by default all that the model can see. Raises: ConfigError."""
@@ -78,7 +91,7 @@ class Sessions:
         capacity = limit if capacity is None else capacity
         if not 1 <= capacity <= limit:
             raise ConfigError(f"context must lie between 1 and the model's {limit} tokens, got {capacity}")
-        return KVCache.allocate(self.manifest.cache, self.device, capacity=capacity, batch=batch)
+        return KVCache.allocate(self.cache_layout, self.device, capacity=capacity, batch=batch)
 
     def rotary_tables(self, capacity: int) -> RotaryTables:
         """Return tables for texts of `capacity` tokens and more, which all such texts share."""
@@ -87,10 +100,16 @@ class Sessions:
                 self._rotary_tables = RotaryTables(self.manifest, self.device, length=capacity)
             return self._rotary_tables
 
-    def _open(self, file: str) -> Session:
-        if file not in self._opened:
-            self._opened[file] = self.device.open_session(self._path / file)
-        return self._opened[file]
+    def _graph(self, file: str, kind: str = "") -> Session:
+        """Return a plain graph as a kind of variant, "" for none, has it; opened when first asked for."""
+        if kind and kind not in self.manifest.variant_kinds:
+            known = ", ".join(sorted(self.manifest.variant_kinds)) or "none"
+            raise ConfigError(f"the bundle has no {kind} graphs (it has {known}); export it again with them")
+        name = self.manifest.graph_file(file, kind=kind, cache_type=self.cache_type)
+        with self._lock:
+            if name not in self._opened:
+                self._opened[name] = self.device.open_session(self._path / name)
+            return self._opened[name]
 
 
 def _close(opened: dict[str, Session], is_large: bool) -> None:

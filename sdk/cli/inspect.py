@@ -29,6 +29,7 @@ Examples:
 PROCESS_BYTES = 80_000_000
 SHOWN_AGREEMENT = 0.98
 WHY_AGAIN = "export it again for texts that drafts do not change, and less memory"
+AGAIN_SINCE = 6  # what is newer lacks only what an export has to be asked for
 
 
 def run(
@@ -60,7 +61,7 @@ def run(
     folder = notes_folder()
     calibration = exits_note(opened.manifest).find(folder) if opened.manifest.exits else None
     facts = summary(opened, part_sizes(opened), calibration) | ({"verified": True} if verify else {})
-    if (stored := opened.stored_format) < opened.manifest.format_version:
+    if (stored := opened.stored_format) < AGAIN_SINCE:
         facts["format"] = f"{stored}, of an older version: {WHY_AGAIN}"
     if adapted := opened.manifest.adapters:
         facts["exit_adapters"] = f"after {', '.join(sorted(adapted, key=int))} layers"

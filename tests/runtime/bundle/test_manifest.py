@@ -36,7 +36,7 @@ def toy_manifest() -> Manifest:
         exits=(1,),
         cache=(
             LayerCache(num_heads=2, head_size=4, dtype="float32"),
-            LayerCache(num_heads=2, head_size=4, dtype="int8", k_scale=0.5, v_scale=0.25),
+            LayerCache(num_heads=2, head_size=4, dtype="int8"),
             LayerCache(num_heads=2, head_size=4, dtype="float16", window=8),
         ),
         recipe={"bits": 4, "skipped": ["head"]},
@@ -59,15 +59,11 @@ sizes = st.integers(1, 10**6)
 head_sizes = st.integers(8, 10**6)
 windows = st.none() | sizes
 caches = st.builds(
-    LayerCache, num_heads=sizes, head_size=head_sizes, dtype=st.sampled_from(["float32", "float16"]), window=windows
-) | st.builds(
     LayerCache,
     num_heads=sizes,
     head_size=head_sizes,
-    dtype=st.just("int8"),
+    dtype=st.sampled_from(["float32", "float16", "int8"]),
     window=windows,
-    k_scale=scales,
-    v_scale=scales,
 )
 frequencies = st.lists(st.floats(0, 1), min_size=1, max_size=4).map(tuple)
 rotaries = frequencies.flatmap(
@@ -179,7 +175,8 @@ def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data:
             changed["draft_model"] = changed.pop("drafter")
         added = {"draft_model": None, "graph": "skipstone", "long_rope_from": None, "exact": True, "check": None}
         added |= {"adapters": {}, "draft_head": None, "stop_sources": {}, "sampling": {}, "rotaries": []}
-        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 6}
+        added |= {"variants": {}, "other_caches": {}, "cache_type": "float32"}
+        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 7}
 
 
 @settings(deadline=None)
@@ -214,7 +211,7 @@ def with_value(path: list[Any], value: object) -> str:
         (["context_length"], True, "context_length: a whole number is wanted, found true"),
         (["dimensions", "head_size"], 4.0, "dimensions.head_size: a whole number is wanted, found 4.0"),
         (["dimensions", "head_size"], 0, "dimensions: head_size must be at least 1, found 0"),
-        (["cache", 1, "k_scale"], "1", 'cache[1].k_scale: a number is wanted, found "1"'),
+        (["sampling", "top_p"], "1", "sampling['top_p']: a number is wanted, found \"1\""),
         (["exits"], {}, "exits: a list is wanted, found an object"),
         (["files"], [], "files: an object is wanted, found a list"),
         (["files", "a.txt"], {"size": 1}, "files['a.txt'].sha256 is missing"),
@@ -242,8 +239,8 @@ def test_a_field_that_stands_twice_is_refused() -> None:
 
 
 def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() -> None:
-    with pytest.raises(BundleError, match=r"bundle format 7 is newer than this skipstone \S+ reads \(6\): upgrade"):
-        Manifest.from_json('{"format_version": 7, "unheard": []}')
+    with pytest.raises(BundleError, match=r"bundle format 8 is newer than this skipstone \S+ reads \(7\): upgrade"):
+        Manifest.from_json('{"format_version": 8, "unheard": []}')
 
 
 @pytest.mark.parametrize(
@@ -254,25 +251,38 @@ def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() ->
         (3, ("adapters", "draft_head")),
         (4, ()),
         (5, ()),
+        (6, ()),
     ],
 )
 def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
     version: int, unknown: tuple[str, ...]
 ) -> None:
     data = json.loads(with_value(["format_version"], version))
-    with pytest.raises(BundleError, match=f"format_version must be 6, found {version}"):
+    with pytest.raises(BundleError, match=f"format_version must be 7, found {version}"):
         Manifest.from_json(json.dumps(data))
-    for field in (*unknown, "stop_sources", "sampling", "rotaries"):
+    later = () if version == 6 else ("stop_sources", "sampling", "rotaries")
+    for field in (*unknown, *later, "variants", "other_caches", "cache_type"):
         del data[field]
+    for layer in data["cache"]:
+        layer |= {"k_scale": None, "v_scale": None}
     if 1 < version < 5:
         data["drafter"] = data.pop("draft_model")
     assert Manifest.from_json(json.dumps(data)) == toy_manifest()
 
 
-def test_a_scale_may_be_written_as_a_whole_number() -> None:
-    scale = Manifest.from_json(with_value(["cache", 1, "k_scale"], 2)).cache[1].k_scale
-    assert scale == 2.0
-    assert type(scale) is float
+def test_an_older_cache_with_scales_is_refused_as_no_graph_reads_them() -> None:
+    data = json.loads(toy_manifest().to_json())
+    for field in ("variants", "other_caches", "cache_type"):
+        del data[field]
+    data["cache"][1] |= {"k_scale": 0.5, "v_scale": None}
+    with pytest.raises(BundleError, match=r"cache\[1\] has an unknown field 'k_scale'"):
+        Manifest.from_json(json.dumps(data | {"format_version": 6}))
+
+
+def test_a_number_may_be_written_as_a_whole_one() -> None:
+    top_p = Manifest.from_json(with_value(["sampling", "top_p"], 1)).sampling["top_p"]
+    assert top_p == 1.0
+    assert type(top_p) is float
 
 
 @pytest.mark.parametrize(
@@ -286,7 +296,7 @@ def test_a_file_name_that_leads_out_of_the_bundle_is_refused(name: str) -> None:
 
 
 STAGES = toy_manifest().stages
-INT8, FLOAT = toy_manifest().cache[1], toy_manifest().cache[0]
+FLOAT = toy_manifest().cache[0]
 
 
 @pytest.mark.parametrize(
@@ -336,21 +346,16 @@ def test_parts_that_do_not_fit_each_other_are_refused(changes: dict[str, Any], m
 
 
 @pytest.mark.parametrize(
-    ("layer", "changes"),
+    "changes",
     [
-        (INT8, {"k_scale": None}),
-        (INT8, {"v_scale": 0.0}),
-        (INT8, {"v_scale": float("inf")}),
-        (INT8, {"v_scale": float("nan")}),
-        (FLOAT, {"k_scale": 1.0}),
-        (FLOAT, {"dtype": "int3"}),
-        (FLOAT, {"num_heads": 0}),
-        (FLOAT, {"window": 0}),
+        {"dtype": "int3"},
+        {"num_heads": 0},
+        {"window": 0},
     ],
 )
-def test_a_cache_that_cannot_be_is_refused(layer: LayerCache, changes: dict[str, Any]) -> None:
+def test_a_cache_that_cannot_be_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(BundleError):
-        replace(layer, **changes)
+        replace(FLOAT, **changes)
 
 
 @pytest.mark.parametrize(
