@@ -5,13 +5,15 @@ from __future__ import annotations
 from skipstone.devices.buffer import Binding, Buffer
 from skipstone.devices.catalog import DeviceInfo, catalog
 from skipstone.devices.cpu import CpuDevice
-from skipstone.devices.device import DEFAULT_DEVICE, Device, Session, StagedDevice, open_device
+from skipstone.devices.device import DEFAULT_DEVICE, BoundedDevice, Device, Session, StagedDevice, open_device
+from skipstone.devices.free_memory import free_bytes
 from skipstone.devices.freed_memory import give_back
 from skipstone.devices.threads import physical_cores
 
 __all__ = [
     "DEFAULT_DEVICE",
     "Binding",
+    "BoundedDevice",
     "Buffer",
     "CpuDevice",
     "Device",
@@ -19,6 +21,7 @@ __all__ = [
     "Session",
     "StagedDevice",
     "catalog",
+    "free_bytes",
     "give_back",
     "open_device",
     "physical_cores",

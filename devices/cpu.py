@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from skipstone.devices.cpu_memory import CpuBinding, CpuBuffer
 from skipstone.devices.forks import keep_in_forks
+from skipstone.devices.free_memory import free_bytes
 from skipstone.devices.thread_pool import ThreadPool
 from skipstone.devices.threads import physical_cores
 from skipstone.errors import ConfigError, DeviceError
@@ -77,6 +78,9 @@ class CpuDevice:
     def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> CpuBuffer:
         """Return a buffer of zeros; the system gives its memory page by page, where it is first touched."""
         return CpuBuffer.over(np.zeros(shape, dtype))
+
+    def free_bytes(self) -> int | None:
+        return free_bytes()
 
     def bind(self, session: ort.InferenceSession) -> CpuBinding:
         return CpuBinding(session)

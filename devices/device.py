@@ -13,7 +13,7 @@ from skipstone.devices.buffer import Binding, Buffer
 from skipstone.devices.catalog import catalog, registered_devices
 from skipstone.errors import DeviceError
 
-__all__ = ["DEFAULT_DEVICE", "Device", "Session", "StagedDevice", "open_device"]
+__all__ = ["DEFAULT_DEVICE", "BoundedDevice", "Device", "Session", "StagedDevice", "open_device"]
 
 DEFAULT_DEVICE: Final = "cpu"
 Session: TypeAlias = ort.InferenceSession
@@ -58,6 +58,14 @@ class StagedDevice(Protocol):
 
     def for_stages(self) -> Device:
         """Return this device for the sessions of a model whose stages run one after another."""
+
+
+@runtime_checkable
+class BoundedDevice(Protocol):
+    """A device that knows how much of its memory is left."""
+
+    def free_bytes(self) -> int | None:
+        """Return the bytes that may still be taken; None where nobody tells."""
 
 
 def open_device(name: str = DEFAULT_DEVICE, *, threads: int | None = None) -> Device:

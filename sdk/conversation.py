@@ -12,7 +12,7 @@ from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.options import chat_options
 from skipstone.prompt_cache import PromptCache
-from skipstone.runtime.engine import Model
+from skipstone.runtime.engine import Model, memory_told
 from skipstone.runtime.generation import GenerationOptions, Piece, stream
 from skipstone.runtime.text import require_text
 
@@ -52,7 +52,8 @@ class Conversation:
         `prompt_cache` has, and gets, the rows of all that the first answer follows.
         """
         self._model, self._on_full, self._prompt_cache = model, on_full, prompt_cache
-        self._sequence = model.new_sequence(context_length=context_length, exact=exact)
+        room = model.room().num_tokens if context_length is None else context_length
+        self._sequence = model.new_sequence(context_length=room, exact=exact)
         self.messages: list[Message] = [{"role": "system", "content": system}] if system else []
         self.num_dropped = 0  # turns that have left
 
@@ -150,7 +151,9 @@ class Conversation:
     def _too_long(self, num_tokens: int) -> str:
         """Say what to do about a message that does not fit, whatever leaves."""
         capacity, most = self._sequence.capacity, self._model.manifest.context_length
+        takes = memory_told(self._model.manifest, self._model.sessions.cache_type, min(num_tokens, most))
         raising = f", or raise --context up to {most}" if self._sequence.cache.capacity < most else ""
+        raising += f" ({num_tokens} tokens take {takes})" if raising and num_tokens <= most else ""
         return (
             f"the message takes {num_tokens} tokens with what must stand before and behind it, the context holds "
             f"{capacity}; shorten it{raising}"

@@ -12,7 +12,7 @@ from skipstone.errors import ConfigError
 from skipstone.option_types import checked, checks_arguments
 from skipstone.options import generation_options
 from skipstone.prompt_cache import PromptCache
-from skipstone.runtime.engine import Draft, Sequence, save_prefix
+from skipstone.runtime.engine import Draft, Room, Sequence, save_prefix
 from skipstone.runtime.generation import (
     Choice,
     Generation,
@@ -70,8 +70,10 @@ class LanguageModel(SuggestingModel):
 
         Raises: ConfigError for fewer than two tokens, CacheFull, OutputError.
         """
-        sequence = self.runtime.new_sequence(context_length=context_length, exact=None)
-        sequence.append(self.encode(prompt))
+        token_ids = self.encode(prompt)
+        room = self.runtime.room(num_tokens=len(token_ids)).num_tokens if context_length is None else context_length
+        sequence = self.runtime.new_sequence(context_length=room, exact=None)
+        sequence.append(token_ids)
         sequence.extend(Draft.empty())
         return save_prefix(Path(file), sequence, len(sequence.token_ids) - 1)
 
@@ -170,17 +172,30 @@ class LanguageModel(SuggestingModel):
         if first is not None:
             require_side_by_side(chosen)
         chosen.sampling.require_vocabulary(self.runtime.manifest.dimensions.vocab_size)
-        sequence = self._read(prompt, chosen, context_length)
+        num_rows = 1 + (1 if first is None else count)  # the prompt's own, and those that go on from it
+        sequence = self._read(prompt, chosen, context_length, num_rows=num_rows)
         return Samples(
             self._samples(sequence, count, chosen) if first is None else self._firsts(sequence, count, first, chosen)
         )
 
-    def _read(self, prompt: str, options: GenerationOptions, context_length: int | None) -> Sequence:
-        """Return a sequence that holds the prompt, with room for the text. Raises: ConfigError, CacheFull."""
+    def _read(
+        self, prompt: str, options: GenerationOptions, context_length: int | None, *, num_rows: int = 1
+    ) -> Sequence:
+        """Return a sequence that holds the prompt, with room for the text, one of so many at once.
+
+        Raises: ConfigError, CacheFull.
+        """
+        token_ids = self.encode(prompt)
+        if context_length is None:
+            context_length = self.room(token_ids, options, num_rows=num_rows).num_tokens
         sequence = self.runtime.new_sequence(context_length=context_length, exact=options.wants_exact)
-        sequence.append(self.encode(prompt))
+        sequence.append(token_ids)
         sequence.require_room(options.max_new_tokens)
         return sequence
+
+    def room(self, token_ids: SequenceOf[int], options: GenerationOptions, *, num_rows: int = 1) -> Room:
+        """Return for how many tokens a prompt and its answer get room where nobody says; `told` says why no more."""
+        return self.runtime.room(num_rows=num_rows, num_tokens=len(token_ids) + options.max_new_tokens)
 
     def _samples(self, sequence: Sequence, count: int, options: GenerationOptions) -> Iterator[Generation]:
         sequence.extend(Draft.empty())

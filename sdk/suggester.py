@@ -28,7 +28,8 @@ class Suggester:
     def __init__(self, model: Model, way: Way, request: SuggestRequest, *, context_length: int | None = None) -> None:
         """Raises: ConfigError where the context has no room for drafts."""
         self._model, self._way, self._request = model, way, request
-        self._sequence = model.new_sequence(context_length=context_length)
+        room = model.room().num_tokens if context_length is None else context_length
+        self._sequence = model.new_sequence(context_length=room)
         self._lock, self._num_cancelled = Lock(), 0
         if self._sequence.capacity <= request.max_new_tokens:
             raise ConfigError(

@@ -10,7 +10,7 @@ from skipstone.ngrams import ngrams_for
 from skipstone.option_types import checks_arguments
 from skipstone.options import sampling_options
 from skipstone.runtime.costs import known_curve
-from skipstone.runtime.engine import Model
+from skipstone.runtime.engine import Model, Sequence
 from skipstone.runtime.suggest import (
     Suggestion,
     SuggestRequest,
@@ -64,11 +64,19 @@ class SuggestingModel:
         another file, all before any work.
         """
         way = self.way(method, ngrams=ngrams, complete_words=complete_words)
-        sequence = self.runtime.new_sequence(context_length=context_length)
-        sequence.append(self.encode(prompt))
+        sequence = self._read_for_drafts(prompt, max_new_tokens, context_length)
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
         sequence.require_room(request.max_new_tokens)
         return finish(way(sequence, request))
+
+    def _read_for_drafts(self, prompt: str, max_new_tokens: int, context_length: int | None) -> Sequence:
+        """Return a sequence that holds the prompt, with room for drafts."""
+        token_ids = self.encode(prompt)
+        if context_length is None:
+            context_length = self.runtime.room(num_tokens=len(token_ids) + max_new_tokens).num_tokens
+        sequence = self.runtime.new_sequence(context_length=context_length)
+        sequence.append(token_ids)
+        return sequence
 
     @checks_arguments
     def choose_way(
@@ -85,8 +93,7 @@ class SuggestingModel:
 
         Raises: as `suggest`.
         """
-        sequence = self.runtime.new_sequence(context_length=context_length)
-        sequence.append(self.encode(prompt))
+        sequence = self._read_for_drafts(prompt, max_new_tokens, context_length)
         request = self.suggest_request(num_drafts=num_drafts, max_new_tokens=max_new_tokens, ngrams=ngrams, **sampling)
         sequence.require_room(request.max_new_tokens)
         return choose_way(sequence, request)

@@ -11,6 +11,7 @@ from skipstone.runtime.engine.feed import HIDDEN, Blends, Feed, Part, TreeMask
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.prefix_file import LEAST_LEFT, Prefix, save_prefix
+from skipstone.runtime.engine.room import Room, memory_told
 from skipstone.runtime.engine.rotary_tables import rotary_rows
 from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule
 from skipstone.runtime.engine.sequence import Sequence
@@ -30,6 +31,7 @@ __all__ = [
     "Model",
     "Part",
     "Prefix",
+    "Room",
     "RowRule",
     "Sequence",
     "SharedStores",
@@ -39,6 +41,7 @@ __all__ = [
     "branches_behind",
     "device_note",
     "exit_stages",
+    "memory_told",
     "open_branches",
     "rotary_rows",
     "save_prefix",

@@ -18,7 +18,7 @@ from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import HIDDEN, TreeMask
 from skipstone.runtime.engine.sequence import Sequence
 
-__all__ = ["Branches", "branches_behind", "open_branches"]
+__all__ = ["MOST_TREE_ROWS", "Branches", "branches_behind", "open_branches"]
 
 Logits = NDArray[np.float32]
 

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from skipstone.devices import DEFAULT_DEVICE, Device, give_back, open_device
+from skipstone.devices import DEFAULT_DEVICE, BoundedDevice, Device, give_back, open_device
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
-from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.bundle import Bundle, LayerCache
+from skipstone.runtime.engine.branches import MOST_TREE_ROWS
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.cache_types import CACHE_TYPES, CacheName
 from skipstone.runtime.engine.device_note import device_note
+from skipstone.runtime.engine.room import Room, cache_layouts, most_tokens
 from skipstone.runtime.engine.rounding import ALL_COUNTS, COUNTS, ROUNDING_CONTEXT, Rounding, measure_rounding
 from skipstone.runtime.engine.runner import PREFILL_CHUNK
 from skipstone.runtime.engine.sequence import Sequence
@@ -128,9 +130,8 @@ class Model:
                 "this bundle cannot be exact here: how its graph rounds a row depends on the others; of experts, "
                 "those of --precision int4 --group-size 32 can"
             )
-        return Sequence.open(
-            self.spares, context_length, rules=rules, chains_only=bool(exact), prefill_chunk=self.prefill_chunk
-        )
+        room = self.room().num_tokens if context_length is None else context_length
+        return Sequence.open(self.spares, room, rules=rules, chains_only=bool(exact), prefill_chunk=self.prefill_chunk)
 
     @property
     def is_exact_by_default(self) -> bool:
@@ -163,6 +164,34 @@ class Model:
     def new_cache(self, *, context_length: int | None = None, batch: int = 1) -> KVCache:
         """Return a cache for `context_length` tokens, by default all that the model can see. Raises: ConfigError."""
         return self.sessions.new_cache(context_length, batch=batch)
+
+    def room(self, *, num_rows: int = 1, num_tokens: int = 0) -> Room:
+        """Return for how many tokens texts get room where nobody says, `num_rows` of them at once.
+
+        That is all that the model sees, or what the memory allows that was left when this was first asked; but at least
+        `num_tokens`, those of a prompt and its answer, and some for drafts that branch.
+        """
+        limit, cache_type = self.manifest.context_length, self.sessions.cache_type
+        left = self.shared.get("memory left", self._memory_left)
+        layers = self.shared.get("cached layers", self._cached_layers) * num_rows
+        return Room(
+            limit=limit,
+            allowed=limit if left is None else most_tokens(layers, left, limit=limit),
+            left=left,
+            cache_type=cache_type,
+            num_rows=num_rows,
+            wanted=num_tokens and num_tokens + MOST_TREE_ROWS,
+        )
+
+    def _memory_left(self) -> int | None:
+        return self.device.free_bytes() if isinstance(self.device, BoundedDevice) else None
+
+    def _cached_layers(self) -> tuple[LayerCache, ...]:
+        """Return the layers whose keys and values a text keeps: the model's, and those of its draft model."""
+        other = self._draft_model or self.bundle.open_draft_model()
+        manifests = [self.manifest] if other is None else [self.manifest, other.manifest]
+        layouts = [cache_layouts(manifest) for manifest in manifests]
+        return tuple(layer for layout in layouts for layer in layout[self.sessions.cache_type])
 
     def _workspace(self, cache: KVCache) -> Workspace:
         return Workspace(self.sessions, cache, bound_calls=self._bound_calls)

@@ -13,6 +13,7 @@ from skipstone.option_types import checked
 from skipstone.runtime.engine.ahead import Ahead
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Blends, TreeMask
+from skipstone.runtime.engine.room import memory_told
 from skipstone.runtime.engine.rounding import FREE_ROWS, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
 from skipstone.runtime.engine.sessions import Sessions
@@ -179,9 +180,15 @@ class Sequence:
         """Raise CacheFull unless `num_tokens` more fit."""
         needed = len(self.token_ids) + num_tokens
         if needed > self.capacity:
-            raise CacheFull(
-                f"cache holds {self.capacity} tokens, {needed} needed; raise the context or shorten the prompt"
-            )
+            raise CacheFull(f"cache holds {self.capacity} tokens, {needed} needed; {self._advice(needed)}")
+
+    def _advice(self, needed: int) -> str:
+        """Say what to do where `needed` tokens do not fit."""
+        most, sessions = self._manifest.context_length, self._workspace.sessions
+        if needed > most or self.cache.capacity >= most:
+            return f"the model sees no more than {most}: shorten the prompt, or ask for fewer new tokens"
+        takes = memory_told(self._manifest, sessions.cache_type, needed)
+        return f"raise the context up to {most} (--context, context_length), which takes {takes}, or shorten the prompt"
 
     def require_feedable(self, draft: Draft) -> None:
         """Raise CacheFull or ConfigError for a draft that `extend` would refuse."""

@@ -6,11 +6,12 @@ import weakref
 from threading import Lock
 
 from skipstone.devices import Device, Session, StagedDevice, give_back
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, DeviceError
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.cache_types import checked_cache_type
 from skipstone.runtime.engine.feed import Part
+from skipstone.runtime.engine.room import memory_told
 from skipstone.runtime.engine.rotary_tables import RotaryTables
 
 __all__ = ["Sessions"]
@@ -86,12 +87,22 @@ class Sessions:
         return self._graph(self.manifest.draft_head)
 
     def new_cache(self, capacity: int | None, *, batch: int = 1) -> KVCache:
-        """Return a cache for `capacity` tokens, by default all that the model can see. Raises: ConfigError."""
+        """Return a cache for `capacity` tokens, by default all that the model can see.
+
+        Raises: ConfigError; DeviceError where there is no memory for it.
+        """
         limit = self.manifest.context_length
         capacity = limit if capacity is None else capacity
         if not 1 <= capacity <= limit:
             raise ConfigError(f"context must lie between 1 and the model's {limit} tokens, got {capacity}")
-        return KVCache.allocate(self.cache_layout, self.device, capacity=capacity, batch=batch)
+        try:
+            return KVCache.allocate(self.cache_layout, self.device, capacity=capacity, batch=batch)
+        except DeviceError as error:
+            texts = f" of each of {batch} texts" if batch > 1 else ""
+            takes = memory_told(self.manifest, self.cache_type, capacity, num_rows=batch)
+            raise DeviceError(
+                f"there is no memory for {capacity} tokens{texts}, which take {takes}; lower --context"
+            ) from error
 
     def rotary_tables(self, capacity: int) -> RotaryTables:
         """Return tables for texts of `capacity` tokens and more, which all such texts share."""

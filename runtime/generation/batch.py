@@ -73,6 +73,9 @@ def stream_batch(
         raise ConfigError("a graph of optimum takes one text at a time, no batch; decode one after the other")
     options.sampling.require_vocabulary(model.manifest.dimensions.vocab_size)
     options = options.seeded()
+    if context_length is None:
+        longest = max(map(len, prompts)) + options.max_new_tokens
+        context_length = model.room(num_rows=len(prompts), num_tokens=longest).num_tokens
     cache = model.new_cache(context_length=context_length, batch=len(prompts))
     rows = [
         _open_row(model, model.sequence_in(cache.row(index)), prompt, options) for index, prompt in enumerate(prompts)

@@ -11,7 +11,15 @@ import typer
 
 from skipstone.cli.command import unfold
 from skipstone.cli.generation import DraftFlags, LengthFlags, SamplingFlags, given
-from skipstone.cli.options import BundleArgument, Place, PromptCacheOption, QuietOption, require_lossless
+from skipstone.cli.options import (
+    BundleArgument,
+    ContextOption,
+    Place,
+    PromptCacheOption,
+    QuietOption,
+    require_lossless,
+    told_context,
+)
 from skipstone.cli.standard_input import read_line, require_input
 from skipstone.cli.terminal import notes, write
 from skipstone.errors import CacheFull, TextError
@@ -47,9 +55,7 @@ def run(
     system: Annotated[
         str | None, typer.Option("--system", metavar="TEXT", help="What the model is told first.")
     ] = None,
-    context: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Tokens to make room for; default: the model's context.")
-    ] = None,
+    context: ContextOption = None,
     on_full: Annotated[
         OnFullName, typer.Option(help="When the context is full: drop the oldest turns, or stop the talk.")
     ] = OnFullName.drop,
@@ -70,7 +76,8 @@ def run(
     model = place.load(bundle, **drafts.for_loading())
     options = chat_options(recommended=model.runtime.manifest.sampling, **named).seeded()
     console, cache = notes(quiet=quiet), None if prompt_cache is None else model.prompt_cache(prompt_cache)
-    conversation = model.chat(system=system, context_length=context, on_full=on_full.value, prompt_cache=cache)
+    length = told_context(context, model.runtime.room(), quiet=quiet)
+    conversation = model.chat(system=system, context_length=length, on_full=on_full.value, prompt_cache=cache)
     if model.runtime.chat_template is None:
         console.print(f"{bundle} has no chat template: it continues the bare text of all turns")
     told, num_turns = False, 0

@@ -11,7 +11,7 @@ import typer
 from skipstone.cli.command import unfold
 from skipstone.cli.drafts import DepthPainter, DraftPainter, speed_line, stats_table
 from skipstone.cli.generation import DecodingFlags, DraftFlags, LengthFlags, SamplingFlags, given
-from skipstone.cli.options import BundleArgument, Place, Printing, PromptCacheOption
+from skipstone.cli.options import BundleArgument, ContextOption, Place, Printing, PromptCacheOption, told_context
 from skipstone.cli.standard_input import read_prompt
 from skipstone.cli.terminal import notes, print_json, write
 from skipstone.errors import ConfigError
@@ -93,9 +93,7 @@ def run(
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="Text to continue; default: standard input.")
     ] = None,
-    context: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Tokens to make room for; default: the model's context.")
-    ] = None,
+    context: ContextOption = None,
     prompt_cache: PromptCacheOption = None,
 ) -> None:
     """Continue a prompt; the text goes to standard output as it comes.
@@ -118,7 +116,9 @@ def run(
     generation_options(**options)  # a wrong value is refused before the model is loaded
     text = read_prompt(prompt)
     model = place.load(bundle, **loading)
-    options["context_length"] = context
+    rows = 1 if showing.samples == 1 else 2
+    room = model.room(model.encode(text), generation_options(**options), num_rows=rows)
+    options["context_length"] = told_context(context, room, quiet=showing.quiet)
     cache = None if prompt_cache is None else model.prompt_cache(prompt_cache)
     if showing.samples > 1:
         made = model.samples(text, showing.samples, **options)

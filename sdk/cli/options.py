@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skipstone.cli.terminal import OutputFormat
+from skipstone.cli.terminal import OutputFormat, notes
 from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
     from skipstone.language_model import LanguageModel
+    from skipstone.runtime.engine import Room
 
 __all__ = [
     "BundleArgument",
     "CalibrationOption",
     "ClosingOption",
+    "ContextOption",
     "DeviceOption",
     "DraftModelOption",
     "JsonOption",
@@ -39,6 +41,7 @@ __all__ = [
     "require_drafter",
     "require_lossless",
     "require_suffix",
+    "told_context",
 ]
 
 BundleArgument = Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or the word pebble.")]
@@ -76,6 +79,15 @@ TextsOption = Annotated[
     list[Path] | None,
     typer.Option("--text", metavar="FILE", help="UTF-8 text; repeatable; default: the prompts of `bench suite`."),
 ]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        metavar="N",
+        min=1,
+        help="Tokens to make room for; default: the model's context, or as much of it as the memory allows.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on standard error.")]
 
@@ -102,6 +114,15 @@ class Printing:
 
     as_json: JsonOption = False
     quiet: QuietOption = False
+
+
+def told_context(context: int | None, room: Room, *, quiet: bool) -> int:
+    """Return the context that was asked for, else what there is room for; say so where that is not the model's own."""
+    if context is not None:
+        return context
+    if room.told is not None:
+        notes(quiet=quiet).print(room.told)
+    return room.num_tokens
 
 
 def require_drafter(decode: str, drafter: str | None) -> None:

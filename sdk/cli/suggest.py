@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skipstone.cli.command import unfold
-from skipstone.cli.options import BundleArgument, Place, Printing
+from skipstone.cli.options import BundleArgument, ContextOption, Place, Printing, told_context
 from skipstone.cli.standard_input import read_prompt
 from skipstone.cli.terminal import notes, print_json, write
 from skipstone.errors import ConfigError
@@ -54,10 +54,7 @@ class DraftFlags:
             help="End the word first in which the prompt ends; by default where the vocabulary allows it.",
         ),
     ] = None
-    context_length: Annotated[
-        int | None,
-        typer.Option("--context", metavar="N", min=1, help="Tokens to make room for; default: the model's context."),
-    ] = None
+    context_length: ContextOption = None
 
 
 @unfold
@@ -85,6 +82,9 @@ def run(
         _require_terminal(printing)
     text = (prompt or "") if interactive else read_prompt(prompt)
     model = place.load(bundle)
+    needed = 0 if interactive or not text else len(model.encode(text)) + drafts.max_new_tokens
+    room = model.runtime.room(num_tokens=needed)
+    drafts = replace(drafts, context_length=told_context(drafts.context_length, room, quiet=printing.quiet))
     if interactive:
         from skipstone.cli.interactive import type_with
 
