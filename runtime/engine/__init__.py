@@ -11,7 +11,7 @@ from skipstone.runtime.engine.feed import HIDDEN, Blends, Feed, Part, TreeMask
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.prefix_file import LEAST_LEFT, Prefix, save_prefix
-from skipstone.runtime.engine.room import Room, memory_told
+from skipstone.runtime.engine.room import CACHE_WORDS, Room, cache_bytes, cache_layouts, memory_told
 from skipstone.runtime.engine.rotary_tables import rotary_rows
 from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule
 from skipstone.runtime.engine.sequence import Sequence
@@ -20,6 +20,7 @@ from skipstone.runtime.engine.workspace import Workspace
 
 __all__ = [
     "ANY_ROWS",
+    "CACHE_WORDS",
     "HIDDEN",
     "LEAST_LEFT",
     "Blends",
@@ -39,6 +40,8 @@ __all__ = [
     "Workspace",
     "WrappedCall",
     "branches_behind",
+    "cache_bytes",
+    "cache_layouts",
     "device_note",
     "exit_stages",
     "memory_told",

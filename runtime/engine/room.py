@@ -22,7 +22,7 @@ CACHE_WORDS: Final = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
 
 def cache_bytes(layers: Sequence[LayerCache], num_tokens: int) -> int:
     """Return what the keys and values of so many tokens take in a cache of these layers."""
-    return num_tokens * sum(layer.bytes_per_token for layer in layers)
+    return sum(layer.num_rows(num_tokens) * layer.bytes_per_token for layer in layers)
 
 
 def cache_layouts(manifest: Manifest) -> Mapping[str, Sequence[LayerCache]]:

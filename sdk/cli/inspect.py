@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import DownloadColumn
 
+from skipstone.cli.memory_table import as_json, memory_of, memory_table
 from skipstone.cli.options import BundleArgument, JsonOption, QuietOption
 from skipstone.cli.terminal import print_columns, print_json, progress_bar
 from skipstone.errors import ConfigError
@@ -25,8 +26,6 @@ Examples:
   skipstone inspect my-bundle --verify --json
   skipstone inspect my-bundle --recipe > recipe.json"""
 
-# Beside weights and cache: the Python process, onnxruntime and a call's own buffers, as measured in docs/benchmarks.md.
-PROCESS_BYTES = 80_000_000
 SHOWN_AGREEMENT = 0.98
 WHY_AGAIN = "export it again for texts that drafts do not change, and less memory"
 AGAIN_SINCE = 6  # what is newer lacks only what an export has to be asked for
@@ -76,8 +75,8 @@ def run(
     if as_json:
         print_json({**facts, "manifest": asdict(opened.manifest)})
     else:
-        shown = (name for name in facts if name != "draft_model_size_bytes" or opened.manifest.draft_model is not None)
-        print_columns((_label(name), _readable(name, facts[name])) for name in shown)
+        facts["memory"] = memory_table(memory_of(opened), context_length=opened.manifest.context_length)
+        print_columns((_label(name), _readable(name, facts[name])) for name in facts if _is_shown(name, opened))
 
 
 def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThresholds | None) -> dict[str, Any]:
@@ -85,9 +84,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
     manifest, draft_model = bundle.manifest, bundle.open_draft_model()
     d, weights = manifest.dimensions, manifest.files.get("weights.bin")
     weights_bytes = weights.size if weights else 0
-    models = [manifest, draft_model.manifest] if draft_model else [manifest]
-    cache_bytes = sum(model.cache_bytes(model.context_length) for model in models)
-    cache_per_1k = manifest.cache_bytes_per_token * 1000
+    memory = memory_of(bundle)
     return {
         "family": manifest.family,
         "layers": d.num_layers,
@@ -105,8 +102,9 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "parts_bytes": dict(parts),
         "draft_model_size_bytes": manifest.draft_model_bytes,
         "other_bytes": manifest.total_bytes - manifest.draft_model_bytes - weights_bytes,
-        "cache_bytes_per_1k_tokens": cache_per_1k,
-        "estimated_memory_bytes": manifest.total_bytes + cache_bytes + PROCESS_BYTES,
+        "cache_bytes_per_1k_tokens": manifest.cache_bytes_per_token * 1000,
+        "estimated_memory_bytes": next(iter(memory.values())).total_bytes,
+        "memory": as_json(memory),
         "source": manifest.provenance.source,
         "made_by": f"skipstone {manifest.provenance.tool_version}",
         "command": manifest.provenance.command or "none, exported from Python",
@@ -229,6 +227,12 @@ def _share_tokenizer(first: Bundle, second: Bundle) -> bool:
     large, small = Tokenizer.load(first.path), Tokenizer.load(second.path)
     num_rows = second.manifest.dimensions.vocab_size
     return same_tokenizer(large, small) or same_but_for_rows(small, large, num_rows=num_rows)
+
+
+def _is_shown(name: str, bundle: Bundle) -> bool:
+    """Whether a figure stands in the columns: not what the table of memory tells, nor a draft model it lacks."""
+    told = name in ("cache_bytes_per_1k_tokens", "estimated_memory_bytes")
+    return not told and (name != "draft_model_size_bytes" or bundle.manifest.draft_model is not None)
 
 
 def _label(name: str) -> str:

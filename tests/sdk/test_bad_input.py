@@ -251,7 +251,7 @@ def test_a_sampling_option_is_refused_before_the_bundle_is_opened(refused: Refus
 
 def test_a_text_that_does_not_fit_the_context_is_refused(refused: Refused) -> None:
     refused(
-        f"generate bundle -p '{'🦊' * 100}' -n 1", "cache holds 256 tokens, 400 needed; raise the context or shorten"
+        f"generate bundle -p '{'🦊' * 100}' -n 1", "cache holds 256 tokens, 400 needed; the model sees no more than 256"
     )
     refused("generate bundle -p x -n 256", "cache holds 256 tokens, 257 needed")
     refused("generate bundle -p x -n 10 --context 8", "cache holds 8 tokens, 11 needed")

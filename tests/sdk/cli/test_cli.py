@@ -457,6 +457,19 @@ def test_inspect_json_holds_the_figures_and_the_whole_manifest(cli: CommandLine,
     assert facts["draft_model_size_bytes"] == 0
     assert facts["cache_bytes_per_1k_tokens"] == 1000 * 4 * 2 * 2 * 16 * 4  # layers, key and value, heads, size, fp32
     assert facts["estimated_memory_bytes"] > sizes
+    memory = facts["memory"]["fp32"]
+    assert memory["cache_bytes"] == facts["manifest"]["context_length"] * 4 * 2 * 2 * 16 * 4
+    assert memory["total_bytes"] == sum(memory[f"{part}_bytes"] for part in ("weights", "process", "cache"))
+    assert memory["total_bytes"] == facts["estimated_memory_bytes"]
+
+
+def test_inspect_tells_the_memory_of_each_type_of_cache_in_aligned_columns(cli: CommandLine, bundle: Path) -> None:
+    lines = cli("inspect", bundle).out.splitlines()
+    (start,) = [number for number, line in enumerate(lines) if line.startswith("memory ")]
+    head, values = lines[start : start + 2]
+    assert re.search(r"cache +weights +process +cache of 256 tokens +together +of 256 tokens$", head)
+    assert re.search(r"^ +fp32  +\d+\.\d MB +80\.0 MB +0\.3 MB +\d+\.\d MB +0\.3 MB$", values)
+    assert len(head) == len(values)
 
 
 # devices, bench, eval

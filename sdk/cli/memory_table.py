@@ -1,0 +1,74 @@
+"""What a bundle takes of memory, with each type of cache that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from skipstone.cli.terminal import aligned
+from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.engine import CACHE_WORDS, cache_bytes, cache_layouts
+
+__all__ = ["Memory", "as_json", "memory_of", "memory_table"]
+
+# Beside weights and cache: the Python process, onnxruntime and a call's own buffers, as measured in docs/benchmarks.md.
+PROCESS_BYTES = 80_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes of a model and, where it has one, its draft model; the cache for a text of the whole context."""
+
+    weights_bytes: int
+    process_bytes: int
+    cache_bytes: int
+    cache_bytes_per_1k_tokens: int
+    total_bytes: int
+
+
+def memory_of(bundle: Bundle) -> dict[str, Memory]:
+    """Return what a bundle takes, by type of cache as options call it; that which it takes by default comes first."""
+    other, manifest = bundle.open_draft_model(), bundle.manifest
+    models = [manifest] if other is None else [manifest, other.manifest]
+    layouts = [(cache_layouts(model), model.context_length) for model in models]
+    table = {}
+    for cache_type in layouts[0][0]:
+        # A draft model may lack a type; its own default stands for it.
+        layers = [(types.get(cache_type, next(iter(types.values()))), length) for types, length in layouts]
+        whole = sum(cache_bytes(of_model, length) for of_model, length in layers)
+        table[CACHE_WORDS[cache_type]] = Memory(
+            weights_bytes=manifest.total_bytes,
+            process_bytes=PROCESS_BYTES,
+            cache_bytes=whole,
+            cache_bytes_per_1k_tokens=sum(cache_bytes(of_model, min(1000, length)) for of_model, length in layers),
+            total_bytes=manifest.total_bytes + PROCESS_BYTES + whole,
+        )
+    return table
+
+
+def as_json(table: Mapping[str, Memory]) -> dict[str, dict[str, int]]:
+    """Return the table as plain data."""
+    return {cache_type: asdict(memory) for cache_type, memory in table.items()}
+
+
+def memory_table(table: Mapping[str, Memory], *, context_length: int) -> str:
+    """Return the table in lines, in megabytes."""
+    per = min(1000, context_length)
+    head = ["cache", "weights", "process", f"cache of {context_length:,} tokens", "together", f"of {per:,} tokens"]
+    lines = [
+        [
+            cache_type.ljust(len(head[0])),
+            *(
+                f"{num_bytes / 1e6:,.1f} MB"
+                for num_bytes in (
+                    memory.weights_bytes,
+                    memory.process_bytes,
+                    memory.cache_bytes,
+                    memory.total_bytes,
+                    memory.cache_bytes_per_1k_tokens,
+                )
+            ),
+        ]
+        for cache_type, memory in table.items()
+    ]
+    return aligned([head, *lines]).rstrip("\n")
