@@ -191,7 +191,8 @@ class Model:
         other = self._draft_model or self.bundle.open_draft_model()
         manifests = [self.manifest] if other is None else [self.manifest, other.manifest]
         layouts = [cache_layouts(manifest) for manifest in manifests]
-        return tuple(layer for layout in layouts for layer in layout[self.sessions.cache_type])
+        default, cache_type = next(iter(layouts[-1].values())), self.sessions.cache_type
+        return tuple(layer for layout in layouts for layer in layout.get(cache_type, default))
 
     def _workspace(self, cache: KVCache) -> Workspace:
         return Workspace(self.sessions, cache, bound_calls=self._bound_calls)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from skipstone.runtime.bundle import LayerCache, Manifest
+from skipstone.runtime.engine.cache_types import CACHE_TYPES
 
 __all__ = ["CACHE_WORDS", "Room", "cache_bytes", "cache_layouts", "memory_told", "most_tokens"]
 
@@ -16,8 +17,8 @@ KEPT_SHARE: Final = 0.1
 KEPT_BYTES: Final = 64 << 20
 # Room is given in steps, and never less than so much: shorter texts are what every model is asked for.
 STEP: Final = 256
-CACHE_WORDS: Final = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
-"""The types of a cache as options call them."""
+CACHE_WORDS: Final = {of_manifest: name for name, of_manifest in CACHE_TYPES.items()}
+"""How options call the types of the manifest."""
 
 
 def cache_bytes(layers: Sequence[LayerCache], num_tokens: int) -> int:
@@ -27,7 +28,8 @@ def cache_bytes(layers: Sequence[LayerCache], num_tokens: int) -> int:
 
 def cache_layouts(manifest: Manifest) -> Mapping[str, Sequence[LayerCache]]:
     """Return the layers of a bundle's caches, by type; that which it takes when nobody chooses comes first."""
-    return {manifest.cache[0].dtype: manifest.cache}
+    types = sorted(manifest.cache_types, key=lambda cache_type: cache_type != manifest.cache_type)
+    return {cache_type: manifest.layout(cache_type) for cache_type in types}
 
 
 def memory_told(manifest: Manifest, cache_type: str, num_tokens: int, *, num_rows: int = 1) -> str:
@@ -81,7 +83,7 @@ class Room:
             return None
         texts = "" if self.num_rows == 1 else f" for each of {self.num_rows} texts"
         memory = f"{self.left / 1e6:,.0f} MB of free memory allow"
-        cache = f"with the {CACHE_WORDS.get(self.cache_type, self.cache_type)} cache"
+        cache = f"with the {CACHE_WORDS[self.cache_type]} cache"
         given = f"context {self.num_tokens:,} of {self.limit:,} tokens{texts}"
         if self.num_tokens > self.allowed:
             return f"{given}, as prompt and answer need; {memory} only {self.allowed:,} {cache}"

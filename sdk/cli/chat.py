@@ -76,8 +76,8 @@ def run(
     model = place.load(bundle, **drafts.for_loading())
     options = chat_options(recommended=model.runtime.manifest.sampling, **named).seeded()
     console, cache = notes(quiet=quiet), None if prompt_cache is None else model.prompt_cache(prompt_cache)
-    length = told_context(context, model.runtime.room(), quiet=quiet)
-    conversation = model.chat(system=system, context_length=length, on_full=on_full.value, prompt_cache=cache)
+    context = told_context(context, model.runtime.room(), quiet=quiet)
+    conversation = model.chat(system=system, context_length=context, on_full=on_full.value, prompt_cache=cache)
     if model.runtime.chat_template is None:
         console.print(f"{bundle} has no chat template: it continues the bare text of all turns")
     told, num_turns = False, 0

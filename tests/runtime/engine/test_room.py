@@ -15,7 +15,7 @@ from skipstone.errors import CacheFull, DeviceError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.bundle import LayerCache
 from skipstone.runtime.engine import Model
-from skipstone.runtime.engine.room import Room, cache_bytes, most_tokens
+from skipstone.runtime.engine.room import Room, cache_bytes, cache_layouts, memory_told, most_tokens
 from skipstone.suggester import Suggester
 
 MIB = 1 << 20
@@ -109,6 +109,15 @@ def test_batches_samples_and_drafts_are_the_same_too(roomy: Model) -> None:
     drawn = [[text.token_ids for text in m.samples(PROMPT, 3, temperature=1.0, seed=5)] for m in (plain, less)]
     assert drawn[0] == drawn[1]
     assert [draft.text for draft in plain.suggest(PROMPT)] == [draft.text for draft in less.suggest(PROMPT)]
+
+
+def test_the_price_names_the_type_of_cache_and_what_less_there_is(roomy: Model) -> None:
+    int8 = tuple(replace(layer, dtype="int8") for layer in roomy.manifest.cache)
+    both = replace(roomy.manifest, other_caches={"int8": int8}, variants={"cache-int8": {}})
+    assert memory_told(roomy.manifest, "float32", 2000) == "2.0 MB in the fp32 cache"
+    assert memory_told(both, "float32", 2000, num_rows=2) == "4.1 MB in the fp32 cache (1.0 MB with --cache int8)"
+    assert memory_told(both, "int8", 2000) == "0.5 MB in the int8 cache"
+    assert list(cache_layouts(replace(both, cache_type="int8"))) == ["int8", "float32"]
 
 
 def test_several_texts_share_the_memory(roomy: Model) -> None:
