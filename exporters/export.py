@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from skipstone.exporters.checkpoints import (
 from skipstone.exporters.families import Architecture, read_architecture
 from skipstone.exporters.graph import (
     EXACT_BLOCKS,
+    SPARSE,
     TARGETS,
     GraphVariant,
     ModelWeights,
@@ -47,11 +48,12 @@ from skipstone.exporters.kept_integers import KeptKind, kept_kinds, with_numbers
 from skipstone.exporters.options import ExportOptions, default_recipe
 from skipstone.exporters.recipe_file import check_patterns
 from skipstone.exporters.stages import parse_cuts, parse_draft_head, parse_exits, plan_stages
-from skipstone.exporters.transforms import GainFolding, Transform, apply
+from skipstone.exporters.transforms import CarveExperts, GainFolding, Transform, apply
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import (
     BundleWriter,
     Check,
+    ExpertsEntry,
     FileEntry,
     LayerCache,
     Manifest,
@@ -81,7 +83,7 @@ class ExportPlan:
     operators of the graphs. `rounder` gives the integers of matrices; `calibration` says from what it knows them, and
     then scales are folded already. `kept` are the kinds of integers that the checkpoint brings into the bundle;
     `keep_integers`: not only those that lie in blocks as ours do. `variants` are kinds of other graphs that are written
-    beside the plain ones.
+    beside the plain ones. `experts` are those that FFNs are carved into.
     """
 
     checkpoint: Checkpoint
@@ -101,6 +103,7 @@ class ExportPlan:
     kept: tuple[KeptKind, ...] = ()
     keep_integers: bool = False
     variants: tuple[GraphVariant, ...] = ()
+    experts: ExpertsEntry | None = None
 
     @property
     def models(self) -> tuple[ExportPlan, ...]:
@@ -222,8 +225,15 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
         target=options.target,
         kept=kept,
         keep_integers=options.keep_integers,
+        variants=() if architecture.carving is None else (GraphVariant(kind=SPARSE),),
+        experts=_experts(transforms, architecture.dimensions.num_layers),
     )
     return replace(plan, remarks=(*_remarks(plan, was_asked=not options.keep_integers), *said))
+
+
+def _experts(transforms: Iterable[Transform], num_layers: int) -> ExpertsEntry | None:
+    carved = (transform for transform in transforms if isinstance(transform, CarveExperts))
+    return next((transform.entry(num_layers) for transform in carved), None)
 
 
 def _num_weights(shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -358,6 +368,7 @@ def _manifest(
         adapters=plan.adapters,
         draft_head=None if plan.draft_head is None else DRAFT_HEAD_FILE,
         variants=variants,
+        experts=plan.experts,
     )
 
 

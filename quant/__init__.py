@@ -5,6 +5,7 @@ from __future__ import annotations
 from skipstone.quant.affine import AffineRows, without_offsets
 from skipstone.quant.allotment import Option, allot
 from skipstone.quant.blockwise import QuantizedMatrix, quantize
+from skipstone.quant.column_blocks import take_columns
 from skipstone.quant.gptq import Curvature, gptq, hessian_error
 from skipstone.quant.half_scales import half_exponent
 from skipstone.quant.model_changes import RotationRecipe, ScaleRecipe
@@ -44,6 +45,7 @@ __all__ = [
     "scale",
     "smooth_scales",
     "stack",
+    "take_columns",
     "take_rows",
     "unpack",
     "without_offsets",

@@ -75,6 +75,8 @@ def export(
     calibrate: str | Path | None = None,
     budget: str | None = None,
     prune: str | None = None,
+    experts: str | int | None = None,
+    active: float | None = None,
     on_progress: Callable[[int], None] = lambda num_parameters: None,
     **options: Unpack[PlanKeywords],
 ) -> Path:
@@ -86,6 +88,8 @@ def export(
     cost, `4.5bits`, `100MB` or `8ms`: each matrix gets the bits and blocks by which least is lost. `prune`
     leaves out what the text of `calibrate` misses least, by default that of the package: whole layers (`2layers`, or
     `20%` of them), attention or FFN of layers alone (`blocks:4`), or channels of the FFNs (`width:25%`).
+    `experts` carves each FFN into so many experts, or `auto`, by what it does on that text: beside the model itself
+    the bundle can use a part of it for each token, by default the share `active`, 0.5.
     The other options:
 
     - `precision`: `int4`, `int4-fast`, `int8` or `fp32`; without one, integers of the checkpoint are kept as they are,
@@ -118,6 +122,8 @@ def export(
         calibrate=calibrate,
         budget=budget,
         prune=prune,
+        experts=None if experts is None else str(experts),
+        active=active,
     )
     job.run(_Counting(on_progress))
     return job.output

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from skipstone.calibrate import AUTO, Budget, Calibration, Documents, within_budget
+from skipstone.carve import find_experts
 from skipstone.check import ExportCheck, require_transformers
 from skipstone.errors import ConfigError
 from skipstone.exporters import SMALL_MODEL, ExportPlan, PlanKeywords, RecipeFile
@@ -24,7 +25,10 @@ _CALIBRATED_A_MINUTE: Final = 30e6  # weights, on two cores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportJob:
-    """Plans, prunes, chooses bits, calibrates, checks and writes; the fields are the options of `skipstone.export`."""
+    """Plans, prunes, carves, chooses bits, calibrates, checks and writes.
+
+    The fields are the options of `skipstone.export`.
+    """
 
     checkpoint: str | Path
     output: Path
@@ -34,6 +38,8 @@ class ExportJob:
     calibrate: str | Path | None = None
     budget: str | None = None
     prune: str | None = None
+    experts: str | None = None
+    active: float | None = None
 
     def run(self, watcher: Watcher, *, command: str = "") -> Plan:
         """Write the bundle, and return the plan that was carried out; `command` is what the manifest says of it.
@@ -45,6 +51,8 @@ class ExportJob:
             require_transformers()
         own = self._own_recipe()
         text = own.text if self.calibrate is None and own is not None else self.calibrate
+        if self.active is not None and self.experts is None:
+            raise ConfigError("--active is for experts; add --experts auto, or leave it out")
         documents = None if text is None else Documents.read(text)
         budget = None if self.budget is None else Budget.parse(self.budget)
         options: PlanKeywords = {**self.options}
@@ -76,15 +84,31 @@ class ExportJob:
         return recipe if recipe is None or isinstance(recipe, RecipeFile) else RecipeFile.read(recipe)
 
     def _plan(self, options: PlanKeywords, documents: Documents | None, watcher: Watcher) -> Plan:
-        """Return the plan, without the layers that are pruned."""
+        """Return the plan, without the layers that are pruned, and with the FFNs carved."""
         planned = plan(self.checkpoint, **options)
-        if self.prune is None:
-            return planned
-        with watcher.searching("pruning") as on_progress:
-            pruning = find_pruning(planned, self.prune, documents or Documents.read(AUTO), on_progress=on_progress)
-        watcher.remark(str(pruning))
-        transforms = [*options.get("transforms", ()), pruning.transform]
-        return plan(self.checkpoint, **options | {"transforms": transforms})
+        text = documents or (Documents.read(AUTO) if self.prune or self.experts else None)
+        transforms = [*options.get("transforms", ())]
+        if self.prune is not None and text is not None:
+            with watcher.searching("pruning") as on_progress:
+                pruning = find_pruning(planned, self.prune, text, on_progress=on_progress)
+            watcher.remark(str(pruning))
+            transforms.append(pruning.transform)
+            planned = plan(self.checkpoint, **options | {"transforms": transforms})
+        if self.experts is not None and text is not None:
+            with watcher.searching("carving") as on_progress:
+                found = find_experts(planned, self.experts, text, active=self._active, on_progress=on_progress)
+            watcher.remark(str(found))
+            transforms.append(found.transform)
+            planned = plan(self.checkpoint, **options | {"transforms": transforms})
+        return planned
+
+    @property
+    def _active(self) -> float:
+        """The share of experts that is active by default. Raises: ConfigError."""
+        share = 0.5 if self.active is None else self.active
+        if not 0 < share <= 1:
+            raise ConfigError(f"--active is a share of the experts, above 0 and up to 1, not {share:g}")
+        return share
 
     def _write(self, planned: Plan, check: Check | None, watcher: Watcher, command: str) -> None:
         with watcher.writing(planned) as on_progress:

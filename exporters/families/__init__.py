@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from skipstone.exporters.families.altup import AltUp
 from skipstone.exporters.families.architecture import Architecture
+from skipstone.exporters.families.carving import CarvedFfn, Carving
 from skipstone.exporters.families.experts import Experts
 from skipstone.exporters.families.family import LLAMA_NAMES, Family, names_of
 from skipstone.exporters.families.reading import first_names, read_architecture
@@ -14,6 +15,8 @@ __all__ = [
     "LLAMA_NAMES",
     "AltUp",
     "Architecture",
+    "CarvedFfn",
+    "Carving",
     "Experts",
     "Family",
     "first_names",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from skipstone.errors import UnsupportedModel
 from skipstone.exporters.families.altup import AltUp
+from skipstone.exporters.families.carving import CarvedFfn, Carving
 from skipstone.exporters.families.experts import Experts
 from skipstone.exporters.families.rotary import Rotary
 from skipstone.runtime.bundle import Dimensions
@@ -35,7 +36,21 @@ HEAD_NORMS: Final = ("none", "shared", "joint", "layer")
 # The tensors that only one block of a layer reads.
 _ATTENTION: Final = frozenset({"q", "k", "v", "qkv", "o", "q_norm", "k_norm", "attention_norm", "attention_out_norm"})
 _FFN: Final = frozenset(
-    {"gate", "up", "gate_up", "down", "router", "expert_gate", "expert_up", "expert_down", "ffn_norm", "ffn_out_norm"}
+    {
+        "gate",
+        "up",
+        "gate_up",
+        "down",
+        "router",
+        "expert_gate",
+        "expert_up",
+        "expert_down",
+        "ffn_norm",
+        "ffn_out_norm",
+        "expert_router",
+        "expert_offset",
+        "expert_gain",
+    }
 )
 
 
@@ -53,6 +68,7 @@ class Architecture:
     stream, `logit_scale` the logits; caps bound them softly, by tanh. With an `altup` there are several streams. A
     `head_turn`, which no checkpoint has, multiplies what the head reads: a rotated model has one whose head is the
     embedding. Layers in `no_attention` and `no_ffn` lack that block, which no checkpoint does: a pruned model has such.
+    With a `carving` the neurons of dense FFNs stand in the order of experts.
     """
 
     family: str
@@ -83,6 +99,7 @@ class Architecture:
     altup: AltUp | None
     no_attention: frozenset[int] = frozenset()
     no_ffn: frozenset[int] = frozenset()
+    carving: Carving | None = None
 
     def __post_init__(self) -> None:
         for option, known in (("norm", NORMS), ("head_norm", HEAD_NORMS), ("activation", set(ACTIVATIONS.values()))):
@@ -109,6 +126,10 @@ class Architecture:
     def has_ffn(self, layer: int) -> bool:
         """Whether a layer has an FFN, or a mixture of experts."""
         return layer not in self.no_ffn
+
+    def carved_ffn(self, layer: int) -> CarvedFfn | None:
+        """Return how the FFN of a layer is carved into experts; None where it is not."""
+        return None if self.carving is None else self.carving.layers[layer]
 
     def cache_owner(self, layer: int) -> int:
         """Return the layer whose keys and values a layer attends to: itself, or an earlier one."""
@@ -197,6 +218,8 @@ class Architecture:
                 "expert_up": (inner, hidden),
                 "expert_down": (hidden, inner),
             }
+        if (carved := self.carved_ffn(layer)) is not None:
+            shapes |= carved.router_shapes(hidden)
         return shapes | {
             "gate": (inner, hidden),
             "up": (inner, hidden),

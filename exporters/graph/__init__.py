@@ -18,7 +18,7 @@ from skipstone.exporters.graph.stage_graphs import (
     write_variant,
 )
 from skipstone.exporters.graph.targets import TARGETS
-from skipstone.exporters.graph.variant import GraphVariant
+from skipstone.exporters.graph.variant import SPARSE, GraphVariant
 from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "FLOAT",
     "MICROSOFT",
     "PACKED_PRODUCT",
+    "SPARSE",
     "TARGETS",
     "GraphPen",
     "GraphVariant",

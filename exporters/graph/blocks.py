@@ -12,14 +12,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skipstone.exporters.families import Architecture
+from skipstone.exporters.families import Architecture, CarvedFfn
 from skipstone.exporters.graph.attention import Attention
+from skipstone.exporters.graph.carved_ffn import SparseFfn, halves
+from skipstone.exporters.graph.expert_rows import integers
 from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.linear import Linear
 from skipstone.exporters.graph.mixture import mixture
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.step_inputs import StepInputs
-from skipstone.exporters.graph.variant import PLAIN, GraphVariant
+from skipstone.exporters.graph.variant import PLAIN, SPARSE, GraphVariant
 from skipstone.quant import Recipe
 
 __all__ = ["Blocks", "Residual"]
@@ -47,6 +49,7 @@ class Blocks:
         self._kernels, self._pen = kernels, kernels.pen
         self._architecture, self._weights, self._recipe, self._variant = architecture, weights, recipe, variant
         self._linear = Linear(kernels, recipe)
+        self._routed_counts: ir.Value | None = None
         self._attention = Attention(kernels, architecture, weights, self._linear, variant.cache_scales)
 
     def embed(self, token_ids: ir.Value, blend: ir.Value, step: StepInputs) -> Residual:
@@ -135,15 +138,56 @@ class Blocks:
         a, pen, w = self._architecture, self._pen, self._weights
         if a.is_mixture(layer):
             return self._mixture(x, layer)
+        carved = a.carved_ffn(layer)
+        if carved is not None and self._variant.kind == SPARSE:
+            return self._sparse(x, layer, carved)
         is_gated = a.has("gate") or a.has("gate_up")
         name = f"layers.{layer}.{'gate_up' if is_gated else 'up'}"
         inner = self._linear(x, name, lambda: w.inner(layer), w.inner_bias(layer))
         if is_gated:
-            gate, up = pen.op_outputs("Split", inner, count=2, axis=-1, num_outputs=2)
+            split = pen.op_outputs("Split", inner, count=2, axis=-1, num_outputs=2) if carved is None else None
+            gate, up = split or halves(pen, inner)
             inner = pen.op("Mul", self._gate(gate, layer), up)
         else:
             inner = self._activate(inner)
         return self._linear(inner, f"layers.{layer}.down", lambda: [w.down(layer)], w.scaled_bias("down", layer))
+
+    def _sparse(self, x: ir.Value, layer: int, carved: CarvedFfn) -> ir.Value:
+        """As `feed_forward`, with the experts only that score highest; their number is that of the layer."""
+        w, biases = self._weights, (self._weights.inner_bias(layer), self._weights.scaled_bias("down", layer))
+        ffn = SparseFfn(
+            self._kernels,
+            self._recipe,
+            carved,
+            f"layers.{layer}",
+            gate_up=lambda: w.alternating_inner(layer),
+            down=lambda: w.down(layer),
+            biases=biases,
+        )
+        borders = (integers(self._pen, number) for number in (layer, layer + 1))
+        count = self._pen.op("Slice", self._num_routed(), *borders)
+        activation = self._architecture.activation
+        return ffn(x, count, activation, lambda x, inner: self._scores(x, inner, layer, carved))
+
+    def _num_routed(self) -> ir.Value:
+        """Return how many routed experts are active in each layer [L], by an input that counts the shared ones too."""
+        if self._routed_counts is None:
+            carving = self._architecture.carving
+            assert carving is not None, "a carved FFN is part of a carving"
+            active = self._pen.input("active_experts", ir.DataType.INT64, (len(carving.layers),))
+            self._routed_counts = self._pen.op("Sub", active, integers(self._pen, carving.num_shared))
+        return self._routed_counts
+
+    def _scores(self, x: ir.Value, inner: ir.Value, layer: int, carved: CarvedFfn) -> ir.Value:
+        """Return the scores of experts [B, T, R], of x or of what the neurons that are always active give."""
+        pen, w = self._pen, self._weights
+        if carved.router == "linear":
+            router = pen.weight(f"layers.{layer}.expert_router", lambda: w.read("expert_router", layer).T)
+            offset = pen.weight(f"layers.{layer}.expert_offset", lambda: w.read("expert_offset", layer))
+            return pen.op("Add", pen.op("MatMul", x, router), offset)
+        gain = pen.weight(f"layers.{layer}.expert_gain", lambda: w.expert_gain(layer))
+        first = [integers(pen, number) for number in (0, carved.num_routed, -1)]
+        return pen.op("Mul", pen.op("Abs", pen.op("Slice", inner, *first)), gain)
 
     def _gate(self, x: ir.Value, layer: int) -> ir.Value:
         """Return what the other half of an FFN is multiplied by."""

@@ -45,7 +45,8 @@ class ExpertStack:
 class StoredExperts:
     """Both matrices of every expert, gate_up with rows of gate and up in turn, and the form that they are stored in.
 
-    `width` is E, in whole blocks. At an `accuracy_level` of 4 an operator may round what it multiplies, at 0 not.
+    `width` is E, in whole blocks. `gate_up_bias` [X, 2I] is added to what the first gives. At an `accuracy_level` of 4
+    an operator may round what it multiplies, at 0 not.
     """
 
     gate_up: ExpertStack
@@ -53,6 +54,7 @@ class StoredExperts:
     form: TensorRecipe
     width: int
     accuracy_level: int
+    gate_up_bias: ir.Value | None = None
 
 
 @dataclass(frozen=True, slots=True)

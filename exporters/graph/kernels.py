@@ -12,6 +12,7 @@ from typing import ClassVar, Final
 
 import onnx_ir as ir
 
+from skipstone.errors import UnsupportedModel
 from skipstone.exporters.families import Experts
 from skipstone.exporters.graph.expert_rows import fan_out, mix
 from skipstone.exporters.graph.expert_store import StoredExperts
@@ -125,6 +126,15 @@ class Kernels(ABC):
     ) -> ir.Value:
         """[B, T, E] to [B, T, E]: the sums of what the experts `choice` [B, T, A] give, with `weights` [B, T, A]."""
 
+    def run_experts(
+        self, rows: ir.Value, logits: ir.Value, stored: StoredExperts, activation: str = "silu"
+    ) -> ir.Value:
+        """[B, T, E] and logits [B * T, X] to what the expert with the largest logit gives, [B, T, E].
+
+        Raises: UnsupportedModel for a target that has no operator for that.
+        """
+        raise UnsupportedModel("carved experts need the operators of onnxruntime; leave --target or --experts out")
+
 
 class OrtKernels(Kernels):
     """The fused operators of onnxruntime: integers are multiplied as they are, and attention is one node."""
@@ -205,24 +215,28 @@ class OrtKernels(Kernels):
         self, x: ir.Value, choice: ir.Value, weights: ir.Value, experts: Experts, stored: StoredExperts
     ) -> ir.Value:
         rows, logits = fan_out(self.pen, x, choice, experts, stored.width)
-        return mix(self.pen, self._run_experts(rows, logits, stored), weights, experts, stored.width)
+        return mix(self.pen, self.run_experts(rows, logits, stored), weights, experts, stored.width)
 
-    def _run_experts(self, rows: ir.Value, logits: ir.Value, stored: StoredExperts) -> ir.Value:
+    def run_experts(
+        self, rows: ir.Value, logits: ir.Value, stored: StoredExperts, activation: str = "silu"
+    ) -> ir.Value:
         """[B, T, E] and logits [B * T, X] to what the expert with the largest logit gives, [B, T, E]."""
+        attributes = {**_EXPERT_ATTRIBUTES, "activation_alpha": _SIGMOID_FACTORS[activation]}
         pen, stacks = self.pen, (stored.gate_up, stored.down)
         gate_up, down = (pen.stored(stack.data) for stack in stacks)
         if stored.form.bits == 32:
-            return pen.op("MoE", rows, logits, gate_up, None, down, domain=MICROSOFT, **_EXPERT_ATTRIBUTES)
+            return pen.op("MoE", rows, logits, gate_up, stored.gate_up_bias, down, domain=MICROSOFT, **attributes)
         gate_up_scales, down_scales = (None if stack.scales is None else pen.scales(stack.scales) for stack in stacks)
         return pen.op(
             "QMoE",
-            *(rows, logits, gate_up, gate_up_scales, None, down, down_scales, None, None, None, None),
+            *(rows, logits, gate_up, gate_up_scales, stored.gate_up_bias, down, down_scales),
+            *(None, None, None, None),
             *(None if stack.zero_points is None else pen.stored(stack.zero_points) for stack in stacks),
             domain=MICROSOFT,
             expert_weight_bits=stored.form.bits,
             block_size=stored.form.block_size,
             accuracy_level=stored.accuracy_level,
-            **_EXPERT_ATTRIBUTES,
+            **attributes,
         )
 
 

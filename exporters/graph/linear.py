@@ -65,6 +65,10 @@ class Linear:
         starts = range(0, matrix.rows, size)
         return tuple(self._pen.file.some_rows(matrix, start, min(start + size, matrix.rows)) for start in starts)
 
+    def stored(self, x: ir.Value, matrix: StoredMatrix) -> ir.Value:
+        """[B, T, K] to [B, T, N]: multiply by a matrix that is stored already."""
+        return self._product(x, matrix, None, rank=3)
+
     def some_rows(
         self, x: ir.Value, name: str, make: Callable[[], Matrix], num_first: int, row_ids: ir.Value
     ) -> tuple[ir.Value, ir.Value]:

@@ -149,17 +149,35 @@ class ModelWeights:
 
     def inner(self, layer: int) -> list[Matrix]:
         """Return what leads into the FFN: gate and up, one under the other [2 * I, E], or up alone [I, E]."""
+        if self._architecture.carved_ffn(layer) is not None:
+            return [self.alternating_inner(layer)]
         if self._architecture.has("gate_up"):
             return [self.matrix("gate_up", layer)]
         names = ("gate", "up") if self._architecture.has("gate") else ("up",)
         return stack([self.matrix(name, layer) for name in names])
+
+    def alternating_inner(self, layer: int) -> Floats:
+        """Return gate and up of a carved FFN, whose rows alternate, [2 * I, E]."""
+        names = ("gate_up",) if self._architecture.has("gate_up") else ("gate", "up")
+        return _alternating(np.concatenate([self.read(name, layer) for name in names]))
 
     def inner_bias(self, layer: int) -> Floats | None:
         """Return the biases of what leads into the FFN [2 * I] or [I]; None where it has none."""
         parts = [name for name in ("gate", "up") if self._architecture.has(name)]
         if self._architecture.biases.isdisjoint(parts):
             return None
-        return np.concatenate([self._bias_or_zeros(name, layer) for name in parts])
+        bias = np.concatenate([self._bias_or_zeros(name, layer) for name in parts])
+        return bias if self._architecture.carved_ffn(layer) is None else _alternating(bias)
+
+    def expert_gain(self, layer: int) -> Floats:
+        """Return by what the neurons are multiplied that score the experts of a carved FFN [R].
+
+        It is stored for columns of length 1: whatever was folded into them, scores stay.
+        """
+        carved = self._architecture.carved_ffn(layer)
+        assert carved is not None, "the FFN is carved"
+        neurons = slice(carved.first_shared, carved.first_shared + carved.num_routed)
+        return self.read("expert_gain", layer) * np.linalg.norm(self.read("down", layer)[:, neurons], axis=0)
 
     def down(self, layer: int) -> Matrix:
         """Return what leads out of the FFN, [E, I]."""
@@ -192,6 +210,11 @@ class ModelWeights:
         turning, as_it_is = self._turning_order(layer), head_order(self._architecture.dimensions.head_size, 0)
         query, key, value = self._architecture.head_starts()
         return rows_of_heads(query, turning), rows_of_heads(key, turning), rows_of_heads(value, as_it_is)
+
+
+def _alternating(halves: Floats) -> Floats:
+    """Return rows of two halves in turn."""
+    return halves[np.arange(len(halves)).reshape(2, -1).T.ravel()]
 
 
 def _numbers(matrix: Matrix) -> Floats:

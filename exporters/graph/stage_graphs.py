@@ -59,8 +59,8 @@ def build_stage(
     Inputs: token_ids and token_weights [B, T, W], or hidden [B, T, E]; position_ids [B, A]; seqlens_k [B], the last
     position; total_sequence_length, S; attention_bias [1, 1, A, S]; attention_rows [A] and token_rows [T] (see
     `StepInputs`); cosines_n and sines_n [P, D / 2] of each kind of rotary, P at least S; past_key_i, past_value_i
-    [B, K, C, D]; rows [R] where logits are made. Outputs: hidden [B, T, E] or logits [R, V]; present_key_i,
-    present_value_i.
+    [B, K, C, D]; rows [R] where logits are made; active_experts [layers], shared ones with them, in the sparse variant
+    of a carved model. Outputs: hidden [B, T, E] or logits [R, V]; present_key_i, present_value_i.
     """
     pen = GraphPen(stage.file.removesuffix(".onnx"), file)
     kernels = (variant.kernels or target)(pen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import onnx_ir as ir
@@ -184,6 +184,26 @@ class WeightFile:
         """Return a stored tensor whose elements are bytes."""
         self._file.flush()
         values = np.fromfile(self._path, np.uint8, count=tensor.nbytes, offset=tensor.offset or 0)
+        return values.reshape(tensor.shape.numpy())
+
+    def read_matrix(self, matrix: StoredMatrix) -> QuantizedMatrix:
+        """Return a stored matrix of integers, none of whose columns stand apart."""
+        assert matrix.scales is not None and not (matrix.transposed or matrix.order or matrix.kept or matrix.num_sums)
+        scales = self._read(matrix.scales.tensor).astype(np.float32)
+        points = matrix.zero_points
+        return QuantizedMatrix(
+            data=self._read(matrix.data),
+            scales=np.ldexp(scales, matrix.scales.exponent),
+            zero_points=None if points is None else self._read(points),
+            bits=matrix.bits,
+            block_size=matrix.block_size,
+            shape=(matrix.rows, matrix.columns),
+        )
+
+    def _read(self, tensor: ir.ExternalTensor) -> NDArray[Any]:
+        self._file.flush()
+        dtype = tensor.dtype.numpy()
+        values = np.fromfile(self._path, dtype, count=tensor.nbytes // dtype.itemsize, offset=tensor.offset or 0)
         return values.reshape(tensor.shape.numpy())
 
     def first_rows(self, matrix: StoredMatrix, num_rows: int) -> StoredMatrix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.exporters.transforms.carve_experts import CarveExperts, ExpertLayer, refuse_carving
 from skipstone.exporters.transforms.drop_blocks import DropBlocks, SplitLayers
 from skipstone.exporters.transforms.drop_layers import DropLayers
 from skipstone.exporters.transforms.ffn_width import FfnWidth
@@ -14,9 +15,11 @@ from skipstone.exporters.transforms.rotation import Rotation
 from skipstone.exporters.transforms.transform import ChangedTensors, Transform, apply
 
 __all__ = [
+    "CarveExperts",
     "ChangedTensors",
     "DropBlocks",
     "DropLayers",
+    "ExpertLayer",
     "FfnWidth",
     "FoldPoint",
     "Folding",
@@ -28,5 +31,6 @@ __all__ = [
     "Transform",
     "apply",
     "fold_points",
+    "refuse_carving",
     "refuse_narrow",
 ]

@@ -37,6 +37,9 @@ def arranged(
     widths, experts = _of(architecture.ffn_widths, layers), architecture.experts
     if experts is not None:
         experts = replace(experts, layers=_of(experts.layers, layers))
+    carving = architecture.carving
+    if carving is not None:
+        carving = replace(carving, layers=_of(carving.layers, layers))
     inner = architecture.dimensions.intermediate_size
     if inner == max(architecture.ffn_widths):
         inner = max(widths)
@@ -50,6 +53,7 @@ def arranged(
         ffn_widths=widths,
         attention_scales=_of(architecture.attention_scales, layers),
         experts=experts,
+        carving=carving,
         no_attention=frozenset(layer for layer, has in enumerate(has_attention) if not has),
         no_ffn=frozenset(layer for layer, has in enumerate(has_ffn) if not has),
     )

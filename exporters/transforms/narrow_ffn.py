@@ -84,6 +84,7 @@ def refuse_narrow(architecture: Architecture) -> None:
     reasons = {
         "its FFNs are experts, of which each token takes few": architecture.experts is not None,
         "its layers share streams": architecture.altup is not None,
+        "they are carved into experts": architecture.carving is not None,
     }
     for reason, holds in reasons.items():
         if holds:

@@ -56,15 +56,15 @@ class NarrowedTensors(ChangedTensors):
 
 
 def kept_channels(architecture: Architecture, channels: Sequence[Channels]) -> dict[str, tuple[int, Channels]]:
-    """Return the axis that is cut, and the indices that stay, of each tensor of the layers that get narrower.
+    """Return the axis that is cut, and the indices that stay, of each tensor of the layers that change.
 
-    `channels` are those that stay of the FFN of each layer.
+    `channels` are those that stay of the FFN of each layer, in their order.
     """
     kept: dict[str, tuple[int, Channels]] = {}
     for layer, (own, whole) in enumerate(zip(channels, architecture.ffn_widths, strict=True)):
         cuts = {"gate": (0, own), "up": (0, own), "gate_up": (0, np.concatenate([own, whole + own])), "down": (1, own)}
         for name, (axis, indices) in cuts.items():
-            if len(own) < whole and architecture.has(name):
+            if architecture.has(name) and not np.array_equal(own, np.arange(whole)):
                 stored_axis = 1 - axis if architecture.is_transposed(name) else axis
                 kept[architecture.names[name].format(layer=layer)] = stored_axis, indices
                 if axis == 0 and name in architecture.biases:

@@ -12,7 +12,7 @@ from skipstone.exporters.families import Architecture
 __all__ = ["norm_readers", "value_rows", "writers"]
 
 _ATTENTION = ("q", "k", "v", "qkv")
-_DENSE = ("gate", "up", "gate_up")
+_DENSE = ("gate", "up", "gate_up", "expert_router")
 _MIXTURE = ("router", "expert_gate", "expert_up")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skipstone.runtime.bundle.bundle import Bundle
+from skipstone.runtime.bundle.experts_entry import ExpertLevel, ExpertsEntry
 from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
 from skipstone.runtime.bundle.manifest import MANIFEST_NAME, Dimensions, LayerCache, Manifest, StageEntry
 from skipstone.runtime.bundle.notes import Note
@@ -21,6 +22,8 @@ __all__ = [
     "Check",
     "DataError",
     "Dimensions",
+    "ExpertLevel",
+    "ExpertsEntry",
     "FileEntry",
     "LayerCache",
     "Manifest",

@@ -19,7 +19,7 @@ ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
     3: {"graph": "skipstone", "long_rope_from": None, "exact": True, "check": None},
     4: {"adapters": {}, "draft_head": None},
     6: {"stop_sources": {}, "sampling": {}, "rotaries": []},
-    7: {"variants": {}, "other_caches": {}, "cache_type": "float32"},
+    7: {"variants": {}, "other_caches": {}, "cache_type": "float32", "experts": None},
 }
 
 # Fields of a layer's cache that a format left out; no bundle ever had a value in them.

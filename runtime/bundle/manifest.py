@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from skipstone.errors import BundleError
+from skipstone.runtime.bundle.experts_entry import ExpertsEntry
 from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
 from skipstone.runtime.bundle.formats import FORMAT_VERSION, refuse_newer, upgraded
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
@@ -102,7 +103,7 @@ class Manifest:
     the checkpoint says so. `sampling` is how the checkpoint recommends to choose tokens, by the names of the sampling
     options; empty where it says nothing. `cache` is for the plain graphs, in float32; `other_caches` are the layouts of
     the other types, and `cache_type` is the one that is taken unless another is asked for. `variants` are other graphs
-    of the stages: see `variants.py`.
+    of the stages: see `variants.py`. `experts` are those that dense FFNs were carved into; None where they were not.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 
@@ -133,6 +134,7 @@ class Manifest:
     variants: Variants = field(default_factory=dict)
     other_caches: Mapping[str, tuple[LayerCache, ...]] = field(default_factory=dict)
     cache_type: str = PLAIN_CACHE
+    experts: ExpertsEntry | None = None
 
     def __post_init__(self) -> None:
         found = self.format_version
@@ -148,6 +150,8 @@ class Manifest:
         self._check_ids()
         self._check_files()
         self._check_rotaries()
+        if self.experts is not None:
+            self.experts.check_layers(num_layers)
         self._check_caches()
         for name in ("recipe", "check", "sampling"):
             try:

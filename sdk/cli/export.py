@@ -35,6 +35,7 @@ Examples:
   skipstone export ./SmolLM2-135M -o smollm --calibrate chats.jsonl
   skipstone export ./SmolLM2-135M -o smollm --recipe recipe.json
   skipstone export ./SmolLM2-135M -o drafter --prune 20%
+  skipstone export ./SmolLM2-135M -o sparse --experts auto
   skipstone export ./base -o tuned --lora ./adapter --check"""
 
 

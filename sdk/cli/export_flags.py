@@ -72,7 +72,7 @@ class WeightFlags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationFlags:
-    """What the weights are rounded by."""
+    """What the weights are rounded by, and what a text shows of them."""
 
     panel: ClassVar[str] = "Calibration"
     calibrate: Annotated[
@@ -98,6 +98,18 @@ class CalibrationFlags:
             metavar="2layers|20%|blocks:4|width:25%",
             help="Leave out layers, single blocks or FFN channels that a text misses least; prints the cost.",
         ),
+    ] = None
+    experts: Annotated[
+        str | None,
+        typer.Option(
+            "--experts",
+            metavar="auto|N",
+            help="Carve each FFN into N experts, of which tokens can do with some; prints the errors.",
+        ),
+    ] = None
+    active: Annotated[
+        float | None,
+        typer.Option("--active", metavar="SHARE", help="Share of the experts that is active by default: 0.5."),
     ] = None
 
 
