@@ -172,7 +172,7 @@ def _view(file: WeightFile, rows: StoredMatrix, count: int) -> ExpertStack:
     num_rows = rows.rows // count
 
     def view(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
-        row_bytes = tensor.nbytes // tensor.dtype.itemsize // rows.rows
+        row_bytes = tensor.nbytes // tensor.dtype.numpy().itemsize // rows.rows
         return file.view(tensor, "experts", (count, num_rows, row_bytes))
 
     assert rows.scales is not None, "integers have scales"

@@ -177,7 +177,8 @@ class ModelWeights:
         carved = self._architecture.carved_ffn(layer)
         assert carved is not None, "the FFN is carved"
         neurons = slice(carved.first_shared, carved.first_shared + carved.num_routed)
-        return self.read("expert_gain", layer) * np.linalg.norm(self.read("down", layer)[:, neurons], axis=0)
+        lengths: Floats = np.linalg.norm(self.read("down", layer)[:, neurons], axis=0)
+        return self.read("expert_gain", layer) * lengths
 
     def down(self, layer: int) -> Matrix:
         """Return what leads out of the FFN, [E, I]."""

@@ -32,7 +32,8 @@ class FfnActivations:
     @property
     def lengths(self) -> Floats:
         """The length of what a neuron adds for an output of 1, [I]."""
-        return np.linalg.norm(self.down, axis=0)
+        lengths: Floats = np.linalg.norm(self.down, axis=0)
+        return lengths
 
     @property
     def added(self) -> Floats:

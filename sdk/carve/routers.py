@@ -37,7 +37,8 @@ class Router:
             return scores
         neurons = self.clusters.shared[: len(self.clusters.experts)]
         gains = self.tensors["expert_gain"] * text.lengths[neurons]
-        return np.abs(text.inner[:, neurons]) * gains
+        sizes: Floats = np.abs(text.inner[:, neurons]) * gains
+        return sizes
 
 
 def by_neuron(text: FfnActivations, clusters: Clusters) -> Router:
@@ -51,7 +52,7 @@ def by_neuron(text: FfnActivations, clusters: Clusters) -> Router:
     experts = clusters.experts.copy()
     experts[places] = swapped
     shared = np.concatenate([clusters.typical, clusters.shared[:-count]])
-    gains = 1 / np.maximum(text.lengths[clusters.typical], _TINY)
+    gains = (1 / np.maximum(text.lengths[clusters.typical], _TINY)).astype(np.float32)
     return Router("neuron", replace(clusters, experts=experts, shared=shared), {"expert_gain": gains})
 
 

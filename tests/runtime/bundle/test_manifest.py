@@ -175,7 +175,7 @@ def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data:
             changed["draft_model"] = changed.pop("drafter")
         added = {"draft_model": None, "graph": "skipstone", "long_rope_from": None, "exact": True, "check": None}
         added |= {"adapters": {}, "draft_head": None, "stop_sources": {}, "sampling": {}, "rotaries": []}
-        added |= {"variants": {}, "other_caches": {}, "cache_type": "float32"}
+        added |= {"variants": {}, "other_caches": {}, "cache_type": "float32", "experts": None}
         assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 7}
 
 
@@ -261,7 +261,7 @@ def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
     with pytest.raises(BundleError, match=f"format_version must be 7, found {version}"):
         Manifest.from_json(json.dumps(data))
     later = () if version == 6 else ("stop_sources", "sampling", "rotaries")
-    for field in (*unknown, *later, "variants", "other_caches", "cache_type"):
+    for field in (*unknown, *later, "variants", "other_caches", "cache_type", "experts"):
         del data[field]
     for layer in data["cache"]:
         layer |= {"k_scale": None, "v_scale": None}
@@ -272,7 +272,7 @@ def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
 
 def test_an_older_cache_with_scales_is_refused_as_no_graph_reads_them() -> None:
     data = json.loads(toy_manifest().to_json())
-    for field in ("variants", "other_caches", "cache_type"):
+    for field in ("variants", "other_caches", "cache_type", "experts"):
         del data[field]
     data["cache"][1] |= {"k_scale": 0.5, "v_scale": None}
     with pytest.raises(BundleError, match=r"cache\[1\] has an unknown field 'k_scale'"):
