@@ -41,6 +41,7 @@ from skipstone.exporters.graph import (
     build_stage,
     kernel_head_size,
     matrix_names,
+    ring_layout,
     rounded,
     write_variant,
 )
@@ -348,7 +349,11 @@ def _manifest(
         exits=plan.exits,
         cache=tuple(
             LayerCache(
-                num_heads=d.num_kv_heads, head_size=head_size, dtype="float32", window=architecture.windows[layer]
+                num_heads=d.num_kv_heads,
+                head_size=head_size,
+                dtype="float32",
+                window=architecture.windows[layer],
+                ring=None if (ring := ring_layout(architecture, layer)) is None else ring.unit,
             )
             for layer in architecture.cached_layers
         ),

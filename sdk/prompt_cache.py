@@ -22,7 +22,8 @@ class PromptCache:
     """The cached rows of a prompt, from a file and for it.
 
     With `renews` the file is made when it is missing, and made anew for a prompt that goes on by 256 tokens or more
-    beyond what it shares with the file, when the text has ended. Else it is only read, once for any number of texts.
+    beyond what it shares with the file, when the text has ended, or, where layers hold the last rows of a text only,
+    when it begins. Else it is only read, once for any number of texts.
     Of the last text, `num_read` tokens were read in `read_s` seconds, which are not in its stats, and `num_kept` were
     written, `num_bytes` bytes.
     """
@@ -59,13 +60,20 @@ class PromptCache:
             yield from pieces
             return
         prompt, is_long = list(sequence.token_ids), sequence.will_be_long
-        yield from pieces
-        if is_long == sequence.is_long:  # else the text has crossed the border of LongRoPE, and is fed again
+        for piece in pieces:
+            if sequence.cache.has_rings and not self.num_kept:  # rows leave as the text goes on, so at once
+                self._keep(sequence, prompt, left=_num_left(options))
+            yield piece
+        if is_long == sequence.is_long and not self.num_kept:  # else the text has crossed the border of LongRoPE
             self._keep(sequence, prompt, left=_num_left(options))
 
     def _keep(self, sequence: Sequence, prompt: list[int], *, left: int) -> None:
         num_tokens = min(len(prompt) - left, sequence.num_cached)
-        if num_tokens > 0 and sequence.token_ids[:num_tokens] == prompt[:num_tokens]:
+        if (
+            num_tokens > 0
+            and sequence.cache.holds(num_tokens)
+            and sequence.token_ids[:num_tokens] == prompt[:num_tokens]
+        ):
             self.num_kept, self.num_bytes = num_tokens, save_prefix(self.file, sequence, num_tokens)
 
     def told(self) -> list[str]:

@@ -92,7 +92,7 @@ class Attention:
             writes=a.cache_owner(layer) == layer,
             cache_scales=self._scales(layer),
         )
-        return self._kernels.attend(parts, past, settings, step)
+        return self._kernels.attend(parts, past, settings, step.of(layer))
 
     def _scales(self, layer: int) -> tuple[ir.Value, ir.Value] | None:
         """Return the scales of the keys and the values that a layer reads, [1, K, 1, D]; None of a cache of numbers."""

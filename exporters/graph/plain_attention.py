@@ -29,7 +29,7 @@ class PlainAttention:
 
     def __init__(self, pen: GraphPen) -> None:
         self._pen = pen
-        self._shared: dict[str, ir.Value] = {}
+        self._shared: dict[tuple[str, ir.Value], ir.Value] = {}
 
     def __call__(
         self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: AttentionLayer, step: StepInputs
@@ -78,9 +78,11 @@ class PlainAttention:
     def _until_now(self, cache: ir.Value, step: StepInputs) -> ir.Value:
         """[B, K, C, D] to [B, K, S, D], with zeros behind the last row of a shorter text: memory there may hold NaN."""
         pen = self._pen
-        ends = self._once("total", lambda: pen.op("Reshape", self._long(step.total_length), self._integers(1)))
+        ends = self._once("total", step, lambda: pen.op("Reshape", self._long(step.total_length), self._integers(1)))
         rows = pen.op("Slice", cache, self._integers(0), ends, self._integers(2))
-        return pen.op("Where", self._once("written", lambda: self._is_written(step)), rows, pen.number("nothing", 0.0))
+        return pen.op(
+            "Where", self._once("written", step, lambda: self._is_written(step)), rows, pen.number("nothing", 0.0)
+        )
 
     # What layers share
 
@@ -95,7 +97,7 @@ class PlainAttention:
             shape = pen.op("Shape", pen.op("Add", pen.op("Add", texts, heads), places))
             return pen.op("Concat", *(pen.op("Expand", part, shape) for part in (texts, heads, places)), axis=-1)
 
-        return self._once(f"indices_{num_heads}", make)
+        return self._once(f"indices_{num_heads}", step, make)
 
     def _is_written(self, step: StepInputs) -> ir.Value:
         """Return which of the first S rows of a cache hold tokens, [B, 1, S, 1]."""
@@ -113,9 +115,10 @@ class PlainAttention:
             if window is not None:
                 border = pen.op("Sub", places, pen.constant(f"window_{window}", np.array(window)))
                 visible = pen.op("And", visible, pen.op("Greater", columns, border))
-            return pen.op("Where", visible, step.attention_bias, pen.number("hidden_score", HIDDEN))
+            bias = step.attention_bias or pen.number("no_bias", 0.0)
+            return pen.op("Where", visible, bias, pen.number("hidden_score", HIDDEN))
 
-        return self._once(f"mask_{window}", make)
+        return self._once(f"mask_{window}", step, make)
 
     def _places(self, step: StepInputs) -> ir.Value:
         """Return the numbers of the rows in their text, [B, 1, T, 1]; positions differ, as those of a tree."""
@@ -126,17 +129,18 @@ class PlainAttention:
             later = pen.op("Sub", self._numbers_to(num_tokens), pen.op("Sub", num_tokens, self._integers(1)))
             return pen.op("Add", self._last(step), pen.op("Reshape", later, self._integers(1, 1, -1, 1)))
 
-        return self._once("places", make)
+        return self._once("places", step, make)
 
     def _last(self, step: StepInputs) -> ir.Value:
         """Return the number of the last row of each text, [B, 1, 1, 1]."""
         return self._pen.op("Reshape", self._long(step.last_positions), self._integers(-1, 1, 1, 1))
 
-    def _once(self, name: str, make: Callable[[], ir.Value]) -> ir.Value:
-        """Return a value that `make` writes the first time it is asked for."""
-        if name not in self._shared:
-            self._shared[name] = make()
-        return self._shared[name]
+    def _once(self, name: str, step: StepInputs, make: Callable[[], ir.Value]) -> ir.Value:
+        """Return a value that `make` writes the first time it is asked for, for layers with these lengths."""
+        key = name, step.total_length
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
 
     # Shapes and numbers
 

@@ -18,6 +18,7 @@ from skipstone.exporters.graph.head_channels import kernel_head_size
 from skipstone.exporters.graph.kernels import Kernels, OrtKernels
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.pen import FLOAT, GraphPen
+from skipstone.exporters.graph.rings import ring_windows
 from skipstone.exporters.graph.step_inputs import StepInputs
 from skipstone.exporters.graph.variant import PLAIN, GraphVariant
 from skipstone.exporters.graph.weight_file import WeightFile
@@ -57,7 +58,8 @@ def build_stage(
     """Return the graph of one stage, or of a variant of it, its weights written to `file`.
 
     Inputs: token_ids and token_weights [B, T, W], or hidden [B, T, E]; position_ids [B, A]; seqlens_k [B], the last
-    position; total_sequence_length, S; attention_bias [1, 1, A, S]; attention_rows [A] and token_rows [T] (see
+    position; total_sequence_length, S; seqlens_k_w and total_length_w, the same counted in the rows that layers with a
+    window of w hold (see `RingLayout`); attention_bias [1, 1, A, S]; attention_rows [A] and token_rows [T] (see
     `StepInputs`); cosines_n and sines_n [P, D / 2] of each kind of rotary, P at least S; past_key_i, past_value_i
     [B, K, C, D]; rows [R] where logits are made; active_experts [layers], shared ones with them, in the sparse variant
     of a carved model. Outputs: hidden [B, T, E] or logits [R, V]; present_key_i, present_value_i.
@@ -157,7 +159,18 @@ def _step_inputs(kernels: Kernels, architecture: Architecture, layers: range) ->
         attention_rows=pen.input("attention_rows", INT64, ("A",)) if kernels.has_attention_rows else None,
         token_rows=pen.input("token_rows", INT64, ("T",)) if kernels.has_attention_rows else None,
         turns=_turns(pen, architecture, layers),
+        rings=_rings(pen, architecture, layers),
     )
+
+
+def _rings(pen: GraphPen, architecture: Architecture, layers: range) -> dict[int, tuple[ir.Value, ir.Value]]:
+    """Return the last positions and the total length by layer; layers with the same window share them."""
+    windows = ring_windows(architecture, layers)
+    inputs = {
+        window: (pen.input(f"seqlens_k_{window}", INT32, ("B",)), pen.input(f"total_length_{window}", INT32, ()))
+        for window in sorted({*windows.values()})
+    }
+    return {layer: inputs[window] for layer, window in windows.items()}
 
 
 def _turns(pen: GraphPen, architecture: Architecture, layers: range) -> dict[int, tuple[ir.Value, ir.Value] | None]:

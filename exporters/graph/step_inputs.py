@@ -6,7 +6,7 @@ Shapes: B batch, T tokens, A rows of attention, S total length (cached and new r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -21,15 +21,26 @@ class StepInputs:
     Attention has rows of its own where a target rounds a single row in another way than several: `attention_rows` are
     the numbers of the tokens that it is given, one of them maybe twice, `token_rows` those of its rows that go on.
     Without them A is T.
+
+    Layers in `rings` have caches that hold the last rows only: the last position and the total length are others there,
+    counted from the first row that is held, and no bias is added.
     """
 
     last_positions: ir.Value  # int32 [B], S - 1
     total_length: ir.Value  # int32 scalar, S
     position_ids: ir.Value  # int64 [B, A]
-    attention_bias: ir.Value  # float32 [1, 1, A, S]
+    attention_bias: ir.Value | None  # float32 [1, 1, A, S]
     attention_rows: ir.Value | None  # int64 [A]
     token_rows: ir.Value | None  # int64 [T]
     turns: Mapping[int, tuple[ir.Value, ir.Value] | None]
+    rings: Mapping[int, tuple[ir.Value, ir.Value]]
+
+    def of(self, layer: int) -> StepInputs:
+        """Return the inputs as a layer reads them."""
+        if layer not in self.rings:
+            return self
+        last_positions, total_length = self.rings[layer]
+        return replace(self, last_positions=last_positions, total_length=total_length, attention_bias=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from skipstone.runtime.bundle.experts_entry import ExpertLevel, ExpertsEntry
 from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
 from skipstone.runtime.bundle.manifest import MANIFEST_NAME, Dimensions, LayerCache, Manifest, StageEntry
 from skipstone.runtime.bundle.notes import Note
+from skipstone.runtime.bundle.ring_layout import RingLayout
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
 from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
@@ -29,6 +30,7 @@ __all__ = [
     "Manifest",
     "Note",
     "Provenance",
+    "RingLayout",
     "RotaryEntry",
     "StageEntry",
     "Variants",

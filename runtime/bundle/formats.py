@@ -11,7 +11,7 @@ from skipstone.runtime.bundle.typed_json import format_of
 
 __all__ = ["FORMAT_VERSION", "refuse_newer", "upgraded"]
 
-FORMAT_VERSION: Final = 7
+FORMAT_VERSION: Final = 8
 
 # The fields that each format added, with what their absence means.
 ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
@@ -24,6 +24,8 @@ ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
 
 # Fields of a layer's cache that a format left out; no bundle ever had a value in them.
 LEFT_OUT_OF_CACHES: Mapping[int, tuple[str, ...]] = {7: ("k_scale", "v_scale")}
+# Fields that a format added to each layer's cache, with what their absence means.
+ADDED_TO_CACHES: Mapping[int, Mapping[str, object]] = {8: {"ring": None}}
 
 # What a field of an older format is called today: the format that renamed it, its old name, its new one.
 RENAMED_FIELDS = ((5, "drafter", "draft_model"),)
@@ -42,11 +44,12 @@ def upgraded(data: Any) -> Any:
 
 
 def _layer(data: Any, found: int) -> Any:
-    """Return a layer's cache of an older format without the empty fields that it lost."""
-    lost = {name for number, names in LEFT_OUT_OF_CACHES.items() if number > found for name in names}
+    """Return a layer's cache of an older format as today's has it: without the empty fields that it lost."""
     if not isinstance(data, dict):
         return data
-    return {key: value for key, value in data.items() if key not in lost or value is not None}
+    lost = {name for number, names in LEFT_OUT_OF_CACHES.items() if number > found for name in names}
+    added = {name: value for number, more in ADDED_TO_CACHES.items() if number > found for name, value in more.items()}
+    return {**added, **{key: value for key, value in data.items() if key not in lost or value is not None}}
 
 
 def refuse_newer(data: object) -> None:

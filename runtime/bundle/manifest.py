@@ -10,6 +10,7 @@ from skipstone.errors import BundleError
 from skipstone.runtime.bundle.experts_entry import ExpertsEntry
 from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
 from skipstone.runtime.bundle.formats import FORMAT_VERSION, refuse_newer, upgraded
+from skipstone.runtime.bundle.ring_layout import RingLayout
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.typed_json import DataError, parse_json, read_typed
 from skipstone.runtime.bundle.variants import PLAIN_CACHE, Variants, check_variants, graph_of, kind_and_cache
@@ -62,18 +63,24 @@ class StageEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCache:
-    """How one layer keeps its keys and values; what integers mean stands in its graphs."""
+    """How one layer keeps its keys and values; what integers mean stands in its graphs.
+
+    `ring` is for a layer with a window whose graph takes lengths of its own, so that its cache need not hold the whole
+    text: how many rows leave at a time; see `RingLayout`. None where all rows stay.
+    """
 
     num_heads: int
     head_size: int
     dtype: str
     window: int | None = None
+    ring: int | None = None
 
     def __post_init__(self) -> None:
         _require(self.dtype in CACHE_BYTES, f"dtype must be one of {', '.join(CACHE_BYTES)}, found {self.dtype!r}")
-        for name in ("num_heads", "head_size", "window"):
+        for name in ("num_heads", "head_size", "window", "ring"):
             size = getattr(self, name)
             _require(size is None or size >= 1, f"{name} must be at least 1, found {size}")
+        _require(self.ring is None or self.window is not None, "ring goes with a window, found none")
 
     @property
     def bytes_per_token(self) -> int:
@@ -82,7 +89,13 @@ class LayerCache:
 
     def num_rows(self, context_length: int) -> int:
         """Return how many rows a text of `context_length` tokens takes at most."""
-        return context_length
+        layout = self.ring_layout
+        return layout.num_rows if layout and context_length > layout.num_working else context_length
+
+    @property
+    def ring_layout(self) -> RingLayout | None:
+        """Which rows of a long text stay; None where all do."""
+        return None if self.window is None or self.ring is None else RingLayout(self.window, self.ring)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

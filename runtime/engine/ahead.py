@@ -105,11 +105,11 @@ class Ahead:
             self.rows = None
         early, new = self._take(token_ids, start, num_stages, ())
         length, nothing = start + len(early.token_ids), range(0)
-        call, _ = self._runner.run(new, nothing, Part(range(num_stages - 1), head=False), length=length)
-        before = [*call.hidden[0, : len(new)].copy()]
+        states, _ = self._runner.run(new, nothing, Part(range(num_stages - 1), head=False), length=length)
+        before = [*states.copy()]
         last_stage = Part(range(num_stages - 1, num_stages), head=False)
-        call, _ = self._runner.run(new, nothing, last_stage, length=length, hidden=before)
-        early.add(new, call.hidden[0])
+        states, _ = self._runner.run(new, nothing, last_stage, length=length, hidden=before)
+        early.add(new, states)
         return np.stack([before[-1], early.rows[-1]])
 
     def peek_logits(self) -> NDArray[np.float32]:
@@ -130,8 +130,8 @@ class Ahead:
         rows = early.rows[:num_seen]
         if rest := token_ids[num_seen:]:
             part = Part(range(early.num_stages), head=False)
-            call, _ = self._runner.run(rest, range(0), part, length=early.start + num_seen)
-            rows = [*rows, *call.hidden[0, : len(rest)]]
+            states, _ = self._runner.run(rest, range(0), part, length=early.start + num_seen)
+            rows = [*rows, *states]
         else:
             self.rows = early.behind(len(token_ids))
         late = Part(range(early.num_stages, len(self._manifest.stages)))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.devices import Buffer, Device
 from skipstone.runtime.bundle import LayerCache
+from skipstone.runtime.engine.ring import Ring
 
-__all__ = ["KVCache"]
+__all__ = ["KVCache", "layer_number"]
 
 SPARE_ROWS = 2
 
@@ -19,11 +21,17 @@ class KVCache:
     """Keys and values [B, K, C, D] per layer; which of the C rows count is known by whoever passes the lengths.
 
     Nothing is cleared: a row beyond the length is never read, and the next call overwrites it. Two rows are for what
-    a call feeds beside its tokens.
+    a call feeds beside its tokens. Layers with a window may hold the last rows of long texts only: these have a ring
+    for each text.
     """
 
-    def __init__(self, layers: Sequence[tuple[Buffer, Buffer]]) -> None:
-        self.layers = tuple(layers)
+    def __init__(
+        self, layers: Sequence[tuple[Buffer, Buffer]], rings: Sequence[Sequence[Ring | None]], *, capacity: int
+    ) -> None:
+        """`rings` are those of the layers of each text; `capacity` is how many tokens of one text fit."""
+        self.layers, self.rings, self.capacity = tuple(layers), tuple(rings), capacity
+        all_rows = [number for number, ring in enumerate(self.rings[0]) if ring is None]
+        self._spoken_for = all_rows[-1] if all_rows else len(self.layers) - 1
 
     def __iter__(self) -> Iterator[Buffer]:
         """Yield the buffers: keys of the first layer, its values, and so on."""
@@ -35,19 +43,40 @@ class KVCache:
         """Return buffers for `capacity` tokens; memory that is never written is never taken from the system."""
 
         def buffer(layer: LayerCache) -> Buffer:
-            return device.allocate((batch, layer.num_heads, capacity + SPARE_ROWS, layer.head_size), layer.dtype)
+            num_rows = layer.num_rows(capacity) + SPARE_ROWS
+            return device.allocate((batch, layer.num_heads, num_rows, layer.head_size), layer.dtype)
 
-        return cls([(buffer(layer), buffer(layer)) for layer in layers])
-
-    @property
-    def capacity(self) -> int:
-        """How many tokens of one sequence fit."""
-        return self.num_rows - SPARE_ROWS
+        buffers = [(buffer(layer), buffer(layer)) for layer in layers]
+        layouts = [layer.ring_layout for layer in layers]
+        rings = [
+            [
+                Ring(layout, (key.view(text), value.view(text))) if layout and capacity > layout.num_working else None
+                for layout, (key, value) in zip(layouts, buffers, strict=True)
+            ]
+            for text in (slice(number, number + 1) for number in range(batch))
+        ]
+        return cls(buffers, rings, capacity=capacity)
 
     @property
     def num_rows(self) -> int:
-        """How many rows there are, for tokens and for what calls feed beside them."""
-        return self.layers[0][0].shape[2]
+        """How many rows there are for a text, for its tokens and for what calls feed beside them."""
+        return self.capacity + SPARE_ROWS
+
+    @property
+    def has_rings(self) -> bool:
+        """Whether some layers hold the last rows of a text only."""
+        return any(self.rings[0])
+
+    def turn_to(self, places: Sequence[int], num_rows: int, layers: Collection[int] | None = None) -> None:
+        """Make ready for rows from a place of each text on, in some layers or in all."""
+        for place, rings in zip(places, self.rings, strict=True):
+            for number, ring in enumerate(rings):
+                if ring is not None and (layers is None or number in layers):
+                    ring.turn_to(place, num_rows)
+
+    def holds(self, length: int) -> bool:
+        """Return whether the first `length` rows of the first text, which were all written, suffice to go on."""
+        return all(ring is None or ring.holds(length) for ring in self.rings[0])
 
     @property
     def batch(self) -> int:
@@ -55,25 +84,74 @@ class KVCache:
 
     def named(self, name: str) -> Buffer:
         """Return the buffer of a graph's tensor called past_key_3, present_value_3 and so on."""
-        _, kind, layer = name.split("_")
-        key, value = self.layers[int(layer)]
-        return key if kind == "key" else value
+        key, value = self.layers[layer_number(name)]
+        return key if name.split("_")[1] == "key" else value
 
     def row(self, index: int) -> KVCache:
         """Return the cache of one sequence of the batch: the same memory, [1, K, C, D]."""
         at = slice(index, index + 1)
-        return KVCache([(key.view(at), value.view(at)) for key, value in self.layers])
+        layers = [(key.view(at), value.view(at)) for key, value in self.layers]
+        return KVCache(layers, self.rings[index : index + 1], capacity=self.capacity)
 
     def values(self, rows: slice) -> NDArray[np.float32]:
-        """Return what the last layer keeps as values in some rows of the first text, [rows, K * D]."""
-        _, buffer = self.layers[-1]
-        kept = buffer.read()[0, :, rows].swapaxes(0, 1)
+        """Return what the last layer that keeps all rows has as values in some of the first text, [rows, K * D].
+
+        Where no layer keeps all, those of the last layer that are still there.
+        """
+        _, buffer = self.layers[self._spoken_for]
+        ring = self.rings[0][self._spoken_for]
+        kept = buffer.read()[0, :, rows if ring is None else ring.local(rows)].swapaxes(0, 1)
         return kept.reshape(len(kept), -1).astype(np.float32)
 
     def copy_from(self, other: KVCache, length: int) -> None:
-        """Take over the first `length` rows of `other`."""
-        for mine, theirs in zip(self, other, strict=True):
-            mine.copy_from(theirs, np.s_[:, :, :length])
+        """Take over the first `length` rows of `other`, both of one text."""
+        for number, (mine, theirs) in enumerate(zip(self.layers, other.layers, strict=True)):
+            ring, source = self.rings[0][number], other.rings[0][number]
+            if ring is not None and source is not None:
+                ring.copy_from(source)
+                continue
+            for ring_of_text in (ring, source):  # that of the text with more room; so short a text loses no rows
+                if ring_of_text is not None:
+                    ring_of_text.turn_to(length)
+            for to, buffer in zip(mine, theirs, strict=True):
+                to.copy_from(buffer, np.s_[:, :, :length])
+
+    def reorder(self, parents: Sequence[int], rows: slice) -> None:
+        """Give the first texts the `rows` of texts `parents`; all are as long, and what stands before is the same."""
+        target = slice(len(parents))
+        for number, layer in enumerate(self.layers):
+            rings = [text[number] for text in self.rings]
+            moved = rows
+            for ring in rings:
+                if ring is not None:
+                    moved, ring.has_left = ring.local(rows), False
+            for buffer in layer:
+                buffer.move(np.s_[list(parents), :, moved], np.s_[target, :, moved])
+
+    @property
+    def first_rows(self) -> tuple[int, ...]:
+        """The first row of the first text that is still there, by layer."""
+        return tuple(0 if ring is None else ring.first for ring in self.rings[0])
+
+    def blocks(self, length: int) -> Iterator[NDArray[Any]]:
+        """Yield keys [K, T, D], then values, of each layer: the rows of the first text, up to `length`, that it has."""
+        for ring, layer in zip(self.rings[0], self.layers, strict=True):
+            yield from (buffer.read()[0, :, :length] for buffer in layer) if ring is None else ring.rows(length)
+
+    def takes(self, length: int, first_rows: Sequence[int]) -> bool:
+        """Return whether rows from these on, by layer, suffice for a text of `length` rows to go on."""
+        starts = (0 if ring is None else ring.layout.start(length) for ring in self.rings[0])
+        return all(start >= first for start, first in zip(starts, first_rows, strict=True))
+
+    def fill(self, length: int, first_rows: Sequence[int], blocks: Sequence[NDArray[Any]]) -> None:
+        """Take the rows of a text up to `length`; `blocks` has keys and values of each layer as `blocks` gives them."""
+        for number, (ring, first) in enumerate(zip(self.rings[0], first_rows, strict=True)):
+            key, value = (block[:, : length - first] for block in blocks[2 * number : 2 * number + 2])
+            if ring is not None:
+                ring.fill((key, value), first=first)
+                continue
+            for buffer, rows in zip(self.layers[number], (key, value), strict=True):
+                buffer.write(rows, np.s_[0, :, :length])
 
     def move(self, rows: Sequence[int], *, start: int) -> None:
         """Put the cached `rows`, which rise, one behind the other from row `start` on."""
@@ -82,3 +160,8 @@ class KVCache:
             target, source = moved[0][0], [row for _, row in moved]
             for buffer in self:
                 buffer.move(np.s_[:, :, source], np.s_[:, :, target : target + len(source)])
+
+
+def layer_number(name: str) -> int:
+    """Return the layer of a graph's tensor called past_key_3, present_value_3 and so on."""
+    return int(name.rpartition("_")[2])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skipstone.devices import Binding, Buffer, Device, Session
 from skipstone.runtime.bundle import Dimensions
-from skipstone.runtime.engine.cache import KVCache
+from skipstone.runtime.engine.cache import KVCache, layer_number
 from skipstone.runtime.engine.draft_vocabulary import DraftVocabulary
 from skipstone.runtime.engine.feed import WHOLE, Feed, Part
 from skipstone.runtime.engine.sessions import Sessions
@@ -60,8 +60,9 @@ class BoundCall:
         self._rotary_tables = sessions.rotary_tables(cache.num_rows)
         self.sessions = sessions.of(part)
         self._attention_rows = _attention_rows(feed, self.sessions)
+        self._rings = _Rings(sessions, cache, self.sessions, batch=len(feed.token_ids))
         self._biases: dict[str, Buffer] = {}
-        buffers = self._allocate(device, feed, d) | {**self._rotary_tables.buffers()}
+        buffers = self._allocate(device, feed, d) | {**self._rotary_tables.buffers()} | self._rings.buffers
         adapter = sessions.adapter_of(part)
         if adapter is not None:
             buffers["adapted"] = device.allocate(self._hidden.shape, np.float32)
@@ -131,6 +132,7 @@ class BoundCall:
         first = lengths if feed.starts is None else feed.starts
         total = int(lengths.max()) + num_rows
         self._rotary_tables.reach(total)
+        self._rings.turn_to(lengths, num_rows)
         self._token_ids.write(feed.token_ids)
         self._positions.write(first[:, None] + (self._attention_rows if tree is None else tree.depths))
         self._lengths.write(lengths + (num_rows - 1))
@@ -149,6 +151,31 @@ class BoundCall:
         for binding in self.bindings:
             binding.run()
         return self._logits.read() if self._vocabulary is None else self._vocabulary.logits()
+
+
+class _Rings:
+    """What the layers of a call read that hold the last rows of a text only: lengths of their own, by window."""
+
+    def __init__(self, sessions: Sessions, cache: KVCache, graphs: Sequence[Session], *, batch: int) -> None:
+        device, layers = sessions.device, sessions.manifest.cache
+        inputs = [argument.name for graph in graphs for argument in graph.get_inputs()]
+        bound = {layer_number(name) for name in inputs if name.startswith("past_")}
+        self._cache, self._layers = cache, bound if cache.has_rings else frozenset[int]()
+        self._layouts = {layout for number in sorted(bound) if (layout := layers[number].ring_layout)}
+        self._lengths = {layout: device.zeros((batch,), np.int32) for layout in self._layouts}
+        self._totals = {layout: device.zeros((), np.int32) for layout in self._layouts}
+        self.buffers = {f"seqlens_k_{layout.window}": buffer for layout, buffer in self._lengths.items()}
+        self.buffers |= {f"total_length_{layout.window}": buffer for layout, buffer in self._totals.items()}
+
+    def turn_to(self, lengths: NDArray[np.int64], num_rows: int) -> None:
+        """Make ready for so many rows behind the `lengths` [B] of texts."""
+        places = lengths.tolist()
+        if self._layers:
+            self._cache.turn_to(places, num_rows, self._layers)
+        for layout in self._layouts:
+            held = lengths - np.array([layout.start(place) for place in places])
+            self._lengths[layout].write(held + (num_rows - 1))
+            self._totals[layout].write(int(held.max()) + num_rows)
 
 
 def _attention_rows(feed: Feed, sessions: Sequence[Session]) -> NDArray[np.int64]:

@@ -44,8 +44,7 @@ class BatchedBranches:
     def reorder(self, parents: SequenceOf[int]) -> None:
         own = slice(self._start, self._start + self._num_steps)
         if self._num_steps and list(parents) != list(range(len(parents))):
-            for buffer in self._cache:
-                buffer.move(np.s_[list(parents), :, own], np.s_[: len(parents), :, own])
+            self._cache.reorder(parents, own)
 
     def last_values(self) -> NDArray[np.float32]:
         last = self._start + self._num_steps - 1

@@ -1,7 +1,7 @@
 """The cached rows of a prompt's beginning in a file: read into the cache of another process, not computed again.
 
 The file is a line that names the format, a line of JSON behind its checksum, and blocks from multiples of 64 bytes on:
-the token ids, then keys [K, T, D] and values of each layer.
+the token ids, then keys [K, T, D] and values of each layer; of one that holds the last rows only, those that it holds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from skipstone.runtime.engine.shared_tokens import num_shared
 __all__ = ["LEAST_LEFT", "Prefix", "save_prefix"]
 
 MAGIC: Final = b"skipstone prompt cache\n"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MOST_HEADER_BYTES: Final = 1 << 16
 ALIGNMENT: Final = 64
 # A single token that waits is taken for one of the text, for which methods draft or leave out layers.
@@ -41,7 +41,8 @@ class _Header:
     """What the rows are of.
 
     `made_for` is the hash of all that they depend on beside the tokens. `exact`: each has the bits that it has alone;
-    `is_long`: with the angles of long texts. `checksums` are those of the blocks.
+    `is_long`: with the angles of long texts. `first_rows` are the first rows of the layers. `checksums` are those of
+    the blocks.
     """
 
     format_version: int
@@ -49,6 +50,7 @@ class _Header:
     num_tokens: int
     exact: bool
     is_long: bool
+    first_rows: tuple[int, ...]
     checksums: tuple[int, ...]
 
 
@@ -60,12 +62,17 @@ def save_prefix(path: Path, sequence: Sequence, num_tokens: int) -> int:
     """
     if not 0 < num_tokens <= sequence.num_cached:
         raise ConfigError(f"{sequence.num_cached} tokens are cached, {num_tokens} are to be kept; give a longer prompt")
+    if not sequence.cache.holds(num_tokens):
+        raise ConfigError(
+            f"of the first {num_tokens} tokens rows have left the cache; save them before the text goes on"
+        )
     header = _Header(
         format_version=FORMAT_VERSION,
         made_for=_made_for(sequence.sessions.manifest, sequence.prefill_chunk),
         num_tokens=num_tokens,
         exact=sequence.exact,
         is_long=sequence.is_long,
+        first_rows=sequence.cache.first_rows,
         checksums=tuple(zlib.crc32(block.data) for block in _blocks(sequence, num_tokens)),
     )
     return write_whole(path, _pieces(header, sequence))
@@ -99,15 +106,16 @@ class Prefix:
     def fill(self, sequence: Sequence, *, left: int = LEAST_LEFT) -> int:
         """Give an empty cache the rows of the tokens that the text begins with; return how many.
 
+        None where layers with a window hold the last rows only, and the text leaves the file's long before its end.
         At least `left` tokens of the text, two or more, are left to feed. What is fed then has the bits that it has
         without the file: where rows depend on those beside them, only whole pieces of a prompt are taken, so that the
         others are fed as they would be. Of an exact text any row is taken.
         """
         num_rows = 0 if sequence.num_cached else self._num_usable(sequence, left)
-        if num_rows:
-            for buffer, rows in zip(sequence.cache, self._rows, strict=True):
-                buffer.write(rows[:, :num_rows], np.s_[0, :, :num_rows])
-            sequence.mark_cached(num_rows, is_long=self._header.is_long)
+        if not num_rows or not sequence.cache.takes(num_rows, self._header.first_rows):
+            return 0
+        sequence.cache.fill(num_rows, self._header.first_rows, self._rows)
+        sequence.mark_cached(num_rows, is_long=self._header.is_long)
         return num_rows
 
     def _num_usable(self, sequence: Sequence, left: int) -> int:
@@ -143,8 +151,8 @@ def _made_for(manifest: Manifest, chunk: int) -> str:
 def _blocks(sequence: Sequence, num_tokens: int) -> Iterator[NDArray[Any]]:
     """Yield what the file holds, each in one piece."""
     yield np.asarray(sequence.token_ids[:num_tokens], "<i4")
-    for buffer in sequence.cache:
-        yield np.ascontiguousarray(buffer.read()[0, :, :num_tokens])
+    for block in sequence.cache.blocks(num_tokens):
+        yield np.ascontiguousarray(block)
 
 
 def _pieces(header: _Header, sequence: Sequence) -> Iterator[bytes | memoryview]:
@@ -186,8 +194,8 @@ def _mapped(content: NDArray[np.uint8], header: _Header, manifest: Manifest, sta
     """Yield the blocks over the memory of the file. Raises: ValueError where it holds others."""
     length = header.num_tokens
     shapes: list[tuple[tuple[int, ...], str]] = [((length,), "<i4")]
-    for layer in manifest.cache:
-        shapes += [((layer.num_heads, length, layer.head_size), layer.dtype)] * 2
+    for layer, first in zip(manifest.cache, header.first_rows, strict=True):
+        shapes += [((layer.num_heads, length - first, layer.head_size), layer.dtype)] * 2
     for (shape, dtype), checksum in zip(shapes, header.checksums, strict=True):
         end = start + int(np.prod(shape)) * np.dtype(dtype).itemsize
         block = content[start:end]

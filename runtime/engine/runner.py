@@ -64,12 +64,39 @@ class Runner:
         length: int,
         hidden: SequenceOf[NDArray[np.float32]] = (),
         tree: TreeMask | None = None,
-    ) -> tuple[BoundCall | WrappedCall, NDArray[np.float32]]:
-        """Run a part on tokens behind `length` others; return the call and its logits.
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run a part on tokens behind `length` others; return hidden states [T, E] and logits, until the next call.
 
         `asked` are the tokens, to the last, whose logits [len(asked), V] are wanted; none for a part without the head.
-        `hidden` are the rows that a later part reads.
+        `hidden` are the rows that a later part reads. Where rows leave a cache on the way, there are two calls or more.
         """
+        cut = self._before_turn(len(token_ids), length)
+        if cut == len(token_ids):
+            return self._run_at_once(token_ids, asked, part, length=length, hidden=hidden, tree=tree)
+        here = range(min(asked.start, cut - 1), cut) if part.head else range(0)
+        first = self._run_at_once(token_ids[:cut], here, part, length=length, hidden=hidden[:cut])
+        states, logits = (values.copy() for values in first)
+        later = range(max(asked.start - cut, 0), max(asked.stop - cut, 0))
+        rest = self.run(token_ids[cut:], later, part, length=length + cut, hidden=hidden[cut:])
+        num_early = len(asked) - len(later)
+        return np.concatenate([states, rest[0]]), np.concatenate([logits[len(logits) - num_early :], rest[1]])
+
+    def _before_turn(self, num_tokens: int, length: int) -> int:
+        """Return how many of the tokens behind `length` others come before rows leave a cache."""
+        layouts = (layer.ring_layout for layer in self._workspace.sessions.manifest.cache)
+        turns = (layout.next_turn(length) - length for layout in {*layouts} - {None})
+        return min([num_tokens, *turns])
+
+    def _run_at_once(
+        self,
+        token_ids: SequenceOf[int],
+        asked: range,
+        part: Part,
+        *,
+        length: int,
+        hidden: SequenceOf[NDArray[np.float32]],
+        tree: TreeMask | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         fed = [*token_ids, *[PADDING_ID] * (self.rules.layers.fed(len(token_ids)) - len(token_ids))]
         feed = Feed(
             np.asarray(fed)[None, :, None],
@@ -83,10 +110,16 @@ class Runner:
             # What memory holds by chance may be no number, and spoil the others: rows that pad are zeros.
             feed.hidden = np.zeros((len(fed), len(hidden[0])), np.float32)
             feed.hidden[: len(hidden)] = hidden
-        return self._run(feed, asked, part)
+        call, logits = self._run(feed, asked, part)
+        return call.hidden[0, : len(token_ids)], logits
 
     def run_blends(self, blends: Blends, *, length: int) -> NDArray[np.float32]:
-        """Run the model on blends behind `length` rows; return the logits [T, V] of each."""
+        """Run the model on blends behind `length` rows; return the logits [T, V] of each, until the next call."""
+        cut = self._before_turn(len(blends), length)
+        if cut < len(blends):
+            first, rest = (Blends(blends.token_ids[at], blends.weights[at]) for at in (slice(cut), slice(cut, None)))
+            logits = self.run_blends(first, length=length).copy()
+            return np.concatenate([logits, self.run_blends(rest, length=length + cut)])
         num_padding, asked = self.rules.layers.fed(len(blends)) - len(blends), range(len(blends))
         token_ids, weights = (
             np.concatenate([values, *[values[-1:]] * num_padding]) for values in (blends.token_ids, blends.weights)
@@ -107,8 +140,8 @@ class Runner:
             here = part if is_last else replace(part, head=False)
             asked = range(len(piece) - 1, len(piece)) if here.head else range(0)
             states = hidden[start : start + len(piece)]
-            call, logits = self.run(piece, asked, here, length=length + start, hidden=states)
-            rows.append(call.hidden[0, : len(piece)].copy())
+            states, logits = self.run(piece, asked, here, length=length + start, hidden=states)
+            rows.append(states.copy())
         return np.concatenate(rows), logits
 
     def _is_alone(self, num_fed: int, length: int) -> bool:

@@ -38,6 +38,9 @@ class Sequence:
     The first stages may run ahead: `peek` feeds them guesses, and the next `extend` feeds the other stages what the
     first ones gave. So no stage sees a token twice, and each stage's cache has a length of its own.
 
+    Layers that see a window may keep the last rows of a long text only. A text that goes back beyond them is fed again
+    from its beginning.
+
     Blends of tokens, or rows that branch, may follow a text that is cached to its last token; no text comes of them,
     and their rows are forgotten by whatever else is done to the sequence.
     """
@@ -213,6 +216,12 @@ class Sequence:
         """Forget the draft of the last `extend`, and that it cached the last token."""
         self.num_cached = min(self.num_cached, max(len(self.token_ids) - 1, 0))
         self._draft, self._num_behind = None, 0
+        self._forget_what_left()
+
+    def _forget_what_left(self) -> None:
+        """Let the text be fed again from its beginning where rows that it needs have left the cache."""
+        if self.num_cached and not self.cache.holds(self.num_cached):
+            self.num_cached, self.ahead.rows = 0, None
 
     def peek(
         self, token_ids: SequenceOf[int], *, num_stages: int, then: tuple[int, ...] = (), drafting: bool = False
@@ -259,6 +268,7 @@ class Sequence:
         self._require_known(token_ids)
         if self._draft is not None:
             self._leave_pending()
+        self._forget_what_left()
         self._turn()
         self.require_room(self.num_cached + len(token_ids) - len(self.token_ids))
 
@@ -380,7 +390,8 @@ class Sequence:
         return rows
 
     def rollback(self, length: int) -> None:
-        """Forget all but the first `length` tokens; copies nothing."""
+        """Forget all but the first `length` tokens; copies nothing. Far back, where rows of windows have left, no row
+        stays cached."""
         if not 0 <= length <= len(self.token_ids):
             raise ConfigError(f"cannot go back to {length} tokens, the text has {len(self.token_ids)}")
         del self.token_ids[length:]

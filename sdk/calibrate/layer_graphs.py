@@ -28,6 +28,7 @@ from skipstone.exporters.graph import (
     build_head,
     build_stage,
     kernel_head_size,
+    ring_windows,
     rounded,
 )
 from skipstone.quant import Recipe
@@ -188,6 +189,11 @@ def _step(architecture: Architecture, batch: int, num_tokens: int) -> dict[str, 
         "token_rows": rows,
         "rows": np.arange(batch * num_tokens),
     }
+    for window in {*ring_windows(architecture).values()}:
+        inputs |= {
+            f"seqlens_k_{window}": inputs["seqlens_k"],
+            f"total_length_{window}": inputs["total_sequence_length"],
+        }
     switch_after, width = architecture.switch_after, kernel_head_size(architecture.dimensions.head_size) // 2
     for number, rotary in enumerate(architecture.rotary_kinds):
         is_long = switch_after is not None and num_tokens > switch_after
