@@ -39,8 +39,16 @@ def upgraded(data: Any) -> Any:
     if not 1 <= found < FORMAT_VERSION or {*added, *renamed.values()} & data.keys():
         return data
     known = {renamed.get(key, key): value for key, value in data.items()}
-    known |= {"cache": [_layer(layer, found) for layer in known["cache"]]} if type(known.get("cache")) is list else {}
+    if "cache" in known:
+        known["cache"] = _layers(known["cache"], found)
+    if isinstance(known.get("other_caches"), dict):
+        known["other_caches"] = {name: _layers(layers, found) for name, layers in known["other_caches"].items()}
     return {**known, **added, "format_version": FORMAT_VERSION}
+
+
+def _layers(data: Any, found: int) -> Any:
+    """Return the layers' caches of an older format as today's has them."""
+    return [_layer(layer, found) for layer in data] if type(data) is list else data
 
 
 def _layer(data: Any, found: int) -> Any:

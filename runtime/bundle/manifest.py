@@ -275,9 +275,13 @@ class Manifest:
         """Bytes that one more token takes in the caches of all layers, windows not yet full."""
         return sum(layer.bytes_per_token for layer in self.cache)
 
-    def cache_bytes(self, context_length: int) -> int:
-        """Bytes that the caches of all layers take for a text of `context_length` tokens."""
-        return sum(layer.num_rows(context_length) * layer.bytes_per_token for layer in self.cache)
+    def cache_bytes(self, context_length: int, cache_type: str | None = None) -> int:
+        """Bytes that the caches of all layers take for a text of `context_length` tokens, by default the bundle's own.
+
+        With windows that is less than `context_length` times `cache_bytes_per_token`.
+        """
+        layers = self.layout(cache_type or self.cache_type)
+        return sum(layer.num_rows(context_length) * layer.bytes_per_token for layer in layers)
 
     def to_json(self) -> str:
         """Return the text of `skipstone.json`."""
