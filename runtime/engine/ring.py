@@ -96,4 +96,4 @@ class Ring:
 
     def local(self, rows: slice) -> slice:
         """Return where rows of the text stand, those of them that are there."""
-        return slice(max(0, rows.start - self.start), max(0, rows.stop - self.start))
+        return slice(max(0, (rows.start or 0) - self.start), max(0, rows.stop - self.start))

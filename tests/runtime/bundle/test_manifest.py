@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipstone.errors import BundleError
-from skipstone.runtime.bundle import Dimensions, FileEntry, LayerCache, Manifest, Provenance, RotaryEntry, StageEntry
+from skipstone.runtime.bundle import (
+    Dimensions,
+    FileEntry,
+    LayerCache,
+    Manifest,
+    Provenance,
+    RingLayout,
+    RotaryEntry,
+    StageEntry,
+)
 
 
 def toy_manifest() -> Manifest:
@@ -64,7 +73,7 @@ caches = st.builds(
     head_size=head_sizes,
     dtype=st.sampled_from(["float32", "float16", "int8"]),
     window=windows,
-)
+) | st.builds(LayerCache, num_heads=sizes, head_size=head_sizes, dtype=st.just("float32"), window=sizes, ring=sizes)
 frequencies = st.lists(st.floats(0, 1), min_size=1, max_size=4).map(tuple)
 rotaries = frequencies.flatmap(
     lambda turns: st.builds(
@@ -176,7 +185,7 @@ def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data:
         added = {"draft_model": None, "graph": "skipstone", "long_rope_from": None, "exact": True, "check": None}
         added |= {"adapters": {}, "draft_head": None, "stop_sources": {}, "sampling": {}, "rotaries": []}
         added |= {"variants": {}, "other_caches": {}, "cache_type": "float32", "experts": None}
-        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 7}
+        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 8}
 
 
 @settings(deadline=None)
@@ -239,8 +248,8 @@ def test_a_field_that_stands_twice_is_refused() -> None:
 
 
 def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() -> None:
-    with pytest.raises(BundleError, match=r"bundle format 8 is newer than this skipstone \S+ reads \(7\): upgrade"):
-        Manifest.from_json('{"format_version": 8, "unheard": []}')
+    with pytest.raises(BundleError, match=r"bundle format 9 is newer than this skipstone \S+ reads \(8\): upgrade"):
+        Manifest.from_json('{"format_version": 9, "unheard": []}')
 
 
 @pytest.mark.parametrize(
@@ -252,19 +261,24 @@ def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() ->
         (4, ()),
         (5, ()),
         (6, ()),
+        (7, ()),
     ],
 )
 def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
     version: int, unknown: tuple[str, ...]
 ) -> None:
     data = json.loads(with_value(["format_version"], version))
-    with pytest.raises(BundleError, match=f"format_version must be 7, found {version}"):
-        Manifest.from_json(json.dumps(data))
-    later = () if version == 6 else ("stop_sources", "sampling", "rotaries")
-    for field in (*unknown, *later, "variants", "other_caches", "cache_type", "experts"):
+    if version < 7:
+        with pytest.raises(BundleError, match=f"format_version must be 8, found {version}"):
+            Manifest.from_json(json.dumps(data))
+    later = () if version > 5 else ("stop_sources", "sampling", "rotaries")
+    later += () if version > 6 else ("variants", "other_caches", "cache_type", "experts")
+    for field in (*unknown, *later):
         del data[field]
     for layer in data["cache"]:
-        layer |= {"k_scale": None, "v_scale": None}
+        del layer["ring"]
+        if version < 7:
+            layer |= {"k_scale": None, "v_scale": None}
     if 1 < version < 5:
         data["drafter"] = data.pop("draft_model")
     assert Manifest.from_json(json.dumps(data)) == toy_manifest()
@@ -390,6 +404,31 @@ def test_sizes_are_sums_over_files_and_layers() -> None:
     assert toy_manifest().total_bytes == 30
     assert toy_manifest().cache_bytes_per_token == 2 * 2 * 4 * (4 + 1 + 2)
     assert toy_manifest().cache_bytes(100) == 100 * 2 * 2 * 4 * (4 + 1 + 2)
+
+
+def test_a_layer_that_holds_the_last_rows_takes_no_more_for_longer_texts() -> None:
+    first, *others = toy_manifest().cache
+    windowed = replace(toy_manifest(), cache=(first, *(replace(layer, window=10, ring=4) for layer in others)))
+    rows_at = {length: windowed.cache[1].num_rows(length) for length in (15, 16, 17, 20, 1000)}
+    assert rows_at == {15: 15, 16: 16, 17: 20, 20: 20, 1000: 20}, "a window of 10 is three times 4, and one is behind"
+    assert windowed.cache_bytes(1000) == 2 * 2 * 4 * (1000 * 4 + 20 * (1 + 2))
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 400), st.integers(0, 40))
+def test_a_ring_holds_the_window_of_each_row_and_as_many_behind_it_as_leave_at_a_time(
+    window: int, unit: int, place: int, back: int
+) -> None:
+    layout = RingLayout(window, unit)
+    start, turn = layout.start(place), layout.next_turn(place)
+    assert max(0, place - layout.num_working) < start + 1 <= max(0, place - window) + 1 and start % unit == 0
+    assert layout.start(turn - 1) == start and layout.start(turn) == start + unit
+    if back <= unit:  # then rows leave at most once between the two places
+        assert layout.start(max(0, place - back)) >= start - unit
+
+
+def test_a_ring_without_a_window_is_refused() -> None:
+    with pytest.raises(BundleError, match="ring goes with a window, found none"):
+        replace(FLOAT, ring=4)
 
 
 def test_the_files_of_the_drafter_count_in_the_whole() -> None:
