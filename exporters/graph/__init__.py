@@ -8,6 +8,7 @@ from skipstone.exporters.graph.matrix_names import matrix_names
 from skipstone.exporters.graph.mixture import EXACT_BLOCKS
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.pen import FLOAT, GraphPen
+from skipstone.exporters.graph.rings import ring_layout, ring_windows
 from skipstone.exporters.graph.rounding import Rounder, rounded
 from skipstone.exporters.graph.stage_graphs import (
     build_draft_head,
@@ -43,6 +44,8 @@ __all__ = [
     "kernel_head_size",
     "matrix_names",
     "packed_product_attributes",
+    "ring_layout",
+    "ring_windows",
     "rounded",
     "write_variant",
 ]

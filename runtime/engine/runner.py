@@ -35,6 +35,8 @@ class Runner:
     def __init__(self, workspace: Workspace, *, rules: RowRules = ANY_ROWS, chunk: int = PREFILL_CHUNK) -> None:
         """`chunk` is the number of tokens of a piece of a prompt."""
         self._workspace, self.rules, self.chunk = workspace, rules, chunk
+        layouts = {layer.ring_layout for layer in workspace.sessions.manifest.cache}
+        self._ring_layouts = [layout for layout in layouts if layout is not None]
         self.is_long = False  # whether rows have the angles of long texts, further down in the rotary tables
 
     def position(self, place: int) -> int:
@@ -83,9 +85,7 @@ class Runner:
 
     def _before_turn(self, num_tokens: int, length: int) -> int:
         """Return how many of the tokens behind `length` others come before rows leave a cache."""
-        layouts = (layer.ring_layout for layer in self._workspace.sessions.manifest.cache)
-        turns = (layout.next_turn(length) - length for layout in {*layouts} - {None})
-        return min([num_tokens, *turns])
+        return min([num_tokens, *(layout.next_turn(length) - length for layout in self._ring_layouts)])
 
     def _run_at_once(
         self,
@@ -140,8 +140,8 @@ class Runner:
             here = part if is_last else replace(part, head=False)
             asked = range(len(piece) - 1, len(piece)) if here.head else range(0)
             states = hidden[start : start + len(piece)]
-            states, logits = self.run(piece, asked, here, length=length + start, hidden=states)
-            rows.append(states.copy())
+            given, logits = self.run(piece, asked, here, length=length + start, hidden=states)
+            rows.append(given.copy())
         return np.concatenate(rows), logits
 
     def _is_alone(self, num_fed: int, length: int) -> bool:
