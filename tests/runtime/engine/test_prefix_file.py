@@ -144,9 +144,9 @@ def test_files_of_other_weights_are_refused(
 def test_files_of_another_version_and_other_files_are_refused(int4: Model, tmp_path: Path) -> None:
     path = kept(int4, TEXT, tmp_path / "file")
     magic, line, *rest = path.read_bytes().split(b"\n")
-    text = line.partition(b" ")[2].replace(b'"format_version": 1', b'"format_version": 2')
+    text = line.partition(b" ")[2].replace(b'"format_version": 2', b'"format_version": 1')
     path.write_bytes(b"\n".join((magic, b"%08x " % zlib.crc32(text) + text, *rest)))
-    with pytest.raises(BundleError, match="of format 2, this version reads 1"):
+    with pytest.raises(BundleError, match="of format 1, this version reads 2"):
         Prefix.open(path, int4)
     path.write_bytes(b"# A text\nof mine")
     with pytest.raises(BundleError, match="no prompt cache; name another file"):
