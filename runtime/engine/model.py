@@ -130,8 +130,9 @@ class Model:
                 "this bundle cannot be exact here: how its graph rounds a row depends on the others; of experts, "
                 "those of --precision int4 --group-size 32 can"
             )
-        room = self.room().num_tokens if context_length is None else context_length
-        return Sequence.open(self.spares, room, rules=rules, chains_only=bool(exact), prefill_chunk=self.prefill_chunk)
+        return Sequence.open(
+            self.spares, context_length, rules=rules, chains_only=bool(exact), prefill_chunk=self.prefill_chunk
+        )
 
     @property
     def is_exact_by_default(self) -> bool:

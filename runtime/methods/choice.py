@@ -74,6 +74,11 @@ class MethodChoice:
         return all(method.takes_batches for method in self.methods)
 
     @property
+    def usual_rows(self) -> int:
+        """The rows of a usual call of the whole model."""
+        return 1 if self.is_approximate else max(method.usual_rows for method in self.methods)
+
+    @property
     def needs_trees(self) -> bool:
         """Whether drafts branch in any case, so that texts are plain decoding's up to near ties only."""
         return any(method.needs_trees for method in self.methods)

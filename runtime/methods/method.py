@@ -138,7 +138,8 @@ class Method:
     is kept. `stands_alone`: no drafters can be named beside it. `text_only`: it never looks at logits. `remembers`: it
     keeps texts in the suffix memory. `takes_batches`: several texts may be decoded together without its drafts.
     `needs_trees`: its drafts branch, or there are none. `chance`: whether tokens may be drawn, at a temperature above
-    0. `all_layers`: every token is made by all layers, also where its text is approximate.
+    0. `all_layers`: every token is made by all layers, also where its text is approximate. `usual_rows` are those of
+    its usual call of the whole model, by which a type of cache is chosen.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Method:
     needs_trees: bool = False
     chance: Chance = "allowed"
     all_layers: bool = False
+    usual_rows: int = 4
 
     @property
     def is_drafter(self) -> bool:

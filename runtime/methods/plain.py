@@ -8,5 +8,10 @@ from skipstone.runtime.methods.method import Method
 __all__ = ["METHOD", "PLAIN"]
 
 METHOD = PLAIN = Method(
-    name="plain", drafts=lambda context: PlainDrafter(), stands_alone=True, text_only=True, takes_batches=True
+    name="plain",
+    drafts=lambda context: PlainDrafter(),
+    stands_alone=True,
+    text_only=True,
+    takes_batches=True,
+    usual_rows=1,
 )

@@ -289,4 +289,4 @@ def open_planner(context: DrafterContext, drafters: Sequence[Drafter]) -> Planne
     return Planner(guards, known_curve(model), knowledge=knowledge, rule=rules.layers)
 
 
-METHOD = Method(name="auto", joins=open_planner, stands_alone=True, text_only=True, takes_batches=True)
+METHOD = Method(name="auto", joins=open_planner, stands_alone=True, text_only=True, takes_batches=True, usual_rows=2)

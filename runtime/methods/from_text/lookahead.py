@@ -181,4 +181,4 @@ def open_lookahead(context: DrafterContext) -> LookaheadDrafter:
     return LookaheadDrafter(stop_ids=context.model.manifest.stop_ids)
 
 
-METHOD = Method(name="lookahead", drafts=open_lookahead, needs_trees=True)
+METHOD = Method(name="lookahead", drafts=open_lookahead, needs_trees=True, usual_rows=11)

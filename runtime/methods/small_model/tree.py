@@ -199,4 +199,4 @@ def as_draft(root: Node, *, source: str) -> Draft:
     )
 
 
-METHOD = Method(name="tree", needs=(DRAFT_MODEL,), drafts=open_tree, needs_trees=True)
+METHOD = Method(name="tree", needs=(DRAFT_MODEL,), drafts=open_tree, needs_trees=True, usual_rows=1 + MOST_GUESSES)
