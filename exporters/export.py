@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
-from skipstone.errors import UnsupportedModel
+from skipstone.errors import ConfigError, UnsupportedModel
 from skipstone.exporters.checkpoints import (
     Checkpoint,
     ExitAdapters,
@@ -30,7 +30,9 @@ from skipstone.exporters.families import Architecture, read_architecture
 from skipstone.exporters.graph import (
     EXACT_BLOCKS,
     SPARSE,
+    PLAIN,
     TARGETS,
+    CacheScales,
     GraphVariant,
     ModelWeights,
     Rounder,
@@ -52,6 +54,8 @@ from skipstone.exporters.stages import parse_cuts, parse_draft_head, parse_exits
 from skipstone.exporters.transforms import CarveExperts, GainFolding, Transform, apply
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import (
+    MANIFEST_NAME,
+    PLAIN_CACHE,
     BundleWriter,
     Check,
     ExpertsEntry,
@@ -66,6 +70,9 @@ from skipstone.runtime.bundle import (
 )
 
 __all__ = ["ExportPlan", "plan_export"]
+
+CacheMeter: TypeAlias = "Callable[[ExportPlan, Path], CacheScales]"
+"""The plan and the folder of its plain bundle to the scales of an int8 cache for it."""
 
 WEIGHTS_FILE = "weights.bin"
 HEAD_FILE = "head.onnx"
@@ -84,7 +91,8 @@ class ExportPlan:
     operators of the graphs. `rounder` gives the integers of matrices; `calibration` says from what it knows them, and
     then scales are folded already. `kept` are the kinds of integers that the checkpoint brings into the bundle;
     `keep_integers`: not only those that lie in blocks as ours do. `variants` are kinds of other graphs that are written
-    beside the plain ones. `experts` are those that FFNs are carved into.
+    beside the plain ones. `experts` are those that FFNs are carved into. `cache_meter` gives the scales of an int8 cache; the bundle then has graphs for both types of
+    cache, and int8 is its own.
     """
 
     checkpoint: Checkpoint
@@ -105,6 +113,7 @@ class ExportPlan:
     keep_integers: bool = False
     variants: tuple[GraphVariant, ...] = ()
     experts: ExpertsEntry | None = None
+    cache_meter: CacheMeter | None = None
 
     @property
     def models(self) -> tuple[ExportPlan, ...]:
@@ -161,6 +170,20 @@ class ExportPlan:
         """The bytes of all checkpoints that are read, and of a parameter."""
         num_bytes = sum(plan.checkpoint.tensors.num_bytes for plan in self.models)
         return num_bytes, num_bytes / sum(plan.num_parameters for plan in self.models)
+
+    def require_int8_cache(self) -> None:
+        """Raise ConfigError where the target has no operator for it."""
+        if not TARGETS[self.target].has_int8_cache:
+            raise ConfigError(f"--target {self.target} has no operator that reads an int8 cache; leave one of them out")
+
+    def with_int8_cache(self, meter: CacheMeter) -> ExportPlan:
+        """Return the plan with an int8 cache whose scales a meter finds, the draft model with one too.
+
+        Raises: ConfigError.
+        """
+        self.require_int8_cache()
+        draft_model = None if self.draft_model is None else self.draft_model.with_int8_cache(meter)
+        return replace(self, cache_meter=meter, draft_model=draft_model)
 
     def with_gains(self) -> ExportPlan:
         """Return the plan with the gains of norms folded, where the recipe asks for that."""
@@ -324,11 +347,23 @@ def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], N
         if plan.draft_head is not None:
             num_first, model = plan.draft_head, (plan.architecture, weights, plan.recipe, file)
             ir.save(build_draft_head(*model, num_first, target=target), folder / DRAFT_HEAD_FILE)
+        file.flush()
         parts = (plan.architecture, weights, plan.recipe, file)
         return {
             variant.name: write_variant(folder, plan.stages, *parts, variant, target=target)
-            for variant in plan.variants
+            for variant in (*plan.variants, *_cache_variants(plan, folder))
         }
+
+
+def _cache_variants(plan: ExportPlan, folder: Path) -> tuple[GraphVariant, ...]:
+    """Return all variants over an int8 cache, whose scales are measured on the plain bundle in `folder`."""
+    if plan.cache_meter is None:
+        return ()
+    plain = replace(plan, cache_meter=None, draft_model=None)
+    write_manifest(folder, lambda files: _manifest(plain, files, {}, ""))
+    scales = plan.cache_meter(plain, folder)
+    (folder / MANIFEST_NAME).unlink()
+    return tuple(variant.with_cache(scales) for variant in (PLAIN, *plan.variants))
 
 
 def _manifest(
@@ -339,7 +374,7 @@ def _manifest(
     check: Mapping[str, object] | None = None,
 ) -> Manifest:
     architecture, d = plan.architecture, plan.architecture.dimensions
-    head_size = kernel_head_size(d.head_size)
+    cache, has_int8 = _layout(architecture), plan.cache_meter is not None
     return Manifest(
         family=architecture.family,
         dimensions=d,
@@ -347,16 +382,7 @@ def _manifest(
         stages=plan.stages,
         head=HEAD_FILE if plan.has_head else None,
         exits=plan.exits,
-        cache=tuple(
-            LayerCache(
-                num_heads=d.num_kv_heads,
-                head_size=head_size,
-                dtype="float32",
-                window=architecture.windows[layer],
-                ring=None if (ring := ring_layout(architecture, layer)) is None else ring.unit,
-            )
-            for layer in architecture.cached_layers
-        ),
+        cache=cache,
         recipe=_recipe(plan),
         bos_id=plan.roles.bos_id,
         stop_ids=plan.roles.stop_ids,
@@ -374,6 +400,24 @@ def _manifest(
         draft_head=None if plan.draft_head is None else DRAFT_HEAD_FILE,
         variants=variants,
         experts=plan.experts,
+        other_caches={"int8": tuple(replace(layer, dtype="int8") for layer in cache)} if has_int8 else {},
+        cache_type="int8" if has_int8 else PLAIN_CACHE,
+    )
+
+
+def _layout(architecture: Architecture) -> tuple[LayerCache, ...]:
+    """Return how the plain graphs keep keys and values."""
+    d = architecture.dimensions
+    head_size, windows = kernel_head_size(d.head_size), architecture.windows
+    return tuple(
+        LayerCache(
+            num_heads=d.num_kv_heads,
+            head_size=head_size,
+            dtype=PLAIN_CACHE,
+            window=windows[layer],
+            ring=None if (ring := ring_layout(architecture, layer)) is None else ring.unit,
+        )
+        for layer in architecture.cached_layers
     )
 
 

@@ -77,6 +77,7 @@ def export(
     prune: str | None = None,
     experts: str | int | None = None,
     active: float | None = None,
+    cache: CacheName = "fp32",
     on_progress: Callable[[int], None] = lambda num_parameters: None,
     **options: Unpack[PlanKeywords],
 ) -> Path:
@@ -90,6 +91,8 @@ def export(
     `20%` of them), attention or FFN of layers alone (`blocks:4`), or channels of the FFNs (`width:25%`).
     `experts` carves each FFN into so many experts, or `auto`, by what it does on that text: beside the model itself
     the bundle can use a part of it for each token, by default the share `active`, 0.5.
+    `cache` `int8` adds graphs whose cache holds integers, a quarter of the bytes, and makes that the bundle's own type;
+    its scales come from the text of `calibrate`, by default that of the package.
     The other options:
 
     - `precision`: `int4`, `int4-fast`, `int8` or `fp32`; without one, integers of the checkpoint are kept as they are,
@@ -124,6 +127,7 @@ def export(
         prune=prune,
         experts=None if experts is None else str(experts),
         active=active,
+        cache=cache,
     )
     job.run(_Counting(on_progress))
     return job.output

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from skipstone.calibrate import AUTO, Budget, Calibration, Documents, within_budget
+from skipstone.calibrate import AUTO, Budget, CacheScalesOfText, Calibration, Documents, within_budget
 from skipstone.carve import find_experts
 from skipstone.check import ExportCheck, require_transformers
 from skipstone.errors import ConfigError
@@ -15,6 +15,7 @@ from skipstone.exporters.optimum import WrappedPlan
 from skipstone.planning import plan
 from skipstone.prune import find_pruning
 from skipstone.runtime.bundle import BundleWriter, Check
+from skipstone.runtime.engine import CacheName
 from skipstone.watcher import Watcher
 
 __all__ = ["ExportJob"]
@@ -40,6 +41,7 @@ class ExportJob:
     prune: str | None = None
     experts: str | None = None
     active: float | None = None
+    cache: CacheName = "fp32"
 
     def run(self, watcher: Watcher, *, command: str = "") -> Plan:
         """Write the bundle, and return the plan that was carried out; `command` is what the manifest says of it.
@@ -64,6 +66,8 @@ class ExportJob:
         planned = self._plan(options, documents, watcher)
         for remark in planned.remarks:
             watcher.remark(remark)
+        if self.cache == "int8":
+            _require_int8_cache(planned)
         comparison = ExportCheck(planned) if self.check else None
         if documents is None:
             planned = planned if budget is None else within_budget(planned, budget)
@@ -111,6 +115,8 @@ class ExportJob:
         return share
 
     def _write(self, planned: Plan, check: Check | None, watcher: Watcher, command: str) -> None:
+        if self.cache == "int8" and isinstance(planned, ExportPlan):
+            planned = planned.with_int8_cache(CacheScalesOfText(Documents.read(self.calibrate or AUTO)))
         with watcher.writing(planned) as on_progress:
             planned.write(self.output, force=self.force, command=command, check=check, on_progress=on_progress)
 
@@ -127,6 +133,13 @@ class ExportJob:
         if not planned.recipe.is_coarse or minutes < 1:
             return None
         return f"rounded without a text; --calibrate auto loses less, and takes some {minutes:.0f} minutes"
+
+
+def _require_int8_cache(planned: Plan) -> None:
+    """Raise ConfigError where no graph can have one, before any work."""
+    if not isinstance(planned, ExportPlan):
+        raise ConfigError("--via optimum takes the graph as it comes, whose cache is fp32; leave --cache int8 out")
+    planned.require_int8_cache()
 
 
 def _require_text(own: RecipeFile, documents: Documents | None) -> None:

@@ -20,6 +20,7 @@ from skipstone.exporters.graph.stage_graphs import (
 )
 from skipstone.exporters.graph.targets import TARGETS
 from skipstone.exporters.graph.variant import SPARSE, GraphVariant
+from skipstone.exporters.graph.variant import PLAIN, CacheScales, GraphVariant
 from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "MICROSOFT",
     "PACKED_PRODUCT",
     "SPARSE",
+    "PLAIN",
     "TARGETS",
+    "CacheScales",
     "GraphPen",
     "GraphVariant",
     "ModelWeights",

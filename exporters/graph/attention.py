@@ -63,23 +63,31 @@ class Attention:
         """Queries, keys and values, or all in the first of them, to the mixed values [B, T, H * D].
 
         A layer without a cache reads its owner's, the new rows too: the owner had its turn before, in the same call.
+        Over integers its kernel wants the cache among its outputs all the same, and writes nothing to it.
         """
-        d, pen, owner = self._architecture.dimensions, self._pen, self._architecture.cache_owner(layer)
+        pen, owner = self._pen, self._architecture.cache_owner(layer)
+        number, form = self._architecture.cache_number(owner), self._form
         if owner != layer:
-            return self._mix(parts, self._caches[owner], layer, step)[0]
-        number = self._architecture.cache_number(layer)
-        cache_shape = ("B", d.num_kv_heads, "C", kernel_head_size(d.head_size))
-        dtype = FLOAT if self._cache_scales is None else ir.DataType.INT8
-        past = [pen.input(f"past_{kind}_{number}", dtype, cache_shape) for kind in ("key", "value")]
+            mixed, *presents = self._mix(parts, self._caches[owner], layer, step)
+            for kind, present in zip(("key", "value"), presents, strict=False):
+                pen.output(present, f"present_{kind}_{number}_of_{layer}", *form)
+            return mixed
+        past = [pen.input(f"past_{kind}_{number}", *form) for kind in ("key", "value")]
         mixed, *self._caches[layer] = self._mix(parts, past, layer, step)
         for kind, present in zip(("key", "value"), self._caches[layer], strict=True):
-            pen.output(present, f"present_{kind}_{number}", dtype, cache_shape)
+            pen.output(present, f"present_{kind}_{number}", *form)
         return mixed
+
+    @property
+    def _form(self) -> tuple[ir.DataType, tuple[int | str, ...]]:
+        """The type and the shape of a cache."""
+        d, dtype = self._architecture.dimensions, FLOAT if self._cache_scales is None else ir.DataType.INT8
+        return dtype, ("B", d.num_kv_heads, "C", kernel_head_size(d.head_size))
 
     def _mix(
         self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: int, step: StepInputs
     ) -> Sequence[ir.Value]:
-        """Return what attention mixes and, when the layer writes its cache, that with the new rows in their place."""
+        """Return what attention mixes and, where the kernel gives it, the cache with the new rows in their place."""
         a, d = self._architecture, self._architecture.dimensions
         settings = AttentionLayer(
             num_heads=d.num_heads,

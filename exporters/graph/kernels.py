@@ -54,13 +54,15 @@ class Kernels(ABC):
 
     `opsets` are the sets of operators by domain. `is_exact`: whether a row, computed with one other, has the same bits
     whatever the other is. `has_attention_rows`: whether attention rounds a single row in a way of its own, and so is
-    given rows of its own; see `StepInputs`. `least_bits` are those of the narrowest integers that the target reads.
+    given rows of its own; see `StepInputs`. `has_int8_cache`: whether it reads keys and values that are integers.
+    `least_bits` are those of the narrowest integers that the target reads.
     """
 
     opsets: ClassVar[Mapping[str, int]]
     ir_version: ClassVar[int]
     is_exact: ClassVar[bool]
     has_attention_rows: ClassVar[bool]
+    has_int8_cache: ClassVar[bool]
     rms_norm: ClassVar[str]
     least_bits: ClassVar[int] = 2
 
@@ -114,7 +116,7 @@ class Kernels(ABC):
     def attend(
         self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: AttentionLayer, step: StepInputs
     ) -> Sequence[ir.Value]:
-        """Return what attention mixes [B, T, H * D] and, when the layer `writes`, the caches with the new rows.
+        """Return what attention mixes [B, T, H * D] and, when the layer `writes` or reads integers, the caches.
 
         `parts` are queries, keys and values, or all in the first of them; `past` are the caches of keys and of values,
         [B, K, C, D]. One that does not write finds the new rows there.
@@ -143,6 +145,7 @@ class OrtKernels(Kernels):
     ir_version = 10
     is_exact = True
     has_attention_rows = True
+    has_int8_cache = True
     rms_norm = "SimplifiedLayerNormalization"
 
     def times_sigmoid(self, x: ir.Value, factor: float) -> ir.Value:
@@ -200,7 +203,7 @@ class OrtKernels(Kernels):
             step.position_ids if turns else None,
             step.attention_bias,
             *integers[0],
-            count=3 if layer.writes else 1,
+            count=3 if layer.writes or scales else 1,
             domain=MICROSOFT,
             num_heads=layer.num_heads,
             kv_num_heads=layer.num_kv_heads,

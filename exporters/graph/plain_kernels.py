@@ -33,6 +33,7 @@ class PlainKernels(Kernels):
     ir_version = 11
     is_exact = False
     has_attention_rows = False
+    has_int8_cache = False
     rms_norm = "RMSNormalization"
     least_bits = 4  # ONNX has integers of 2 bits only from opset 25 on
 

@@ -71,11 +71,11 @@ def build_stage(
     if stage.embeds:
         token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))
         token_weights = pen.input("token_weights", FLOAT, ("B", "T", "W"))
-        step = _step_inputs(kernels, architecture, layers)
+        step = _step_inputs(kernels, architecture, layers, variant)
         residual = blocks.embed(token_ids, token_weights, step)
     else:
         residual = Residual(pen.input("hidden", FLOAT, ("B", "T", d.hidden_size)))
-        step = _step_inputs(kernels, architecture, layers)
+        step = _step_inputs(kernels, architecture, layers, variant)
     for layer in layers:
         residual = blocks.layer(residual, layer, step)
     hidden = blocks.add_up(residual)
@@ -149,15 +149,19 @@ def build_head(
     return kernels.model()
 
 
-def _step_inputs(kernels: Kernels, architecture: Architecture, layers: range) -> StepInputs:
-    pen, num_rows = kernels.pen, "A" if kernels.has_attention_rows else "T"
+def _step_inputs(
+    kernels: Kernels, architecture: Architecture, layers: range, variant: GraphVariant = PLAIN
+) -> StepInputs:
+    # Over integers a single row of attention has the bits that it has among several.
+    pen, has_rows = kernels.pen, kernels.has_attention_rows and variant.cache_scales is None
+    num_rows = "A" if has_rows else "T"
     return StepInputs(
         position_ids=pen.input("position_ids", INT64, ("B", num_rows)),
         last_positions=pen.input("seqlens_k", INT32, ("B",)),
         total_length=pen.input("total_sequence_length", INT32, ()),
         attention_bias=pen.input("attention_bias", FLOAT, (1, 1, num_rows, "S")),
-        attention_rows=pen.input("attention_rows", INT64, ("A",)) if kernels.has_attention_rows else None,
-        token_rows=pen.input("token_rows", INT64, ("T",)) if kernels.has_attention_rows else None,
+        attention_rows=pen.input("attention_rows", INT64, ("A",)) if has_rows else None,
+        token_rows=pen.input("token_rows", INT64, ("T",)) if has_rows else None,
         turns=_turns(pen, architecture, layers),
         rings=_rings(pen, architecture, layers),
     )

@@ -246,6 +246,10 @@ class WeightFile:
             self._path.name, offset, num_bytes, dtype, shape=ir.Shape(shape), name=name, base_dir=self._path.parent
         )
 
+    def flush(self) -> None:
+        """Let others read what was added; more may follow."""
+        self._file.flush()
+
     def __enter__(self) -> Self:
         return self
 

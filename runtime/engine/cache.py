@@ -83,7 +83,7 @@ class KVCache:
         return self.layers[0][0].shape[0]
 
     def named(self, name: str) -> Buffer:
-        """Return the buffer of a graph's tensor called past_key_3, present_value_3 and so on."""
+        """Return the buffer of a graph's tensor called past_key_3, present_value_3, present_key_3_of_5 and so on."""
         key, value = self.layers[layer_number(name)]
         return key if name.split("_")[1] == "key" else value
 
@@ -163,5 +163,5 @@ class KVCache:
 
 
 def layer_number(name: str) -> int:
-    """Return the layer of a graph's tensor called past_key_3, present_value_3 and so on."""
-    return int(name.rpartition("_")[2])
+    """Return the layer of a graph's tensor called past_key_3, present_value_3, present_key_3_of_5 and so on."""
+    return int(name.split("_")[2])

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import onnxruntime
 
-from skipstone.runtime.bundle import Note
+from skipstone.runtime.bundle import PLAIN_CACHE, Note
 from skipstone.runtime.engine.sessions import Sessions
 
 __all__ = ["device_note"]
@@ -27,14 +27,17 @@ def device_note(
     processor: str | None = None,
     onnxruntime_version: str = onnxruntime.__version__,
 ) -> Note[T]:
-    """Return the note of a measurement. It depends on the bundle's files, the device, its threads and processor."""
+    """Return the note of a measurement. It depends on the bundle's files, the device, its threads and processor, the
+    type of cache."""
     device, manifest = sessions.device, sessions.manifest.to_json()
+    cache_type = sessions.cache_type
     made_for = {
         "manifest": hashlib.sha256(manifest.encode()).hexdigest(),
         "device": device.name,
         "threads": device.threads,
         "processor": _processor() if processor is None else processor,
         "onnxruntime": onnxruntime_version,
+        **({} if cache_type == PLAIN_CACHE else {"cache": cache_type}),
     }
     return Note(
         finding=finding, name=name, what=what, command="`skipstone tune BUNDLE`", made_for=made_for, key=made_for

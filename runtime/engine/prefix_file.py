@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import BundleError, ConfigError
-from skipstone.runtime.bundle import DataError, Manifest, format_of, parse_json, read_typed, write_whole
+from skipstone.runtime.bundle import DataError, LayerCache, format_of, parse_json, read_typed, write_whole
 from skipstone.runtime.engine.model import Model
 from skipstone.runtime.engine.sequence import Sequence
+from skipstone.runtime.engine.sessions import Sessions
 from skipstone.runtime.engine.shared_tokens import num_shared
 
 __all__ = ["LEAST_LEFT", "Prefix", "save_prefix"]
@@ -68,7 +69,7 @@ def save_prefix(path: Path, sequence: Sequence, num_tokens: int) -> int:
         )
     header = _Header(
         format_version=FORMAT_VERSION,
-        made_for=_made_for(sequence.sessions.manifest, sequence.prefill_chunk),
+        made_for=_made_for(sequence.sessions, sequence.prefill_chunk),
         num_tokens=num_tokens,
         exact=sequence.exact,
         is_long=sequence.is_long,
@@ -90,11 +91,12 @@ class Prefix:
     def open(cls, path: Path, model: Model) -> Prefix:
         """Map a file. Raises: BundleError for one that is none, that is damaged, or made for other weights."""
         header, start = _read_header(path)
-        if header.made_for != _made_for(model.manifest, model.prefill_chunk):
-            raise BundleError(f"{path} was made for another bundle; {MAKE_ANEW}, or name another file")
+        if header.made_for != _made_for(model.sessions, model.prefill_chunk):
+            others = " or another type of cache" if len(model.manifest.cache_types) > 1 else ""
+            raise BundleError(f"{path} was made for another bundle{others}; {MAKE_ANEW}, or name another file")
         try:
             content = np.asarray(np.memmap(path, np.uint8, mode="r"))
-            blocks = list(_mapped(content, header, model.manifest, start))
+            blocks = list(_mapped(content, header, model.sessions.cache_layout, start))
         except (OSError, ValueError) as error:
             raise BundleError(f"{path} is cut off or damaged: {error}; {MAKE_ANEW}") from error
         return cls(path, header, blocks)
@@ -129,8 +131,9 @@ class Prefix:
         return next(count for count in range(most, -1, -1) if ((num_tokens - count) % chunk == 1) == single)
 
 
-def _made_for(manifest: Manifest, chunk: int) -> str:
+def _made_for(sessions: Sessions, chunk: int) -> str:
     """Return the hash of weights, graphs and all else that rows depend on."""
+    manifest = sessions.manifest
     apart = {*manifest.adapters.values(), manifest.draft_head}
     inside = f"{manifest.draft_model}/"
     files = {
@@ -140,7 +143,7 @@ def _made_for(manifest: Manifest, chunk: int) -> str:
     }
     parts = {
         "files": files,
-        "cache": [asdict(layer) for layer in manifest.cache],
+        "cache": [asdict(layer) for layer in sessions.cache_layout],
         "rotaries": [asdict(rotary) for rotary in manifest.rotaries],
         "long_rope_from": manifest.long_rope_from,
         "chunk": chunk,
@@ -190,11 +193,13 @@ def _read_header(path: Path) -> tuple[_Header, int]:
     return header, start + -start % ALIGNMENT
 
 
-def _mapped(content: NDArray[np.uint8], header: _Header, manifest: Manifest, start: int) -> Iterator[NDArray[Any]]:
+def _mapped(
+    content: NDArray[np.uint8], header: _Header, layers: SequenceOf[LayerCache], start: int
+) -> Iterator[NDArray[Any]]:
     """Yield the blocks over the memory of the file. Raises: ValueError where it holds others."""
     length = header.num_tokens
     shapes: list[tuple[tuple[int, ...], str]] = [((length,), "<i4")]
-    for layer, first in zip(manifest.cache, header.first_rows, strict=True):
+    for layer, first in zip(layers, header.first_rows, strict=True):
         shapes += [((layer.num_heads, length - first, layer.head_size), layer.dtype)] * 2
     for (shape, dtype), checksum in zip(shapes, header.checksums, strict=True):
         end = start + int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.bundle import Manifest
 from skipstone.runtime.engine.feed import Feed
+from skipstone.runtime.engine.sessions import Sessions
 from skipstone.runtime.engine.workspace import Workspace
 
 __all__ = [
@@ -142,15 +142,19 @@ def measure_rounding(
     if rules is None:
         return Rounding(rules=None, price=0.0)
     price = logits.price(rules, clock) if rules.adds_rows else 0.0
-    return Rounding(rules=rules, price=price, attention_price=attention_price(workspace.sessions.manifest))
+    return Rounding(rules=rules, price=price, attention_price=attention_price(workspace.sessions))
 
 
-def attention_price(manifest: Manifest) -> float:
+def attention_price(sessions: Sessions) -> float:
     """Return by what share a second row of attention lengthens a plain step, for each token before it.
 
-    With two rows the kernel copies all values, for each head of the queries. It is computed, since a measurement takes
-    memory for a long text, and time before the first one.
+    Where a row has the same bits alone, as over integers, none is added. With two rows the kernel copies all values,
+    for each head of the queries. It is computed, since a measurement takes memory for a long text, and time before the
+    first one.
     """
+    if not sessions.rounds_single_rows:
+        return 0.0
+    manifest = sessions.manifest
     num_values = manifest.dimensions.num_heads * sum(layer.head_size for layer in manifest.cache)
     return COPIED_BYTE * 4 * num_values / manifest.total_bytes
 

@@ -54,6 +54,11 @@ class Sessions:
         """Those of the stages, then the head's; the plain ones, as they are for the type of cache."""
         return tuple(self._graph(file) for file in self._files)
 
+    @property
+    def rounds_single_rows(self) -> bool:
+        """Whether attention rounds a single row in a way of its own, so that calls may have to add a second."""
+        return any(argument.name == "attention_rows" for graph in self.graphs for argument in graph.get_inputs())
+
     def of(self, part: Part) -> tuple[Session, ...]:
         """Return the sessions of a part, in the order in which they run; those of variants are opened on the way.
 

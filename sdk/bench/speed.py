@@ -18,7 +18,7 @@ from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.decoding import PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
-from skipstone.runtime.engine import Model
+from skipstone.runtime.engine import CacheName, Model
 from skipstone.runtime.generation import peak_memory_bytes
 from skipstone.runtime.sampling import Sampler
 
@@ -62,6 +62,7 @@ def benchmark(
     runs: int = 5,
     device: str = "cpu",
     threads: int | None = None,
+    cache: CacheName | None = None,
     on_progress: Callable[[int], None] = lambda run: None,
 ) -> BenchResult:
     """Return the speed of plain decoding after a prompt of random tokens; a run before the counted ones warms up.
@@ -72,7 +73,7 @@ def benchmark(
         given = f"{prompt_tokens}, {runs} and {new_tokens}"
         raise ConfigError(f"a benchmark needs at least 1 prompt token, 1 run and 2 new tokens, got {given}")
     start = time.perf_counter()
-    model = Model.open(path, device=device, threads=threads)
+    model = Model.open(path, device=device, threads=threads, cache=cache)
     load_s = time.perf_counter() - start
     _require_room(model, prompt_tokens, new_tokens)
     prompt = np.random.default_rng(0).integers(0, model.manifest.dimensions.vocab_size, prompt_tokens).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skipstone.calibrate.budget import Budget
+from skipstone.calibrate.cache_scales import CacheScalesOfText
 from skipstone.calibrate.documents import AUTO, Documents
 from skipstone.calibrate.export import Calibration, within_budget
 from skipstone.calibrate.hessians import batches, hessians, through
@@ -12,6 +13,7 @@ from skipstone.calibrate.windows import Windows
 __all__ = [
     "AUTO",
     "Budget",
+    "CacheScalesOfText",
     "Calibration",
     "Documents",
     "LayerGraph",

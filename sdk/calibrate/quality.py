@@ -35,7 +35,7 @@ class HeldBack:
 
     def __call__(self, folder: Path) -> Mapping[str, object]:
         """Return KL(original || bundle) in nats per token, and the share of equal choices."""
-        model = Model.open(folder)
+        model = Model.open(folder, cache="fp32")
         nats, same = list[NDArray[np.float64]](), list[NDArray[np.bool_]]()
         with tempfile.TemporaryDirectory() as work, LayerGraphs(self._plan, open_device(), Path(work)).head() as head:
             for token_ids, states in zip(self._token_ids, self._states, strict=True):

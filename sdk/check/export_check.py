@@ -39,7 +39,7 @@ class ExportCheck:
 
     def __call__(self, folder: Path) -> Mapping[str, object]:
         """Return the figures for the manifest. Raises: CheckFailed when the bundle in `folder` is not right."""
-        model = Model.open(folder)
+        model = Model.open(folder, cache="fp32")
         reference = TransformersReference(self._plan)
         parity = compare(model, reference, sample_tokens(model))
         found = self._describe(parity)

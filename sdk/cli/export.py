@@ -74,7 +74,7 @@ def run(
         options=plan_keywords(weights, stages, draft_model) | {"via": via.value if via else None},  # type: ignore[arg-type]
         check=check,
         force=force,
-        **asdict(calibration),
+        **asdict(calibration) | {"cache": calibration.cache.value},
     )
     planned = job.run(_Terminal(quiet=quiet), command=shlex.join(["skipstone", *sys.argv[1:]]))
     seconds = time.perf_counter() - start

@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
+from skipstone.cli.options import CacheTypeName
+
 __all__ = ["CalibrationFlags", "DraftModelFlags", "StageFlags", "Via", "WeightFlags", "plan_keywords"]
 
 
@@ -72,7 +74,7 @@ class WeightFlags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationFlags:
-    """What the weights are rounded by, and what a text shows of them."""
+    """What weights, and keys and values in the cache, are rounded by, and what a text shows of them."""
 
     panel: ClassVar[str] = "Calibration"
     calibrate: Annotated[
@@ -111,6 +113,10 @@ class CalibrationFlags:
         float | None,
         typer.Option("--active", metavar="SHARE", help="Share of the experts that is active by default: 0.5."),
     ] = None
+    cache: Annotated[
+        CacheTypeName,
+        typer.Option("--cache", help="Type of the cache that texts have by default; int8 takes a quarter of fp32."),
+    ] = CacheTypeName.fp32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

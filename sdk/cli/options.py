@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +15,11 @@ from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
     from skipstone.language_model import LanguageModel
-    from skipstone.runtime.engine import Room
+    from skipstone.runtime.engine import CacheName, Room
 
 __all__ = [
     "BundleArgument",
+    "CacheTypeName",
     "CalibrationOption",
     "ClosingOption",
     "ContextOption",
@@ -92,20 +93,38 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on standard error.")]
 
 
+class CacheTypeName(StrEnum):
+    fp32 = "fp32"
+    int8 = "int8"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a model runs."""
+    """Where a model runs, and what it keeps of texts."""
 
     device: DeviceOption = "cpu"
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="CPU threads; default: the physical cores.")
     ] = None
+    cache: Annotated[
+        CacheTypeName | None,
+        typer.Option("--cache", help="Type of the cache; texts may differ by it. Default: the bundle's own."),
+    ] = None
+
+    @property
+    def cache_name(self) -> CacheName | None:
+        """The type of cache that is asked for."""
+        return None if self.cache is None else self.cache.value
 
     def load(self, bundle: str, **options: Any) -> LanguageModel:
         """Return the model of a bundle, there; options are those of `skipstone.load`."""
         from skipstone.api import load
 
-        return load(bundle, device=self.device, threads=self.threads, **options)
+        return load(bundle, device=self.device, threads=self.threads, cache=self.cache_name, **options)
+
+    def load_reference(self, bundle: str) -> LanguageModel:
+        """Return the model of a bundle that others are compared with, there; its cache is fp32."""
+        return replace(self, cache=CacheTypeName.fp32).load(bundle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

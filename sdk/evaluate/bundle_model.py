@@ -15,7 +15,7 @@ from skipstone.evaluate.judged_model import Logits, random_tokens
 from skipstone.evaluate.weights import num_weights
 from skipstone.runtime.decoding import PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
-from skipstone.runtime.engine import Draft, Model, Sequence
+from skipstone.runtime.engine import CacheName, Draft, Model, Sequence
 from skipstone.runtime.sampling import Sampler
 
 __all__ = ["BundleModel"]
@@ -24,8 +24,8 @@ __all__ = ["BundleModel"]
 class BundleModel:
     """A bundle. Invariant: `_window[:_place]` is in the cache, but for its last token."""
 
-    def __init__(self, path: Path, *, device: str, threads: int | None) -> None:
-        self._model = model = Model.open(path, device=device, threads=threads)
+    def __init__(self, path: Path, *, device: str, threads: int | None, cache: CacheName | None = None) -> None:
+        self._model = model = Model.open(path, device=device, threads=threads, cache=cache)
         weights = model.manifest.files["weights.bin"].size
         self.num_bytes = model.manifest.total_bytes - model.manifest.draft_model_bytes
         self.bits_per_weight = 8 * weights / num_weights(model.bundle)

@@ -19,8 +19,10 @@ from typing import Final
 import numpy as np
 
 from skipstone.errors import ConfigError
+from skipstone.evaluate.gguf_model import is_gguf
 from skipstone.evaluate.judge import ModelFacts
 from skipstone.evaluate.judge_process import JudgeProcess
+from skipstone.runtime.engine import CacheName
 
 __all__ = ["DEPTHS", "ComparedModel", "ModelQuality", "ModelSpeed", "compare_quality", "compare_speed", "speed_steps"]
 
@@ -31,6 +33,8 @@ PROMPT_TOKENS: Final = 128
 KEPT_NUMBERS: Final = 4_000_000  # of the reference's rows in one file: 16 MB
 WORST: Final = 0.01
 REST_S: Final = 0.2  # threads of the model before may still spin
+
+_REFERENCE_CACHE: Final[CacheName] = "fp32"
 
 Tick = Callable[[int], None]
 
@@ -74,6 +78,7 @@ def compare_quality(
     reference: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    cache: CacheName | None = None,
     on_progress: Tick = lambda num_tokens: None,
 ) -> list[ComparedModel]:
     """Return a row for each model, the reference first; every window is a starting token and what is scored.
@@ -83,7 +88,11 @@ def compare_quality(
     """
     names = list(dict.fromkeys([*([reference] if reference else []), *models]))
     with ExitStack() as stack, tempfile.TemporaryDirectory(prefix="skipstone-") as folder:
-        judges = [stack.enter_context(JudgeProcess(name, device=device, threads=threads)) for name in names]
+        caches = [_REFERENCE_CACHE if name == reference and not is_gguf(name) else cache for name in names]
+        judges = [
+            stack.enter_context(JudgeProcess(name, device=device, threads=threads, cache=type_of_cache))
+            for name, type_of_cache in zip(names, caches, strict=True)
+        ]
         _require_one_vocabulary(judges, windows[0])
         run = _Run(judges, Path(folder) / "rows.f32" if reference else None, on_progress)
         for window in windows:
@@ -159,6 +168,7 @@ def compare_speed(
     depths: SequenceOf[int] = DEPTHS,
     device: str = "cpu",
     threads: int | None = None,
+    cache: CacheName | None = None,
     on_progress: Tick = lambda num_steps: None,
 ) -> list[ModelSpeed]:
     """Return memory and speed of each model; without `depths` only memory. Depths that do not fit are left out.
@@ -168,7 +178,7 @@ def compare_speed(
     with ExitStack() as stack:
         judges, peaks = list[JudgeProcess](), list[int]()
         for model in models:
-            judge = stack.enter_context(JudgeProcess(model, device=device, threads=threads))
+            judge = stack.enter_context(JudgeProcess(model, device=device, threads=threads, cache=cache))
             judge.fill(max(1, min(PROMPT_TOKENS, judge.facts.context_length - 20)), room=16)
             judge.decode(16)
             judges.append(judge)

@@ -17,10 +17,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from skipstone.errors import SkipstoneError
+from skipstone.errors import ConfigError, SkipstoneError
 from skipstone.evaluate.gguf_model import is_gguf
 from skipstone.evaluate.judged_model import JudgedModel
 from skipstone.evaluate.log_probs import divergences, log_softmax
+from skipstone.runtime.engine import CacheName
 
 __all__ = ["ModelFacts", "Rows", "main"]
 
@@ -51,8 +52,8 @@ class Rows:
 class Judge:
     """Answers requests about one model."""
 
-    def __init__(self, model: str, *, device: str, threads: int | None) -> None:
-        self._model = _open(model, device=device, threads=threads)
+    def __init__(self, model: str, *, device: str, threads: int | None, cache: CacheName | None = None) -> None:
+        self._model = _open(model, device=device, threads=threads, cache=cache)
 
     def facts(self) -> dict[str, Any]:
         """Return what is known of the model."""
@@ -97,15 +98,17 @@ class Judge:
         return self._model.decode(num_tokens)
 
 
-def _open(model: str, *, device: str, threads: int | None) -> JudgedModel:
+def _open(model: str, *, device: str, threads: int | None, cache: CacheName | None) -> JudgedModel:
     """Return the model; one that runs elsewhere must not bear the memory of what it does not need."""
     if is_gguf(model):
+        if cache is not None:
+            raise ConfigError(f"--cache is for bundles, and {model} runs in llama.cpp with a cache of its own")
         from skipstone.evaluate.gguf_model import GgufModel
 
         return GgufModel(Path(model), threads=threads)
     from skipstone.evaluate.bundle_model import BundleModel
 
-    return BundleModel(Path(model), device=device, threads=threads)
+    return BundleModel(Path(model), device=device, threads=threads, cache=cache)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from skipstone.devices import physical_cores
 from skipstone.errors import DeviceError, SkipstoneError
 from skipstone.evaluate.gguf_model import is_gguf
 from skipstone.evaluate.judge import ModelFacts, Rows
+from skipstone.runtime.engine import CacheName
 from skipstone.runtime.generation import process_peak_bytes
 
 __all__ = ["JudgeProcess"]
@@ -25,7 +26,9 @@ PROGRAM = "from skipstone.evaluate.judge import main; main()"
 class JudgeProcess:
     """A process that holds one model open. Raises in every verb what the model raises, and DeviceError when it dies."""
 
-    def __init__(self, model: str, *, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, model: str, *, device: str = "cpu", threads: int | None = None, cache: CacheName | None = None
+    ) -> None:
         """`model` is the folder of a bundle or a GGUF file, opened there. Raises: ConfigError, BundleError."""
         if is_gguf(model):
             threads = threads or physical_cores()
@@ -40,7 +43,7 @@ class JudgeProcess:
             errors="replace",
         )
         try:
-            self._exchange({"model": model, "device": device, "threads": threads})
+            self._exchange({"model": model, "device": device, "threads": threads, "cache": cache})
             self.facts = ModelFacts(**self._ask("facts"))
         except BaseException:
             self.close()

@@ -45,6 +45,7 @@ def run(
             runs=runs,
             device=place.device,
             threads=place.threads,
+            cache=place.cache_name,
             on_progress=lambda count: progress.update(task, completed=count),
         )
     record = asdict(result)

@@ -87,6 +87,7 @@ def _with_quality(
             reference=reference,
             device=place.device,
             threads=place.threads,
+            cache=place.cache_name,
             on_progress=lambda count: progress.advance(task, count),
         )
 
@@ -105,6 +106,7 @@ def _with_speed(
             depths=depths,
             device=place.device,
             threads=place.threads,
+            cache=place.cache_name,
             on_progress=lambda count: progress.advance(task, count),
         )
     known = dict(zip(models, speeds, strict=True))

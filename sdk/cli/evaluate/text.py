@@ -79,7 +79,7 @@ def _measure(
         read_text(path)  # refused before the model is loaded
     model = place.load(bundle).runtime
     texts = read_documents(paths, model.chat_template)
-    other = place.load(reference).runtime if reference else None
+    other = place.load_reference(reference).runtime if reference else None
     result = _evaluate(model, texts, other, max_tokens, window, quiet=printing.quiet)
     facts = {name: value for name, value in asdict(result).items() if value is not None}
     if printing.as_json:

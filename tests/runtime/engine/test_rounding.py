@@ -40,7 +40,7 @@ class Kernels:
         self._layers, self._head, self._clock = layers, head, clock
         dimensions, layers = SimpleNamespace(vocab_size=VOCAB, num_heads=3), [SimpleNamespace(head_size=64)] * 2
         manifest = SimpleNamespace(dimensions=dimensions, cache=layers, total_bytes=1 << 20)
-        self.sessions = SimpleNamespace(manifest=manifest)
+        self.sessions = SimpleNamespace(manifest=manifest, rounds_single_rows=True)
         self.cache = SimpleNamespace(capacity=21)
 
     def call(self, feed: Feed) -> Kernels:
