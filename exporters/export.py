@@ -29,8 +29,8 @@ from skipstone.exporters.checkpoints import (
 from skipstone.exporters.families import Architecture, read_architecture
 from skipstone.exporters.graph import (
     EXACT_BLOCKS,
-    SPARSE,
     PLAIN,
+    SPARSE,
     TARGETS,
     CacheScales,
     GraphVariant,
@@ -91,8 +91,8 @@ class ExportPlan:
     operators of the graphs. `rounder` gives the integers of matrices; `calibration` says from what it knows them, and
     then scales are folded already. `kept` are the kinds of integers that the checkpoint brings into the bundle;
     `keep_integers`: not only those that lie in blocks as ours do. `variants` are kinds of other graphs that are written
-    beside the plain ones. `experts` are those that FFNs are carved into. `cache_meter` gives the scales of an int8 cache; the bundle then has graphs for both types of
-    cache, and int8 is its own.
+    beside the plain ones. `experts` are those that FFNs are carved into. `cache_meter` gives the scales of an int8
+    cache; the bundle then has graphs for both types of cache, and int8 is its own.
     """
 
     checkpoint: Checkpoint

@@ -19,8 +19,7 @@ from skipstone.exporters.graph.stage_graphs import (
     write_variant,
 )
 from skipstone.exporters.graph.targets import TARGETS
-from skipstone.exporters.graph.variant import SPARSE, GraphVariant
-from skipstone.exporters.graph.variant import PLAIN, CacheScales, GraphVariant
+from skipstone.exporters.graph.variant import PLAIN, SPARSE, CacheScales, GraphVariant
 from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
 
 __all__ = [
@@ -28,8 +27,8 @@ __all__ = [
     "FLOAT",
     "MICROSOFT",
     "PACKED_PRODUCT",
-    "SPARSE",
     "PLAIN",
+    "SPARSE",
     "TARGETS",
     "CacheScales",
     "GraphPen",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skipstone.runtime.engine.branches import Branches, branches_behind, open_branches
+from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.cache_types import CacheName
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.device_note import device_note
@@ -29,6 +30,7 @@ __all__ = [
     "CacheName",
     "Draft",
     "Feed",
+    "KVCache",
     "Model",
     "Part",
     "Prefix",

@@ -17,8 +17,7 @@ from skipstone.calibrate.documents import Documents
 from skipstone.calibrate.windows import Windows
 from skipstone.exporters import ExportPlan
 from skipstone.exporters.graph import CacheScales
-from skipstone.runtime.engine import Draft, Model
-from skipstone.runtime.engine.cache import KVCache
+from skipstone.runtime.engine import Draft, KVCache, Model
 
 __all__ = ["CacheScalesOfText", "reach_of_keys"]
 

@@ -20,9 +20,8 @@ import skipstone
 from skipstone.errors import ConfigError, SkipstoneError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.decoding import Drafter
-from skipstone.runtime.engine import Draft, Model, Workspace
+from skipstone.runtime.engine import Draft, KVCache, Model, Workspace
 from skipstone.runtime.engine import Sequence as Text
-from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.generation import GenerationOptions, stream
 from skipstone.runtime.methods import known_methods
 from skipstone.runtime.methods.depth import ExitLevels, ExitThresholds, Level

@@ -16,8 +16,7 @@ from skipstone.devices import open_device
 from skipstone.runtime.bundle import LayerCache
 from skipstone.runtime.decoding import Drafter, PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
-from skipstone.runtime.engine import Draft, Model, TreeMask
-from skipstone.runtime.engine.cache import KVCache
+from skipstone.runtime.engine import Draft, KVCache, Model, TreeMask
 
 NUM_TOKENS = 16
 MAY_BRANCH = {"one stage": True, "four stages": True, "windows of 5": False}

@@ -20,8 +20,7 @@ import skipstone.exporters.graph.rings
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Bundle, RingLayout
-from skipstone.runtime.engine import Blends, Draft, Model, Prefix, Sequence, open_branches, save_prefix
-from skipstone.runtime.engine.cache import KVCache
+from skipstone.runtime.engine import Blends, Draft, KVCache, Model, Prefix, Sequence, open_branches, save_prefix
 from skipstone.runtime.generation import Generation, GenerationOptions, stream, stream_batch
 from skipstone.runtime.methods import registered_drafters
 
