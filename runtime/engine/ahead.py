@@ -15,7 +15,7 @@ from skipstone.runtime.engine.feed import Part
 from skipstone.runtime.engine.runner import Runner
 from skipstone.runtime.engine.shared_tokens import num_shared
 
-__all__ = ["Ahead", "EarlyRows"]
+__all__ = ["Ahead", "EarlyRows", "VariantRows"]
 
 
 @dataclass(slots=True)
@@ -60,16 +60,37 @@ class EarlyRows:
         return EarlyRows(self.num_stages, self.start + num_tokens, self.then, token_ids, rows)
 
 
+@dataclass(frozen=True, slots=True)
+class VariantRows:
+    """Tokens from place `start` of the text on that a variant of the whole model has seen: all their rows are guesses."""
+
+    part: Part
+    start: int
+    token_ids: tuple[int, ...] = ()
+
+    def num_shared(self, part: Part, start: int, token_ids: Sequence[int]) -> int:
+        """Return how many of the first tokens from place `start` on this part has seen."""
+        return num_shared(self.token_ids, token_ids) if (part, start) == (self.part, self.start) else 0
+
+
 class Ahead:
     """Lets the first stages run ahead of the others: what they see is not fed to them again.
 
+    Or a variant of the whole model runs in its place, over the same caches, until the next call writes over its rows.
+
     Invariant: `rows` is None, or the stages' caches hold its tokens from place `rows.start` on, behind the text that
-    the whole model has seen. `start` of the methods is the length of that text.
+    the whole model has seen; so with `variant_rows`, and one of the two is None. `start` of the methods is the length
+    of that text.
     """
 
     def __init__(self, runner: Runner, manifest: Manifest) -> None:
         self._runner, self._manifest = runner, manifest
         self.rows: EarlyRows | None = None
+        self.variant_rows: VariantRows | None = None
+
+    def forget(self) -> None:
+        """Let no later call build on what was seen ahead."""
+        self.rows = self.variant_rows = None
 
     def require_stages(self, num_stages: int, then: tuple[int, ...] = ()) -> None:
         """Raise ConfigError for an exit, or later stages behind it, that the model lacks."""
@@ -96,6 +117,20 @@ class Ahead:
         if then:
             last, part = range(len(new) - 1, len(new)), Part(then, pruned=pruned)
             _, logits = self._runner.run(new, last, part, length=length, hidden=early.rows[num_seen:])
+        row: NDArray[np.float32] = logits[-1]
+        return row
+
+    def peek_by(self, token_ids: Sequence[int], *, start: int, part: Part) -> NDArray[np.float32]:
+        """Return the logits [V] of a variant of the whole model for what follows the last token.
+
+        Only tokens that it has not seen are fed. They round as they like: nobody takes their rows for the text's.
+        """
+        known = self.variant_rows
+        num_seen = 0 if known is None else min(known.num_shared(part, start, token_ids), len(token_ids) - 1)
+        self.forget()
+        length, new = start + num_seen, token_ids[num_seen:]
+        _, logits = self._runner.run_in_pieces(new, part, length=length)
+        self.variant_rows = VariantRows(part, start, tuple(token_ids))
         row: NDArray[np.float32] = logits[-1]
         return row
 
@@ -144,7 +179,7 @@ class Ahead:
 
         The last is one of the others, unless more stages are asked for than those that have seen it.
         """
-        early = self.rows
+        early, self.variant_rows = self.rows, None
         if early is None or not early.serves(num_stages, start, then):
             early = self.rows = EarlyRows(num_stages, start)
         most = len(token_ids) - (early.num_stages == num_stages)

@@ -63,6 +63,8 @@ class BoundCall:
         self._rings = _Rings(sessions, cache, self.sessions, batch=len(feed.token_ids))
         self._biases: dict[str, Buffer] = {}
         buffers = self._allocate(device, feed, d) | {**self._rotary_tables.buffers()} | self._rings.buffers
+        if part.active:
+            buffers["active_experts"] = _numbers(device, np.asarray(part.active, np.int64))
         adapter = sessions.adapter_of(part)
         if adapter is not None:
             buffers["adapted"] = device.allocate(self._hidden.shape, np.float32)

@@ -25,6 +25,7 @@ class Part:
     `exit` is the number of stages after which the head reads, for whose states the bundle may have an adapter; None is
     all of them. A `pruned` head is the one for drafts, which knows a part of the vocabulary and takes one row.
     `variant` is the kind of other graphs that run in place of the plain ones, such as `sparse`, over the same cache.
+    `active` is how many experts of each layer of the model run there.
     """
 
     stages: range | tuple[int, ...] | None = None
@@ -32,6 +33,7 @@ class Part:
     exit: int | None = None
     pruned: bool = False
     variant: str = ""
+    active: tuple[int, ...] = ()
 
 
 WHOLE = Part()

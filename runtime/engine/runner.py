@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.feed import WHOLE, Blends, Feed, Part, TreeMask
 from skipstone.runtime.engine.optimum_call import WrappedCall
-from skipstone.runtime.engine.rounding import ANY_ROWS, RowRules
+from skipstone.runtime.engine.rounding import ANY_ROWS, FREE_ROWS, RowRules
 from skipstone.runtime.engine.workspace import Workspace
 
 __all__ = ["PREFILL_CHUNK", "Runner"]
@@ -97,14 +97,15 @@ class Runner:
         hidden: SequenceOf[NDArray[np.float32]],
         tree: TreeMask | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        fed = [*token_ids, *[PADDING_ID] * (self.rules.layers.fed(len(token_ids)) - len(token_ids))]
+        rules = self._rules_of(part)
+        fed = [*token_ids, *[PADDING_ID] * (rules.layers.fed(len(token_ids)) - len(token_ids))]
         feed = Feed(
             np.asarray(fed)[None, :, None],
             np.asarray([length]),
             self._rows(asked, part),
             np.asarray([self.position(length)]),
             tree=tree,
-            alone=self._is_alone(len(fed), length),
+            alone=len(fed) == 1 and length >= rules.alone_from,
         )
         if hidden:
             # What memory holds by chance may be no number, and spoil the others: rows that pad are zeros.
@@ -148,11 +149,15 @@ class Runner:
         """Whether attention takes these rows, behind `length` others, as a single one."""
         return num_fed == 1 and length >= self.rules.alone_from
 
+    def _rules_of(self, part: Part) -> RowRules:
+        """Return the rules for a part; what fewer experts give is a guess, and may round as it likes."""
+        return FREE_ROWS if part.active else self.rules
+
     def _rows(self, asked: range, part: Part) -> range | tuple[int, ...]:
         """Return the rows whose logits are computed: those asked for, the last of them again where rules say so."""
         if not part.head:
             return range(0)
-        num_more = self.rules.head.fed(len(asked)) - len(asked)
+        num_more = self._rules_of(part).head.fed(len(asked)) - len(asked)
         if not num_more or part.pruned:  # guesses may round as they like
             return asked
         return (*asked, *[asked[-1]] * num_more)

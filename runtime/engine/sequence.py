@@ -12,8 +12,8 @@ from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import checked
 from skipstone.runtime.engine.ahead import Ahead
 from skipstone.runtime.engine.draft import Draft
-from skipstone.runtime.engine.feed import Blends, TreeMask
 from skipstone.runtime.engine.room import memory_told
+from skipstone.runtime.engine.feed import Blends, Part, TreeMask
 from skipstone.runtime.engine.rounding import FREE_ROWS, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
 from skipstone.runtime.engine.sessions import Sessions
@@ -242,6 +242,15 @@ class Sequence:
             self._workspace.draft_vocabulary.follow(self.token_ids)
         return self.ahead.peek(token_ids, start=self.num_cached, num_stages=num_stages, then=then, pruned=pruned)
 
+    def peek_by(self, token_ids: SequenceOf[int], part: Part) -> NDArray[np.float32]:
+        """Show a variant of the whole model tokens behind the cached ones, as `peek` does with the first stages.
+
+        What it caches are guesses: the next `extend` feeds the tokens anew and writes over them. Returns logits [V] for
+        what follows the last token; valid until the next call. Raises: as `peek`.
+        """
+        self._make_way(token_ids)
+        return self.ahead.peek_by(token_ids, start=self.num_cached, part=part)
+
     def peek_hidden(self, token_ids: SequenceOf[int], *, num_stages: int) -> NDArray[np.float32]:
         """Peek without the head; return hidden states [2, E] of the last token, before and after the last stage.
 
@@ -295,7 +304,7 @@ class Sequence:
         for piece in pieces:
             self._feed(piece, num_logits=1)
         logits = self._feed(last, num_logits=num_logits, tree=TreeMask.of(draft) if is_tree else None)
-        self.ahead.rows = None
+        self.ahead.forget()
         self.num_cached -= len(draft)
         self._draft = draft
         return logits
@@ -344,11 +353,13 @@ class Sequence:
         if self.is_stale:
             self.num_cached = 0
         if self.will_be_long != self._runner.is_long:
-            self._runner.is_long, self.ahead.rows = self.will_be_long, None
+            self._runner.is_long = self.will_be_long
+            self.ahead.forget()
 
     def mark_cached(self, num_tokens: int, *, is_long: bool) -> None:
         """Note that the cache was given the rows of the first tokens, with the angles of long texts or others."""
-        self.num_cached, self._runner.is_long, self.ahead.rows = num_tokens, is_long, None
+        self.num_cached, self._runner.is_long = num_tokens, is_long
+        self.ahead.forget()
         self._leave_pending()
 
     def mark_extended(self) -> None:
@@ -360,7 +371,8 @@ class Sequence:
         self, token_ids: SequenceOf[int], *, num_logits: int, tree: TreeMask | None = None
     ) -> NDArray[np.float32]:
         """Feed tokens behind the cached ones, those that were peeked at to the later stages only."""
-        early, self.ahead.rows = self.ahead.rows, None
+        early = self.ahead.rows
+        self.ahead.forget()
         asked = range(len(token_ids) - num_logits, len(token_ids))
         self.num_peeked = early.num_shared(self.num_cached, token_ids) if early and tree is None else 0
         if early and self.num_peeked:
@@ -395,7 +407,7 @@ class Sequence:
         if not 0 <= length <= len(self.token_ids):
             raise ConfigError(f"cannot go back to {length} tokens, the text has {len(self.token_ids)}")
         del self.token_ids[length:]
-        self.ahead.rows = None
+        self.ahead.forget()
         self._leave_pending()
 
     def fork(self) -> Sequence:

@@ -122,9 +122,12 @@ class ExitText:
         """Feed the last token to the stages; return the exit's logits [1, V], valid until the next call."""
         start = self._clock()
         waiting = self.token_ids[self._sequence.num_cached :]
-        logits = self._sequence.peek(waiting, num_stages=self._num_stages, then=self._then, drafting=True)
+        logits = self._peek(waiting)
         self.guess_s = usual_s(self.guess_s, self._clock() - start)
         return logits[None]
+
+    def _peek(self, token_ids: list[int]) -> NDArray[np.float32]:
+        return self._sequence.peek(token_ids, num_stages=self._num_stages, then=self._then, drafting=True)
 
     def take(self, token_id: int) -> None:
         """Put a token behind the last one, whose logits were asked for."""

@@ -71,19 +71,19 @@ class SelfDrafter(Drafter):
     measured round by round; the first rounds try each exit once, and then plain decoding. How often guesses stand is
     drawn anew each round from what is known of it: so an exit that was seldom used is tried now and then, and none is
     used where plain decoding promises more. The draws are the same for each text. `plain_s` is what a plain call
-    takes, 0 before the first, and `row_share` what a row more adds to a call.
+    takes, 0 before the first, and `row_share` what a row more adds to a call. Where an exit's `share` is 0, what drafts
+    is no part of the model's depth, and the call that verifies runs all of it.
     Where it is not `timed`, layers take the place of seconds: under rules that draw by chance the text hangs on
     what is drafted, and shall not hang on how busy the machine is.
     Sources: LayerSkip (Elhoushi et al., 2024), section 2 of its inference; DEL for the choice of exit and its midpoint
     threshold; Thompson sampling as in EESD (Liu et al., 2024), of the exit; its stop by calibrated confidence.
     """
 
-    peeks = True
-
     def __init__(
         self, exits: SequenceOf[DraftingExit], *, name: str = "self", timed: bool = True, random: Random | None = None
     ) -> None:
         self.name, self.exits, self._timed = name, exits, timed
+        self.peeks = any(exit.num_stages for exit in exits)
         self._used: DraftingExit | None = None  # in this round
         self._last = Draft.empty()
         self.plain_s = 0.0 if timed else 1.0
@@ -144,9 +144,10 @@ class SelfDrafter(Drafter):
         Those before it had seen all rows but the last, or with a draft that was cut all.
         """
         length = len(seen.draft)
-        if not length or not seen.num_peeked or not self.plain_s or seen.draft.source != self.name:
-            if not length and not seen.num_peeked:
-                self.plain_s = usual_s(self.plain_s, seen.model_s)
+        if not length and not seen.num_peeked:
+            self.plain_s = usual_s(self.plain_s, seen.model_s)
+        is_ours = length and seen.draft.source == self.name and (seen.num_peeked or not share)
+        if not is_ours or not self.plain_s:
             return
         tail = share if seen.num_peeked <= length else 0.0
         grown = (seen.model_s / self.plain_s - tail) / (1 - share) - 1

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from skipstone.cli.command import DefaultGroup, OldSwitch, command_group
-from skipstone.cli.tune import costs, dial, exits, skip, threads
+from skipstone.cli.tune import active, costs, dial, exits, skip, threads
 
 __all__ = ["tune"]
 
@@ -31,4 +31,4 @@ class TuneGroup(DefaultGroup):
     }
 
 
-tune = command_group(TuneGroup, costs, exits, skip, dial, threads, help_text=HELP, examples=EXAMPLES)
+tune = command_group(TuneGroup, costs, exits, skip, active, dial, threads, help_text=HELP, examples=EXAMPLES)
