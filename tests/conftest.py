@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import tokenizers
+from carved_bundles import carved_by_hand
 from command_line import CommandLine
 from model_calls import watching
 from processes import SharedFolders, shared_folders, use_one_core
@@ -20,6 +21,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from skipstone.api import export
 from skipstone.exporters.checkpoints import StoredTensors
+from skipstone.runtime.bundle.experts_entry import ExpertLevel
 from skipstone.runtime.engine import Model
 
 if TYPE_CHECKING:
@@ -209,6 +211,19 @@ def model(
     if request.param == "windows of 5":
         return Model.open(make_bundle(make_checkpoint("mistral", sliding_window=5), exits="2"))
     return tiny if request.param == "one stage" else tiny_stages
+
+
+@pytest.fixture(scope="session", params=["one stage", "four stages"])
+def carved(
+    request: pytest.FixtureRequest,
+    tiny: Model,
+    tiny_stages: Model,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Model:
+    """The same model with four experts in each layer, carved by hand, and levels at half and three quarters of them."""
+    bundle = tiny if request.param == "one stage" else tiny_stages
+    levels = (ExpertLevel(share=0.5, counts=(2,) * 4), ExpertLevel(share=0.75, counts=(3,) * 4, kl=0.1))
+    return Model.open(carved_by_hand(bundle.bundle.path, tmp_path_factory.mktemp("carved") / "bundle", levels=levels))
 
 
 @pytest.fixture(scope="session")

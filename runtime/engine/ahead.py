@@ -62,7 +62,7 @@ class EarlyRows:
 
 @dataclass(frozen=True, slots=True)
 class VariantRows:
-    """Tokens from place `start` of the text on that a variant of the whole model has seen: all their rows are guesses."""
+    """Tokens from place `start` of the text on that a variant of the whole model has seen. Their rows are guesses."""
 
     part: Part
     start: int

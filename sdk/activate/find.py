@@ -14,14 +14,7 @@ from skipstone.activate.times import StepLine
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods.depth import spread, text_windows
-from skipstone.runtime.methods.experts import (
-    EXPERTS,
-    ActiveLevel,
-    ActiveLevels,
-    all_counts,
-    least_counts,
-    share_of,
-)
+from skipstone.runtime.methods.experts import EXPERTS, ActiveLevel, ActiveLevels, all_counts, least_counts, share_of
 
 __all__ = ["SHARES", "find_levels"]
 

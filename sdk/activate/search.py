@@ -140,4 +140,3 @@ class Search:
             else:
                 low = total + 1
         return best
-

@@ -42,7 +42,14 @@ from skipstone.runtime.methods.depth.free import (
     open_free,
     records_of,
 )
-from skipstone.runtime.methods.depth.self_draft import COUNTS_MEMORY, LONGEST, MidpointStop, SelfDrafter, open_self
+from skipstone.runtime.methods.depth.self_draft import (
+    COUNTS_MEMORY,
+    LONGEST,
+    DraftingExit,
+    MidpointStop,
+    SelfDrafter,
+    open_self,
+)
 from skipstone.runtime.methods.depth.skip import (
     SkipSet,
     can_skip,
@@ -71,6 +78,7 @@ __all__ = [
     "Beta",
     "BetaMixture",
     "Counts",
+    "DraftingExit",
     "Exit",
     "ExitLevels",
     "ExitPolicy",

@@ -47,7 +47,9 @@ class ActiveLevel:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or min(self.counts, default=0) < 1:
-            raise ConfigError(f"a share of active experts lies above 0 and up to 1, with one for each layer; got {self}")
+            raise ConfigError(
+                f"a share of active experts lies above 0 and up to 1, with one for each layer; got {self}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
