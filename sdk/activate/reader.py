@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.engine import WHOLE, Feed, Model, Part
+from skipstone.runtime.engine import Feed, Model, Part
 
 __all__ = ["Counts", "Reader"]
 
@@ -74,7 +74,7 @@ class Reader:
         part, total = Part(variant=VARIANT, active=counts), 0.0
         for number in range(num_windows):
             if number not in self._laws:
-                self._laws[number] = [_Law.of(logits) for logits in self._logits(number, WHOLE)]
+                self._laws[number] = [_Law.of(logits) for logits in self._logits(number, Part())]
             pairs = zip(self._laws[number], self._logits(number, part), strict=True)
             total += sum(law.divergence(logits) for law, logits in pairs)
         return total / self.num_tokens(num_windows)

@@ -65,10 +65,10 @@ def run(
 def _table(model: Model, found: ActiveLevels) -> str:
     """Return, by share, the KL to all experts, the time of a step, and the experts of each layer."""
     from skipstone.activate import step_times_ms
-    from skipstone.runtime.engine import WHOLE
+    from skipstone.runtime.engine import Part
     from skipstone.runtime.methods.experts import sparse_part
 
-    all_ms, *times = step_times_ms(model, [WHOLE, *map(sparse_part, found.levels)])
+    all_ms, *times = step_times_ms(model, [Part(), *map(sparse_part, found.levels)])
     rows = [_row(level, ms) for level, ms in zip(found.levels, times, strict=True)]
     head = ["active", "KL", "ms a token", "experts by layer"]
     title = f"approximate decoding, measured along {found.num_tokens} tokens\n"
