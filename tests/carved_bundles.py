@@ -1,27 +1,26 @@
 """Bundles whose FFNs run some of their experts: made by hand from any bundle, with a router that sees all.
 
 An expert is a row of neighbouring neurons, and those count whose activations are largest together: what no router
-knows beforehand. So with all experts active the graphs give what the plain ones do.
+knows beforehand. So with all experts active the graphs give what the plain ones do. None is really shared.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from skipstone.runtime.bundle import MANIFEST_NAME, Manifest, variant_file, write_manifest
-from skipstone.runtime.bundle.experts_entry import ExpertLevel, ExpertsEntry
+from skipstone.runtime.bundle import MANIFEST_NAME, ExpertLevel, ExpertsEntry, Manifest, variant_file, write_manifest
 
 NUM_EXPERTS = 4
 
 
 def carved_by_hand(
-    bundle: Path, target: Path, *, levels: Sequence[ExpertLevel] = (), num_experts: int = NUM_EXPERTS
+    bundle: Path, target: Path, *, levels: Mapping[str, ExpertLevel], num_experts: int = NUM_EXPERTS
 ) -> Path:
     """Copy a bundle in fp32 to `target`, with graphs that run some experts of each layer."""
     shutil.copytree(bundle, target)
@@ -33,7 +32,7 @@ def carved_by_hand(
         _carve(model, range(stage.first_layer, stage.end_layer), manifest.dimensions.num_layers, num_experts)
         files[stage.file] = variant_file(stage.file, "sparse")
         ir.save(model, target / files[stage.file])
-    experts = ExpertsEntry(num_experts=num_experts, num_shared=0, levels=tuple(levels))
+    experts = ExpertsEntry(num_experts=num_experts, num_shared=1, levels=levels, default=next(iter(levels)))
     write_manifest(
         target, lambda entries: replace(manifest, files=entries, variants={"sparse": files}, experts=experts)
     )

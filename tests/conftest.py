@@ -21,7 +21,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from skipstone.api import export
 from skipstone.exporters.checkpoints import StoredTensors
-from skipstone.runtime.bundle.experts_entry import ExpertLevel
+from skipstone.runtime.bundle import ExpertLevel
 from skipstone.runtime.engine import Model
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def carved(
 ) -> Model:
     """The same model with four experts in each layer, carved by hand, and levels at half and three quarters of them."""
     bundle = tiny if request.param == "one stage" else tiny_stages
-    levels = (ExpertLevel(share=0.5, counts=(2,) * 4), ExpertLevel(share=0.75, counts=(3,) * 4, kl=0.1))
+    levels = {"0.5": ExpertLevel(active=(2,) * 4), "0.75": ExpertLevel(active=(3,) * 4, kl=0.1)}
     return Model.open(carved_by_hand(bundle.bundle.path, tmp_path_factory.mktemp("carved") / "bundle", levels=levels))
 
 

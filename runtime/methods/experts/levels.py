@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.bundle import Manifest, Note
+from skipstone.runtime.bundle import ExpertLevel, Manifest, Note
 from skipstone.runtime.engine import Model, Part
 from skipstone.runtime.methods.method import Need
 
@@ -84,8 +84,12 @@ def _read(model: Model) -> tuple[ActiveLevel, ...]:
     kept = active_note(model.manifest).find(model.profiles)
     entry = model.manifest.experts
     assert entry is not None, "the caller has looked"
-    levels = kept.levels if kept else tuple(ActiveLevel(share=x.share, counts=x.counts, kl=x.kl) for x in entry.levels)
+    levels = kept.levels if kept else [_level(level, model.manifest) for level in entry.levels.values()]
     return tuple(sorted(levels, key=lambda level: level.share))
+
+
+def _level(level: ExpertLevel, manifest: Manifest) -> ActiveLevel:
+    return ActiveLevel(share=share_of(level.active, manifest), counts=level.active, kl=level.kl)
 
 
 def least_counts(manifest: Manifest) -> tuple[int, ...]:
@@ -115,8 +119,8 @@ def level_for(model: Model, share: float) -> ActiveLevel:
         ActiveLevel(share=share_of(counts, manifest), counts=counts, kl=kl)
         for counts, kl in ((least_counts(manifest), None), (all_counts(manifest), 0.0))
     ]
-    inner = [level for level in levels_of(model) if ends[0].share < level.share < 1]
-    known = [ends[0], *inner, ends[1]]
+    by_share = {level.share: level for level in (*ends, *levels_of(model))}
+    known = sorted(by_share.values(), key=lambda level: level.share)
     above = next((level for level in known if level.share >= share - 1e-9), known[-1])
     below = max((level for level in known if level.share < share - 1e-9), key=lambda one: one.share, default=above)
     counts = between(below, above, share)

@@ -68,10 +68,10 @@ def test_at_the_plain_end_the_text_is_plain_decodings(carved: Model, options: Sa
 
 def test_the_prompt_is_read_by_all_experts_and_new_tokens_by_those_of_the_level(carved: Model) -> None:
     sequence, steps, promise = written(carved, 0.25)
-    assert sequence.token_ids == slow_text(carved, (1,) * 4, 16)
+    assert sequence.token_ids == slow_text(carved, (2,) * 4, 16)
     assert sequence.token_ids != plain_text(carved, GREEDY, 16)
     assert len(steps) == 16 and {step.depth for step in steps} == {4}
-    assert promise == "25% of the experts make each new token: agreement not calibrated"
+    assert promise == "50% of the experts make each new token: agreement not calibrated"
     assert written(carved, 0.75)[2] == "75% of the experts make each new token: KL 0.100 to all of them where measured"
 
 
@@ -106,7 +106,7 @@ def test_a_share_between_two_levels_has_counts_between_theirs(carved: Model) -> 
     assert level_for(carved, 0.6).counts == (3,) * 4, "rounded up, so no fewer than asked for"
     assert level_for(carved, 0.75).kl == 0.1
     assert level_for(carved, 0.9).counts == level_for(carved, 1.0).counts == (4,) * 4
-    assert level_for(carved, 0.0).counts == (1,) * 4, "the least that can be"
+    assert level_for(carved, 0.0).counts == (2,) * 4, "the least that can be"
 
 
 @given(st.data())
@@ -123,9 +123,9 @@ def test_counts_lie_between_those_of_the_levels_and_have_the_share_at_least(data
 def test_levels_that_a_search_kept_stand_for_those_of_the_bundle(
     carved: Model, tmp_path: Path, make_bundle: MakeBundle
 ) -> None:
-    level = ActiveLevel(share=share_of((1, 2, 3, 4), carved.manifest), counts=(1, 2, 3, 4), kl=0.2)
+    level = ActiveLevel(share=share_of((2, 2, 3, 4), carved.manifest), counts=(2, 2, 3, 4), kl=0.2)
     note = active_note(carved.manifest)
     assert note.save(ActiveLevels(num_tokens=9, levels=(level,), budget="", chosen=None), note.path(tmp_path))
     model = Model.open(carved.bundle.path, profiles=tmp_path)
-    assert level_for(model, 0.625) == level
-    assert level_for(carved, 0.625).counts == (3,) * 4
+    assert level_for(model, level.share) == level
+    assert level_for(carved, level.share).counts == (3,) * 4

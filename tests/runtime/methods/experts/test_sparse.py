@@ -11,6 +11,7 @@ from conftest import MakeBundle
 from decoding import GREEDY, OPTIONS, PROMPT, cached_rows, plain_text
 
 from skipstone.errors import ConfigError
+from skipstone.runtime.bundle import ExpertLevel
 from skipstone.runtime.decoding import ConfidenceStop, Drafter
 from skipstone.runtime.engine import Draft, Model, Part, Sequence
 from skipstone.runtime.methods import DrafterContext, method_named, weighed_methods
@@ -119,7 +120,8 @@ def test_its_drafts_have_the_levels_of_the_bundle_or_half_of_all(
     carved: Model, tiny_checkpoint: Path, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     assert [level.share for level in drafting_levels(carved)] == [0.5, 0.75]
-    bare = Model.open(carved_by_hand(make_bundle(tiny_checkpoint), tmp_path / "bare"))
+    whole = {"1.0": ExpertLevel(active=(4,) * 4)}
+    bare = Model.open(carved_by_hand(make_bundle(tiny_checkpoint), tmp_path / "bare", levels=whole))
     assert [level.counts for level in drafting_levels(bare)] == [(2,) * 4]
     assert read_share(bare, level_for(bare, 1.0)) == 1
     assert 0.5 < read_share(bare, level_for(bare, 0.5)) < 1
