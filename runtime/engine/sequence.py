@@ -12,8 +12,8 @@ from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import checked
 from skipstone.runtime.engine.ahead import Ahead
 from skipstone.runtime.engine.draft import Draft
-from skipstone.runtime.engine.room import memory_told
 from skipstone.runtime.engine.feed import Blends, Part, TreeMask
+from skipstone.runtime.engine.room import memory_told
 from skipstone.runtime.engine.rounding import FREE_ROWS, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
 from skipstone.runtime.engine.sessions import Sessions
