@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from carved_bundles import carved_by_hand
 from conftest import MakeBundle, MakeCheckpoint
 from numpy.typing import NDArray
 from texts import words
@@ -25,6 +26,7 @@ from skipstone.evaluate import (
     prompts_of,
     steps_of,
 )
+from skipstone.runtime.bundle import ExpertLevel
 from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.methods import approximate_methods, method_named
@@ -35,10 +37,11 @@ LOOSE = {"skipdecode": 0.25, "switch": 7.2, "big-little": 8.0, "cascade": 0.0}
 
 
 @pytest.fixture(scope="session")
-def pair(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> Model:
-    """A tiny model in four stages with a little one beside, which is less sure."""
+def pair(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A tiny model in four stages, carved into experts, with a little one beside, which is less sure."""
     small = make_checkpoint(num_hidden_layers=1, initializer_range=0.1)
-    return Model.open(make_bundle(make_checkpoint(), exits="auto", drafter=small))
+    bundle, levels = make_bundle(make_checkpoint(), exits="auto", drafter=small), {"0.5": ExpertLevel(active=(2,) * 4)}
+    return Model.open(carved_by_hand(bundle, tmp_path_factory.mktemp("pair") / "carved", levels=levels))
 
 
 def logits_after(model: Model, text: list[int]) -> NDArray[np.float32]:
