@@ -158,7 +158,8 @@ def test_the_figures_as_json_hold_what_was_found(cli: CommandLine, bundle: Path,
     [
         (
             ("--decode", "self"),
-            "--decode takes big-little, active, adadec, adaptive, cascade, cautious, momentum, skipdecode, switch here, "
+            "--decode takes big-little, active, adadec, "
+            "adaptive, cascade, cautious, momentum, skipdecode, switch here, "
             "got self",
         ),
         (
