@@ -51,6 +51,8 @@ class CpuDevice:
             raise DeviceError(f"{path} is missing, so no session can be opened on it")
         options = ort.SessionOptions()
         ThreadPool(threads=self.threads, sleeps_between_runs=self.staged).set_in(options)
+        # Without VNNI, sums of unsigned times signed bytes may overflow 16 bits: then weights become unsigned too.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = LOG_ERRORS
         options.graph_optimization_level = GRAPH_OPTIMIZATION
         try:

@@ -30,6 +30,7 @@ from skipstone.exporters.families import Architecture, read_architecture
 from skipstone.exporters.graph import (
     EXACT_BLOCKS,
     PLAIN,
+    PREFILL_GRAPHS,
     SPARSE,
     TARGETS,
     CacheScales,
@@ -249,7 +250,10 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
         target=options.target,
         kept=kept,
         keep_integers=options.keep_integers,
-        variants=() if architecture.carving is None else (GraphVariant(kind=SPARSE),),
+        variants=(
+            *(() if architecture.carving is None else (GraphVariant(kind=SPARSE),)),
+            *(() if options.prefill is None else (PREFILL_GRAPHS,)),
+        ),
         experts=_experts(transforms, architecture.dimensions.num_layers),
     )
     return replace(plan, remarks=(*_remarks(plan, was_asked=not options.keep_integers), *said))

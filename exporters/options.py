@@ -31,6 +31,7 @@ class _SameKeywords(TypedDict, total=False):
     draft_head: str | int | None
     exit_adapters: str | Path
     target: str
+    prefill: Literal["int8"] | None
 
 
 class ExportKeywords(_SameKeywords, total=False):
@@ -66,8 +67,8 @@ class ExportOptions:
     `transforms` change the model before its graph is written, one after the other. `draft_head` is `auto` or how many
     tokens the head for drafts knows, None for no such head. `exit_adapters` is a file that `train-exits` made, `none`,
     or `auto`: the one in the checkpoint's folder, if any. `target` is whose operators the graphs use: `ort`, or `plain`
-    for those of the ONNX standard.
-    Raises: ConfigError for what is right for no model at all.
+    for those of the ONNX standard. `prefill` is how the weights of graphs that read prompts are stored; None is no such
+    graphs. Raises: ConfigError for what is right for no model at all.
     """
 
     recipe: Recipe | None = None
@@ -80,11 +81,16 @@ class ExportOptions:
     draft_head: str | int | None = None
     exit_adapters: str | Path = "auto"
     target: str = "ort"
+    prefill: Literal["int8"] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.target not in TARGETS:
             raise ConfigError(f"--target {self.target} is not known; choose one of {', '.join(TARGETS)}")
+        if self.prefill is not None and self.target != "ort":
+            raise ConfigError(
+                f"--prefill {self.prefill} takes onnxruntime's operators: leave --target or --prefill out"
+            )
         check_layers(self.exits, option="--exits", word="auto")
         check_layers(self.cuts, option="--cuts", word="each")
         if self.draft_head is not None:

@@ -14,6 +14,7 @@ from skipstone.quant.outliers import beside_columns, beside_columns_by_inputs, l
 from skipstone.quant.packing import pack, unpack
 from skipstone.quant.recipe import Recipe
 from skipstone.quant.rotation import Turn
+from skipstone.quant.row_integers import whole_rows
 from skipstone.quant.rows import Matrix, refine, scale, stack, take_rows
 from skipstone.quant.scaling import awq_scales, hessian_root, smooth_scales
 from skipstone.quant.tensor_recipe import TensorRecipe
@@ -48,5 +49,6 @@ __all__ = [
     "take_columns",
     "take_rows",
     "unpack",
+    "whole_rows",
     "without_offsets",
 ]

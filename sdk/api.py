@@ -14,7 +14,7 @@ from skipstone.bundled import BUNDLED, bundled_bundle, notes_folder
 from skipstone.language_model import LanguageModel
 from skipstone.option_types import checks_arguments
 from skipstone.planning import plan
-from skipstone.runtime.engine import CacheName, Model
+from skipstone.runtime.engine import CacheName, Model, PrefillName
 from skipstone.runtime.text import SuffixMemory
 from skipstone.watcher import Watcher
 
@@ -35,6 +35,7 @@ def load(
     draft_model: str | Path | None = None,
     drafter: str | Path | None = None,
     cache: CacheName | None = None,
+    prefill: PrefillName = "auto",
 ) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
 
@@ -42,6 +43,8 @@ def load(
     it in later processes; without one it remembers within this object. `draft_model` is a smaller bundle that
     guesses for this one, in place of the draft model inside; `drafter` is its old name. `cache` is the type of the
     cache, `fp32`, or `int8` where the bundle was exported with one; None is the bundle's own. It may change texts.
+    `prefill` says which graphs read prompts: `int8` those that `export --prefill int8` made, which are quicker and
+    change texts a little, `same` those that decode; `auto` is what the bundle says, whatever the prompt.
     Raises: BundleError, ConfigError, DeviceError, OutputError.
     """
     draft_model = draft_model if drafter is None else drafter
@@ -52,6 +55,7 @@ def load(
         profiles=notes_folder(),
         draft_model=None if draft_model is None else resolve(draft_model),
         cache=cache,
+        prefill=prefill,
     )
     if suffix_memory is not None:
         vocabulary = model.manifest.files["tokenizer.json"].sha256
@@ -108,6 +112,7 @@ def export(
     - `draft_head`: a head for drafts from the first layers, which knows so many of the first tokens; `auto` for a
       quarter.
     - `exit_adapters`: what was trained for the exits: a file, `none`, or `auto` for that in the checkpoint's folder.
+    - `prefill`: `int8` makes graphs that read prompts in 8-bit integers too, faster; a byte a weight more.
     - `target`: `ort` for the fused operators of onnxruntime, `plain` for those of the ONNX standard, which other
       providers take too; a plain bundle has no exact mode.
     - `via`: `optimum` exports a family that has no table here; its bundle has no exits, trees or exact mode.

@@ -74,6 +74,7 @@ class LanguageModel(SuggestingModel):
         room = self.runtime.room(num_tokens=len(token_ids)).num_tokens if context_length is None else context_length
         sequence = self.runtime.new_sequence(context_length=room, exact=None)
         sequence.append(token_ids)
+        sequence.begin()
         sequence.extend(Draft.empty())
         return save_prefix(Path(file), sequence, len(sequence.token_ids) - 1)
 
@@ -190,6 +191,7 @@ class LanguageModel(SuggestingModel):
             context_length = self.room(token_ids, options, num_rows=num_rows).num_tokens
         sequence = self.runtime.new_sequence(context_length=context_length, exact=options.wants_exact)
         sequence.append(token_ids)
+        sequence.begin()
         sequence.require_room(options.max_new_tokens)
         return sequence
 

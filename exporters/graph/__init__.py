@@ -8,6 +8,7 @@ from skipstone.exporters.graph.matrix_names import matrix_names
 from skipstone.exporters.graph.mixture import EXACT_BLOCKS
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.pen import FLOAT, GraphPen
+from skipstone.exporters.graph.prefill_kernels import PREFILL_GRAPHS
 from skipstone.exporters.graph.rings import ring_layout, ring_windows
 from skipstone.exporters.graph.rounding import Rounder, rounded
 from skipstone.exporters.graph.stage_graphs import (
@@ -28,6 +29,7 @@ __all__ = [
     "MICROSOFT",
     "PACKED_PRODUCT",
     "PLAIN",
+    "PREFILL_GRAPHS",
     "SPARSE",
     "TARGETS",
     "CacheScales",

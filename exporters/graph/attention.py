@@ -42,14 +42,17 @@ class Attention:
 
     def __call__(self, x: ir.Value, layer: int, step: StepInputs) -> ir.Value:
         """[B, T, E] to [B, T, E] update; reads and writes the layer's cache."""
-        w, has_parts = self._weights, self._architecture.head_norm != "none" or self._architecture.qkv_clip is not None
-        qkv = self._linear(x, f"layers.{layer}.qkv", lambda: w.qkv(layer), w.qkv_bias(layer))
-        qkv = self._pen.some_rows(qkv, step.attention_rows)
-        parts = self._parts(qkv, layer) if has_parts else (qkv, None, None)
-        mixed = self._pen.some_rows(self._attend(parts, layer, step), step.token_rows)
+        w, mixed = self._weights, self._pen.some_rows(self.mix(x, layer, step), step.token_rows)
         if w.keeps_integers("o", layer):  # their blocks cannot be filled up with zeros
             mixed = self._real_channels(mixed)
         return self._linear(mixed, f"layers.{layer}.o", lambda: [w.output(layer)], w.scaled_bias("o", layer))
+
+    def mix(self, x: ir.Value, layer: int, step: StepInputs) -> ir.Value:
+        """[B, T, E] to what attention mixes [B, A, H * D]; reads and writes the layer's cache."""
+        w, has_parts = self._weights, self._architecture.head_norm != "none" or self._architecture.qkv_clip is not None
+        qkv = self._linear(x, f"layers.{layer}.qkv", lambda: w.qkv(layer), w.qkv_bias(layer))
+        qkv = self._pen.some_rows(qkv, step.attention_rows)
+        return self._attend(self._parts(qkv, layer) if has_parts else (qkv, None, None), layer, step)
 
     def _real_channels(self, x: ir.Value) -> ir.Value:
         """Leave out the channels that fill up heads [B, T, H * D]."""

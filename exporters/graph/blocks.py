@@ -83,6 +83,11 @@ class Blocks:
             residual = Residual(residual.stream, self._leave(self.feed_forward(normed, layer), "ffn_out_norm", layer))
         return residual
 
+    def write_cache(self, residual: Residual, layer: int, step: StepInputs) -> None:
+        """Write the keys and values of the last layer that has some, and nothing for what follows."""
+        normed, _ = self._enter(residual, "attention_norm", layer)
+        self._attention.mix(normed, layer, step)
+
     def _parallel(self, residual: Residual, layer: int, step: StepInputs) -> Residual:
         """Attention and FFN of the same input, with one norm or two."""
         a, updates = self._architecture, list[ir.Value]()

@@ -62,7 +62,8 @@ def build_stage(
     window of w hold (see `RingLayout`); attention_bias [1, 1, A, S]; attention_rows [A] and token_rows [T] (see
     `StepInputs`); cosines_n and sines_n [P, D / 2] of each kind of rotary, P at least S; past_key_i, past_value_i
     [B, K, C, D]; rows [R] where logits are made; active_experts [layers], shared ones with them, in the sparse variant
-    of a carved model. Outputs: hidden [B, T, E] or logits [R, V]; present_key_i, present_value_i.
+    of a carved model. Outputs: hidden [B, T, E] or logits [R, V]; present_key_i, present_value_i. A variant that only
+    reads has no bias, and its last stage ends in the caches.
     """
     pen = GraphPen(stage.file.removesuffix(".onnx"), file)
     kernels = (variant.kernels or target)(pen)
@@ -76,7 +77,11 @@ def build_stage(
     else:
         residual = Residual(pen.input("hidden", FLOAT, ("B", "T", d.hidden_size)))
         step = _step_inputs(kernels, architecture, layers, variant)
+    reads_to = architecture.cached_layers[-1] if variant.only_reads and layers.stop == d.num_layers else None
     for layer in layers:
+        if layer == reads_to:  # what follows would be for logits
+            blocks.write_cache(residual, layer, step)
+            return kernels.model()
         residual = blocks.layer(residual, layer, step)
     hidden = blocks.add_up(residual)
     if stage.ends_in_logits:
@@ -159,7 +164,7 @@ def _step_inputs(
         position_ids=pen.input("position_ids", INT64, ("B", num_rows)),
         last_positions=pen.input("seqlens_k", INT32, ("B",)),
         total_length=pen.input("total_sequence_length", INT32, ()),
-        attention_bias=pen.input("attention_bias", FLOAT, (1, 1, num_rows, "S")),
+        attention_bias=pen.input("attention_bias", FLOAT, (1, 1, num_rows, "S")) if not variant.only_reads else None,
         attention_rows=pen.input("attention_rows", INT64, ("A",)) if has_rows else None,
         token_rows=pen.input("token_rows", INT64, ("T",)) if has_rows else None,
         turns=_turns(pen, architecture, layers),

@@ -29,12 +29,14 @@ class GraphVariant:
     """The settings of the graphs of one variant; by default those of the plain model.
 
     `kind` is what the manifest calls it, beside the type of its cache. `kernels` write its operators, None: those of
-    the target. With `cache_scales` keys and values are kept as int8.
+    the target. With `cache_scales` keys and values are kept as int8. One that `only_reads` writes the caches for tokens
+    in a chain, and gives no logits.
     """
 
     kind: str = ""
     kernels: type[Kernels] | None = None
     cache_scales: CacheScales | None = None
+    only_reads: bool = False
 
     @property
     def name(self) -> str:

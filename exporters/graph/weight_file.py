@@ -12,7 +12,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skipstone.exporters.graph.rounding import Rounder, require_finite, rounded
-from skipstone.quant import Matrix, QuantizedMatrix, TensorRecipe, as_columns, half_exponent, pack, refine, unpack
+from skipstone.quant import (
+    Matrix,
+    QuantizedMatrix,
+    TensorRecipe,
+    as_columns,
+    half_exponent,
+    pack,
+    refine,
+    unpack,
+    whole_rows,
+)
 
 __all__ = ["INTEGERS", "StoredMatrix", "StoredScales", "WeightFile"]
 
@@ -139,6 +149,25 @@ class WeightFile:
             scales=self.add_scales(f"{name}.scales", matrix.scales),
             zero_points=None if points is None else self.add(f"{name}.zero_points", lambda: points),
             order=None if order is None else self.add(f"{name}.order", lambda: order),
+        )
+
+    def add_whole_rows(self, name: str, make: Callable[[], Sequence[Matrix]]) -> tuple[StoredMatrix, ...]:
+        """Return the matrices that `make` gives as signed integers [K, N], with one scale for each output."""
+        if name not in self._matrices:
+            self._matrices[name] = (self._add_whole_rows(name, make()),)
+        return self._matrices[name]
+
+    def _add_whole_rows(self, name: str, matrices: Sequence[Matrix]) -> StoredMatrix:
+        parts = [whole_rows(matrix) for matrix in matrices]
+        values = np.concatenate([part.values for part in parts])
+        rows, columns = values.shape
+        return StoredMatrix(
+            rows=rows,
+            columns=columns,
+            bits=8,
+            transposed=True,
+            data=self.add(f"{name}.data", lambda: values.T),
+            scales=StoredScales(self.add(f"{name}.scales", lambda: np.concatenate([part.scales for part in parts]))),
         )
 
     def _add_transposed(self, name: str, matrix: QuantizedMatrix) -> StoredMatrix:

@@ -12,9 +12,20 @@ from typing import Final, TypeAlias
 
 from skipstone.errors import BundleError
 
-__all__ = ["PLAIN_CACHE", "Variants", "check_variants", "graph_of", "kind_and_cache", "variant_file", "variant_name"]
+__all__ = [
+    "PLAIN_CACHE",
+    "PREFILL",
+    "Variants",
+    "check_variants",
+    "graph_of",
+    "kind_and_cache",
+    "variant_file",
+    "variant_name",
+]
 
 PLAIN_CACHE: Final = "float32"
+PREFILL: Final = "prefill"
+"""The kind of graphs that read prompts: they write the caches, and give no logits."""
 Variants: TypeAlias = Mapping[str, Mapping[str, str]]
 """By the name of a variant: the plain graph's file to the file in its place, for those that differ."""
 _CACHE: Final = "cache-"

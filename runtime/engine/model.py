@@ -14,6 +14,7 @@ from skipstone.runtime.engine.branches import MOST_TREE_ROWS
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.cache_types import CACHE_TYPES, CacheName
 from skipstone.runtime.engine.device_note import device_note
+from skipstone.runtime.engine.prefill import PrefillName, reads_apart
 from skipstone.runtime.engine.room import Room, cache_layouts, most_tokens
 from skipstone.runtime.engine.rounding import ALL_COUNTS, COUNTS, ROUNDING_CONTEXT, Rounding, measure_rounding
 from skipstone.runtime.engine.runner import PREFILL_CHUNK
@@ -46,15 +47,17 @@ class Model:
         profiles: Path | None = None,
         draft_model: Bundle | None = None,
         cache_type: str | None = None,
+        prefill: PrefillName = "auto",
         prefill_chunk: int = PREFILL_CHUNK,
         bound_calls: int = BOUND_CALLS,
     ) -> None:
         """`profiles` is the folder where measurements of the device are kept; None keeps them for this process only.
 
         `draft_model` is the draft model, in place of the one that the bundle carries. `cache_type` is that of all
-        texts, as the manifest calls it; None is the bundle's own. Prompts are fed in pieces of `prefill_chunk` tokens;
-        each text keeps `bound_calls` shapes of calls bound. Raises: ConfigError unless the draft model is smaller, and
-        for a type of cache that the bundle or the device lacks.
+        texts, as the manifest calls it; None is the bundle's own. `prefill` says which graphs read prompts, see
+        `reads_apart`; in pieces of `prefill_chunk` tokens. Each text keeps `bound_calls` shapes of calls bound. Raises:
+        ConfigError unless the draft model is smaller, and for a type of cache, or graphs, that the bundle or the device
+        lacks.
         """
         if draft_model is not None:
             _require_smaller(draft_model, bundle)
@@ -65,6 +68,7 @@ class Model:
         if bundle.manifest.total_bytes >= LEAST_BYTES:
             give_back()  # reading a tokenizer leaves more behind than it keeps, in pieces too small for the weights
         self.chat_template = ChatTemplate.load(bundle.path)
+        self.reads_apart = reads_apart(bundle, prefill)
         self.sessions = Sessions(bundle, device, cache_type=cache_type)
         self.spares = Spares(self.sessions, bound_calls=bound_calls)
         self.prefill_chunk, self._bound_calls = prefill_chunk, bound_calls
@@ -80,11 +84,13 @@ class Model:
         profiles: Path | None = None,
         draft_model: str | Path | None = None,
         cache: CacheName | None = None,
+        prefill: PrefillName = "auto",
     ) -> Model:
         """Return the bundle in folder `path`, ready to run, with that in folder `draft_model` as its draft model.
 
-        `cache` is the type of cache, `fp32` or `int8`; None is the bundle's own. Raises: BundleError, DeviceError;
-        ConfigError for a draft model that is not smaller, and a type of cache that the bundle or the device lacks.
+        `cache` is the type of cache, `fp32` or `int8`; None is the bundle's own. `prefill` says which graphs read
+        prompts: `int8`, the `same` that decode, or `auto` for what the bundle says. Raises: BundleError, DeviceError;
+        ConfigError for a draft model that is not smaller, and for a type of cache, or graphs, that are not there.
         """
         bundle, other = Bundle.open(Path(path)), None if draft_model is None else Bundle.open(Path(draft_model))
         return cls(
@@ -93,6 +99,7 @@ class Model:
             profiles=profiles,
             draft_model=other,
             cache_type=None if cache is None else CACHE_TYPES[cache],
+            prefill=prefill,
         )
 
     @property
@@ -131,7 +138,12 @@ class Model:
                 "those of --precision int4 --group-size 32 can"
             )
         return Sequence.open(
-            self.spares, context_length, rules=rules, chains_only=bool(exact), prefill_chunk=self.prefill_chunk
+            self.spares,
+            context_length,
+            rules=rules,
+            chains_only=bool(exact),
+            prefill_chunk=self.prefill_chunk,
+            reads_apart=self.reads_apart,
         )
 
     @property
@@ -156,7 +168,9 @@ class Model:
 
     def sequence_in(self, cache: KVCache) -> Sequence:
         """Return an empty sequence over the cache of one text."""
-        return Sequence(self._workspace(cache), self.spares, prefill_chunk=self.prefill_chunk)
+        return Sequence(
+            self._workspace(cache), self.spares, prefill_chunk=self.prefill_chunk, reads_apart=self.reads_apart
+        )
 
     def new_workspace(self, *, context_length: int | None = None) -> Workspace:
         """Return a workspace of its own for calls on `context_length` tokens. Raises: as `new_cache`."""

@@ -22,7 +22,6 @@ from skipstone.errors import BundleError, ConfigError
 from skipstone.runtime.bundle import DataError, LayerCache, format_of, parse_json, read_typed, write_whole
 from skipstone.runtime.engine.model import Model
 from skipstone.runtime.engine.sequence import Sequence
-from skipstone.runtime.engine.sessions import Sessions
 from skipstone.runtime.engine.shared_tokens import num_shared
 
 __all__ = ["LEAST_LEFT", "Prefix", "save_prefix"]
@@ -69,7 +68,7 @@ def save_prefix(path: Path, sequence: Sequence, num_tokens: int) -> int:
         )
     header = _Header(
         format_version=FORMAT_VERSION,
-        made_for=_made_for(sequence.sessions, sequence.prefill_chunk),
+        made_for=_made_for(sequence),
         num_tokens=num_tokens,
         exact=sequence.exact,
         is_long=sequence.is_long,
@@ -91,7 +90,7 @@ class Prefix:
     def open(cls, path: Path, model: Model) -> Prefix:
         """Map a file. Raises: BundleError for one that is none, that is damaged, or made for other weights."""
         header, start = _read_header(path)
-        if header.made_for != _made_for(model.sessions, model.prefill_chunk):
+        if header.made_for != _made_for(model):
             others = " or another type of cache" if len(model.manifest.cache_types) > 1 else ""
             raise BundleError(f"{path} was made for another bundle{others}; {MAKE_ANEW}, or name another file")
         try:
@@ -124,6 +123,8 @@ class Prefix:
         num_tokens, chunk = len(sequence.token_ids), sequence.prefill_chunk
         shared = self.num_shared(sequence.token_ids, is_long=sequence.will_be_long)
         most = max(0, min(shared, num_tokens - left))
+        if sequence.reads_apart and sequence.sessions.manifest.exact:  # rows do not depend on those beside them
+            return most
         if left > LEAST_LEFT or not (sequence.exact and self._header.exact):
             return most - most % chunk
         # A last piece of one row may round in another way: there must be one with the file only where there is without.
@@ -131,8 +132,9 @@ class Prefix:
         return next(count for count in range(most, -1, -1) if ((num_tokens - count) % chunk == 1) == single)
 
 
-def _made_for(sessions: Sessions, chunk: int) -> str:
-    """Return the hash of weights, graphs and all else that rows depend on."""
+def _made_for(source: Sequence | Model) -> str:
+    """Return the hash of weights, graphs and all else that rows of a text, or of a model's texts, depend on."""
+    sessions, chunk = source.sessions, source.prefill_chunk
     manifest = sessions.manifest
     apart = {*manifest.adapters.values(), manifest.draft_head}
     inside = f"{manifest.draft_model}/"
@@ -147,6 +149,7 @@ def _made_for(sessions: Sessions, chunk: int) -> str:
         "rotaries": [asdict(rotary) for rotary in manifest.rotaries],
         "long_rope_from": manifest.long_rope_from,
         "chunk": chunk,
+        "reads_apart": source.reads_apart,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -145,6 +145,15 @@ class Runner:
             rows.append(given.copy())
         return np.concatenate(rows), logits
 
+    def read(self, token_ids: SequenceOf[int], part: Part, *, length: int) -> None:
+        """Run a part without a head on tokens behind `length` others, for what it writes to the cache.
+
+        No rows are added: its products must give a row the same bits whatever is beside it.
+        """
+        start = np.asarray([self.position(length)])
+        feed = Feed(np.asarray(token_ids)[None, :, None], np.asarray([length]), range(0), start)
+        self._workspace.call(feed, part).run(feed)
+
     def _is_alone(self, num_fed: int, length: int) -> bool:
         """Whether attention takes these rows, behind `length` others, as a single one."""
         return num_fed == 1 and length >= self.rules.alone_from

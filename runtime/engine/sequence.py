@@ -13,6 +13,7 @@ from skipstone.option_types import checked
 from skipstone.runtime.engine.ahead import Ahead
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Blends, Part, TreeMask
+from skipstone.runtime.engine.prompt_reader import PromptReader
 from skipstone.runtime.engine.room import memory_told
 from skipstone.runtime.engine.rounding import FREE_ROWS, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
@@ -53,10 +54,12 @@ class Sequence:
         rules: RowRules | None = None,
         chains_only: bool = False,
         prefill_chunk: int = PREFILL_CHUNK,
+        reads_apart: bool = False,
     ) -> None:
         """`spares` gives a fork its workspace; `prefill_chunk` is the number of tokens of a piece of a prompt.
 
-        Without `rules` the sequence is not exact. With `chains_only` it takes no drafts that branch.
+        Without `rules` the sequence is not exact. With `chains_only` it takes no drafts that branch. With `reads_apart`
+        graphs of their own read prompts; see `PromptReader`.
         """
         self._workspace, self._spares = workspace, spares
         self._manifest, self.cache = workspace.sessions.manifest, workspace.cache
@@ -66,6 +69,7 @@ class Sequence:
         adds_rows = self._runner.rules.layers != FREE_ROWS.layers
         self.capacity = min(self.cache.capacity, self._manifest.context_length - adds_rows)
         self.ahead = Ahead(self._runner, self._manifest)
+        self._reader = PromptReader(self._runner, is_on=reads_apart)
         self._draft: Draft | None = None
         self._num_behind = 0  # rows of blends or branches behind the cached tokens
         self.token_ids: list[int] = []
@@ -81,13 +85,21 @@ class Sequence:
         rules: RowRules | None = None,
         chains_only: bool = False,
         prefill_chunk: int = PREFILL_CHUNK,
+        reads_apart: bool = False,
     ) -> Sequence:
         """Return an empty sequence in a workspace of `spares`, which get it back when the sequence is gone.
 
         It has room for `capacity` tokens, by default all that the model can see. Raises: ConfigError for more.
         """
         workspace = spares.take(capacity)
-        sequence = cls(workspace, spares, rules=rules, chains_only=chains_only, prefill_chunk=prefill_chunk)
+        sequence = cls(
+            workspace,
+            spares,
+            rules=rules,
+            chains_only=chains_only,
+            prefill_chunk=prefill_chunk,
+            reads_apart=reads_apart,
+        )
         weakref.finalize(sequence, spares.give, workspace).atexit = False
         return sequence
 
@@ -160,6 +172,11 @@ class Sequence:
         return self._runner.chunk
 
     @property
+    def reads_apart(self) -> bool:
+        """Whether graphs of their own read prompts."""
+        return self._reader.is_on
+
+    @property
     def next_position(self) -> int:
         """Which row of the rotary tables the next token takes."""
         return self._runner.position(self.num_cached)
@@ -178,6 +195,19 @@ class Sequence:
         shared = num_shared(self.token_ids, token_ids)
         self.rollback(shared)
         self.append(token_ids[shared:])
+
+    def begin(self) -> None:
+        """Let all tokens that are there be the prompt of the text that follows.
+
+        Where graphs of their own read prompts, rows that decoding wrote are forgotten, so that a text does not depend
+        on what was cached.
+        """
+        kept = self._reader.begin(len(self.token_ids), self.num_cached)
+        if kept < self.num_cached:
+            self.num_cached = kept
+            self.ahead.forget()
+            self._leave_pending()
+            self._forget_what_left()
 
     def require_room(self, num_tokens: int) -> None:
         """Raise CacheFull unless `num_tokens` more fit."""
@@ -222,6 +252,7 @@ class Sequence:
         """Let the text be fed again from its beginning where rows that it needs have left the cache."""
         if self.num_cached and not self.cache.holds(self.num_cached):
             self.num_cached, self.ahead.rows = 0, None
+            self._reader.mark(0)
 
     def peek(
         self, token_ids: SequenceOf[int], *, num_stages: int, then: tuple[int, ...] = (), drafting: bool = False
@@ -236,7 +267,7 @@ class Sequence:
         for no token, or one that is outside the vocabulary, and for an exit or stages that the model lacks.
         """
         self.ahead.require_stages(num_stages, then)
-        self._make_way(token_ids)
+        token_ids = self._make_way(token_ids)
         pruned = drafting and self._manifest.draft_head is not None
         if pruned:
             self._workspace.draft_vocabulary.follow(self.token_ids)
@@ -260,7 +291,7 @@ class Sequence:
         if num_stages < 2:
             raise ConfigError("no hidden states go into the first stage; peek at two stages or more")
         self.ahead.require_stages(num_stages)
-        self._make_way(token_ids)
+        token_ids = self._make_way(token_ids)
         return self.ahead.peek_hidden(token_ids, start=self.num_cached, num_stages=num_stages)
 
     def peek_logits(self) -> NDArray[np.float32]:
@@ -270,8 +301,8 @@ class Sequence:
         """
         return self.ahead.peek_logits()
 
-    def _make_way(self, token_ids: SequenceOf[int]) -> None:
-        """Get ready to peek at tokens behind the cached ones."""
+    def _make_way(self, token_ids: SequenceOf[int]) -> SequenceOf[int]:
+        """Get ready to peek at tokens behind the cached ones; return those that were not read on the way."""
         if not token_ids:
             raise ConfigError("there is no token to peek at; give those that wait first")
         self._require_known(token_ids)
@@ -280,6 +311,9 @@ class Sequence:
         self._forget_what_left()
         self._turn()
         self.require_room(self.num_cached + len(token_ids) - len(self.token_ids))
+        num_cached = self.num_cached
+        self._read()
+        return token_ids[self.num_cached - num_cached :]
 
     def prepare(self, most_guesses: int) -> None:
         """Make ready for drafts of up to so many guesses: the first call of each length would take longer else."""
@@ -298,6 +332,7 @@ class Sequence:
         self.require_feedable(draft)
         self._leave_pending()
         self._turn()
+        self._read()
         is_tree, num_logits = not draft.is_chain, 1 + len(draft)
         waiting = [*self.token_ids[self.num_cached :], *draft.token_ids]
         *pieces, last = self._runner.pieces(waiting, num_logits, is_tree=is_tree)
@@ -352,12 +387,24 @@ class Sequence:
         """Take the angles of the text's length; forget rows that have others."""
         if self.is_stale:
             self.num_cached = 0
+            self._reader.mark(0)
         if self.will_be_long != self._runner.is_long:
             self._runner.is_long = self.will_be_long
             self.ahead.forget()
 
+    def _read(self) -> None:
+        """Read what waits of a prompt by the graphs for that, where there are some."""
+        num_cached = self._reader.read(self.token_ids, self.num_cached)
+        if num_cached > self.num_cached:
+            self.num_cached = num_cached
+            self.ahead.forget()
+
     def mark_cached(self, num_tokens: int, *, is_long: bool) -> None:
-        """Note that the cache was given the rows of the first tokens, with the angles of long texts or others."""
+        """Note that the cache was given the rows of the first tokens, with the angles of long texts or others.
+
+        Where graphs of their own read prompts, they have read these.
+        """
+        self._reader.mark(num_tokens)
         self.num_cached, self._runner.is_long = num_tokens, is_long
         self.ahead.forget()
         self._leave_pending()
@@ -408,6 +455,7 @@ class Sequence:
             raise ConfigError(f"cannot go back to {length} tokens, the text has {len(self.token_ids)}")
         del self.token_ids[length:]
         self.ahead.forget()
+        self._reader.cut(length)
         self._leave_pending()
 
     def fork(self) -> Sequence:
@@ -418,7 +466,9 @@ class Sequence:
             rules=self.rules,
             chains_only=self._chains_only,
             prefill_chunk=self._runner.chunk,
+            reads_apart=self.reads_apart,
         )
+        twin._reader.copy_from(self._reader)
         twin.cache.copy_from(self.cache, self.num_cached + len(self._draft or ()))
         twin.token_ids, twin.num_cached, twin._draft = list(self.token_ids), self.num_cached, self._draft
         twin._runner.is_long = self._runner.is_long

@@ -29,6 +29,7 @@ class Opening:
     @classmethod
     def of(cls, model: Model, sequence: Sequence, options: GenerationOptions) -> Opening:
         """Return the opening of the text that follows `sequence`, of which the end may change: see `begin`."""
+        sequence.begin()
         num_cached, beginning = sequence.num_cached, None
         if options.complete_words:
             beginning = begin(model, sequence, options.sampling, max_new_tokens=options.max_new_tokens)

@@ -89,6 +89,7 @@ def stream_side_by_side(
     ConfigError for options that only a text alone has; CacheFull.
     """
     require_side_by_side(options)
+    sequence.begin()
     options, said = options.seeded(), _same_text(model, sequence, options)
     texts = [_Text.of(model, sequence, with_seed(options, number), said) for number in range(count)]
     numbers = list(range(count))

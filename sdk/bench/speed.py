@@ -18,7 +18,7 @@ from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.decoding import PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
-from skipstone.runtime.engine import CacheName, Model
+from skipstone.runtime.engine import CacheName, Model, PrefillName
 from skipstone.runtime.generation import peak_memory_bytes
 from skipstone.runtime.sampling import Sampler
 
@@ -63,6 +63,7 @@ def benchmark(
     device: str = "cpu",
     threads: int | None = None,
     cache: CacheName | None = None,
+    prefill: PrefillName = "auto",
     on_progress: Callable[[int], None] = lambda run: None,
 ) -> BenchResult:
     """Return the speed of plain decoding after a prompt of random tokens; a run before the counted ones warms up.
@@ -73,7 +74,7 @@ def benchmark(
         given = f"{prompt_tokens}, {runs} and {new_tokens}"
         raise ConfigError(f"a benchmark needs at least 1 prompt token, 1 run and 2 new tokens, got {given}")
     start = time.perf_counter()
-    model = Model.open(path, device=device, threads=threads, cache=cache)
+    model = Model.open(path, device=device, threads=threads, cache=cache, prefill=prefill)
     load_s = time.perf_counter() - start
     _require_room(model, prompt_tokens, new_tokens)
     prompt = np.random.default_rng(0).integers(0, model.manifest.dimensions.vocab_size, prompt_tokens).tolist()
@@ -125,6 +126,7 @@ def _time_run(model: Model, prompt: list[int], new_tokens: int) -> list[float]:
     """Return seconds to the first token and of each later one."""
     sequence = model.new_sequence()
     sequence.append(prompt)
+    sequence.begin()
     accept = match(Sampler(greedy=True), sequence.token_ids)
     steps = decode(sequence, drafter=PlainDrafter(), accept=accept, max_new_tokens=new_tokens, stop_ids=())
     times: list[float] = np.diff([time.perf_counter(), *(time.perf_counter() for _ in steps)]).tolist()

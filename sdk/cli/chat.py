@@ -15,6 +15,8 @@ from skipstone.cli.options import (
     BundleArgument,
     ContextOption,
     Place,
+    PrefillChoice,
+    PrefillOption,
     PromptCacheOption,
     QuietOption,
     require_lossless,
@@ -60,6 +62,7 @@ def run(
         OnFullName, typer.Option(help="When the context is full: drop the oldest turns, or stop the talk.")
     ] = OnFullName.drop,
     prompt_cache: PromptCacheOption = None,
+    prefill: PrefillOption = PrefillChoice.auto,
     quiet: QuietOption = False,
 ) -> None:
     """Talk to a model.
@@ -73,7 +76,7 @@ def run(
     named = given(length, drafts, sampling)
     chat_options(**named)  # a wrong value is refused before the model is loaded
     require_input(INPUT_ADVICE)
-    model = place.load(bundle, **drafts.for_loading())
+    model = place.load(bundle, prefill=prefill.value, **drafts.for_loading())
     options = chat_options(recommended=model.runtime.manifest.sampling, **named).seeded()
     console, cache = notes(quiet=quiet), None if prompt_cache is None else model.prompt_cache(prompt_cache)
     context = told_context(context, model.runtime.room(), quiet=quiet)

@@ -32,6 +32,10 @@ class Target(StrEnum):
     plain = "plain"
 
 
+class Prefill(StrEnum):
+    int8 = "int8"
+
+
 class Via(StrEnum):
     optimum = "optimum"
 
@@ -144,6 +148,10 @@ class StageFlags:
         typer.Option(
             "--draft-head", metavar="auto|K", help="Head over the first K tokens, for drafts; auto: a quarter."
         ),
+    ] = None
+    prefill: Annotated[
+        Prefill | None,
+        typer.Option("--prefill", help="Add graphs that read prompts in integers: a byte a weight more."),
     ] = None
     target: Annotated[
         Target, typer.Option("--target", help="Operators: onnxruntime's fused ones, or plain ONNX for other providers.")

@@ -11,7 +11,16 @@ import typer
 from skipstone.cli.command import unfold
 from skipstone.cli.drafts import DepthPainter, DraftPainter, speed_line, stats_table
 from skipstone.cli.generation import DecodingFlags, DraftFlags, LengthFlags, SamplingFlags, given
-from skipstone.cli.options import BundleArgument, ContextOption, Place, Printing, PromptCacheOption, told_context
+from skipstone.cli.options import (
+    BundleArgument,
+    ContextOption,
+    Place,
+    PrefillChoice,
+    PrefillOption,
+    Printing,
+    PromptCacheOption,
+    told_context,
+)
 from skipstone.cli.standard_input import read_prompt
 from skipstone.cli.terminal import notes, print_json, write
 from skipstone.errors import ConfigError
@@ -95,6 +104,7 @@ def run(
     ] = None,
     context: ContextOption = None,
     prompt_cache: PromptCacheOption = None,
+    prefill: PrefillOption = PrefillChoice.auto,
 ) -> None:
     """Continue a prompt; the text goes to standard output as it comes.
 
@@ -115,7 +125,7 @@ def run(
     options = {**given(length, drafts, decoding, sampling), "logprobs": showing.logprobs}
     generation_options(**options)  # a wrong value is refused before the model is loaded
     text = read_prompt(prompt)
-    model = place.load(bundle, **loading)
+    model = place.load(bundle, prefill=prefill.value, **loading)
     rows = 1 if showing.samples == 1 else 2
     room = model.room(model.encode(text), generation_options(**options), num_rows=rows)
     options["context_length"] = told_context(context, room, quiet=showing.quiet)

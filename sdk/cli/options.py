@@ -31,6 +31,8 @@ __all__ = [
     "OutputOption",
     "Place",
     "PlotOption",
+    "PrefillChoice",
+    "PrefillOption",
     "Printing",
     "PromptCacheOption",
     "QuietOption",
@@ -58,6 +60,16 @@ class NormalizeName(StrEnum):
     bytes = "bytes"
 
 
+class PrefillChoice(StrEnum):
+    auto = "auto"
+    int8 = "int8"
+    same = "same"
+
+
+PrefillOption = Annotated[
+    PrefillChoice,
+    typer.Option("--prefill", help="What reads prompts: graphs in int8, the same as decode, or what the bundle says."),
+]
 NormalizeOption = Annotated[
     NormalizeName, typer.Option("--normalize", help="Divide each answer's log probability by its length.")
 ]

@@ -9,7 +9,7 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from skipstone.cli.command import unfold
-from skipstone.cli.options import BundleArgument, OutputOption, Place, QuietOption
+from skipstone.cli.options import BundleArgument, OutputOption, Place, PrefillChoice, PrefillOption, QuietOption
 from skipstone.cli.terminal import OutputFormat, csv_table, measures, print_json, progress_bar, write
 
 NAME = "speed"
@@ -26,6 +26,7 @@ def run(
     prompt_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens of the random prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to make.")] = 96,
     runs: Annotated[int, typer.Option(metavar="N", min=1, help="Runs that count, after one that warms up.")] = 5,
+    prefill: PrefillOption = PrefillChoice.auto,
     output: OutputOption = OutputFormat.md,
     quiet: QuietOption = False,
 ) -> None:
@@ -46,6 +47,7 @@ def run(
             device=place.device,
             threads=place.threads,
             cache=place.cache_name,
+            prefill=prefill.value,
             on_progress=lambda count: progress.update(task, completed=count),
         )
     record = asdict(result)
