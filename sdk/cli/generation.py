@@ -5,6 +5,7 @@ Their defaults stay in the runtime: what was not given is None or False here, an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +19,7 @@ from skipstone.cli.options import (
     require_drafter,
     require_suffix,
 )
+from skipstone.errors import ConfigError
 
 __all__ = ["DecodingFlags", "DraftFlags", "LengthFlags", "SamplingFlags", "given"]
 
@@ -99,6 +101,9 @@ class DecodingFlags:
     dial: Annotated[
         float | None, typer.Option(metavar="X", help="Approximate: set the method's dial, not --min-agreement.")
     ] = None
+    active: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Approximate: --decode active with this share of the experts.")
+    ] = None
     calibration: CalibrationOption = None
     complete_words: Annotated[
         bool, typer.Option("--complete-words", help="Where the prompt ends inside a word, begin by ending that word.")
@@ -156,4 +161,19 @@ def given(*flags: LengthFlags | DraftFlags | DecodingFlags | SamplingFlags) -> d
     for name in ("verify", "sampling"):
         if isinstance(values.get(name), StrEnum):
             values[name] = values[name].value
+    if (share := values.pop("active", None)) is not None:
+        values |= _with_active(values, share)
     return {name: value for name, value in values.items() if value is not None and value is not False and value != []}
+
+
+def _with_active(values: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """Return the method and the dial that --active stands for. Raises: ConfigError beside others."""
+    from skipstone.runtime.methods import MethodChoice
+    from skipstone.runtime.methods.experts import ACTIVE
+
+    asked = MethodChoice.parse(values["decode"])
+    if asked.methods != (ACTIVE,) and not asked.methods[0].joins:
+        raise ConfigError(f"--active is the dial of {ACTIVE.name}, got --decode {values['decode']}; leave one out")
+    if values.get("dial") is not None or values.get("min_agreement") is not None:
+        raise ConfigError("--active sets the dial, as --dial and --min-agreement do; give one of them")
+    return {"decode": ACTIVE.name, "dial": share}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.runtime.methods.experts.active import ACTIVE
 from skipstone.runtime.methods.experts.levels import (
     EXPERTS,
     ActiveLevel,
@@ -15,6 +16,7 @@ from skipstone.runtime.methods.experts.levels import (
 )
 
 __all__ = [
+    "ACTIVE",
     "EXPERTS",
     "ActiveLevel",
     "ActiveLevels",

@@ -18,7 +18,7 @@ from skipstone.runtime.engine import Draft, Part, Sequence
 from skipstone.runtime.methods.experts.levels import EXPERTS, ActiveLevel, level_for, sparse_part
 from skipstone.runtime.methods.method import ApproximateContext, Dial, Method, Opened
 
-__all__ = ["METHOD", "decode_active", "open_active"]
+__all__ = ["ACTIVE", "METHOD", "decode_active", "open_active"]
 
 
 def open_active(context: ApproximateContext) -> Opened:
@@ -61,7 +61,7 @@ def decode_active(
     return decode_singly(sequence, look=look, choose=choose, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
 
 
-METHOD = Method(
+METHOD = ACTIVE = Method(
     name="active",
     needs=(EXPERTS,),
     writes=open_active,
