@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from skipstone.calibrate import AUTO, Budget, CacheScalesOfText, Calibration, Documents, within_budget
 from skipstone.carve import find_experts
-from skipstone.check import ExportCheck, require_transformers
+from skipstone.check import ExportCheck, PrefillCheck, require_transformers
 from skipstone.errors import ConfigError
 from skipstone.exporters import SMALL_MODEL, ExportPlan, PlanKeywords, RecipeFile
 from skipstone.exporters.optimum import WrappedPlan
@@ -69,18 +70,21 @@ class ExportJob:
         if self.cache == "int8":
             _require_int8_cache(planned)
         comparison = ExportCheck(planned) if self.check else None
+        reading = PrefillCheck(planned) if isinstance(planned, ExportPlan) and self.options.get("prefill") else None
+        checks = _in_turn([check for check in (comparison, reading) if check is not None])
         if documents is None:
             planned = planned if budget is None else within_budget(planned, budget)
-            self._write(planned, comparison, watcher, command)
+            self._write(planned, checks, watcher, command)
         else:
             with Calibration(planned, documents, budget=budget, seed=0 if own is None else own.seed) as calibration:
                 with watcher.searching("calibrating") as on_progress:
                     planned = calibration.solve(on_progress)
-                self._write(planned, calibration.check(comparison), watcher, command)
+                self._write(planned, calibration.check(checks), watcher, command)
                 for remark in calibration.remarks:
                     watcher.remark(remark)
-        if comparison is not None:
-            watcher.remark(comparison.verdict)
+        for check in (comparison, reading):
+            if check is not None:
+                watcher.remark(check.verdict)
         return planned
 
     def _own_recipe(self) -> RecipeFile | None:
@@ -140,6 +144,15 @@ def _require_int8_cache(planned: Plan) -> None:
     if not isinstance(planned, ExportPlan):
         raise ConfigError("--via optimum takes the graph as it comes, whose cache is fp32; leave --cache int8 out")
     planned.require_int8_cache()
+
+
+def _in_turn(checks: Sequence[Check]) -> Check | None:
+    """Return a check that gives the figures of all, None for none."""
+
+    def all_figures(folder: Path) -> Mapping[str, object]:
+        return {name: figure for check in checks for name, figure in check(folder).items()}
+
+    return all_figures if checks else None
 
 
 def _require_text(own: RecipeFile, documents: Documents | None) -> None:

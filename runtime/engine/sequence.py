@@ -251,7 +251,8 @@ class Sequence:
     def _forget_what_left(self) -> None:
         """Let the text be fed again from its beginning where rows that it needs have left the cache."""
         if self.num_cached and not self.cache.holds(self.num_cached):
-            self.num_cached, self.ahead.rows = 0, None
+            self.num_cached = 0
+            self.ahead.forget()
             self._reader.mark(0)
 
     def peek(

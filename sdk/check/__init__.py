@@ -9,6 +9,7 @@ from skipstone.lazy import lazy_names
 if TYPE_CHECKING:
     from skipstone.check.export_check import KEPT_KL_BOUND, ExportCheck
     from skipstone.check.parity import LOGIT_TOLERANCE, Difference, Parity, compare, sample_tokens
+    from skipstone.check.prefill_check import PrefillCheck
     from skipstone.check.reference import TransformersReference, require_transformers
     from skipstone.check.sizes import draft_head_tokens, part_sizes
 
@@ -18,6 +19,7 @@ __all__ = [
     "Difference",
     "ExportCheck",
     "Parity",
+    "PrefillCheck",
     "TransformersReference",
     "compare",
     "draft_head_tokens",
@@ -34,6 +36,7 @@ __getattr__ = lazy_names(
         "KEPT_KL_BOUND": "skipstone.check.export_check",
         "LOGIT_TOLERANCE": "skipstone.check.parity",
         "Parity": "skipstone.check.parity",
+        "PrefillCheck": "skipstone.check.prefill_check",
         "TransformersReference": "skipstone.check.reference",
         "compare": "skipstone.check.parity",
         "draft_head_tokens": "skipstone.check.sizes",
