@@ -199,7 +199,7 @@ def tiny_stages(tiny_checkpoint: Path, make_bundle: MakeBundle) -> Model:
     return Model.open(make_bundle(tiny_checkpoint, exits="auto"))
 
 
-@pytest.fixture(scope="session", params=["one stage", "four stages", "windows of 5"])
+@pytest.fixture(scope="session", params=["one stage", "four stages", "windows of 5", "int8 cache"])
 def model(
     request: pytest.FixtureRequest,
     tiny: Model,
@@ -207,9 +207,11 @@ def model(
     make_checkpoint: MakeCheckpoint,
     make_bundle: MakeBundle,
 ) -> Model:
-    """A tiny model, whole, in stages, or with layers that see five tokens; a file may have another of this name."""
+    """A tiny model: whole, in stages, with layers that see five tokens, or over integers; a file may have another."""
     if request.param == "windows of 5":
         return Model.open(make_bundle(make_checkpoint("mistral", sliding_window=5), exits="2"))
+    if request.param == "int8 cache":
+        return Model.open(make_bundle(make_checkpoint(), exits="auto", cache="int8"))
     return tiny if request.param == "one stage" else tiny_stages
 
 

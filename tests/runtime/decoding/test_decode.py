@@ -35,7 +35,7 @@ from skipstone.runtime.engine import Draft, Model
 from skipstone.runtime.sampling import Sampler, SamplingOptions
 
 NUM_TOKENS = 16
-MAY_BRANCH = {"one stage": True, "four stages": True, "windows of 5": False}
+MAY_BRANCH = {"one stage": True, "four stages": True, "windows of 5": False, "int8 cache": True}
 Truth = Callable[[SamplingOptions], list[int]]
 
 
@@ -51,6 +51,8 @@ def model(
 ) -> Model:
     if kind == "windows of 5":
         return Model.open(make_bundle(make_checkpoint("mistral", sliding_window=5), exits="2"))
+    if kind == "int8 cache":
+        return Model.open(make_bundle(make_checkpoint(), exits="auto", cache="int8"))
     return tiny if kind == "one stage" else tiny_stages
 
 

@@ -19,7 +19,7 @@ from skipstone.runtime.decoding.verify import match
 from skipstone.runtime.engine import Draft, KVCache, Model, TreeMask
 
 NUM_TOKENS = 16
-MAY_BRANCH = {"one stage": True, "four stages": True, "windows of 5": False}
+MAY_BRANCH = {"one stage": True, "four stages": True, "windows of 5": False, "int8 cache": True}
 
 
 @pytest.fixture(scope="session", params=list(MAY_BRANCH))
@@ -34,6 +34,8 @@ def model(
 ) -> Model:
     if kind == "windows of 5":
         return Model.open(make_bundle(make_checkpoint("mistral", sliding_window=5), exits="2"))
+    if kind == "int8 cache":
+        return Model.open(make_bundle(make_checkpoint(), exits="auto", cache="int8"))
     return tiny if kind == "one stage" else tiny_stages
 
 

@@ -76,11 +76,13 @@ def slowly(
 
 def assert_is_what_the_slow_way_finds(found: Choice, model: Model, prompt: str) -> None:
     scores, depth = slowly(model, prompt, found.answers, found.dial, found.normalize, found.closing)
-    assert found.scores == pytest.approx(scores, abs=1e-4) and found.depth == depth
-    assert scores[found.index] == pytest.approx(max(scores), abs=1e-4)
+    # Rows that branch are added up in another order, and a last bit may move a key to the next integer.
+    tolerance = 1e-4 if model.sessions.cache_type == "float32" else 0.02
+    assert found.scores == pytest.approx(scores, abs=tolerance) and found.depth == depth
+    assert scores[found.index] == pytest.approx(max(scores), abs=tolerance)
     assert found.answer == found.answers[found.index]
     weights = np.exp(scores)
-    assert list(found.chances.values()) == pytest.approx(list(weights / weights.sum()), abs=1e-4)
+    assert list(found.chances.values()) == pytest.approx(list(weights / weights.sum()), abs=tolerance)
 
 
 def distinct(model: Model, prompt: str, answers: SequenceOf[str]) -> bool:
