@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import skipstone.exporters.families.reading
 import skipstone.exporters.graph.rings
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
@@ -23,11 +24,14 @@ from skipstone.runtime.bundle import Bundle, RingLayout
 from skipstone.runtime.engine import Blends, Draft, KVCache, Model, Prefix, Sequence, open_branches, save_prefix
 from skipstone.runtime.generation import Generation, GenerationOptions, stream, stream_batch
 from skipstone.runtime.methods import registered_drafters
+from tests.runtime.engine.test_long_rope import PHI
 
 UNIT = 8
 CHUNK = 24
 NUM_TOKENS = 250
 TEXT: list[int] = np.random.default_rng(3).integers(3, 290, size=NUM_TOKENS).tolist()
+# Else the factor is one of the context, which differs here.
+LONG_ANGLES = PHI["rope_parameters"] | {"attention_factor": 0.8}
 # By name: the family, precision, and settings.
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "one window": ("mistral", "fp32", {"sliding_window": 5}),
@@ -38,7 +42,11 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "one window, int4": ("mistral", "int4", {"sliding_window": 5}),
     "shared caches": ("gemma3n_text", "fp32", {**GEMMA3NS["gemma3n_text"].config}),
+    "angles of long texts": ("phi3", "fp32", PHI | {"sliding_window": 5, "rope_parameters": LONG_ANGLES}),
+    "two windows": ("mistral", "fp32", {"sliding_window": 5, "num_hidden_layers": 3}),
+    "standard operators": ("mistral", "fp32", {"sliding_window": 7}),
 }
+PAIRS = [kind for kind in KINDS if not kind.endswith("int4")]
 WITH_SMALL_MODEL = ("model", "tree", "staged", "big-little")
 BRANCHING = ("lookahead",)
 Export = Callable[[str, bool], Path]
@@ -55,7 +63,10 @@ def export_kind(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> Exp
         exits = "none" if family == "gemma3n_text" else "1,2"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(skipstone.exporters.graph.rings, "RING_UNIT", UNIT if has_rings else 1000)
-            return make_bundle(checkpoint, precision=precision, exits=exits)
+            if kind == "two windows":
+                patch.setattr(skipstone.exporters.families.reading, "_windows", lambda *given: (5, None, 11))
+            options = {"target": "plain"} if kind == "standard operators" else {}
+            return make_bundle(checkpoint, precision=precision, exits=exits, **options)
 
     return made
 
@@ -64,7 +75,7 @@ def opened(bundle: Path, chunk: int = CHUNK) -> Model:
     return Model(Bundle.open(bundle), open_device("cpu", threads=1), prefill_chunk=chunk)
 
 
-@pytest.fixture(scope="session", params=["one window", "mixed layers", "shared caches"])
+@pytest.fixture(scope="session", params=PAIRS)
 def pair(request: pytest.FixtureRequest, export_kind: Export) -> tuple[Model, Model]:
     """A model with rings, and the same with all rows."""
     ringed, whole = (opened(export_kind(request.param, has_rings)) for has_rings in (True, False))
@@ -125,6 +136,10 @@ def moved(sequence: Sequence, token_ids: list[int], move: tuple[Any, ...]) -> li
     """Do something to a sequence that holds some tokens; return those it holds then."""
     what, count, *more = move
     new = [token_id % 290 + 3 for token_id in TEXT[len(token_ids) % 50 :]][: min(count, sequence.room - 1)]
+    if what in ("draft", "blends"):  # which cannot cross the place where angles change
+        new = new[: max(0, sequence.draft_room - 1)]
+        if not new:
+            return token_ids
     if what == "append":
         sequence.append(new)
         return token_ids + new
