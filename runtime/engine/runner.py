@@ -150,9 +150,12 @@ class Runner:
 
         No rows are added: its products must give a row the same bits whatever is beside it.
         """
+        cut = self._before_turn(len(token_ids), length)
         start = np.asarray([self.position(length)])
-        feed = Feed(np.asarray(token_ids)[None, :, None], np.asarray([length]), range(0), start)
+        feed = Feed(np.asarray(token_ids[:cut])[None, :, None], np.asarray([length]), range(0), start)
         self._workspace.call(feed, part).run(feed)
+        if cut < len(token_ids):
+            self.read(token_ids[cut:], part, length=length + cut)
 
     def _is_alone(self, num_fed: int, length: int) -> bool:
         """Whether attention takes these rows, behind `length` others, as a single one."""

@@ -252,8 +252,8 @@ class Sequence:
         """Let the text be fed again from its beginning where rows that it needs have left the cache."""
         if self.num_cached and not self.cache.holds(self.num_cached):
             self.num_cached = 0
-            self.ahead.forget()
             self._reader.mark(0)
+            self.ahead.forget()
 
     def peek(
         self, token_ids: SequenceOf[int], *, num_stages: int, then: tuple[int, ...] = (), drafting: bool = False
