@@ -26,12 +26,19 @@ class KVCache:
     """
 
     def __init__(
-        self, layers: Sequence[tuple[Buffer, Buffer]], rings: Sequence[Sequence[Ring | None]], *, capacity: int
+        self,
+        layers: Sequence[tuple[Buffer, Buffer]],
+        rings: Sequence[Sequence[Ring | None]],
+        *,
+        capacity: int,
+        last_layer: int,
     ) -> None:
-        """`rings` are those of the layers of each text; `capacity` is how many tokens of one text fit."""
-        self.layers, self.rings, self.capacity = tuple(layers), tuple(rings), capacity
-        all_rows = [number for number, ring in enumerate(self.rings[0]) if ring is None]
-        self._spoken_for = all_rows[-1] if all_rows else len(self.layers) - 1
+        """`rings` are those of the layers of each text; `capacity` is how many tokens of one text fit.
+
+        `last_layer` is the last one that keeps all rows of texts of any length, where there is one.
+        """
+        self.layers, self.rings = tuple(layers), tuple(rings)
+        self.capacity, self._last_layer = capacity, last_layer
 
     def __iter__(self) -> Iterator[Buffer]:
         """Yield the buffers: keys of the first layer, its values, and so on."""
@@ -55,7 +62,8 @@ class KVCache:
             ]
             for text in (slice(number, number + 1) for number in range(batch))
         ]
-        return cls(buffers, rings, capacity=capacity)
+        last = max((number for number, layout in enumerate(layouts) if layout is None), default=len(layers) - 1)
+        return cls(buffers, rings, capacity=capacity, last_layer=last)
 
     @property
     def num_rows(self) -> int:
@@ -91,15 +99,15 @@ class KVCache:
         """Return the cache of one sequence of the batch: the same memory, [1, K, C, D]."""
         at = slice(index, index + 1)
         layers = [(key.view(at), value.view(at)) for key, value in self.layers]
-        return KVCache(layers, self.rings[index : index + 1], capacity=self.capacity)
+        return KVCache(layers, self.rings[index : index + 1], capacity=self.capacity, last_layer=self._last_layer)
 
     def values(self, rows: slice) -> NDArray[np.float32]:
         """Return what the last layer that keeps all rows has as values in some of the first text, [rows, K * D].
 
         Where no layer keeps all, those of the last layer that are still there.
         """
-        _, buffer = self.layers[self._spoken_for]
-        ring = self.rings[0][self._spoken_for]
+        _, buffer = self.layers[self._last_layer]
+        ring = self.rings[0][self._last_layer]
         kept = buffer.read()[0, :, rows if ring is None else ring.local(rows)].swapaxes(0, 1)
         return kept.reshape(len(kept), -1).astype(np.float32)
 

@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "standard operators": ("mistral", "fp32", {"sliding_window": 7}),
 }
 PAIRS = [kind for kind in KINDS if not kind.endswith("int4")]
-WITH_SMALL_MODEL = ("model", "tree", "staged", "big-little")
+OF_OTHER_GRAPHS = ("model", "tree", "staged", "big-little", "sparse")
 BRANCHING = ("lookahead",)
 Export = Callable[[str, bool], Path]
 
@@ -240,8 +240,8 @@ def test_a_stage_that_runs_far_ahead_of_the_others_costs_a_text_read_again_and_n
 # All that reads a text
 
 
-# Those of a small model, and those that branch, which windows refuse, are left out.
-NAMES = [name for name in registered_drafters() if name not in (*WITH_SMALL_MODEL, *BRANCHING)]
+# Those of a small model or of experts, and those that branch, which windows refuse, are left out.
+NAMES = [name for name in registered_drafters() if name not in (*OF_OTHER_GRAPHS, *BRANCHING)]
 
 
 @pytest.mark.parametrize("decode", ["auto", *NAMES])
@@ -281,6 +281,18 @@ def test_branches_go_on_from_one_text_over_several_borders(pair: tuple[Model, Mo
         found.append(np.stack(steps))
         near(logits_of(sequence), logits_of(fed(model, TEXT[:61])))
     near(*found)
+
+
+def test_branches_show_the_values_of_the_same_layer_as_the_text_though_their_short_caches_hold_all_rows(
+    pair: tuple[Model, Model],
+) -> None:
+    model, text = pair[0], TEXT[:9]
+    with open_branches(fed(model, text), most=2, steps=2) as branches:
+        branches.reorder([0, 0])
+        branches.step([20, 30])
+        values = branches.last_values().copy()
+    for value, token_id in zip(values, (20, 30), strict=True):
+        near(value, fed(model, [*text, token_id]).cache.values(slice(10))[-1])
 
 
 def test_the_values_of_all_rows_are_those_of_the_last_layer_that_has_them(pair: tuple[Model, Model]) -> None:
