@@ -8,13 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from skipstone.bundled import BUNDLED, bundled_bundle, notes_folder
+from skipstone.devices import Device, open_device
+from skipstone.errors import ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.option_types import checks_arguments
 from skipstone.planning import plan
-from skipstone.runtime.engine import CacheName, Model, PrefillName
+from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.costs import CacheChoice, find_cache
+from skipstone.runtime.engine import CACHE_WORDS, CacheName, Model, PrefillName
+from skipstone.runtime.methods import MethodChoice
 from skipstone.runtime.text import SuffixMemory
 from skipstone.watcher import Watcher
 
@@ -34,8 +39,10 @@ def load(
     suffix_memory: str | Path | None = None,
     draft_model: str | Path | None = None,
     drafter: str | Path | None = None,
-    cache: CacheName | None = None,
+    cache: CacheName | Literal["auto"] | None = None,
     prefill: PrefillName = "auto",
+    expected_decode: str | None = None,
+    expected_tokens: int | None = None,
 ) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
 
@@ -43,13 +50,22 @@ def load(
     it in later processes; without one it remembers within this object. `draft_model` is a smaller bundle that
     guesses for this one, in place of the draft model inside; `drafter` is its old name. `cache` is the type of the
     cache, `fp32`, or `int8` where the bundle was exported with one; None is the bundle's own. It may change texts.
+    `auto` takes the type that this device runs quicker, by cost curves that are measured once: for texts of
+    `expected_tokens`, by default half of what the model sees, that are written by the method `expected_decode`, by
+    default `auto`. Why, stands in `model.cache_choice`.
     `prefill` says which graphs read prompts: `int8` those that `export --prefill int8` made, which are quicker and
     change texts a little, `same` those that decode; `auto` is what the bundle says, whatever the prompt.
     Raises: BundleError, ConfigError, DeviceError, OutputError.
     """
     draft_model = draft_model if drafter is None else drafter
+    folder, choice = resolve(bundle), None
+    if cache == "auto":
+        choice = _chosen_cache(folder, open_device(device, threads=threads), expected_decode, expected_tokens)
+        cache = CACHE_WORDS[choice.cache_type]
+    elif expected_decode is not None or expected_tokens is not None:
+        raise ConfigError("expected_decode and expected_tokens are for cache='auto'; leave them out, or ask for it")
     model = Model.open(
-        resolve(bundle),
+        folder,
         device=device,
         threads=threads,
         profiles=notes_folder(),
@@ -61,7 +77,13 @@ def load(
         vocabulary = model.manifest.files["tokenizer.json"].sha256
         memory = SuffixMemory(file=Path(suffix_memory), vocabulary=vocabulary)
         model.shared.get("suffix memory", lambda: memory)
-    return LanguageModel(model)
+    return LanguageModel(model, cache_choice=choice)
+
+
+def _chosen_cache(folder: Path, device: Device, decode: str | None, num_tokens: int | None) -> CacheChoice:
+    """Return the type of cache that is quicker for such texts."""
+    rows = MethodChoice.parse("auto" if decode is None else decode).usual_rows
+    return find_cache(Bundle.open(folder), device, notes_folder(), num_rows=rows, context=num_tokens)
 
 
 def resolve(bundle: str | Path) -> Path:

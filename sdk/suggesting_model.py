@@ -9,7 +9,7 @@ from skipstone.errors import ConfigError
 from skipstone.ngrams import ngrams_for
 from skipstone.option_types import checks_arguments
 from skipstone.options import sampling_options
-from skipstone.runtime.costs import known_curve
+from skipstone.runtime.costs import CacheChoice, known_curve
 from skipstone.runtime.engine import Model, Sequence
 from skipstone.runtime.suggest import (
     Suggestion,
@@ -31,8 +31,9 @@ __all__ = ["SuggestingModel"]
 class SuggestingModel:
     """The part of a `LanguageModel` that suggests."""
 
-    def __init__(self, model: Model) -> None:
-        self.runtime = model
+    def __init__(self, model: Model, *, cache_choice: CacheChoice | None = None) -> None:
+        """`cache_choice` says why the model has its type of cache; None where it was not chosen by its cost."""
+        self.runtime, self.cache_choice = model, cache_choice
 
     @checks_arguments
     def encode(self, prompt: str) -> list[int]:

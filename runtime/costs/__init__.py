@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.runtime.costs.cache_choice import CacheChoice, crossings, find_cache
 from skipstone.runtime.costs.curve import CostCurve
 from skipstone.runtime.costs.measure import (
     MAX_ROWS,
@@ -21,6 +22,7 @@ __all__ = [
     "MOST_BEHIND",
     "ROUGH_ROW",
     "TIMES_MEMORY",
+    "CacheChoice",
     "CostCurve",
     "ExitTimes",
     "Plan",
@@ -29,7 +31,9 @@ __all__ = [
     "best_speed_up",
     "cost_curve",
     "costs_note",
+    "crossings",
     "exit_times",
+    "find_cache",
     "known_curve",
     "measure_costs",
     "rough_curve",

@@ -76,7 +76,7 @@ def run(
     named = given(length, drafts, sampling)
     chat_options(**named)  # a wrong value is refused before the model is loaded
     require_input(INPUT_ADVICE)
-    model = place.load(bundle, prefill=prefill.value, **drafts.for_loading())
+    model = place.load(bundle, decode=drafts.decode, num_tokens=context, prefill=prefill.value, **drafts.for_loading())
     options = chat_options(recommended=model.runtime.manifest.sampling, **named).seeded()
     console, cache = notes(quiet=quiet), None if prompt_cache is None else model.prompt_cache(prompt_cache)
     context = told_context(context, model.runtime.room(), quiet=quiet)

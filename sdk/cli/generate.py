@@ -40,6 +40,9 @@ Examples:
   skipstone generate my-bundle --prompt-cache rules.cache < rules-and-question.txt"""
 
 
+LETTERS_A_TOKEN = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Showing(Printing):
     """What is shown beside a text."""
@@ -125,7 +128,8 @@ def run(
     options = {**given(length, drafts, decoding, sampling), "logprobs": showing.logprobs}
     generation_options(**options)  # a wrong value is refused before the model is loaded
     text = read_prompt(prompt)
-    model = place.load(bundle, prefill=prefill.value, **loading)
+    expected = {"decode": drafts.decode, "num_tokens": _expected_tokens(context, text, length)}
+    model = place.load(bundle, prefill=prefill.value, **expected, **loading)
     rows = 1 if showing.samples == 1 else 2
     room = model.room(model.encode(text), generation_options(**options), num_rows=rows)
     options["context_length"] = told_context(context, room, quiet=showing.quiet)
@@ -141,6 +145,11 @@ def run(
         notes(quiet=showing.quiet).print("\n".join(cache.told()) or "prompt cache: nothing to read or to keep")
 
 
+def _expected_tokens(context: int | None, text: str, length: LengthFlags) -> int:
+    """Return about how many tokens a text will have, before there is a tokenizer: by `--context`, else by letters."""
+    return context or len(text) // LETTERS_A_TOKEN + (length.max_new_tokens or 0)
+
+
 def _write_text(model: LanguageModel, text: str, options: dict[str, Any], showing: Showing) -> None:
     pieces, console = model.stream(text, **options), notes(quiet=showing.quiet)
     painter = showing.painter(model, decode=options["decode"], last_id=model.encode(text)[-1])
@@ -152,6 +161,8 @@ def _write_text(model: LanguageModel, text: str, options: dict[str, Any], showin
         console.print(painter.legend())
     if showing.stats:
         console.print(stats_table(stats))
+        if model.cache_choice is not None:
+            console.print(model.cache_choice.told)
 
 
 def _print(pieces: Iterator[Piece], painter: DraftPainter | DepthPainter | None) -> Stats:

@@ -110,6 +110,12 @@ class CacheTypeName(StrEnum):
     int8 = "int8"
 
 
+class CacheChoiceName(StrEnum):
+    fp32 = "fp32"
+    int8 = "int8"
+    auto = "auto"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a model runs, and what it keeps of texts."""
@@ -119,24 +125,38 @@ class Place:
         int | None, typer.Option(metavar="N", min=1, help="CPU threads; default: the physical cores.")
     ] = None
     cache: Annotated[
-        CacheTypeName | None,
-        typer.Option("--cache", help="Type of the cache; texts may differ by it. Default: the bundle's own."),
+        CacheChoiceName | None,
+        typer.Option(
+            "--cache",
+            help="Type of the cache; texts may differ by it. auto: the quicker one here. Default: the bundle's own.",
+        ),
     ] = None
 
     @property
     def cache_name(self) -> CacheName | None:
-        """The type of cache that is asked for."""
+        """The type of cache that is asked for. Raises: ConfigError where one is to be chosen."""
+        if self.cache is CacheChoiceName.auto:
+            raise ConfigError("--cache auto chooses for one bundle and its texts; name fp32 or int8 here")
         return None if self.cache is None else self.cache.value
 
-    def load(self, bundle: str, **options: Any) -> LanguageModel:
-        """Return the model of a bundle, there; options are those of `skipstone.load`."""
+    def load(
+        self, bundle: str, *, decode: str | None = None, num_tokens: int | None = None, **options: Any
+    ) -> LanguageModel:
+        """Return the model of a bundle, there; options are those of `skipstone.load`.
+
+        By `decode` and the `num_tokens` of a text, where they are known, its type of cache is chosen, if it is to be.
+        """
         from skipstone.api import load
 
-        return load(bundle, device=self.device, threads=self.threads, cache=self.cache_name, **options)
+        if self.cache is CacheChoiceName.auto:
+            options |= {"cache": "auto", "expected_decode": decode, "expected_tokens": num_tokens}
+        else:
+            options |= {"cache": self.cache_name}
+        return load(bundle, device=self.device, threads=self.threads, **options)
 
     def load_reference(self, bundle: str) -> LanguageModel:
         """Return the model of a bundle that others are compared with, there; its cache is fp32."""
-        return replace(self, cache=CacheTypeName.fp32).load(bundle)
+        return replace(self, cache=CacheChoiceName.fp32).load(bundle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

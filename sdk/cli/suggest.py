@@ -81,7 +81,7 @@ def run(
     if interactive:
         _require_terminal(printing)
     text = (prompt or "") if interactive else read_prompt(prompt)
-    model = place.load(bundle)
+    model = place.load(bundle, num_tokens=drafts.context_length)
     needed = 0 if interactive or not text else len(model.encode(text)) + drafts.max_new_tokens
     room = model.runtime.room(num_tokens=needed)
     drafts = replace(drafts, context_length=told_context(drafts.context_length, room, quiet=printing.quiet))

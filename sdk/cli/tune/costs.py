@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from skipstone.runtime.costs import CostCurve
     from skipstone.runtime.engine import Model
 
+SHOWN_ROWS = (1, 4, 16)
+WHY = "an int8 cache is a quarter to read, which counts behind long texts; fp32 has the quicker kernels for many rows"
 NAME = "costs"
 EXAMPLES = """\b
 Examples:
@@ -34,26 +37,59 @@ def run(
     """Measure the cost curve of a bundle.
 
     Milliseconds of a call for so many rows and cached tokens. `--decode auto` then plans with it; without it,
-    it learns from the calls of a text. Measure again when the machine was busy.
+    it learns from the calls of a text. Of a bundle with an int8 cache both types are measured, which `--cache auto`
+    chooses by. Measure again when the machine was busy.
     """
     from skipstone.bench import plot_costs, require_plot
     from skipstone.bundled import notes_folder
     from skipstone.runtime.costs import costs_note
+    from skipstone.runtime.engine import CACHE_WORDS
 
     if plot is not None:
         require_plot(plot)
     model = place.load(bundle).runtime
-    curve = _measure(model, seconds, quiet=printing.quiet)
-    note = costs_note(model)
-    path = note.path(model.profiles or notes_folder())
-    kept = note.save(curve, path)
+    models = [model, *_other_caches(model, place)]
+    curves, paths, kept = {}, [], True
+    for measured in models:
+        curve = curves[measured.sessions.cache_type] = _measure(measured, seconds / len(models), quiet=printing.quiet)
+        note = costs_note(measured)
+        paths.append(note.path(model.profiles or notes_folder()))
+        kept = note.save(curve, paths[-1]) and kept
+    first = curves[model.sessions.cache_type]
     if plot is not None:
-        plot_costs(curve, title=f"{bundle} on {model.device.name}, {model.device.threads} threads", path=plot)
+        plot_costs(first, title=f"{bundle} on {model.device.name}, {model.device.threads} threads", path=plot)
     if printing.as_json:
-        print_json({"bundle": bundle, "device": model.device.name, "threads": model.device.threads, **asdict(curve)})
+        by_type = {"caches": {CACHE_WORDS[name]: asdict(curve) for name, curve in curves.items()}}
+        where = {"bundle": bundle, "device": model.device.name, "threads": model.device.threads}
+        print_json({**where, **asdict(first), **(by_type if len(curves) > 1 else {})})
         return
-    write(_table(curve))
-    note_kept(path, "the curve is", kept=kept, quiet=printing.quiet)
+    for cache_type, curve in curves.items():
+        write(f"cache {CACHE_WORDS[cache_type]}\n" if len(curves) > 1 else "")
+        write(_table(curve))
+    if len(curves) > 1:
+        write(_crossings(curves, limit=model.manifest.context_length))
+    note_kept(paths[0], "the curve is", kept=kept, quiet=printing.quiet)
+
+
+def _other_caches(model: Model, place: Place) -> list[Model]:
+    """Return the bundle with its other types of cache, unless one was asked for."""
+    from skipstone.runtime.engine import Model
+
+    if place.cache is not None or "int8-cache" not in model.device.capabilities:
+        return []
+    return [
+        Model(model.bundle, model.device, profiles=model.profiles, cache_type=cache_type)
+        for cache_type in model.manifest.cache_types
+        if cache_type != model.sessions.cache_type
+    ]
+
+
+def _crossings(curves: Mapping[str, CostCurve], *, limit: int) -> str:
+    """Return which cache is the quicker one for calls of some rows, line by line, and why."""
+    from skipstone.runtime.costs import crossings
+
+    lines = [crossing.told for crossing in crossings(curves, rows=SHOWN_ROWS, limit=limit)]
+    return "quicker cache\n" + "".join(f"  {line}\n" for line in (*lines, WHY))
 
 
 def _measure(model: Model, seconds: float, *, quiet: bool) -> CostCurve:
