@@ -61,7 +61,6 @@ def load(
     folder, choice = resolve(bundle), None
     if cache == "auto":
         choice = _chosen_cache(folder, open_device(device, threads=threads), expected_decode, expected_tokens)
-        cache = CACHE_WORDS[choice.cache_type]
     elif expected_decode is not None or expected_tokens is not None:
         raise ConfigError("expected_decode and expected_tokens are for cache='auto'; leave them out, or ask for it")
     model = Model.open(
@@ -70,7 +69,7 @@ def load(
         threads=threads,
         profiles=notes_folder(),
         draft_model=None if draft_model is None else resolve(draft_model),
-        cache=cache,
+        cache=CACHE_WORDS[choice.cache_type] if choice else None if cache == "auto" else cache,
         prefill=prefill,
     )
     if suffix_memory is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from skipstone.runtime.bundle import LayerCache, Manifest
-from skipstone.runtime.engine.cache_types import CACHE_TYPES
+from skipstone.runtime.engine.cache_types import CacheName
 
 __all__ = ["CACHE_WORDS", "Room", "cache_bytes", "cache_layouts", "memory_told", "most_tokens"]
 
@@ -17,7 +17,7 @@ KEPT_SHARE: Final = 0.1
 KEPT_BYTES: Final = 64 << 20
 # Room is given in steps, and never less than so much: shorter texts are what every model is asked for.
 STEP: Final = 256
-CACHE_WORDS: Final = {of_manifest: name for name, of_manifest in CACHE_TYPES.items()}
+CACHE_WORDS: Final[Mapping[str, CacheName]] = {"float32": "fp32", "int8": "int8"}
 """How options call the types of the manifest."""
 
 

@@ -128,8 +128,8 @@ def run(
     options = {**given(length, drafts, decoding, sampling), "logprobs": showing.logprobs}
     generation_options(**options)  # a wrong value is refused before the model is loaded
     text = read_prompt(prompt)
-    expected = {"decode": drafts.decode, "num_tokens": _expected_tokens(context, text, length)}
-    model = place.load(bundle, prefill=prefill.value, **expected, **loading)
+    num_tokens = _expected_tokens(context, text, length)
+    model = place.load(bundle, decode=drafts.decode, num_tokens=num_tokens, prefill=prefill.value, **loading)
     rows = 1 if showing.samples == 1 else 2
     room = model.room(model.encode(text), generation_options(**options), num_rows=rows)
     options["context_length"] = told_context(context, room, quiet=showing.quiet)

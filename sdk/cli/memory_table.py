@@ -31,7 +31,7 @@ def memory_of(bundle: Bundle) -> dict[str, Memory]:
     other, manifest = bundle.open_draft_model(), bundle.manifest
     models = [manifest] if other is None else [manifest, other.manifest]
     layouts = [(cache_layouts(model), model.context_length) for model in models]
-    table = {}
+    table: dict[str, Memory] = {}
     for cache_type in layouts[0][0]:
         # A draft model may lack a type; its own default stands for it.
         layers = [(types.get(cache_type, next(iter(types.values()))), length) for types, length in layouts]

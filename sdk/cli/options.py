@@ -137,7 +137,8 @@ class Place:
         """The type of cache that is asked for. Raises: ConfigError where one is to be chosen."""
         if self.cache is CacheChoiceName.auto:
             raise ConfigError("--cache auto chooses for one bundle and its texts; name fp32 or int8 here")
-        return None if self.cache is None else self.cache.value
+        named: dict[CacheChoiceName | None, CacheName] = {CacheChoiceName.fp32: "fp32", CacheChoiceName.int8: "int8"}
+        return named.get(self.cache)
 
     def load(
         self, bundle: str, *, decode: str | None = None, num_tokens: int | None = None, **options: Any
