@@ -19,6 +19,11 @@ class CarvedFfn:
     width: int
     router: str = "neuron"
 
+    def num_active(self, share: float, num_neurons: int) -> int:
+        """Return how many routed experts are active with a share of the neurons; never none."""
+        count = round((share * num_neurons - (num_neurons - self.first_shared)) / self.width)
+        return min(self.num_routed, max(1, count))
+
     def router_shapes(self, hidden_size: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the tensors that the router reads, by our names."""
         if self.router == "neuron":

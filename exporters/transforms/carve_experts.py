@@ -92,14 +92,21 @@ class CarveExperts(Transform):
     def entry(self, num_layers: int) -> ExpertsEntry:
         """Return what the manifest says: all layers have the same share of active experts at each level."""
         shares = sorted({*_SHARES, self.active}, reverse=True)
-        levels = {f"{share:g}": ExpertLevel(active=(self._num_active(share),) * num_layers) for share in shares}
+        levels = {f"{share:g}": ExpertLevel(active=self.active_at(share, num_layers)) for share in shares}
         return ExpertsEntry(
             num_experts=self.num_experts, num_shared=self.num_shared, levels=levels, default=f"{self.active:g}"
         )
 
-    def _num_active(self, share: float) -> int:
-        """Return how many experts a share is, shared ones with them; one of the others is always active."""
-        return min(self.num_experts, max(self.num_shared + 1, round(share * self.num_experts)))
+    def active_at(self, share: float, num_layers: int) -> tuple[int, ...]:
+        """Return how many experts of each layer hold this share of its neurons, shared ones with them.
+
+        One of the others is always active.
+        """
+        layers = (self.layers.get(layer) for layer in range(num_layers))
+        return tuple(
+            self.num_experts if layer is None else self.num_shared + layer.ffn.num_active(share, len(layer.neurons))
+            for layer in layers
+        )
 
     def settings(self, config: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
         """Return config.json as it is: the order of neurons is all that changes."""

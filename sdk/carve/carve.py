@@ -81,7 +81,7 @@ class _Run:
 
     def __init__(self, plan: ExportPlan, count: ExpertCount, active: float, way: str | None, folder: Path) -> None:
         self._plan, self._count, self._way = plan, count, way
-        self._num_active = max(1, round(active * count.total) - count.shared)
+        self._active = active
         self._graphs = LayerGraphs(plan, open_device(), folder)
         self._weights = ModelWeights(plan.architecture, plan.checkpoint.tensors, lambda num_parameters: None)
 
@@ -131,7 +131,8 @@ class _Run:
         found = dict(candidates(known, ffn, self._way))
         if not found:
             raise ConfigError(f"the layers of this model cannot be carved as {self._way}; ask for fewer experts")
-        errors = {way: output_error(other, router, self._num_active) for way, router in found.items()}
+        num_active = ffn.num_active(self._active, len(text.gate))
+        errors = {way: output_error(other, router, num_active) for way, router in found.items()}
         return _expert_layer(ffn, found[min(errors, key=lambda way: (errors[way], way))]), errors
 
 
