@@ -55,6 +55,7 @@ class Kernels(ABC):
     `opsets` are the sets of operators by domain. `is_exact`: whether a row, computed with one other, has the same bits
     whatever the other is. `has_attention_rows`: whether attention rounds a single row in a way of its own, and so is
     given rows of its own; see `StepInputs`. `has_int8_cache`: whether it reads keys and values that are integers.
+    `has_experts`: whether an operator runs single experts, without the work of all others.
     `least_bits` are those of the narrowest integers that the target reads.
     """
 
@@ -63,6 +64,7 @@ class Kernels(ABC):
     is_exact: ClassVar[bool]
     has_attention_rows: ClassVar[bool]
     has_int8_cache: ClassVar[bool]
+    has_experts: ClassVar[bool]
     rms_norm: ClassVar[str]
     least_bits: ClassVar[int] = 2
 
@@ -133,7 +135,7 @@ class Kernels(ABC):
     ) -> ir.Value:
         """[B, T, E] and logits [B * T, X] to what the expert with the largest logit gives, [B, T, E].
 
-        Raises: UnsupportedModel for a target that has no operator for that.
+        Raises: UnsupportedModel for a target without `has_experts`.
         """
         raise UnsupportedModel("carved experts need the operators of onnxruntime; leave --target or --experts out")
 
@@ -146,6 +148,7 @@ class OrtKernels(Kernels):
     is_exact = True
     has_attention_rows = True
     has_int8_cache = True
+    has_experts = True
     rms_norm = "SimplifiedLayerNormalization"
 
     def times_sigmoid(self, x: ir.Value, factor: float) -> ir.Value:

@@ -34,6 +34,7 @@ class PlainKernels(Kernels):
     is_exact = False
     has_attention_rows = False
     has_int8_cache = False
+    has_experts = False
     rms_norm = "RMSNormalization"
     least_bits = 4  # ONNX has integers of 2 bits only from opset 25 on
 

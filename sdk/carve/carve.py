@@ -23,7 +23,7 @@ from skipstone.devices import open_device
 from skipstone.errors import ConfigError
 from skipstone.exporters import ExportPlan
 from skipstone.exporters.families import CarvedFfn
-from skipstone.exporters.graph import ModelWeights
+from skipstone.exporters.graph import TARGETS, ModelWeights
 from skipstone.exporters.optimum import WrappedPlan
 from skipstone.exporters.transforms import CarveExperts, ExpertLayer, refuse_carving
 
@@ -67,6 +67,8 @@ def find_experts(
     if not isinstance(plan, ExportPlan):
         raise ConfigError("--via optimum takes the graph as it comes, so it is not carved; leave one out")
     refuse_carving(plan.architecture)
+    if not TARGETS[plan.target].has_experts:
+        raise ConfigError(f"--target {plan.target} has no operator for experts; leave --target or --experts out")
     count = ExpertCount.parse(experts, plan)
     windows = Windows.of(plan, documents, num_windows=NUM_WINDOWS, seed=seed)
     with tempfile.TemporaryDirectory(prefix="skipstone-") as folder:

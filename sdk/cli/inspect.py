@@ -14,7 +14,7 @@ from skipstone.cli.memory_table import as_json, memory_of, memory_table
 from skipstone.cli.options import BundleArgument, JsonOption, QuietOption
 from skipstone.cli.terminal import print_columns, print_json, progress_bar
 from skipstone.errors import ConfigError
-from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.bundle import Bundle, ExpertsEntry
 
 if TYPE_CHECKING:
     from skipstone.runtime.methods.depth import ExitThresholds
@@ -97,6 +97,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "stages": [f"{stage.file}: layers {stage.first_layer} to {stage.end_layer - 1}" for stage in manifest.stages],
         "exits": list(manifest.exits),
         **({"calibrated": _calibrated(calibration)} if manifest.exits else {}),
+        **({"experts": _experts(manifest.experts)} if manifest.experts else {}),
         "draft_model": _draft_model_line(bundle, draft_model) if draft_model else "none",
         "weights_bytes": weights_bytes,
         "parts_bytes": dict(parts),
@@ -109,6 +110,18 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "made_by": f"skipstone {manifest.provenance.tool_version}",
         "command": manifest.provenance.command or "none, exported from Python",
     }
+
+
+def _experts(experts: ExpertsEntry) -> list[str]:
+    """Return how many experts an FFN has, and each level: how many are active, and what that costs where it is known."""
+    lines = [f"{experts.num_experts} of each FFN, {experts.num_shared} of them always active"]
+    for share, level in experts.levels.items():
+        least, most = min(level.active), max(level.active)
+        count = f"{least}" if least == most else f"{least} to {most}"
+        cost = "" if level.kl is None else f", KL {level.kl:.4f}"
+        default = " (default)" if share == experts.default else ""
+        lines.append(f"{100 * float(share):g} % active{default}: {count}{cost}")
+    return lines
 
 
 def _sampling(said: Mapping[str, float]) -> str:

@@ -3,9 +3,9 @@
     python tests/benchmarks/carved_quality.py CHECKPOINT TEXT [--precision int8] [--experts auto] [--windows 8]
         [--ways best markers/neuron k-means/centre sizes/fit] [--active 1 0.75 0.5 0.25] [--calibrate auto]
 
-CHECKPOINT is a folder, TEXT a file of text or of chats to judge by; FFNs are carved by the text of --calibrate. The ways
-are clusters and router: `markers/neuron` is CMoE, `k-means/centre` is MoEfication with the router of Avg-K, `sizes/fit`
-are FFSplit's heavy hitters with a router by least squares, `best` what an export takes.
+CHECKPOINT is a folder, TEXT a file of text or of chats to judge by; FFNs are carved by the text of --calibrate. The
+ways are clusters and router: `markers/neuron` is CMoE, `k-means/centre` is MoEfication with the router of Avg-K,
+`sizes/fit` are FFSplit's heavy hitters with a router by least squares, `best` what an export takes.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def log_probs(session: ort.InferenceSession, planned: ExportPlan, window: NDArra
 
 
 def judge(folder: Path, planned: ExportPlan, windows: NDArray[np.int64], levels: dict[str, object]) -> None:
-    dense, sparse = (
-        ort.InferenceSession(str(folder / file)) for file in ("stage-00.onnx", "stage-00.sparse.onnx")
-    )
+    dense, sparse = (ort.InferenceSession(str(folder / file)) for file in ("stage-00.onnx", "stage-00.sparse.onnx"))
     kl, nats, first = dict.fromkeys(levels, 0.0), dict.fromkeys(levels, 0.0), 0.0
     for window in windows:
         before = log_probs(dense, planned, window, ())

@@ -1,7 +1,7 @@
 """Print how long a step of one token takes with some of the experts, beside the dense model's.
 
-    python tests/benchmarks/carved_times.py CHECKPOINT [--precision int4] [--group-size 32] [--experts auto] [--rounds 60]
-        [--threads 2] [--active 1 0.75 0.5 0.25]
+    python tests/benchmarks/carved_times.py CHECKPOINT [--precision int4] [--group-size 32] [--experts auto]
+        [--rounds 60] [--threads 2] [--active 1 0.75 0.5 0.25]
 
 CHECKPOINT is a folder; its FFNs are carved in the order in which neurons stand, as times do not depend on that. Graphs
 run in turn, over a cache of 64 rows; medians, and in brackets the fastest tenth. What a step takes without FFNs is
