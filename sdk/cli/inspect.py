@@ -113,7 +113,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
 
 
 def _experts(experts: ExpertsEntry) -> list[str]:
-    """Return how many experts an FFN has, and each level: how many are active, and what that costs where it is known."""
+    """Return how many experts an FFN has, and of each level how many are active, and its cost where that is known."""
     lines = [f"{experts.num_experts} of each FFN, {experts.num_shared} of them always active"]
     for share, level in experts.levels.items():
         least, most = min(level.active), max(level.active)
