@@ -25,8 +25,8 @@ __all__ = ["Losses", "Search"]
 
 Losses: TypeAlias = Callable[[Counts, int], float]
 """(counts, number of windows) -> KL in nats per token."""
-NUM_POINTS: Final = 5  # numbers of experts of each layer that are measured, all of them included
-OFFSPRING: Final = 8
+NUM_POINTS: Final = 4  # numbers of experts of each layer that are measured, all of them included
+OFFSPRING: Final = 6
 SURVIVORS: Final = 2  # that are read along all windows
 MOST_MOVES: Final = 3
 
@@ -57,7 +57,7 @@ class Search:
         num_windows: int,
         few: int = 1,
         seed: int = 0,
-        generations: int = 4,
+        generations: int = 3,
         num_levels: int = 1,
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> None:
