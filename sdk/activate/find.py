@@ -35,7 +35,8 @@ def find_levels(
 
     Some 2,048 tokens spread over the texts are read; layers alone and offspring are judged by 256 of them. What an
     interrupted search has measured counts. Cost: three readings of 256 tokens for each layer, then 18 and seven of
-    2,048 for each level. Raises: ConfigError for a bundle without experts, a text that is too short, and a budget that no share keeps.
+    2,048 for each level. Raises: ConfigError for a bundle without experts, a text that is too short, and a budget that
+    no share keeps.
     """
     if not EXPERTS.is_met(model):
         raise ConfigError(f"the search for active experts {EXPERTS.lack}; {EXPERTS.remedy}")
