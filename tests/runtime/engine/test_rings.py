@@ -41,6 +41,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"sliding_window": 11, "layer_types": [SLIDING, SLIDING, FULL, SLIDING], "query_pre_attn_scalar": 16},
     ),
     "one window, int4": ("mistral", "int4", {"sliding_window": 5}),
+    "one window, int8 cache and int4": ("mistral", "int4", {"sliding_window": 5, "num_hidden_layers": 4}),
     "shared caches": ("gemma3n_text", "fp32", {**GEMMA3NS["gemma3n_text"].config}),
     "angles of long texts": ("phi3", "fp32", PHI | {"sliding_window": 5, "rope_parameters": LONG_ANGLES}),
     "two windows": ("mistral", "fp32", {"sliding_window": 5, "num_hidden_layers": 3}),
@@ -66,6 +67,7 @@ def export_kind(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> Exp
             if kind == "two windows":
                 patch.setattr(skipstone.exporters.families.reading, "_windows", lambda *given: (5, None, 11))
             options = {"target": "plain"} if kind == "standard operators" else {}
+            options |= {"cache": "int8"} if "int8 cache" in kind else {}
             return make_bundle(checkpoint, precision=precision, exits=exits, **options)
 
     return made
@@ -83,9 +85,9 @@ def pair(request: pytest.FixtureRequest, export_kind: Export) -> tuple[Model, Mo
     return ringed, whole
 
 
-@pytest.fixture(scope="session")
-def exact(export_kind: Export) -> Model:
-    model = leave_out(opened(export_kind("one window, int4", True)), 1)
+@pytest.fixture(scope="session", params=["one window, int4", "one window, int8 cache and int4"])
+def exact(request: pytest.FixtureRequest, export_kind: Export) -> Model:
+    model = leave_out(opened(export_kind(request.param, True)), 1)
     if model.rounding.rules is None:
         pytest.skip("rows of this model round by their number on this processor")
     return model
@@ -194,8 +196,8 @@ def test_the_bits_of_an_exact_text_do_not_tell_what_was_done_to_it(
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 64])
-def test_the_bits_of_an_exact_text_do_not_tell_its_pieces(export_kind: Export, exact: Model, chunk: int) -> None:
-    in_pieces = opened(export_kind("one window, int4", True), chunk)
+def test_the_bits_of_an_exact_text_do_not_tell_its_pieces(exact: Model, chunk: int) -> None:
+    in_pieces = opened(exact.bundle.path, chunk)
     for length in (30, 97, 200):
         first, second = (fed(model, TEXT[:length], exact=True) for model in (exact, in_pieces))
         assert np.array_equal(logits_of(first), logits_of(second))
