@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import DownloadColumn
 
-from skipstone.cli.memory_table import as_json, memory_of, memory_table
+from skipstone.cli.memory_table import as_json, memory_of, memory_table, windows_told
 from skipstone.cli.options import BundleArgument, JsonOption, QuietOption
 from skipstone.cli.terminal import print_columns, print_json, progress_bar
 from skipstone.errors import ConfigError
@@ -90,6 +90,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "layers": d.num_layers,
         "hidden_size": d.hidden_size,
         "heads": f"{d.num_heads} query, {d.num_kv_heads} key-value, of {d.head_size}",
+        **({"windows": windows} if (windows := windows_told(manifest)) else {}),
         "vocabulary": d.vocab_size,
         "context": manifest.context_length,
         "precision": _precision(manifest.recipe),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from skipstone.cli.terminal import aligned
-from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.bundle import Bundle, Manifest
 from skipstone.runtime.engine import CACHE_WORDS, cache_bytes, cache_layouts
 
-__all__ = ["Memory", "as_json", "memory_of", "memory_table"]
+__all__ = ["Memory", "as_json", "memory_of", "memory_table", "windows_told"]
 
 # Beside weights and cache: the Python process, onnxruntime and a call's own buffers, as measured in docs/benchmarks.md.
 PROCESS_BYTES = 80_000_000
@@ -72,3 +73,14 @@ def memory_table(table: Mapping[str, Memory], *, context_length: int) -> str:
         for cache_type, memory in table.items()
     ]
     return aligned([head, *lines]).rstrip("\n")
+
+
+def windows_told(manifest: Manifest) -> list[str]:
+    """Return for each kind of window how many caches have it, and how many rows of the longest text they hold."""
+    length, kinds = manifest.context_length, Counter(manifest.cache)
+    return [
+        f"{count} of {len(manifest.cache)} caches are read through a window of {kind.window:,} tokens: "
+        + ("they hold all rows" if (rows := kind.num_rows(length)) == length else f"they hold {rows:,} rows at most")
+        for kind, count in kinds.items()
+        if kind.window is not None
+    ]
