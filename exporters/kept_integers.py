@@ -14,7 +14,7 @@ from skipstone.exporters.families import Architecture
 from skipstone.exporters.transforms import ChangedTensors
 from skipstone.quant import QuantizedMatrix, as_columns
 
-__all__ = ["KeptKind", "kept_kinds", "with_numbers"]
+__all__ = ["KeptKind", "all_numbers", "kept_kinds", "with_numbers"]
 
 _NUM_SAMPLES: Final = 16  # matrices of a kind
 
@@ -84,6 +84,11 @@ def with_numbers(architecture: Architecture, tensors: TensorSource, *, keep: boo
     if keep:
         others &= _centred(architecture)
     return _AsNumbers(tensors, others) if others else tensors
+
+
+def all_numbers(architecture: Architecture, tensors: TensorSource) -> TensorSource:
+    """Return the tensors as numbers, whatever integers the checkpoint holds."""
+    return _AsNumbers(tensors, [name for name in architecture.tensor_shapes() if tensors.is_quantized(name)])
 
 
 def _centred(architecture: Architecture) -> set[str]:

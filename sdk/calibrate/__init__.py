@@ -8,7 +8,7 @@ from skipstone.calibrate.documents import AUTO, Documents
 from skipstone.calibrate.export import Calibration, within_budget
 from skipstone.calibrate.hessians import batches, hessians, through
 from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
-from skipstone.calibrate.windows import Windows
+from skipstone.calibrate.windows import Windows, template_of, tokenizer_of
 
 __all__ = [
     "AUTO",
@@ -21,6 +21,8 @@ __all__ = [
     "Windows",
     "batches",
     "hessians",
+    "template_of",
     "through",
+    "tokenizer_of",
     "within_budget",
 ]

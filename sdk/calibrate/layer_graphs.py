@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -90,6 +90,13 @@ class LayerGraph:
         """Return `inputs` and `states`, by one run."""
         inputs, (states,) = self._inputs(hidden, _NOTHING, "hidden_out")
         return inputs, states
+
+    def read(
+        self, outputs: Sequence[str], hidden: Floats, given: Mapping[str, NDArray[np.generic]]
+    ) -> Mapping[str, Floats]:
+        """Return outputs of the graph by name, also those that were added to it; `given` as for `states`."""
+        arrays = self._run([*outputs], hidden.shape, {"hidden": hidden, **given})
+        return dict(zip(outputs, arrays, strict=True))
 
     def _inputs(
         self, hidden: Floats, given: Mapping[str, Floats], *more: str

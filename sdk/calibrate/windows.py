@@ -18,7 +18,7 @@ from skipstone.errors import ConfigError
 from skipstone.exporters import ExportPlan
 from skipstone.runtime.text import ChatTemplate, Tokenizer
 
-__all__ = ["NUM_WINDOWS", "WINDOW", "Windows"]
+__all__ = ["NUM_WINDOWS", "WINDOW", "Windows", "template_of", "tokenizer_of"]
 
 WINDOW: Final = 256
 NUM_WINDOWS: Final = 48
@@ -64,11 +64,20 @@ def _spread(count: int, wanted: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(borders[:-1], borders[1:])
 
 
-def _token_ids(plan: ExportPlan, documents: Documents) -> Iterator[int]:
+def tokenizer_of(plan: ExportPlan) -> Tokenizer:
+    """Return the tokenizer of a plan's checkpoint."""
+    return Tokenizer(tokenizers.Tokenizer.from_buffer(plan.checkpoint.texts["tokenizer.json"]))
+
+
+def template_of(plan: ExportPlan) -> ChatTemplate | None:
+    """Return the chat template of a plan's checkpoint; None where it has none."""
     texts = plan.checkpoint.texts
-    tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(texts["tokenizer.json"]))
     readable = {name: text.decode("utf-8") for name, text in texts.items() if name.endswith((".json", ".jinja"))}
-    template = ChatTemplate.of_texts(readable, folder=plan.checkpoint.path)
+    return ChatTemplate.of_texts(readable, folder=plan.checkpoint.path)
+
+
+def _token_ids(plan: ExportPlan, documents: Documents) -> Iterator[int]:
+    tokenizer, template = tokenizer_of(plan), template_of(plan)
     for document in documents.items:
         if isinstance(document, str):
             yield from tokenizer.encode(document)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from skipstone.evaluate.methods import MOST_TOKENS, DialQuality, evaluate_dial
     from skipstone.evaluate.perplexity import EvalResult, evaluate, score, scored_windows
     from skipstone.evaluate.stops import STOP_SETTINGS, StopQuality, evaluate_stop
+    from skipstone.evaluate.tally import ModelQuality, Tally
 
 __all__ = [
     "DEPTHS",
@@ -32,7 +33,9 @@ __all__ = [
     "DialQuality",
     "EvalResult",
     "ExitQuality",
+    "ModelQuality",
     "StopQuality",
+    "Tally",
     "calibrate_dial",
     "compare_quality",
     "compare_speed",
@@ -68,11 +71,13 @@ __getattr__ = lazy_names(
         "EvalResult": "skipstone.evaluate.perplexity",
         "ExitQuality": "skipstone.evaluate.exits",
         "MOST_TOKENS": "skipstone.evaluate.methods",
+        "ModelQuality": "skipstone.evaluate.tally",
         "NEW_TOKENS": "skipstone.evaluate.judged_texts",
         "PROMPT_TOKENS": "skipstone.evaluate.judged_texts",
         "SETTINGS": "skipstone.evaluate.exits",
         "STOP_SETTINGS": "skipstone.evaluate.stops",
         "StopQuality": "skipstone.evaluate.stops",
+        "Tally": "skipstone.evaluate.tally",
         "calibrate_dial": "skipstone.evaluate.calibrate",
         "compare_quality": "skipstone.evaluate.comparison",
         "compare_speed": "skipstone.evaluate.comparison",

@@ -12,45 +12,29 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import numpy as np
 
 from skipstone.errors import ConfigError
 from skipstone.evaluate.gguf_model import is_gguf
 from skipstone.evaluate.judge import ModelFacts
 from skipstone.evaluate.judge_process import JudgeProcess
+from skipstone.evaluate.tally import ModelQuality, Tally
 from skipstone.runtime.engine import CacheName
 
-__all__ = ["DEPTHS", "ComparedModel", "ModelQuality", "ModelSpeed", "compare_quality", "compare_speed", "speed_steps"]
+__all__ = ["DEPTHS", "ComparedModel", "ModelSpeed", "compare_quality", "compare_speed", "speed_steps"]
 
 DEPTHS: Final = (0, 1000, 3000)
 ROUNDS: Final = 3
 NEW_TOKENS: Final = 24
 PROMPT_TOKENS: Final = 128
 KEPT_NUMBERS: Final = 4_000_000  # of the reference's rows in one file: 16 MB
-WORST: Final = 0.01
 REST_S: Final = 0.2  # threads of the model before may still spin
 
 _REFERENCE_CACHE: Final[CacheName] = "fp32"
 
 Tick = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelQuality:
-    """Quality of one model on `num_tokens` tokens. `kl` is KL(reference || model) in nats per token.
-
-    `kl_worst` is its mean over the worst 1 % of tokens. None without a reference, and of the reference itself.
-    """
-
-    num_tokens: int
-    perplexity: float
-    kl: float | None = None
-    kl_worst: float | None = None
-    top1_agreement: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,35 +99,13 @@ def _require_one_vocabulary(judges: SequenceOf[JudgeProcess], token_ids: Sequenc
             raise ConfigError(f"{name} has another tokenizer than {first[0]}; compare models of one checkpoint")
 
 
-@dataclass(slots=True)
-class _Tally:
-    """Figures of one model, token by token."""
-
-    nats: list[float] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)
-    agrees: list[bool] = field(default_factory=list)
-
-    def quality(self) -> ModelQuality:
-        perplexity = float(np.exp(np.mean(self.nats)))
-        if not self.kl:
-            return ModelQuality(num_tokens=len(self.nats), perplexity=perplexity)
-        worst = np.sort(self.kl)[-max(1, round(WORST * len(self.kl))) :]
-        return ModelQuality(
-            num_tokens=len(self.nats),
-            perplexity=perplexity,
-            kl=float(np.mean(self.kl)),
-            kl_worst=float(worst.mean()),
-            top1_agreement=float(np.mean(self.agrees)),
-        )
-
-
 class _Run:
     """Windows read by all models; the first is the reference where there is a file for its rows."""
 
     def __init__(self, judges: SequenceOf[JudgeProcess], file: Path | None, on_progress: Tick) -> None:
         self._judges, self._file, self._on_progress = judges, file, on_progress
         self._size = max(1, KEPT_NUMBERS // judges[0].facts.vocab_size)
-        self.tallies = [_Tally() for _ in judges]
+        self.tallies = [Tally() for _ in judges]
 
     def read(self, window: SequenceOf[int]) -> None:
         """Let every model say of each token but the first what it thinks."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from skipstone.cli.command import DefaultGroup, OldSwitch, command_group
-from skipstone.cli.evaluate import choices, method, stops, text
+from skipstone.cli.evaluate import choices, method, sparsity, stops, text
 
 __all__ = ["evaluate"]
 
@@ -30,4 +30,4 @@ class EvaluateGroup(DefaultGroup):
     }
 
 
-evaluate = command_group(EvaluateGroup, text, method, stops, choices, help_text=HELP, examples=EXAMPLES)
+evaluate = command_group(EvaluateGroup, text, method, stops, choices, sparsity, help_text=HELP, examples=EXAMPLES)

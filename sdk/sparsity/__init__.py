@@ -1,0 +1,8 @@
+"""Activation sparsity: thresholds and top-k of TEAL, CATS, CHESS and LaRoSA, judged for quality by one tool."""
+
+from __future__ import annotations
+
+from skipstone.sparsity.beside import BundleBeside
+from skipstone.sparsity.judging import AT, SparsityOptions, SparsityRow, judge_sparsity
+
+__all__ = ["AT", "BundleBeside", "SparsityOptions", "SparsityRow", "judge_sparsity"]
