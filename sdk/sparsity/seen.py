@@ -69,8 +69,8 @@ class Seen:
                 rows[name].append(values.reshape(-1, values.shape[-1]))
         whole = {name: np.concatenate(parts) for name, parts in rows.items()}
         every = max(1, len(next(iter(whole.values()))) // _ROWS)
-        turned = {name: x.T.astype(np.float64) @ x for name, x in whole.items() if name in ("qkv", "gate_up", "up")}
-        return cls(values={name: x[::every] for name, x in whole.items()}, second_moments=turned)
+        moments = {name: (x.T @ x).astype(np.float64) for name, x in whole.items() if name in ("qkv", "gate_up", "up")}
+        return cls(values={name: x[::every] for name, x in whole.items()}, second_moments=moments)
 
 
 def dense_rows(num_tokens: int, num_dense: int) -> dict[str, NDArray[np.generic]]:
