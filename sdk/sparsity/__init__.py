@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipstone.sparsity.beside import BundleBeside
+from skipstone.sparsity.beside import Beside, BundleBeside, besides
 from skipstone.sparsity.judging import AT, SparsityOptions, SparsityRow, judge_sparsity
 
-__all__ = ["AT", "BundleBeside", "SparsityOptions", "SparsityRow", "judge_sparsity"]
+__all__ = ["AT", "Beside", "BundleBeside", "SparsityOptions", "SparsityRow", "besides", "judge_sparsity"]

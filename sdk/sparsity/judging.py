@@ -24,6 +24,7 @@ from skipstone.sparsity.layer import SCOPES, Scope
 from skipstone.sparsity.methods import SparsityMethod, parse_methods
 from skipstone.sparsity.products import products_of, refuse_sparsity
 from skipstone.sparsity.streams import Stream, run_streams
+from skipstone.sparsity.work import SkippedWork
 
 __all__ = ["AT", "SparsityOptions", "SparsityRow", "judge_sparsity"]
 
@@ -188,15 +189,15 @@ class _Judging:
             yield head.logits(states[None, start : min(start + _ROWS, len(states) - 1)])
 
     def _row(self, stream: Stream, quality: ModelQuality) -> SparsityRow:
+        if stream.method is None:
+            return self._found("dense", None, stream.skipped, quality)
+        return self._found(stream.method.name, stream.asked, stream.skipped, quality)
+
+    def _found(self, method: str, asked: float | None, skipped: SkippedWork, quality: ModelQuality) -> SparsityRow:
         d = self._plan.architecture.dimensions
-        saved, saved_ffn, saved_step = stream.skipped.shares(d.vocab_size * d.hidden_size)
+        saved, saved_ffn, saved_step = skipped.shares(d.vocab_size * d.hidden_size)
         return SparsityRow(
-            method="dense" if stream.method is None else stream.method.name,
-            asked=None if stream.method is None else stream.asked,
-            saved=saved,
-            saved_ffn=saved_ffn,
-            saved_step=saved_step,
-            quality=quality,
+            method=method, asked=asked, saved=saved, saved_ffn=saved_ffn, saved_step=saved_step, quality=quality
         )
 
     def _out_of_reach(self) -> Iterator[SparsityRow]:
@@ -207,7 +208,4 @@ class _Judging:
 
     def _others(self, qualities: Sequence[ModelQuality]) -> Iterator[SparsityRow]:
         for model, quality in zip(self._options.beside, qualities, strict=True):
-            saved, saved_ffn, saved_step = model.shares
-            yield SparsityRow(
-                method=model.name, asked=None, saved=saved, saved_ffn=saved_ffn, saved_step=saved_step, quality=quality
-            )
+            yield self._found(model.name, None, model.skipped, quality)

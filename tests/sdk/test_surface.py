@@ -59,6 +59,7 @@ COMMANDS = {
     "eval method": "--text --decode --min-agreement --dial --own --calibration --max-tokens --draft-model --plot "
     "--device --threads --json --quiet",
     "eval stops": "--text --stop-below --device --threads --json --quiet",
+    "eval sparsity": "--text --methods --at --of --calibrate --max-tokens --prompt --seed --beside --json --quiet",
     "eval choices": "--cases --normalize --closing --device --threads --json --quiet",
     "demo": "--quiet",
 }

@@ -11,6 +11,7 @@ from skipstone.runtime.methods.experts.levels import (
     all_counts,
     least_counts,
     level_for,
+    levels_of,
     share_of,
     sparse_part,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "all_counts",
     "least_counts",
     "level_for",
+    "levels_of",
     "share_of",
     "sparse_part",
 ]

@@ -17,13 +17,14 @@ from skipstone.cli.terminal import markdown_table, print_json, progress_bar, wri
 
 if TYPE_CHECKING:
     from skipstone.exporters import ExportPlan
-    from skipstone.sparsity import BundleBeside, SparsityOptions, SparsityRow
+    from skipstone.sparsity import Beside, SparsityOptions, SparsityRow
 
 NAME = "sparsity"
 EXAMPLES = """\\b
 Examples:
   skipstone eval sparsity ./SmolLM2-135M-Instruct --text chats.jsonl
-  skipstone eval sparsity ./SmolLM2-135M-Instruct --text chats.jsonl --of ffn --at 25,50 --methods teal,cats"""
+  skipstone eval sparsity ./SmolLM2-135M-Instruct --text chats.jsonl --of ffn --at 25,50 --methods teal,cats
+  skipstone eval sparsity ./SmolLM2-135M-Instruct --text chats.jsonl --of ffn --beside my-carved-bundle"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,11 @@ def run(
     printing: Printing,
     beside: Annotated[
         list[str] | None,
-        typer.Option("--beside", metavar="BUNDLE", help="Judge this bundle of the checkpoint too; repeatable."),
+        typer.Option(
+            "--beside",
+            metavar="BUNDLE",
+            help="Judge this bundle of it too, carved experts at each share that it knows; repeatable.",
+        ),
     ] = None,
 ) -> None:
     """Measure what activation sparsity costs in quality.
@@ -99,7 +104,7 @@ def _judge(
         max_tokens=flags.max_tokens,
         prompt=flags.prompt,
         seed=flags.seed,
-        beside=[_bundle(name, planned) for name in beside],
+        beside=[*_besides(beside, planned)],
     )
     texts = read_documents(paths, template_of(planned))
     with progress_bar("judging", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
@@ -107,13 +112,12 @@ def _judge(
     return rows, options
 
 
-def _bundle(name: str, planned: ExportPlan) -> BundleBeside:
+def _besides(bundles: Sequence[str], planned: ExportPlan) -> Iterator[Beside]:
     from skipstone.api import resolve
-    from skipstone.sparsity import BundleBeside
+    from skipstone.sparsity import besides
 
-    bundle = BundleBeside(resolve(name))
-    bundle.require_vocabulary(planned.architecture.dimensions.vocab_size)
-    return bundle
+    for bundle in bundles:
+        yield from besides(resolve(bundle), planned.architecture)
 
 
 def _table(rows: Sequence[SparsityRow], options: SparsityOptions) -> str:

@@ -21,7 +21,8 @@ from skipstone.calibrate import LayerGraph, LayerGraphs
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError, UnsupportedModel
 from skipstone.exporters import ExportPlan
-from skipstone.sparsity import BundleBeside, SparsityOptions, judge_sparsity
+from skipstone.runtime.engine import Model
+from skipstone.sparsity import SparsityOptions, besides, judge_sparsity
 from skipstone.sparsity.greedy import greedy_path, shares_at
 from skipstone.sparsity.layer import Scope, SparseLayer
 from skipstone.sparsity.masks import INNER
@@ -191,9 +192,10 @@ def test_the_table_has_the_dense_model_each_method_and_a_bundle_beside(
     make_bundle: MakeBundle, tiny_checkpoint: Path, text_file: Path
 ) -> None:
     bundle = make_bundle(tiny_checkpoint)
-    beside = [BundleBeside(bundle)]
+    model = planned(tiny_checkpoint)
+    beside = besides(bundle, model.architecture)
     options = SparsityOptions(at=(5, 60), max_tokens=512, prompt=100, calibrate=text_file, beside=beside)
-    dense, *rows = judge_sparsity(planned(tiny_checkpoint), CORPUS * 30, options)
+    dense, *rows = judge_sparsity(model, CORPUS * 30, options)
     by_name = {(row.method, row.asked): row for row in rows}
     assert dense.quality is not None and dense.quality.kl is None and dense.saved == 0
     fp32 = by_name[bundle.name, None].quality
@@ -206,6 +208,19 @@ def test_the_table_has_the_dense_model_each_method_and_a_bundle_beside(
         else:
             assert much.quality is not None and much.quality.kl is not None
             assert little.quality.kl < much.quality.kl
+
+
+def test_carved_experts_stand_in_the_same_table(carved: Model, tiny_checkpoint: Path, text_file: Path) -> None:
+    model = planned(tiny_checkpoint)
+    beside = besides(carved.bundle.path, model.architecture)
+    options = SparsityOptions(methods="cats", at=(20,), of="ffn", max_tokens=256, calibrate=text_file, beside=beside)
+    _, _, dense, half, most = judge_sparsity(model, CORPUS * 30, options)
+    assert dense.quality is not None and dense.quality.kl is not None and dense.quality.kl < 1e-5
+    router = 3 * 2 / (3 * 76)  # three experts to choose from, by gate and up of a neuron each
+    assert half.saved_ffn == pytest.approx(0.5 - router) and most.saved_ffn == pytest.approx(0.25 - router)
+    assert half.quality is not None and half.quality.kl is not None
+    assert most.quality is not None and most.quality.kl is not None
+    assert 1e-4 < most.quality.kl < half.quality.kl
 
 
 def test_a_relu_checkpoint_shows_its_own_zeros(make_checkpoint: MakeCheckpoint, text_file: Path) -> None:
