@@ -13,7 +13,7 @@ from pathlib import Path
 GROUPS = {
     "tune": ("costs", "exits", "skip", "dial", "threads"),
     "bench": ("speed", "suite", "replay"),
-    "eval": ("text", "method", "stops", "choices"),
+    "eval": ("text", "method", "stops", "choices", "sparsity"),
 }
 COMMANDS = (
     *(
