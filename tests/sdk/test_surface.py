@@ -32,16 +32,16 @@ PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-re
 COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --draft-model --draft-model-precision --target "
     "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --prune --recipe --check "
-    "--force --quiet",
+    "--prefill --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
     f"--stop-below --stop-loops --min-agreement --dial --calibration --complete-words --draft-model --json --quiet "
-    f"--prompt-cache {SAMPLING} {PENALTIES}",
+    f"--prompt-cache --prefill {SAMPLING} {PENALTIES}",
     "suggest": "--prompt --num-drafts --max-new-tokens --method --ngrams --complete-words --context --interactive "
     "--device --threads --json --quiet",
     "choose": "--prompt --answer --dial --normalize --closing --device --threads --json --quiet",
     "chat": "--system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
-    f"--prompt-cache --draft-model --suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",
+    f"--prompt-cache --prefill --draft-model --suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",
     "inspect": "--verify --recipe --json --quiet",
     "devices": "--json",
     "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
@@ -52,7 +52,7 @@ COMMANDS = {
     "tune skip": "--text --device --threads --json --quiet",
     "tune dial": "--decode --text --max-tokens --draft-model --device --threads --json --quiet",
     "tune threads": "--most --new-tokens --runs --device --json --quiet",
-    "bench speed": "--prompt-tokens --new-tokens --runs --device --threads --output --quiet",
+    "bench speed": "--prompt-tokens --new-tokens --runs --prefill --device --threads --output --quiet",
     "bench suite": "--suite --decode --new-tokens --runs --plot --device --threads --output --quiet",
     "bench replay": "--text --decode --device --threads --output --quiet",
     "eval text": "--text --reference --max-tokens --window --no-speed --plot --device --threads --json --quiet",
