@@ -20,6 +20,7 @@ import skipstone.exporters.families.reading
 import skipstone.exporters.graph.rings
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
+from skipstone.prompt_cache import PromptCache
 from skipstone.runtime.bundle import Bundle, RingLayout
 from skipstone.runtime.engine import Blends, Draft, KVCache, Model, Prefix, Sequence, open_branches, save_prefix
 from skipstone.runtime.generation import Generation, GenerationOptions, stream, stream_batch
@@ -344,6 +345,19 @@ def test_a_text_that_leaves_a_file_long_before_its_end_is_read(pair: tuple[Model
     sequence.append([*TEXT[:50], *[5] * 40])
     assert Prefix.open(tmp_path / "rows", ringed).fill(sequence) == 0
     near(logits_of(sequence), logits_of(fed(whole, sequence.token_ids)))
+
+
+def test_a_prompt_cache_is_written_before_the_rows_of_the_prompt_leave(exact: Model, tmp_path: Path) -> None:
+    cache, texts = PromptCache(exact, tmp_path / "rows"), []
+    options = GenerationOptions(max_new_tokens=60, exact=True)
+    for num_kept, num_read in ((58, 0), (0, 58)):
+        sequence = exact.new_sequence(exact=True)
+        sequence.append(TEXT[:60])
+        cache.fill(sequence, options)
+        pieces = list(cache.keeping(sequence, options, stream(exact, sequence, options)))
+        assert (cache.num_kept, cache.num_read) == (num_kept, num_read)
+        texts.append(Generation.join(pieces).token_ids)
+    assert texts[0] == texts[1]
 
 
 def test_rows_that_have_left_cannot_be_saved(pair: tuple[Model, Model], tmp_path: Path) -> None:
