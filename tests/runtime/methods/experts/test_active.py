@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeBundle
+from carved_bundles import carved_by_hand
+from conftest import MakeBundle, MakeCheckpoint
 from decoding import GREEDY, OPTIONS, PROMPT, plain_text, sampler_for
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skipstone.errors import ConfigError
+from skipstone.runtime.bundle import ExpertLevel
 from skipstone.runtime.decoding import Step
 from skipstone.runtime.engine import Draft, Model, Part, Sequence
 from skipstone.runtime.methods import ApproximateContext, approximate_methods, method_named
@@ -129,3 +131,16 @@ def test_levels_that_a_search_kept_stand_for_those_of_the_bundle(
     model = Model.open(carved.bundle.path, profiles=tmp_path)
     assert level_for(model, level.share) == level
     assert level_for(carved, level.share).counts == (3,) * 4
+
+
+def test_layers_that_see_a_window_go_on_too_when_many_tokens_wait(
+    make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    bundle = make_bundle(make_checkpoint("mistral", sliding_window=5), exits="2")
+    levels = {"0.5": ExpertLevel(active=(2,) * 4)}
+    model = Model.open(carved_by_hand(bundle, tmp_path / "windows", levels=levels))
+    sequence, steps, _ = written(model, 0.5, num_tokens=100)
+    assert len(steps) == 100
+    fresh = model.new_sequence()
+    fresh.append(sequence.token_ids)
+    np.testing.assert_allclose(sequence.extend(Draft.empty()), fresh.extend(Draft.empty()), rtol=0, atol=1e-4)
