@@ -8,7 +8,7 @@ from skipstone.runtime.engine.cache_types import CacheName
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
-from skipstone.runtime.engine.feed import HIDDEN, Blends, Feed, Part, TreeMask
+from skipstone.runtime.engine.feed import HIDDEN, WHOLE, Blends, Feed, Part, TreeMask
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.prefill import MOST_PREFILL_KL, PrefillName
@@ -26,6 +26,7 @@ __all__ = [
     "HIDDEN",
     "LEAST_LEFT",
     "MOST_PREFILL_KL",
+    "WHOLE",
     "Blends",
     "BoundCall",
     "Branches",
