@@ -20,16 +20,20 @@ from skipstone.runtime.engine import Draft, Model, Sequence
 
 
 def text_of(model: Model, token_ids: list[int], length: int, *, exact: bool) -> Sequence:
-    """Return a sequence with so many tokens cached."""
-    sequence = model.new_sequence(context_length=length + 16, exact=exact)
-    sequence.append(token_ids[:length])
-    sequence.extend(Draft.empty())
+    """Return a sequence with so many tokens cached: random numbers, which take as long as those of a text."""
+    sequence, random = model.new_sequence(context_length=length + 16, exact=exact), np.random.default_rng(0)
+    sequence.append([*token_ids[:length], 0])
+    for buffer in sequence.cache:
+        buffer.write((30 * random.standard_normal(buffer.shape, np.float32)).clip(-127, 127).astype(buffer.dtype))
+    sequence.mark_cached(length, is_long=False)
+    sequence.rollback(length)
     return sequence
 
 
 def step_ms(sequence: Sequence, token_ids: list[int], length: int, rows: int) -> float:
     """Return the milliseconds of a call of so many rows behind a text, which stays as it is."""
     sequence.append(token_ids[length : length + 1])
+    sequence.mark_cached(length, is_long=False)
     draft = Draft.chain(token_ids[length + 1 : length + rows], source="text")
     start = time.perf_counter()
     sequence.extend(draft)
