@@ -94,6 +94,24 @@ class Search:
         return max(self._losses(counts, self._few), 0.0)
 
     def first(self, share: float) -> Counts:
+        """Return the best counts of a share to begin with, by few windows: by single layers, even ones, or between.
+
+        Losses of layers do not always add up: on a small model even numbers may lose less together.
+        """
+        alone, even = self.alone(share), self.even(share)
+        middle = [(one + other) // 2 for one, other in zip(alone, even, strict=True)]
+        between = _grown(middle, sum(even), self._most)
+        return min(dict.fromkeys((alone, even, between)), key=lambda counts: self._losses(counts, self._few))
+
+    def even(self, share: float) -> Counts:
+        """Return counts of at most a share that lie equally far between the least and all in each layer."""
+        total = max(sum(self._least), int(share * sum(self._most) + 1e-6))
+        place = (total - sum(self._least)) / max(sum(self._most) - sum(self._least), 1)
+        pairs = zip(self._least, self._most, strict=True)
+        counts = [low + int(place * (high - low) + 1e-9) for low, high in pairs]
+        return _grown(counts, total, self._most)
+
+    def alone(self, share: float) -> Counts:
         """Return the counts of at most a share whose layers lose least, each alone; the least where none are so few."""
         chosen = allot([layer.menu() for layer in self._layers], share * sum(self._most) + 1e-6)
         if chosen is None:
@@ -140,3 +158,13 @@ class Search:
             else:
                 low = total + 1
         return best
+
+
+def _grown(counts: list[int], total: int, most: Counts) -> Counts:
+    """Return counts with one expert more in the first layers that have room, again and again, up to a total."""
+    grown = [*counts]
+    while (missing := total - sum(grown)) > 0:
+        room = [layer for layer, count in enumerate(grown) if count < most[layer]]
+        for layer in room[:missing]:
+            grown[layer] += 1
+    return tuple(grown)

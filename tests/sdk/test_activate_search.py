@@ -43,6 +43,16 @@ def test_layers_that_lose_least_give_up_most() -> None:
     assert searching().first(1.0) == MOST
 
 
+def test_even_numbers_are_where_it_begins_where_losses_do_not_add_up() -> None:
+    def uneven(counts: Counts, num_windows: int) -> float:
+        """What few experts of one layer lose alone says nothing: all must have the same."""
+        return float(max(counts) - min(counts)) + (0.0 if len({*counts}) > 1 else 8.0 - counts[0]) * 0.1
+
+    search = searching(uneven)
+    assert search.first(0.5) == search.even(0.5) == (4, 4, 4, 4)
+    assert search.even(0.55) == (5, 4, 4, 4), "17 of 32 are at most that share"
+
+
 def test_an_evolution_finds_what_single_layers_do_not_show() -> None:
     def together(counts: Counts, num_windows: int) -> float:
         """The first two layers lose only where both have few, of which single layers know nothing."""
