@@ -21,7 +21,7 @@ from skipstone.carve.routers import Router
 from skipstone.carve.shape import ExpertCount, block_size
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
-from skipstone.exporters import ExportPlan
+from skipstone.exporters import ExportPlan, all_numbers
 from skipstone.exporters.families import CarvedFfn
 from skipstone.exporters.graph import TARGETS, ModelWeights
 from skipstone.exporters.optimum import WrappedPlan
@@ -70,6 +70,8 @@ def find_experts(
     if not TARGETS[plan.target].has_experts:
         raise ConfigError(f"--target {plan.target} has no operator for experts; leave --target or --experts out")
     count = ExpertCount.parse(experts, plan)
+    tensors = all_numbers(plan.architecture, plan.checkpoint.tensors)  # what products read is tapped in floats alone
+    plan = replace(plan, checkpoint=replace(plan.checkpoint, tensors=tensors))
     windows = Windows.of(plan, documents, num_windows=NUM_WINDOWS, seed=seed)
     with tempfile.TemporaryDirectory(prefix="skipstone-") as folder:
         run = _Run(plan, count, active, way, Path(folder))

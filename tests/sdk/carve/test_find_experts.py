@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeCheckpoint
+from gguf_files import WriteGguf
 
 from skipstone.api import export, plan
 from skipstone.calibrate import Documents
@@ -84,6 +85,13 @@ def test_experts_go_with_other_options(checkpoint: Path, options: dict[str, Any]
     assert "sparse" in manifest.variant_kinds
     for part in manifest.variants.values():
         assert all((out / file).is_file() for file in part.values())
+    sparse, plain = agreeing(out)
+    np.testing.assert_allclose(sparse, plain, atol=0.1 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1"])
+def test_a_file_of_integers_is_carved(write_gguf: WriteGguf, kind: str, tmp_path: Path) -> None:
+    out = export(write_gguf("llama, blocks of 256", kind=kind), tmp_path / "out", experts="auto")
     sparse, plain = agreeing(out)
     np.testing.assert_allclose(sparse, plain, atol=0.1 * np.abs(plain).max())
 
