@@ -45,8 +45,10 @@ WORDS = [
 ]
 RUNTIME, SDK = Path(skipstone.runtime.__file__).parent, Path(skipstone.cli.__file__).parents[1]
 # Words that say something else than a method there.
-# Of exits and their adapters.
-OTHER_MEANINGS = {(name, "auto") for name in ("export.py", "api.py", "stages.py", "exit_adapters.py")}
+# Of exits and their adapters, of carved experts, of prompts.
+OTHER_MEANINGS = {
+    (name, "auto") for name in ("export.py", "api.py", "stages.py", "exit_adapters.py", "shape.py", "prefill.py")
+}
 
 
 def test_every_method_is_known_the_cheapest_first_and_those_that_only_write_last() -> None:
