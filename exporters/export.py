@@ -168,9 +168,19 @@ class ExportPlan:
 
     @property
     def work(self) -> tuple[float, float]:
-        """The bytes of all checkpoints that are read, and of a parameter."""
+        """The bytes of all checkpoints that are read, some of them twice, and of a parameter."""
         num_bytes = sum(plan.checkpoint.tensors.num_bytes for plan in self.models)
-        return num_bytes, num_bytes / sum(plan.num_parameters for plan in self.models)
+        each = num_bytes / sum(plan.num_parameters for plan in self.models)
+        return num_bytes + each * sum(plan._num_read_again for plan in self.models), each
+
+    @property
+    def _num_read_again(self) -> int:
+        """About how many weights are read a second time: those of layers, by the graphs that read prompts."""
+        if PREFILL_GRAPHS not in self.variants:
+            return 0
+        outside = {name for name in self.architecture.names.values() if "{layer}" not in name}
+        shapes = self.architecture.tensor_shapes()
+        return _num_weights({name: shape for name, shape in shapes.items() if name not in outside})
 
     def require_int8_cache(self) -> None:
         """Raise ConfigError where the target has no operator for it."""

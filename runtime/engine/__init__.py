@@ -11,7 +11,7 @@ from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import HIDDEN, WHOLE, Blends, Feed, Part, TreeMask
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
-from skipstone.runtime.engine.prefill import MOST_PREFILL_KL, PrefillName
+from skipstone.runtime.engine.prefill import MOST_PREFILL_KL, PrefillName, prefill_by_default, prefill_kl
 from skipstone.runtime.engine.prefix_file import LEAST_LEFT, Prefix, save_prefix
 from skipstone.runtime.engine.room import CACHE_WORDS, Room, cache_bytes, cache_layouts, memory_told
 from skipstone.runtime.engine.rotary_tables import rotary_rows
@@ -52,6 +52,8 @@ __all__ = [
     "exit_stages",
     "memory_told",
     "open_branches",
+    "prefill_by_default",
+    "prefill_kl",
     "rotary_rows",
     "save_prefix",
 ]

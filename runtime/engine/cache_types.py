@@ -28,7 +28,8 @@ def checked_cache_type(bundle: Bundle, device: Device, cache_type: str | None) -
     shown, known = names.get(found, found), ", ".join(names.get(each, each) for each in manifest.cache_types)
     if found not in manifest.cache_types:
         raise ConfigError(
-            f"{bundle.path} has graphs for a cache of {known}, not of {shown}; export it again with --cache {shown}"
+            f"{bundle.path} has graphs for a cache of {known}, not of {shown}; make one with "
+            f"`skipstone export CHECKPOINT -o OUT --cache {shown}`"
         )
     if _CAPABILITIES.get(found) not in (None, *device.capabilities):
         raise ConfigError(f"device {device.name} has no kernels for a cache of {shown}; pass --cache fp32")

@@ -7,7 +7,7 @@ from typing import Final, Literal
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import PREFILL, Bundle, Manifest
 
-__all__ = ["MOST_PREFILL_KL", "PrefillName", "prefill_kl", "reads_apart"]
+__all__ = ["MOST_PREFILL_KL", "PrefillName", "prefill_by_default", "prefill_kl", "reads_apart"]
 
 PrefillName = Literal["auto", "int8", "same"]
 MOST_PREFILL_KL: Final = 0.02
@@ -22,9 +22,17 @@ def reads_apart(bundle: Bundle, prefill: PrefillName) -> bool:
     """
     there = PREFILL in bundle.manifest.variant_kinds
     if prefill == "int8" and not there:
-        raise ConfigError(f"{bundle.path} has no graphs that read prompts; export it again with --prefill int8")
-    kl = prefill_kl(bundle.manifest)
-    return there and (prefill == "int8" or (prefill == "auto" and kl is not None and kl <= MOST_PREFILL_KL))
+        raise ConfigError(
+            f"{bundle.path} has no graphs that read prompts; make one with `skipstone export CHECKPOINT -o OUT "
+            "--prefill int8`"
+        )
+    return there and (prefill == "int8" or (prefill == "auto" and prefill_by_default(bundle.manifest)))
+
+
+def prefill_by_default(manifest: Manifest) -> bool:
+    """Return whether prompts are read by graphs of their own unless asked otherwise, in a bundle that has some."""
+    kl = prefill_kl(manifest)
+    return kl is not None and kl <= MOST_PREFILL_KL
 
 
 def prefill_kl(manifest: Manifest) -> float | None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import BundleError, ConfigError
-from skipstone.runtime.bundle import DataError, LayerCache, format_of, parse_json, read_typed, write_whole
+from skipstone.runtime.bundle import PREFILL, DataError, LayerCache, format_of, parse_json, read_typed, write_whole
 from skipstone.runtime.engine.model import Model
 from skipstone.runtime.engine.sequence import Sequence
 from skipstone.runtime.engine.shared_tokens import num_shared
@@ -91,8 +91,11 @@ class Prefix:
         """Map a file. Raises: BundleError for one that is none, that is damaged, or made for other weights."""
         header, start = _read_header(path)
         if header.made_for != _made_for(model):
-            others = " or another type of cache" if len(model.manifest.cache_types) > 1 else ""
-            raise BundleError(f"{path} was made for another bundle{others}; {MAKE_ANEW}, or name another file")
+            others = (
+                " or another --cache" if len(model.manifest.cache_types) > 1 else "",
+                " or another --prefill" if PREFILL in model.manifest.variant_kinds else "",
+            )
+            raise BundleError(f"{path} was made for another bundle{''.join(others)}; {MAKE_ANEW}, or name another file")
         try:
             content = np.asarray(np.memmap(path, np.uint8, mode="r"))
             blocks = list(_mapped(content, header, model.sessions.cache_layout, start))

@@ -38,7 +38,9 @@ class PrefillCheck:
         nats, same = (np.concatenate(values) for values in zip(*judged, strict=True))
         kl, agreement = float(nats.mean()), float(same.mean())
         use = "by default" if kl <= MOST_PREFILL_KL else f"above {MOST_PREFILL_KL}: only with --prefill int8"
-        self.verdict = f"prompts in int8: KL of answers {kl:.4f}, {agreement:.1%} of top choices kept; read so {use}"
+        self.verdict = (
+            f"prompts in int8: KL of answers {kl:.4f}, {100 * agreement:.1f} % of top choices kept; read so {use}"
+        )
         return {"prefill": {"kl": kl, "agreement": agreement, "num_tokens": nats.size}}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import onnx_ir as ir
 
-from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.bundle import PREFILL, Bundle
 
 __all__ = ["draft_head_tokens", "part_sizes"]
 
@@ -40,7 +42,28 @@ def part_sizes(bundle: Bundle) -> dict[str, int]:
     for name, num_bytes in tensors.values():
         part = _part(name)
         sizes[part] = sizes.get(part, 0) + num_bytes
+    for part, num_bytes in _of_variants(bundle, {at: size for at, (_, size) in tensors.items()}):
+        sizes[part] = sizes.get(part, 0) + num_bytes
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
+def _of_variants(bundle: Bundle, taken: Mapping[int, int]) -> Iterator[tuple[str, int]]:
+    """Yield the part and the bytes of each tensor that only variants read; `taken` are sizes by offset."""
+    ends = {at: at + size for at, size in taken.items()}
+    for file in sorted({file for files in bundle.manifest.variants.values() for file in files.values()}):
+        for value in ir.load(bundle.path / file).graph.initializers.values():
+            if not (isinstance(tensor := value.const_value, ir.ExternalTensor) and value.name):
+                continue
+            at = tensor.offset or 0
+            if not any(start <= at < end for start, end in ends.items()):  # some read rows of what others read
+                ends[at] = at + tensor.nbytes
+                yield _part_of_variant(value.name), tensor.nbytes
+
+
+def _part_of_variant(name: str) -> str:
+    if name.startswith(f"{PREFILL}."):
+        return "prompts in int8"
+    return "cache scales" if name.endswith(("key_scales", "value_scales")) else "experts"
 
 
 def draft_head_tokens(bundle: Bundle) -> int | None:

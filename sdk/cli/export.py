@@ -101,7 +101,15 @@ class _Terminal(Watcher):
     def writing(self, plan: ExportPlan | WrappedPlan) -> Iterator[Callable[[int], None]]:
         total, bytes_each = plan.work
         with progress_bar("exporting", total=total, count=DownloadColumn(), quiet=self._quiet) as (progress, task):
-            yield lambda count: progress.advance(task, count * bytes_each)
+            done = 0.0
+
+            def on_read(count: int) -> None:
+                nonlocal done
+                done += count * bytes_each
+                progress.update(task, completed=min(done, total))
+
+            yield on_read
+            progress.update(task, completed=total)
 
 
 def _size(bundle: Path) -> str:

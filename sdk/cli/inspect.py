@@ -14,7 +14,7 @@ from skipstone.cli.memory_table import as_json, memory_of, memory_table, windows
 from skipstone.cli.options import BundleArgument, JsonOption, QuietOption
 from skipstone.cli.terminal import print_columns, print_json, progress_bar
 from skipstone.errors import ConfigError
-from skipstone.runtime.bundle import Bundle, ExpertsEntry
+from skipstone.runtime.bundle import PREFILL, Bundle, ExpertsEntry, Manifest
 
 if TYPE_CHECKING:
     from skipstone.runtime.methods.depth import ExitThresholds
@@ -99,6 +99,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "exits": list(manifest.exits),
         **({"calibrated": _calibrated(calibration)} if manifest.exits else {}),
         **({"experts": _experts(manifest.experts)} if manifest.experts else {}),
+        **({"prefill": _prefill(manifest)} if PREFILL in manifest.variant_kinds else {}),
         "draft_model": _draft_model_line(bundle, draft_model) if draft_model else "none",
         "weights_bytes": weights_bytes,
         "parts_bytes": dict(parts),
@@ -111,6 +112,15 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "made_by": f"skipstone {manifest.provenance.tool_version}",
         "command": manifest.provenance.command or "none, exported from Python",
     }
+
+
+def _prefill(manifest: Manifest) -> str:
+    """Return whether prompts are read in int8 unless asked otherwise, and what that costs."""
+    from skipstone.runtime.engine import prefill_by_default, prefill_kl
+
+    kl = prefill_kl(manifest)
+    when = "by default" if prefill_by_default(manifest) else "with --prefill int8 only"
+    return f"int8 {when}, " + ("not measured" if kl is None else f"KL of answers {kl:.4f}")
 
 
 def _experts(experts: ExpertsEntry) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 
 import skipstone
 from skipstone.errors import ConfigError
-from skipstone.runtime.engine.prefill import MOST_PREFILL_KL, prefill_kl
+from skipstone.runtime.engine import MOST_PREFILL_KL, prefill_kl
 
 
 def test_the_export_measures_and_the_model_follows(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -24,5 +24,5 @@ def test_the_export_measures_and_the_model_follows(tiny_checkpoint: Path, tmp_pa
 def test_a_bundle_without_such_graphs_refuses_in_one_line(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = skipstone.export(tiny_checkpoint, tmp_path / "bundle", precision="int8")
     assert not skipstone.load(folder).runtime.reads_apart
-    with pytest.raises(ConfigError, match="export it again with --prefill int8"):
+    with pytest.raises(ConfigError, match="make one with `skipstone export CHECKPOINT -o OUT --prefill int8"):
         skipstone.load(folder, prefill="int8")

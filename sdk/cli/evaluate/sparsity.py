@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from skipstone.sparsity import Beside, SparsityOptions, SparsityRow
 
 NAME = "sparsity"
-EXAMPLES = """\\b
+EXAMPLES = """\b
 Examples:
   skipstone eval sparsity ./SmolLM2-135M-Instruct --text chats.jsonl
   skipstone eval sparsity ./SmolLM2-135M-Instruct --text chats.jsonl --of ffn --at 25,50 --methods teal,cats

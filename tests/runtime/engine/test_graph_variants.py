@@ -69,7 +69,8 @@ def test_a_variant_that_the_bundle_lacks_is_refused_in_one_line(bundle: Bundle, 
 
 def test_a_type_of_cache_that_the_bundle_lacks_is_refused_in_one_line(bundle: Bundle) -> None:
     with pytest.raises(
-        ConfigError, match="has graphs for a cache of fp32, not of int8; export it again with --cache int8"
+        ConfigError,
+        match="a cache of fp32, not of int8; make one with `skipstone export CHECKPOINT -o OUT --cache int8",
     ):
         Model.open(bundle.path, cache="int8")
     assert Model.open(bundle.path, cache="fp32").sessions.cache_type == "float32"

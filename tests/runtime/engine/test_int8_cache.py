@@ -67,7 +67,7 @@ def test_a_prompt_cache_is_for_one_type(int8: Model, bundle: Path, tmp_path: Pat
     wanted = sequence.extend(Draft.empty()).copy()
     size = save_prefix(tmp_path / "prompt", sequence, len(TOKEN_IDS) - 1)
     plain = Model.open(bundle, cache="fp32")
-    with pytest.raises(BundleError, match="made for another bundle or another type of cache; remove it"):
+    with pytest.raises(BundleError, match="made for another bundle or another --cache; remove it"):
         Prefix.open(tmp_path / "prompt", plain)
     again = int8.new_sequence()
     again.append(TOKEN_IDS)

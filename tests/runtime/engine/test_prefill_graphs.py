@@ -122,7 +122,7 @@ def test_auto_takes_them_where_answers_change_little(bundle: Bundle, tiny: Model
     found = [reads_apart(with_kl(kl), "auto") for kl in (None, MOST_PREFILL_KL / 2, MOST_PREFILL_KL * 2)]
     assert found == [False, True, False]
     assert reads_apart(with_kl(None), "int8") and not reads_apart(with_kl(0.0), "same")
-    with pytest.raises(ConfigError, match="export it again with --prefill int8"):
+    with pytest.raises(ConfigError, match="make one with `skipstone export CHECKPOINT -o OUT --prefill int8"):
         reads_apart(tiny.bundle, "int8")
 
 
