@@ -101,14 +101,7 @@ class _Terminal(Watcher):
     def writing(self, plan: ExportPlan | WrappedPlan) -> Iterator[Callable[[int], None]]:
         total, bytes_each = plan.work
         with progress_bar("exporting", total=total, count=DownloadColumn(), quiet=self._quiet) as (progress, task):
-            done = 0.0
-
-            def on_read(count: int) -> None:
-                nonlocal done
-                done += count * bytes_each
-                progress.update(task, completed=min(done, total))
-
-            yield on_read
+            yield lambda count: progress.advance(task, count * bytes_each)
             progress.update(task, completed=total)
 
 
