@@ -18,6 +18,7 @@ from skipstone.runtime.engine.rotary_tables import rotary_rows
 from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule
 from skipstone.runtime.engine.sequence import Sequence
 from skipstone.runtime.engine.shared import SharedStores
+from skipstone.runtime.engine.together import groups_of, pending_feed, read_together
 from skipstone.runtime.engine.workspace import Workspace
 
 __all__ = [
@@ -50,10 +51,13 @@ __all__ = [
     "cache_layouts",
     "device_note",
     "exit_stages",
+    "groups_of",
     "memory_told",
     "open_branches",
+    "pending_feed",
     "prefill_by_default",
     "prefill_kl",
+    "read_together",
     "rotary_rows",
     "save_prefix",
 ]

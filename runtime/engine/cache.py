@@ -97,9 +97,12 @@ class KVCache:
 
     def row(self, index: int) -> KVCache:
         """Return the cache of one sequence of the batch: the same memory, [1, K, C, D]."""
-        at = slice(index, index + 1)
+        return self.rows(slice(index, index + 1))
+
+    def rows(self, at: slice) -> KVCache:
+        """Return the cache of some sequences of the batch that stand in a row: the same memory."""
         layers = [(key.view(at), value.view(at)) for key, value in self.layers]
-        return KVCache(layers, self.rings[index : index + 1], capacity=self.capacity, last_layer=self._last_layer)
+        return KVCache(layers, self.rings[at], capacity=self.capacity, last_layer=self._last_layer)
 
     def values(self, rows: slice) -> NDArray[np.float32]:
         """Return what the last layer that keeps all rows has as values in some of the first text, [rows, K * D].

@@ -132,12 +132,12 @@ class BoundCall:
         """Run the part on a feed; return logits [R, V], valid until the next run."""
         lengths, tree, num_rows = feed.lengths, feed.tree, len(self._attention_rows)
         first = lengths if feed.starts is None else feed.starts
-        total = int(lengths.max()) + num_rows
+        total, sizes = int(lengths.max()) + num_rows, num_rows if feed.sizes is None else feed.sizes
         self._rotary_tables.reach(total)
-        self._rings.turn_to(lengths, num_rows)
+        self._rings.turn_to(lengths, num_rows, sizes)
         self._token_ids.write(feed.token_ids)
         self._positions.write(first[:, None] + (self._attention_rows if tree is None else tree.depths))
-        self._lengths.write(lengths + (num_rows - 1))
+        self._lengths.write(lengths + (sizes - 1))
         self._total.write(total)
         if feed.weights is not None:
             self._weights.write(feed.weights)
@@ -169,14 +169,14 @@ class _Rings:
         self.buffers = {f"seqlens_k_{layout.window}": buffer for layout, buffer in self._lengths.items()}
         self.buffers |= {f"total_length_{layout.window}": buffer for layout, buffer in self._totals.items()}
 
-    def turn_to(self, lengths: NDArray[np.int64], num_rows: int) -> None:
-        """Make ready for so many rows behind the `lengths` [B] of texts."""
+    def turn_to(self, lengths: NDArray[np.int64], num_rows: int, sizes: NDArray[np.int64] | int) -> None:
+        """Make ready for so many rows behind the `lengths` [B] of texts, of which the first `sizes` are the text's."""
         places = lengths.tolist()
         if self._layers:
             self._cache.turn_to(places, num_rows, self._layers)
         for layout in self._layouts:
             held = lengths - np.array([layout.start(place) for place in places])
-            self._lengths[layout].write(held + (num_rows - 1))
+            self._lengths[layout].write(held + (sizes - 1))
             self._totals[layout].write(int(held.max()) + num_rows)
 
 

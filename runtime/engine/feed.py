@@ -99,7 +99,8 @@ class Feed:
     positions whose logits are wanted, one maybe twice. `starts` [B] are the first positions, rows of the rotary tables;
     by default as many as are cached. Without a `tree` each position follows the one before it. `hidden` [B, T, E] is
     what a later part of a model reads. With `alone` attention takes a single position as it is, which is quicker, and
-    rounds its last bits in another way than among others.
+    rounds its last bits in another way than among others. Texts without cached rows may be of unlike lengths: of the T
+    positions of a text the first `sizes` [B] are its own, and nobody reads what comes of the others.
     """
 
     token_ids: NDArray[np.int64]
@@ -110,6 +111,7 @@ class Feed:
     tree: TreeMask | None = None
     hidden: NDArray[np.float32] | None = None
     alone: bool = False
+    sizes: NDArray[np.int64] | None = None
 
     @classmethod
     def of(

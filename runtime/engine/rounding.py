@@ -102,6 +102,11 @@ class Rounding:
     attention_price: float = 0.0
 
     @property
+    def is_free(self) -> bool:
+        """Whether a row has the same bits whatever rows are beside it, so that none is added."""
+        return self.rules is not None and not self.rules.adds_rows
+
+    @property
     def is_cheap(self) -> bool:
         """Whether texts follow the rules where nobody says if they should."""
         return self.rules is not None and self.price <= MAX_EXACT_PRICE

@@ -177,6 +177,12 @@ class Sequence:
         return self._reader.is_on
 
     @property
+    def is_unread(self) -> bool:
+        """Whether all tokens there are belong to a prompt of which nothing is cached."""
+        is_prompt = not self.reads_apart or self._reader.num_prompt == len(self.token_ids)
+        return is_prompt and bool(self.token_ids) and not self.num_cached
+
+    @property
     def next_position(self) -> int:
         """Which row of the rotary tables the next token takes."""
         return self._runner.position(self.num_cached)

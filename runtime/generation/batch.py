@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.engine import BoundCall, Draft, Feed, Model, Sequence
+from skipstone.runtime.engine import BoundCall, Draft, KVCache, Model, Sequence, groups_of, pending_feed, read_together
 from skipstone.runtime.generation.generation import SAME_IN_FLOAT32, Piece, token_logprobs
 from skipstone.runtime.generation.opening import Opening
 from skipstone.runtime.generation.options import GenerationOptions
@@ -63,9 +63,9 @@ def stream_batch(
 ) -> Iterator[tuple[int, Piece]]:
     """Yield (index of the prompt, piece) until every prompt's text has ended.
 
-    Prompts are read one by one into their rows of one cache, then decoded together; lengths may differ. Each row is a
-    sequence of its own in every other way: its own noise, limits and stop. Raises: CacheFull, ConfigError before any
-    work.
+    Prompts are read into their rows of one cache, short ones together, then decoded together; lengths may differ. Each
+    row is a sequence of its own in every other way: its own noise, limits and stop. Raises: CacheFull, ConfigError
+    before any work.
     """
     if options.exact:
         raise ConfigError("a batch cannot be exact, as its rows go through other kernels; decode one after the other")
@@ -77,29 +77,59 @@ def stream_batch(
         longest = max(map(len, prompts)) + options.max_new_tokens
         context_length = model.room(num_rows=len(prompts), num_tokens=longest).num_tokens
     cache = model.new_cache(context_length=context_length, batch=len(prompts))
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    place_of = {index: place for place, index in enumerate(by_length)}
     rows = [
-        _open_row(model, model.sequence_in(cache.row(index)), prompt, options) for index, prompt in enumerate(prompts)
+        _open_row(model, model.sequence_in(cache.row(place_of[index])), prompt, options)
+        for index, prompt in enumerate(prompts)
     ]
+    sequences = [rows[index].sequence for index in by_length]
     promise, same_text = StopDecision(options.stop_below).promise, _same_text(model)
+    reader = _Reader(model, cache, sequences)
     for index, row in enumerate(rows):
-        start = time.perf_counter() - row.opening.seconds
+        first, seconds = reader.read(place_of[index])
+        start = time.perf_counter() - row.opening.seconds - seconds
         row.clock = Clock(row.opening.num_fed, promise, options.sampling.seed, same_text, start)
         for step in row.opening.steps:
             yield index, row.show(step.token_ids[0], step.logits, options)
         if row.is_open:
-            yield index, row.emit(row.sequence.extend(Draft.empty()), options)
+            yield index, row.emit(row.sequence.extend(Draft.empty()) if first is None else first, options)
     call: BoundCall | None = None
     while waiting := [index for index, row in enumerate(rows) if row.is_open]:
         for index in (index for index in waiting if rows[index].sequence.is_stale):
             yield index, rows[index].emit(rows[index].sequence.extend(Draft.empty()), options)
         waiting = [index for index in waiting if rows[index].is_open]
         # A row that has ended is fed its last token again, at the same place, and its logits are ignored.
-        feed = _pending(rows)
+        feed = pending_feed(sequences)
         call = call or BoundCall(model.sessions, cache, feed)
         logits = call.run(feed)
         for index in waiting:
             rows[index].sequence.mark_extended()
-            yield index, rows[index].emit(logits[index : index + 1], options)
+            yield index, rows[index].emit(logits[place_of[index]][None], options)
+
+
+class _Reader:
+    """Reads short prompts of like lengths together, when the first of them has its turn, and keeps their logits."""
+
+    def __init__(self, model: Model, cache: KVCache, sequences: SequenceOf[Sequence]) -> None:
+        """`sequences` have the rows of `cache`, in order, and rising lengths."""
+        self._cache, self._sequences = cache, sequences
+        groups = [group for group in groups_of(sequences) if len(group) > 1]
+        is_free = bool(groups) and model.rounding.is_free
+        self._group_of = {place: group for group in groups if is_free for place in group}
+        self._read: dict[int, tuple[NDArray[np.float32], float]] = {}
+
+    def read(self, place: int) -> tuple[NDArray[np.float32] | None, float]:
+        """Return the logits [1, V] behind a prompt and its share of the seconds; None where it is to be read alone."""
+        group = self._group_of.get(place)
+        if group is None:
+            return None, 0.0
+        if place not in self._read:
+            start, at = time.perf_counter(), slice(group.start, group.stop)
+            logits = read_together(self._sequences[at], self._cache.rows(at))
+            seconds = (time.perf_counter() - start) / len(group)
+            self._read |= {place: (row[None], seconds) for place, row in zip(group, logits, strict=True)}
+        return self._read.pop(place)
 
 
 def _same_text(model: Model) -> str:
@@ -107,16 +137,6 @@ def _same_text(model: Model) -> str:
     if model.manifest.recipe["name"] == "fp32":
         return SAME_IN_FLOAT32
     return "plain decoding's up to near ties, as texts of a batch are decoded together"
-
-
-def _pending(rows: SequenceOf[_Row]) -> Feed:
-    """Return the feed of the last token of each row."""
-    return Feed(
-        np.array([[[row.sequence.token_ids[-1]]] for row in rows]),
-        np.array([row.sequence.num_cached for row in rows]),
-        range(len(rows)),
-        np.array([row.sequence.next_position for row in rows]),
-    )
 
 
 def _open_row(model: Model, sequence: Sequence, prompt: SequenceOf[int], options: GenerationOptions) -> _Row:

@@ -100,8 +100,10 @@ def test_pieces_come_in_turns_until_each_text_has_ended(tiny: Model, with_stop_i
 def test_one_model_call_makes_a_token_for_every_text(
     tiny: Model, with_stop_ids: WithStopIds, fed: list[tuple[int, ...]]
 ) -> None:
+    assert tiny.rounding.is_free
+    fed.clear()
     together(with_stop_ids(tiny, ()), PROMPTS, GenerationOptions(max_new_tokens=4))
-    assert fed == [(1, len(prompt)) for prompt in PROMPTS] + [(6, 1)] * 3
+    assert fed == [(4, 5), (1, 23), (1, 11)] + [(6, 1)] * 3, "prompts of 5, 1, 2 and 5 tokens go together"
 
 
 def test_an_empty_prompt_is_refused(tiny: Model) -> None:
