@@ -102,6 +102,7 @@ def export(
     prune: str | None = None,
     experts: str | int | None = None,
     active: float | None = None,
+    distill: bool = False,
     cache: CacheName = "fp32",
     on_progress: Callable[[int], None] = lambda num_parameters: None,
     **options: Unpack[PlanKeywords],
@@ -115,7 +116,8 @@ def export(
     leaves out what the text of `calibrate` misses least, by default that of the package: whole layers (`2layers`, or
     `20%` of them), attention or FFN of layers alone (`blocks:4`), or channels of the FFNs (`width:25%`).
     `experts` carves each FFN into so many experts, or `auto`, by what it does on that text: beside the model itself
-    the bundle can use a part of it for each token, by default the share `active`, 0.5.
+    the bundle can use a part of it for each token, by default the share `active`, 0.5. `distill` fits what
+    stands in for experts that are left out, where the text shows a gain.
     `cache` `int8` adds graphs whose cache holds integers, a quarter of the bytes, and makes that the bundle's own type;
     its scales come from the text of `calibrate`, by default that of the package.
     The other options:
@@ -153,6 +155,7 @@ def export(
         prune=prune,
         experts=None if experts is None else str(experts),
         active=active,
+        distill=distill,
         cache=cache,
     )
     job.run(_Counting(on_progress))

@@ -42,6 +42,7 @@ class ExportJob:
     prune: str | None = None
     experts: str | None = None
     active: float | None = None
+    distill: bool = False
     cache: CacheName = "fp32"
 
     def run(self, watcher: Watcher, *, command: str = "") -> Plan:
@@ -56,6 +57,8 @@ class ExportJob:
         text = own.text if self.calibrate is None and own is not None else self.calibrate
         if self.active is not None and self.experts is None:
             raise ConfigError("--active is for experts; add --experts auto, or leave it out")
+        if self.distill and self.experts is None:
+            raise ConfigError("--distill is for experts; add --experts auto, or leave it out")
         documents = None if text is None else Documents.read(text)
         budget = None if self.budget is None else Budget.parse(self.budget)
         options: PlanKeywords = {**self.options}
@@ -104,7 +107,9 @@ class ExportJob:
             planned = plan(self.checkpoint, **options | {"transforms": transforms})
         if self.experts is not None and text is not None:
             with watcher.searching("carving") as on_progress:
-                found = find_experts(planned, self.experts, text, active=self._active, on_progress=on_progress)
+                found = find_experts(
+                    planned, self.experts, text, active=self._active, distill=self.distill, on_progress=on_progress
+                )
             watcher.remark(str(found))
             transforms.append(found.transform)
             planned = plan(self.checkpoint, **options | {"transforms": transforms})

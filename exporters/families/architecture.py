@@ -50,6 +50,7 @@ _FFN: Final = frozenset(
         "expert_router",
         "expert_offset",
         "expert_gain",
+        "expert_rest",
     }
 )
 

@@ -172,7 +172,10 @@ class Blocks:
         borders = (integers(self._pen, number) for number in (layer, layer + 1))
         count = self._pen.op("Slice", self._num_routed(), *borders)
         activation = self._architecture.activation
-        return ffn(x, count, activation, lambda x, inner: self._scores(x, inner, layer, carved))
+        rests = None
+        if carved.has_rests:
+            rests = self._pen.weight(f"layers.{layer}.expert_rest", lambda: w.expert_rest(layer))
+        return ffn(x, count, activation, lambda x, inner: self._scores(x, inner, layer, carved), rests)
 
     def _num_routed(self) -> ir.Value:
         """Return how many routed experts are active in each layer [L], by an input that counts the shared ones too."""

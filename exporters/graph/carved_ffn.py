@@ -62,14 +62,27 @@ class SparseFfn:
         self._gate_up = self._whole("gate_up", gate_up)
         self._down = self._whole("down", down)
 
-    def __call__(self, x: ir.Value, count: ir.Value, activation: str, router: Router) -> ir.Value:
-        """[B, T, E] to [B, T, E]: the sum of what is always active and of `count` [1] experts."""
+    def __call__(
+        self, x: ir.Value, count: ir.Value, activation: str, router: Router, rests: ir.Value | None = None
+    ) -> ir.Value:
+        """[B, T, E] to [B, T, E]: the sum of what is always active and of `count` [1] experts.
+
+        Those that are left out are stood in for by their `rests` [R, E], if there are any.
+        """
         inner = self._biased(self._shared(x, self._gate_up, axis=0), "gate_up", 2 * self._carved.first_shared)
         gate, up = halves(self._pen, inner)
         inner = self._pen.op("Mul", self._kernels.activate(activation, gate), up)
         _, choice = self._pen.op_outputs("TopK", router(x, inner), count, count=2, axis=-1)
         shared = self._biased(self._shared(inner, self._down, axis=1), "down", 0)
-        return self._pen.op("Add", shared, self._routed(x, choice, count, activation))
+        chosen = one_hot(self._pen, choice, self._carved.num_routed)
+        if rests is not None:
+            shared = self._pen.op("Add", shared, self._left_out(chosen, rests))
+        return self._pen.op("Add", shared, self._routed(x, chosen, count, activation))
+
+    def _left_out(self, chosen: ir.Value, rests: ir.Value) -> ir.Value:
+        """Return what stands in for the experts that are not among the chosen [B, T, A, R], [B, T, E]."""
+        active = self._pen.op("ReduceSum", chosen, integers(self._pen, 2), keepdims=0)
+        return self._pen.op("MatMul", self._pen.op("Sub", self._pen.number("one", 1.0), active), rests)
 
     def _biased(self, x: ir.Value, kind: str, start: int) -> ir.Value:
         """Return x with the bias of a matrix, from `start` on, where it has one."""
@@ -97,7 +110,7 @@ class SparseFfn:
             part = take_columns(whole.matrix, first, columns)
         return self._linear(x, f"{whole.name}.shared", lambda: [part], rule=whole.rule)
 
-    def _routed(self, x: ir.Value, choice: ir.Value, count: ir.Value, activation: str) -> ir.Value:
+    def _routed(self, x: ir.Value, chosen: ir.Value, count: ir.Value, activation: str) -> ir.Value:
         """Return the sum of the experts that were chosen, [B, T, A]. Each row gets one expert: see `fan_out`."""
         pen, stored, hidden = self._pen, self._experts(), self._down.matrix.shape[0]
         size, axis = stored.width, integers(self._pen, 2)
@@ -105,7 +118,6 @@ class SparseFfn:
             x = pen.op("Pad", x, integers(pen, 0, 0, 0, 0, 0, size - hidden))
         copies = pen.op("Tile", x, pen.op("Concat", integers(pen, 1, 1), count, axis=0))
         rows = pen.op("Reshape", copies, integers(pen, 0, -1, size))
-        chosen = one_hot(pen, choice, self._carved.num_routed)
         logits = pen.op("Reshape", chosen, integers(pen, -1, self._carved.num_routed))
         outputs = self._kernels.run_experts(rows, logits, stored, activation)
         apart = pen.op("Concat", integers(pen, 0, -1), count, integers(pen, size), axis=0)

@@ -180,6 +180,10 @@ class ModelWeights:
         lengths: Floats = np.linalg.norm(self.read("down", layer)[:, neurons], axis=0)
         return self.read("expert_gain", layer) * lengths
 
+    def expert_rest(self, layer: int) -> Floats:
+        """Return what stands in for each expert of a carved FFN that is left out, [R, E]."""
+        return self.read("expert_rest", layer).T * np.float32(self._architecture.residual_scale)
+
     def down(self, layer: int) -> Matrix:
         """Return what leads out of the FFN, [E, I]."""
         return scale(self.matrix("down", layer), self._architecture.residual_scale)

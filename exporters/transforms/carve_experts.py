@@ -43,7 +43,8 @@ class ExpertLayer:
 class CarveExperts(Transform):
     """Puts the neurons of dense FFNs in the order of experts, with a router for each layer; the model stays the same.
 
-    `layers` are by number, `active` is the share of experts that is active by default. Integers of these FFNs become
+    `layers` are by number, `active` is the share of experts that is active by default, and `kl` what that costs, None
+    where unknown. Integers of these FFNs become
     numbers.
     Source: CMoE (Pei et al., 2025), MoEfication (Zhang et al., 2022).
     """
@@ -52,6 +53,7 @@ class CarveExperts(Transform):
     num_shared: int
     layers: Mapping[int, ExpertLayer]
     active: float = 0.5
+    kl: float | None = None
 
     def __str__(self) -> str:
         return f"FFNs carved into {self.num_experts} experts"
@@ -92,7 +94,12 @@ class CarveExperts(Transform):
     def entry(self, num_layers: int) -> ExpertsEntry:
         """Return what the manifest says: all layers have the same share of active experts at each level."""
         shares = sorted({*_SHARES, self.active}, reverse=True)
-        levels = {f"{share:g}": ExpertLevel(active=self.active_at(share, num_layers)) for share in shares}
+        levels = {
+            f"{share:g}": ExpertLevel(
+                active=self.active_at(share, num_layers), kl=self.kl if share == self.active else None
+            )
+            for share in shares
+        }
         return ExpertsEntry(
             num_experts=self.num_experts, num_shared=self.num_shared, levels=levels, default=f"{self.active:g}"
         )

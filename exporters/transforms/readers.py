@@ -35,7 +35,9 @@ def norm_readers(architecture: Architecture, layer: int) -> Mapping[str, tuple[s
 def writers(architecture: Architecture, layer: int) -> tuple[str, ...]:
     """Return the matrices of a layer that add to the stream."""
     ffn = ("expert_down" if architecture.is_mixture(layer) else "down",) if architecture.has_ffn(layer) else ()
-    return ("o", *ffn) if architecture.has_attention(layer) else ffn
+    carved = architecture.carved_ffn(layer)
+    rests = ("expert_rest",) if carved is not None and carved.has_rests else ()
+    return ("o", *ffn, *rests) if architecture.has_attention(layer) else (*ffn, *rests)
 
 
 def value_rows(architecture: Architecture) -> tuple[str, NDArray[np.int64]]:

@@ -19,6 +19,7 @@ from skipstone.carve.activations import FfnActivations
 from skipstone.carve.errors import ErrorTable, candidates, output_error
 from skipstone.carve.routers import Router
 from skipstone.carve.shape import ExpertCount, block_size
+from skipstone.carve.stand_ins import SparseLayer, SparseStates, mean_kl, open_ffn
 from skipstone.devices import open_device
 from skipstone.errors import ConfigError
 from skipstone.exporters import ExportPlan, all_numbers
@@ -38,14 +39,28 @@ _HELD_BACK: Final = 5  # a part of the tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundExperts:
-    """What carves the FFNs of a model, and the errors of all ways that were tried."""
+    """What carves the FFNs of a model, and the errors of all ways that were tried.
+
+    `losses` are the KL at the share that is active, as carved and with what stands in for experts that are left out,
+    in nats per token of text that was held back; None where nobody asked for such stand-ins.
+    """
 
     transform: CarveExperts
     table: ErrorTable
     active: float
+    losses: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        return f"{self.transform}, {100 * self.active:g} % active: {self.table}"
+        return f"{self.transform}, {100 * self.active:g} % active: {self.table}{self._distilled}"
+
+    @property
+    def _distilled(self) -> str:
+        if self.losses is None:
+            return ""
+        before, after = self.losses
+        if after >= before:
+            return f"; distilled KL {after:.3f}, which is no gain over {before:.3f}: left as carved"
+        return f"; KL {before:.3f}, distilled {after:.3f}"
 
 
 def find_experts(
@@ -56,11 +71,13 @@ def find_experts(
     active: float = 0.5,
     seed: int = 0,
     way: str | None = None,
+    distill: bool = False,
     on_progress: Progress = lambda share: None,
 ) -> FoundExperts:
     """Return how to carve the FFNs of a model into `experts`, `auto` or a number, with a share of them active.
 
     Of each layer that way is taken whose output errs least on tokens that were held back; `way` allows one only.
+    `distill` fits a vector for each expert that stands in where it is left out, and keeps them if the KL falls.
     Raises: ConfigError for a number that does not fit, and too short a text; UnsupportedModel for a model that has no
     such FFNs.
     """
@@ -75,9 +92,12 @@ def find_experts(
     windows = Windows.of(plan, documents, num_windows=NUM_WINDOWS, seed=seed)
     with tempfile.TemporaryDirectory(prefix="skipstone-") as folder:
         run = _Run(plan, count, active, way, Path(folder))
-        layers, errors = run.carve(windows.calibrate, on_progress)
-    transform = CarveExperts(count.total, count.shared, layers, active)
-    return FoundExperts(transform=transform, table=ErrorTable(errors), active=active)
+        layers, errors, losses = run.carve(windows, on_progress, distill=distill)
+    if losses is not None and losses[1] >= losses[0]:
+        layers = {number: _without_rests(layer) for number, layer in layers.items()}
+    kl = None if losses is None else min(losses)
+    transform = CarveExperts(count.total, count.shared, layers, active, kl)
+    return FoundExperts(transform=transform, table=ErrorTable(errors), active=active, losses=losses)
 
 
 class _Run:
@@ -90,19 +110,27 @@ class _Run:
         self._weights = ModelWeights(plan.architecture, plan.checkpoint.tensors, lambda num_parameters: None)
 
     def carve(
-        self, tokens: NDArray[np.int64], on_progress: Progress
-    ) -> tuple[dict[int, ExpertLayer], tuple[Mapping[str, float], ...]]:
+        self, windows: Windows, on_progress: Progress, *, distill: bool
+    ) -> tuple[dict[int, ExpertLayer], tuple[Mapping[str, float], ...], tuple[float, float] | None]:
         layers, errors = dict[int, ExpertLayer](), list[Mapping[str, float]]()
-        with self._graphs.embedding() as graph:
-            states = np.concatenate([graph.embed(tokens[batch]) for batch in batches(tokens)])
+        states = self._embed(windows.calibrate)
+        distillation = _Distillation(self._graphs, states, self._embed(windows.held_back)) if distill else None
         for layer in range(self._graphs.num_layers):
             with self._graphs.layer(layer, tap=_of_ffn) as graph:
                 text, states = self._read(layer, graph, states)
+            sparse = None
             if text is not None:
-                layers[layer], found = self._layer(layer, text)
+                layers[layer], found, sparse = self._layer(layer, text)
                 errors.append(found)
+            if distillation is not None:
+                rests = distillation.layer(layer, sparse)
+                layers |= {} if rests is None else {layer: _with_rests(layers[layer], rests)}
             on_progress((layer + 1) / self._graphs.num_layers)
-        return layers, tuple(errors)
+        return layers, tuple(errors), None if distillation is None else distillation.losses()
+
+    def _embed(self, tokens: NDArray[np.int64]) -> Floats:
+        with self._graphs.embedding() as graph:
+            return np.concatenate([graph.embed(tokens[batch]) for batch in batches(tokens)])
 
     def _read(self, layer: int, graph: LayerGraph, states: Floats) -> tuple[FfnActivations | None, Floats]:
         """Return what the FFN of a layer does, and the states behind the layer."""
@@ -128,7 +156,7 @@ class _Run:
         gate, up = np.split(self._weights.read("gate_up", layer), 2)
         return gate, up
 
-    def _layer(self, layer: int, text: FfnActivations) -> tuple[ExpertLayer, Mapping[str, float]]:
+    def _layer(self, layer: int, text: FfnActivations) -> tuple[ExpertLayer, Mapping[str, float], SparseLayer]:
         ffn = self._count.ffn(text.inner.shape[1], block_size(self._plan, layer), "linear")
         held_back = len(text.x) // _HELD_BACK
         known, other = text.tokens(slice(held_back, None)), text.tokens(slice(held_back))
@@ -137,7 +165,50 @@ class _Run:
             raise ConfigError(f"the layers of this model cannot be carved as {self._way}; ask for fewer experts")
         num_active = ffn.num_active(self._active, len(text.gate))
         errors = {way: output_error(other, router, num_active) for way, router in found.items()}
-        return _expert_layer(ffn, found[min(errors, key=lambda way: (errors[way], way))]), errors
+        router = found[min(errors, key=lambda way: (errors[way], way))]
+        scale = self._plan.architecture.residual_scale
+        sparse = SparseLayer(router=router, num_active=num_active, matrices=text.tokens(slice(0)), scale=scale)
+        return _expert_layer(ffn, router), errors, sparse
+
+
+class _Distillation:
+    """What stands in for experts: learned behind sparse layers, judged on other windows, dense, as carved and so."""
+
+    def __init__(self, graphs: LayerGraphs, fitted: Floats, held_back: Floats) -> None:
+        self._graphs, self._num_fitted, self._dense = graphs, len(fitted), held_back
+        self._carved = SparseStates(held_back, 0)
+        self._distilled = SparseStates(np.concatenate([fitted, held_back]), len(fitted))
+
+    def layer(self, layer: int, sparse: SparseLayer | None) -> Floats | None:
+        """Go through a layer, which is not carved where `sparse` is None; return its vectors [E, R]."""
+        with self._graphs.layer(layer) as graph:
+            self._dense = np.concatenate([graph.states(self._dense[batch]) for batch in batches(self._dense)])
+            if sparse is None:
+                self._carved.pass_dense(graph)
+                self._distilled.pass_dense(graph)
+                return None
+        with self._graphs.layer(layer, tap=_of_ffn, change=open_ffn) as graph:
+            name = f"layers.{layer}"
+            rests = self._distilled.fit(graph, name, sparse)
+            self._carved.pass_sparse(graph, name, sparse, None)
+            self._distilled.pass_sparse(graph, name, sparse, rests)
+        return rests
+
+    def losses(self) -> tuple[float, float]:
+        """Return the KL as carved, and with what stands in."""
+        distilled = self._distilled.states[self._num_fitted :]
+        with self._graphs.head() as head:
+            before, after = (mean_kl(head, self._dense, found) for found in (self._carved.states, distilled))
+        return before, after
+
+
+def _with_rests(layer: ExpertLayer, rests: Floats) -> ExpertLayer:
+    return ExpertLayer(replace(layer.ffn, has_rests=True), layer.neurons, {**layer.router, "expert_rest": rests})
+
+
+def _without_rests(layer: ExpertLayer) -> ExpertLayer:
+    router = {name: tensor for name, tensor in layer.router.items() if name != "expert_rest"}
+    return ExpertLayer(replace(layer.ffn, has_rests=False), layer.neurons, router)
 
 
 def _of_ffn(name: str) -> bool:

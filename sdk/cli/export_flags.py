@@ -117,6 +117,10 @@ class CalibrationFlags:
         float | None,
         typer.Option("--active", metavar="SHARE", help="Share of the experts that is active by default: 0.5."),
     ] = None
+    distill: Annotated[
+        bool,
+        typer.Option("--distill", help="Fit stand-ins for the experts that are left out; prints the KL before, after."),
+    ] = False
     cache: Annotated[
         CacheTypeName,
         typer.Option("--cache", help="Type of the cache that texts have by default; int8 takes a quarter of fp32."),
