@@ -104,7 +104,8 @@ class SparseStates:
         for batch in batches(fitted):
             text = _read(graph, name, fitted[batch], layer)
             left_out, mask = _left_out(text, layer)
-            sums.add(left_out, (text.inner * (1 - mask)) @ down.T)
+            missing: Floats = (text.inner - text.inner * mask) @ down.T
+            sums.add(left_out, missing)
         return sums.solve()
 
     def pass_sparse(self, graph: LayerGraph, name: str, layer: SparseLayer, rests: Floats | None) -> None:
@@ -145,7 +146,7 @@ def mean_kl(head: LayerGraph, wanted: Floats, found: Floats) -> float:
     for ours, theirs in zip(wanted, found, strict=True):
         laws = [_log_probs(head.logits(states[None]).copy()) for states in (ours, theirs)]
         total += float((np.exp(laws[0]) * (laws[0] - laws[1])).sum(dtype=np.float64))
-    return total / (wanted.shape[0] * wanted.shape[1])
+    return total / float(np.prod(wanted.shape[:2]))
 
 
 def _log_probs(logits: Floats) -> Floats:
