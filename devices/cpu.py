@@ -26,6 +26,7 @@ LOG_ERRORS = 3
 # A word of the error where the process has a pool that every session must share.
 MOST_THREADS = 1024
 GLOBAL_POOL = "use_per_session_threads"
+NO_MEMORY = "bad_alloc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,11 @@ class CpuDevice:
                     "another part of this program has already set onnxruntime's thread pool for the whole process, so "
                     "no session may have threads of its own: leave out its set_global_thread_pool_sizes, or load the "
                     "model in a process of its own"
+                ) from error
+            if NO_MEMORY in reason:
+                raise DeviceError(
+                    f"{path}: not enough memory to open this graph; free some, give a smaller --context, or take a "
+                    "smaller bundle"
                 ) from error
             raise DeviceError(f"{path}: onnxruntime {ort.__version__} cannot open this graph: {reason}") from error
         keep_in_forks(session)

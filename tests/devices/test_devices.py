@@ -96,6 +96,19 @@ def test_a_missing_or_damaged_graph_is_a_device_error_and_prints_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_graph_that_memory_does_not_suffice_for_says_what_helps(
+    doubling_graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*arguments: object, **options: object) -> None:
+        raise RuntimeError(
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: std::bad_alloc"
+        )
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", no_memory)
+    with pytest.raises(DeviceError, match="not enough memory to open this graph; free some, give a smaller --context"):
+        open_device().open_session(doubling_graph)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_every_session_has_as_many_threads_as_its_device(doubling_graph: Path) -> None:
     printed = run_python(
