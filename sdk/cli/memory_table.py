@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 
 from skipstone.cli.terminal import aligned
 from skipstone.runtime.bundle import Bundle, Manifest
-from skipstone.runtime.engine import CACHE_WORDS, cache_bytes, cache_layouts
 
 __all__ = ["Memory", "as_json", "memory_of", "memory_table", "windows_told"]
 
@@ -29,6 +28,8 @@ class Memory:
 
 def memory_of(bundle: Bundle) -> dict[str, Memory]:
     """Return what a bundle takes, by type of cache as options call it; that which it takes by default comes first."""
+    from skipstone.runtime.engine import CACHE_WORDS, cache_bytes, cache_layouts
+
     other, manifest = bundle.open_draft_model(), bundle.manifest
     models = [manifest] if other is None else [manifest, other.manifest]
     layouts = [(cache_layouts(model), model.context_length) for model in models]

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnxruntime
 import pytest
+from carved_bundles import carved_by_hand
 from conftest import MakeBundle, MakeCheckpoint
 from decoding import leave_out
 from model_calls import watching
@@ -19,6 +20,7 @@ from model_calls import watching
 import skipstone
 from skipstone.errors import ConfigError, SkipstoneError
 from skipstone.language_model import LanguageModel
+from skipstone.runtime.bundle import ExpertLevel
 from skipstone.runtime.decoding import Drafter
 from skipstone.runtime.engine import Draft, KVCache, Model, Workspace
 from skipstone.runtime.engine import Sequence as Text
@@ -49,10 +51,12 @@ def without_gc() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def folder(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> Path:
-    """A bundle that every method runs on: in stages, with an exit, a head for drafts and a draft model."""
+def folder(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that every method runs on: in stages, with experts, an exit, a head for drafts and a draft model."""
     small = make_checkpoint(num_hidden_layers=1, initializer_range=0.5)
-    return make_bundle(make_checkpoint(), exits="2", cuts="each", draft_model=small, draft_head=100)
+    bundle = make_bundle(make_checkpoint(), exits="2", cuts="each", draft_model=small, draft_head=100)
+    levels = {"0.5": ExpertLevel(active=(2,) * 4)}
+    return carved_by_hand(bundle, tmp_path_factory.mktemp("carved") / "bundle", levels=levels)
 
 
 def loaded(folder: Path) -> LanguageModel:

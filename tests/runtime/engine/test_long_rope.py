@@ -234,7 +234,8 @@ def truth_of(model: Model, options: SamplingOptions) -> list[int]:
     return plain_text(model, options, NEW)
 
 
-DRAFTERS = [*registered_drafters(), "auto", "ngram,model", "suffix,recycle"]
+# `sparse` needs experts, which these models lack.
+DRAFTERS = [name for name in registered_drafters() if name != "sparse"] + ["auto", "ngram,model", "suffix,recycle"]
 
 
 def generated(model: Model, length: int, **options: Any) -> Generation:
