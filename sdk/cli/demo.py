@@ -25,9 +25,11 @@ def run(quiet: QuietOption = False) -> None:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         target = Path(folder) / "pebble"
-        plan("pebble").write(target, command="skipstone demo")
+        export = plan("pebble")
+        export.write(target, command="skipstone demo")
         size = sum(file.stat().st_size for file in target.iterdir())
-        console.print(f"exported pebble to int4: {size / 1e6:.1f} MB in {time.perf_counter() - start:.1f} s")
+        seconds = time.perf_counter() - start
+        console.print(f"exported pebble to {export.recipe.name}: {size / 1e6:.1f} MB in {seconds:.1f} s")
         model, piece = load(target), None
         write(PROMPT)
         for piece in model.stream(PROMPT, max_new_tokens=96):

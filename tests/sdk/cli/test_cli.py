@@ -20,6 +20,7 @@ from conftest import CORPUS, MakeBundle, MakeCheckpoint
 from model_calls import watching
 
 import skipstone
+from skipstone.api import plan
 from skipstone.cli import demo
 from skipstone.cli.terminal import notes, print_columns, write
 from skipstone.devices import catalog
@@ -737,7 +738,8 @@ def test_the_demo_runs(cli: CommandLine) -> None:
     outcome = cli("demo")
     assert outcome.code == 0
     assert outcome.out.startswith(demo.PROMPT)
-    assert re.fullmatch(r"exported pebble to int4: .*\n\d+ tokens/s on \d+ threads\n", outcome.err)
+    name = plan("pebble").recipe.name
+    assert re.fullmatch(rf"exported pebble to {name}: .*\n\d+ tokens/s on \d+ threads\n", outcome.err)
 
 
 @needs_pebble
