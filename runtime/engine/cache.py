@@ -39,6 +39,7 @@ class KVCache:
         """
         self.layers, self.rings = tuple(layers), tuple(rings)
         self.capacity, self._last_layer = capacity, last_layer
+        self._rings_of_first = [ring for ring in self.rings[0] if ring is not None]  # asked at every step
 
     def __iter__(self) -> Iterator[Buffer]:
         """Yield the buffers: keys of the first layer, its values, and so on."""
@@ -73,7 +74,7 @@ class KVCache:
     @property
     def has_rings(self) -> bool:
         """Whether some layers hold the last rows of a text only."""
-        return any(self.rings[0])
+        return bool(self._rings_of_first)
 
     def turn_to(self, places: Sequence[int], num_rows: int, layers: Collection[int] | None = None) -> None:
         """Make ready for rows from a place of each text on, in some layers or in all."""
@@ -84,7 +85,7 @@ class KVCache:
 
     def holds(self, length: int) -> bool:
         """Return whether the first `length` rows of the first text, which were all written, suffice to go on."""
-        return all(ring is None or ring.holds(length) for ring in self.rings[0])
+        return all(ring.holds(length) for ring in self._rings_of_first)
 
     @property
     def batch(self) -> int:
