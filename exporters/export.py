@@ -31,7 +31,6 @@ from skipstone.exporters.graph import (
     EXACT_BLOCKS,
     PLAIN,
     PREFILL_GRAPHS,
-    SPARSE,
     TARGETS,
     CacheScales,
     GraphVariant,
@@ -57,6 +56,7 @@ from skipstone.quant import Recipe
 from skipstone.runtime.bundle import (
     MANIFEST_NAME,
     PLAIN_CACHE,
+    SPARSE,
     BundleWriter,
     Check,
     ExpertsEntry,

@@ -20,7 +20,7 @@ from skipstone.exporters.graph.stage_graphs import (
     write_variant,
 )
 from skipstone.exporters.graph.targets import TARGETS
-from skipstone.exporters.graph.variant import PLAIN, SPARSE, CacheScales, GraphVariant
+from skipstone.exporters.graph.variant import PLAIN, CacheScales, GraphVariant
 from skipstone.exporters.graph.weight_file import StoredMatrix, WeightFile
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "PACKED_PRODUCT",
     "PLAIN",
     "PREFILL_GRAPHS",
-    "SPARSE",
     "TARGETS",
     "CacheScales",
     "GraphPen",

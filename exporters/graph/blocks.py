@@ -21,8 +21,9 @@ from skipstone.exporters.graph.linear import Linear
 from skipstone.exporters.graph.mixture import mixture
 from skipstone.exporters.graph.model_weights import ModelWeights
 from skipstone.exporters.graph.step_inputs import StepInputs
-from skipstone.exporters.graph.variant import PLAIN, SPARSE, GraphVariant
+from skipstone.exporters.graph.variant import PLAIN, GraphVariant
 from skipstone.quant import Recipe
+from skipstone.runtime.bundle import SPARSE
 
 __all__ = ["Blocks", "Residual"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from skipstone.exporters.graph.kernels import Kernels
 from skipstone.runtime.bundle import PLAIN_CACHE, variant_name
 
-__all__ = ["PLAIN", "SPARSE", "CacheScales", "GraphVariant"]
+__all__ = ["PLAIN", "CacheScales", "GraphVariant"]
 
-SPARSE: Final = "sparse"
 """The kind whose carved FFNs use some of their experts."""
 
 CacheScales: TypeAlias = Mapping[int, tuple[NDArray[np.float32], NDArray[np.float32]]]

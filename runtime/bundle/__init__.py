@@ -11,7 +11,7 @@ from skipstone.runtime.bundle.ring_layout import RingLayout
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
 from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
-from skipstone.runtime.bundle.variants import PLAIN_CACHE, PREFILL, Variants, variant_file, variant_name
+from skipstone.runtime.bundle.variants import PLAIN_CACHE, PREFILL, SPARSE, Variants, variant_file, variant_name
 from skipstone.runtime.bundle.whole_file import write_whole
 from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
 
@@ -19,6 +19,7 @@ __all__ = [
     "MANIFEST_NAME",
     "PLAIN_CACHE",
     "PREFILL",
+    "SPARSE",
     "Bundle",
     "BundleWriter",
     "Check",

@@ -15,6 +15,7 @@ from skipstone.errors import BundleError
 __all__ = [
     "PLAIN_CACHE",
     "PREFILL",
+    "SPARSE",
     "Variants",
     "check_variants",
     "graph_of",
@@ -26,6 +27,8 @@ __all__ = [
 PLAIN_CACHE: Final = "float32"
 PREFILL: Final = "prefill"
 """The kind of graphs that read prompts: they write the caches, and give no logits."""
+SPARSE: Final = "sparse"
+"""The kind of graphs that run some experts of each FFN."""
 Variants: TypeAlias = Mapping[str, Mapping[str, str]]
 """By the name of a variant: the plain graph's file to the file in its place, for those that differ."""
 _CACHE: Final = "cache-"

@@ -16,7 +16,7 @@ from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.rounding import ANY_ROWS, FREE_ROWS, RowRules
 from skipstone.runtime.engine.workspace import Workspace
 
-__all__ = ["PREFILL_CHUNK", "Runner"]
+__all__ = ["PADDING_ID", "PREFILL_CHUNK", "Runner"]
 
 # Longer prompts are fed in pieces: attention scores of a piece stay in the cache, and Ctrl-C is heard between two.
 PREFILL_CHUNK: Final = 256

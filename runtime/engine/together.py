@@ -12,6 +12,7 @@ from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.call import MAX_PIECE, BoundCall
 from skipstone.runtime.engine.feed import WHOLE, Feed, Part
 from skipstone.runtime.engine.prompt_reader import READING
+from skipstone.runtime.engine.runner import PADDING_ID
 from skipstone.runtime.engine.sequence import Sequence
 from skipstone.runtime.engine.sessions import Sessions
 
@@ -21,7 +22,6 @@ __all__ = ["groups_of", "pending_feed", "read_together"]
 # them (docs/prefill.md).
 MOST_PADDING: Final = 4
 LONGEST: Final = 64
-PADDING_ID: Final = 0
 
 
 def groups_of(sequences: SequenceOf[Sequence]) -> list[range]:

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.runtime.bundle import SPARSE
 from skipstone.runtime.engine import Feed, Model, Part
 
 __all__ = ["Counts", "Reader"]
@@ -20,7 +21,6 @@ __all__ = ["Counts", "Reader"]
 Floats: TypeAlias = NDArray[np.float32]
 Counts: TypeAlias = tuple[int, ...]
 """How many experts are active, by layer."""
-VARIANT: Final = "sparse"
 TOP: Final = 512
 MOST_LOGITS: Final = 4_000_000
 
@@ -71,7 +71,7 @@ class Reader:
 
     def kl(self, counts: Counts, num_windows: int) -> float:
         """Return the KL along the first windows."""
-        part, total = Part(variant=VARIANT, active=counts), 0.0
+        part, total = Part(variant=SPARSE, active=counts), 0.0
         for number in range(num_windows):
             if number not in self._laws:
                 self._laws[number] = [_Law.of(logits) for logits in self._logits(number, Part())]

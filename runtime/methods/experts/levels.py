@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.bundle import ExpertLevel, Manifest, Note
+from skipstone.runtime.bundle import SPARSE, ExpertLevel, Manifest, Note
 from skipstone.runtime.engine import Model, Part
 from skipstone.runtime.methods.method import Need
 
@@ -25,7 +25,6 @@ __all__ = [
     "sparse_part",
 ]
 
-VARIANT = "sparse"
 COMMAND = "`skipstone tune active BUNDLE --text FILE`"
 EXPERTS = Need(
     lambda model: model.manifest.experts is not None,
@@ -140,4 +139,4 @@ def between(below: ActiveLevel, above: ActiveLevel, share: float) -> tuple[int, 
 
 def sparse_part(level: ActiveLevel) -> Part:
     """Return the call of all stages with so many experts."""
-    return Part(variant=VARIANT, active=level.counts)
+    return Part(variant=SPARSE, active=level.counts)
