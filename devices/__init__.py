@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from skipstone.devices.buffer import Binding, Buffer
+from skipstone.devices.capabilities import Capability
 from skipstone.devices.catalog import DeviceInfo, catalog
 from skipstone.devices.cpu import CpuDevice
-from skipstone.devices.device import DEFAULT_DEVICE, BoundedDevice, Device, Session, StagedDevice, open_device
+from skipstone.devices.device import (
+    DEFAULT_DEVICE,
+    BoundedDevice,
+    Device,
+    Hardware,
+    HardwareDevice,
+    Session,
+    SizedDevice,
+    StagedDevice,
+)
 from skipstone.devices.free_memory import free_bytes
 from skipstone.devices.freed_memory import give_back
+from skipstone.devices.opening import open_device
 from skipstone.devices.threads import physical_cores
 
 __all__ = [
@@ -15,10 +26,14 @@ __all__ = [
     "Binding",
     "BoundedDevice",
     "Buffer",
+    "Capability",
     "CpuDevice",
     "Device",
     "DeviceInfo",
+    "Hardware",
+    "HardwareDevice",
     "Session",
+    "SizedDevice",
     "StagedDevice",
     "catalog",
     "free_bytes",

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import DTypeLike
 
+from skipstone.devices.capabilities import Capability
 from skipstone.devices.cpu_memory import CpuBinding, CpuBuffer
 from skipstone.devices.forks import keep_in_forks
 from skipstone.devices.free_memory import free_bytes
@@ -38,7 +39,16 @@ class CpuDevice:
 
     name: ClassVar[str] = "cpu"
     provider: ClassVar[str] = "CPUExecutionProvider"
-    capabilities: ClassVar[frozenset[str]] = frozenset({"int4", "int8-cache", "tree-attention", "shared-cache"})
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {
+            Capability.SEVERAL_ROWS,
+            Capability.TREE_ATTENTION,
+            Capability.SHARED_CACHE,
+            Capability.INT8_CACHE,
+            Capability.INT4,
+            Capability.DYNAMIC_SHAPES,
+        }
+    )
     threads: int
     staged: bool = False
 
@@ -83,6 +93,10 @@ class CpuDevice:
         except MemoryError as error:
             raise DeviceError(f"no memory for a {dtype} buffer of shape {list(shape)}; lower --context") from error
 
+    def resident(self, shape: Sequence[int], dtype: DTypeLike) -> CpuBuffer:
+        """Return what `allocate` does: all of this device's memory is the host's."""
+        return self.allocate(shape, dtype)
+
     def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> CpuBuffer:
         """Return a buffer of zeros; the system gives its memory page by page, where it is first touched."""
         return CpuBuffer.over(np.zeros(shape, dtype))
@@ -94,11 +108,13 @@ class CpuDevice:
         return CpuBinding(session)
 
 
-def open_cpu(*, threads: int | None = None) -> CpuDevice:
+def open_cpu(*, threads: int | None = None, unit: str | None = None) -> CpuDevice:
     """Return the CPU on `threads` threads, by default one for each physical core.
 
-    Raises: ConfigError for a number that no machine has.
+    Raises: ConfigError for a number that no machine has; DeviceError for another unit than the first.
     """
+    if unit not in (None, "0"):
+        raise DeviceError(f"there is one cpu, no cpu:{unit}; leave the part behind the colon out")
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         bound = "at least 1" if threads < 1 else f"at most {MOST_THREADS}"
         raise ConfigError(f"threads must be {bound}, got {threads}")

@@ -1,19 +1,27 @@
-"""What a device is to the rest of the house, and how one is opened by name."""
+"""What a device is to the rest of the house."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 import onnxruntime as ort
 from numpy.typing import DTypeLike
 
 from skipstone.devices.buffer import Binding, Buffer
-from skipstone.devices.catalog import catalog, registered_devices
-from skipstone.errors import DeviceError
 
-__all__ = ["DEFAULT_DEVICE", "BoundedDevice", "Device", "Session", "StagedDevice", "open_device"]
+__all__ = [
+    "DEFAULT_DEVICE",
+    "BoundedDevice",
+    "Device",
+    "Hardware",
+    "HardwareDevice",
+    "Session",
+    "SizedDevice",
+    "StagedDevice",
+]
 
 DEFAULT_DEVICE: Final = "cpu"
 Session: TypeAlias = ort.InferenceSession
@@ -21,11 +29,17 @@ Session: TypeAlias = ort.InferenceSession
 
 
 class Device(Protocol):
-    """A place where graphs run."""
+    """A place where graphs run: it opens sessions, has memory, and ties the two together.
+
+    A package brings one by an entry point of the group `skipstone.devices`, whose value is a factory: it takes
+    `threads` (a number or None) and, where the device takes a unit behind a colon, `unit` (a string or None). The
+    factory raises DeviceError, with the reason, where the device cannot work here. It is quick: it opens no session.
+    What else a device may tell stands in `StagedDevice`, `BoundedDevice`, `SizedDevice` and `HardwareDevice`.
+    """
 
     @property
     def name(self) -> str:
-        """What `open_device` calls it."""
+        """What `open_device` calls it, with its unit where that is not the first: `cpu`, `cuda:1`."""
 
     @property
     def provider(self) -> str:
@@ -37,16 +51,27 @@ class Device(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What its kernels can do: int4, int8-cache, tree-attention, shared-cache."""
+        """What it can do, see `Capability`. What is not here is planned around, or refused with the reason."""
 
     def open_session(self, path: Path) -> Session:
         """Return a session of the graph in file `path`. Raises: DeviceError."""
 
     def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
-        """Return a buffer on the device, its contents undefined. Raises: DeviceError."""
+        """Return a buffer that the host sees, its contents undefined: what goes into calls and comes out of them.
+
+        Raises: DeviceError where there is no memory.
+        """
 
     def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
-        """Return a buffer of zeros; memory that is never written costs nothing where the system allows it."""
+        """Return such a buffer of zeros; memory that is never written costs nothing where the system allows it."""
+
+    def resident(self, shape: Sequence[int], dtype: DTypeLike) -> Buffer:
+        """Return a buffer that stays on the device, its contents undefined: caches, and states between graphs.
+
+        Its `move` and `copy_from` run there. The host may read and write it, but that costs a copy over the bus. Where
+        host and device share their memory it is what `allocate` gives. Raises: DeviceError where there is no memory.
+        """
+        return self.allocate(shape, dtype)
 
     def bind(self, session: Session) -> Binding:
         """Return a way to run a session of this device on buffers of this device."""
@@ -68,18 +93,29 @@ class BoundedDevice(Protocol):
         """Return the bytes that may still be taken; None where nobody tells."""
 
 
-def open_device(name: str = DEFAULT_DEVICE, *, threads: int | None = None) -> Device:
-    """Return the device called `name`, on `threads` processor threads; by default as many as it finds best.
+@runtime_checkable
+class SizedDevice(Protocol):
+    """A device that knows how much memory it has."""
 
-    Raises: DeviceError when the name is unknown, or the device is not supported or missing here.
+    def total_bytes(self) -> int | None:
+        """Return the bytes of all its memory, taken or not; None where nobody tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a device runs on: its kind, and its name as the driver tells it."""
+
+    kind: Literal["processor", "gpu", "npu"]
+    name: str
+
+
+@runtime_checkable
+class HardwareDevice(Protocol):
+    """A device that knows what it runs on. One that does not say is taken for a processor: `auto` prefers none of them.
+
+    A software adapter of a graphics interface is a processor too.
     """
-    registered = registered_devices()
-    if name in registered:
-        device: Device = registered[name].load()(threads=threads)
-        return device
-    missing = {info.name: info for info in catalog() if not info.available}
-    if name not in missing:
-        raise DeviceError(f"device {name!r} is not known; known are {', '.join([*registered, *missing])}")
-    info = missing[name]
-    install = f"; its provider comes with: {info.install}" if info.install else ""
-    raise DeviceError(f"device {name} cannot be opened: {info.why}; use cpu{install}")
+
+    @property
+    def hardware(self) -> Hardware:
+        """What it runs on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -180,8 +181,26 @@ def test_fewer_than_one_thread_is_refused(threads: int) -> None:
 
 
 def test_an_unknown_device_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(DeviceError, match="device 'abacus' is not known; known are cpu, cuda, webgpu"):
+    with pytest.raises(DeviceError, match="device 'abacus' is not known; known are .*cpu.*cuda.*webgpu.*auto"):
         open_device("abacus")
+
+
+@pytest.mark.parametrize(("name", "near"), [("cud", "cuda"), ("web-gpu", "webgpu"), ("open_vino:gpu", "openvino")])
+def test_an_unknown_device_is_answered_with_the_nearest_name(name: str, near: str) -> None:
+    with pytest.raises(DeviceError, match=f"is not known; did you mean {near}\\? known are "):
+        open_device(name)
+
+
+@pytest.mark.parametrize("name", ["", ":1", "cuda:", "cuda:0:1"])
+def test_a_name_with_a_missing_part_is_no_name(name: str) -> None:
+    with pytest.raises(DeviceError, match="is no name; give one such as cpu, or cuda:1"):
+        open_device(name)
+
+
+def test_the_processor_has_no_units() -> None:
+    assert open_device("CPU:0").name == "cpu"
+    with pytest.raises(DeviceError, match="there is one cpu, no cpu:1"):
+        open_device("cpu:1")
 
 
 def test_every_device_of_the_catalog_opens_or_says_why_not() -> None:
@@ -191,7 +210,7 @@ def test_every_device_of_the_catalog_opens_or_says_why_not() -> None:
             assert (device.name, device.provider, device.capabilities) == (info.name, info.provider, info.capabilities)
             assert (info.why, info.install) == (None, None)
         else:
-            with pytest.raises(DeviceError, match=f"device {info.name} cannot be opened: not yet supported"):
+            with pytest.raises(DeviceError, match=re.escape(info.why or "?")):
                 open_device(info.name)
 
 
@@ -200,20 +219,49 @@ def test_only_the_cpu_can_be_opened_by_this_version() -> None:
     assert catalog()[0].threads == physical_cores()
 
 
+TOY_NPU = """
+from types import SimpleNamespace
+
+def open_npu(*, threads, unit=None):
+    return SimpleNamespace(
+        name="npu", provider="ToyProvider", threads=threads, unit=unit, capabilities=frozenset({"int4"}),
+        hardware=SimpleNamespace(kind="npu", name="A toy"), total_bytes=lambda: 8,
+    )
+"""
+
+
 @pytest.fixture
 def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the entry point file of an installed package, to be filled in."""
     (tmp_path / "toy_npu-1.0.dist-info").mkdir()
     (tmp_path / "toy_npu-1.0.dist-info" / "METADATA").write_text("Name: toy-npu\nVersion: 1.0\n")
-    (tmp_path / "toy_npu.py").write_text("def open_npu(*, threads):\n    return 'npu', threads\n")
+    (tmp_path / "toy_npu.py").write_text(TOY_NPU)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path / "toy_npu-1.0.dist-info" / "entry_points.txt"
 
 
 def test_another_package_can_bring_a_device(plug_in: Path) -> None:
     plug_in.write_text("[skipstone.devices]\nnpu = toy_npu:open_npu\n")
-    assert open_device("npu", threads=5) == ("npu", 5)
-    assert [(info.name, info.provider) for info in catalog() if info.available][1:] == [("npu", "toy_npu:open_npu")]
+    npu = open_device("npu:second", threads=5)
+    assert (npu.name, npu.threads, npu.unit) == ("npu", 5, "second")
+    info = next(info for info in catalog() if info.name == "npu")
+    assert (info.provider, info.hardware, info.free_bytes, info.total_bytes) == ("ToyProvider", "A toy", None, 8)
+
+
+def test_a_device_of_another_package_that_cannot_work_says_why_and_disturbs_no_other(plug_in: Path) -> None:
+    plug_in.write_text("[skipstone.devices]\nnpu = toy_npu:nothing\n")
+    with pytest.raises(DeviceError, match=r"device npu cannot be loaded from toy_npu:nothing: .*nothing"):
+        open_device("npu")
+    infos = {info.name: info for info in catalog()}
+    assert "cannot be loaded" in (infos["npu"].why or "") and infos["cpu"].available
+
+
+def test_a_name_that_means_something_else_cannot_be_registered(plug_in: Path) -> None:
+    plug_in.write_text("[skipstone.devices]\nauto = toy_npu:open_npu\n")
+    with pytest.raises(
+        DeviceError, match="toy_npu:open_npu cannot register a device as 'auto': the name has a meaning"
+    ):
+        registered_devices()
 
 
 def test_two_devices_of_one_name_are_refused(plug_in: Path) -> None:

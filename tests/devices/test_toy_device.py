@@ -62,7 +62,8 @@ class ToyBinding:
 
 
 class ToyDevice:
-    name, provider, capabilities = "toy", "CPUExecutionProvider", frozenset({"tree-attention"})
+    name, provider = "toy", "CPUExecutionProvider"
+    capabilities = frozenset({"several-rows", "tree-attention", "int4", "dynamic-shapes"})
 
     def __init__(self) -> None:
         self.threads, self._host = 1, open_device()
@@ -75,6 +76,9 @@ class ToyDevice:
 
     def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> ToyBuffer:
         return ToyBuffer(np.zeros(shape, dtype))
+
+    def resident(self, shape: Sequence[int], dtype: DTypeLike) -> ToyBuffer:
+        return self.allocate(shape, dtype)
 
     def bind(self, session: ort.InferenceSession) -> ToyBinding:
         return ToyBinding(session)
