@@ -1,0 +1,23 @@
+/** The decoding core of skipstone in TypeScript: the names are those of the Python package. */
+export { Bundle, type OnProgress } from "./bundle/bundle.ts";
+export { FORMAT_VERSION, type Manifest, readManifest } from "./bundle/manifest.ts";
+export { type BundleSource, UrlSource } from "./bundle/source.ts";
+export { type DecodeOptions, decode } from "./decoding/decode.ts";
+export { type Drafter, PlainDrafter, type Step } from "./decoding/drafter.ts";
+export { NgramDrafter } from "./decoding/ngram.ts";
+export { choose, cutAfter, match } from "./decoding/verify.ts";
+export type { Binding, Buffer, Capability, Device, Session } from "./devices/device.ts";
+export { WasmDevice } from "./devices/wasm.ts";
+export { KVCache } from "./engine/cache.ts";
+export { BoundCall } from "./engine/call.ts";
+export { type Draft, EMPTY_DRAFT } from "./engine/draft.ts";
+export type { Blends, Feed } from "./engine/feed.ts";
+export { Model } from "./engine/model.ts";
+export { RotaryTables, rotaryRows } from "./engine/rotary_tables.ts";
+export { Sequence, type Wanted } from "./engine/sequence.ts";
+export { BundleError, CacheFull, ConfigError, messageOf, SkipstoneError } from "./errors.ts";
+export { LanguageModel, METHODS, type Method, type Piece, type Suggestion } from "./language_model.ts";
+export { type Mixing, mixingFor } from "./suggest/mixing.ts";
+export { type ScoredDraft, Superposition, superposed } from "./suggest/superposed.ts";
+export { TextStream } from "./text/text_stream.ts";
+export { Tokenizer } from "./text/tokenizer.ts";
