@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # Folders too: their times tell of files that were removed.
 SOURCES := pyproject.toml $(shell find sdk runtime exporters quant devices -name __pycache__ -prune -o -print)
 
-.PHONY: help demo test lint bench
+.PHONY: help demo test lint web bench
 # Two pips must not work in one environment at once.
 .NOTPARALLEL:
 
@@ -24,6 +24,9 @@ lint: $(VENV)/.package $(VENV)/.lint  ## Check style, format, types and who impo
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+
+web: $(VENV)/.package $(VENV)/.test  ## Check and test the browser's runtime; needs Node and Chromium.
+	$(BIN)/pytest -rs tests/web
 
 bench: $(VENV)/.package $(VENV)/.test  ## Measure the parts, then the whole on the bundled model.
 	$(BIN)/pytest tests/benchmarks --benchmark-only

@@ -58,7 +58,8 @@ export class LanguageModel {
   /** Yield what follows a prompt, the tokens of one model call at a time: the likeliest ones, whatever the method. */
   async *stream(prompt: string, options: StreamOptions = {}): AsyncGenerator<Piece> {
     const sequence = this.#begin(prompt);
-    const drafter = drafterNamed(options.decode ?? "ngram");
+    const takesDrafts = this.model.device.capabilities.has("several-rows");
+    const drafter = drafterNamed(takesDrafts ? (options.decode ?? "ngram") : "plain");
     const text = new TextStream(this.tokenizer, sequence.tokenIds.at(-1)!);
     const maxNewTokens = options.maxNewTokens ?? Math.min(128, sequence.room);
     for await (const step of decode(sequence, { ...this.#shared(options), drafter, maxNewTokens })) {

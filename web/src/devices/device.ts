@@ -28,12 +28,8 @@ export interface Binding {
   run(): Promise<void>;
 }
 
-/**
- * Capabilities, by the names that Python's devices have:
- * - `several-rows`: a call takes several rows on a cache that holds tokens, so drafts can be verified;
- * - `packed`: it has kernels for packed integers.
- */
-export type Capability = "several-rows" | "packed";
+/** What a device can do, by the names that Python's devices have; see `devices/capabilities.py`. */
+export type Capability = "several-rows" | "shared-cache" | "int4" | "dynamic-shapes";
 
 export interface Device {
   readonly name: string;

@@ -25,7 +25,7 @@ const OPTIONS = new Map([
 export class WasmDevice implements Device {
   readonly name = "wasm";
   readonly threads: number;
-  readonly capabilities: ReadonlySet<Capability> = new Set(["several-rows"] as const);
+  readonly capabilities: ReadonlySet<Capability> = new Set(["several-rows", "shared-cache", "dynamic-shapes"] as const);
   readonly #wasm: WasmModule;
 
   private constructor(wasm: WasmModule, threads: number) {

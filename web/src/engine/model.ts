@@ -29,7 +29,7 @@ export class Model {
     const graphs = graphFiles(bundle.manifest).map((file) => bundle.file(file));
     const weights = WEIGHTS_NAME in bundle.manifest.files ? bundle.file(WEIGHTS_NAME) : new Uint8Array();
     const numWeights = graphs.reduce((sum, graph) => sum + numPackedWeights(graph), 0);
-    const unpacks = !device.capabilities.has("packed") && numWeights <= MOST_WEIGHTS;
+    const unpacks = !device.capabilities.has("int4") && numWeights <= MOST_WEIGHTS;
     const sessions: Session[] = [];
     for (const graph of graphs) sessions.push(await device.openSession(unpacks ? unpacked(graph) : graph, weights));
     return new Model(bundle.manifest, device, sessions);
