@@ -55,7 +55,6 @@ from skipstone.exporters.transforms import CarveExperts, GainFolding, Transform,
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import (
     MANIFEST_NAME,
-    PLAIN_CACHE,
     SPARSE,
     BundleWriter,
     Check,
@@ -345,7 +344,7 @@ def _write_files(plan: ExportPlan, folder: Path, on_progress: Callable[[int], No
 def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], None]) -> Variants:
     plan = plan if plan.calibration is not None else plan.with_gains()
     target, weights = TARGETS[plan.target], ModelWeights(plan.architecture, plan.checkpoint.tensors, on_progress)
-    with WeightFile(folder / WEIGHTS_FILE, plan.rounder, least_bits=target.least_bits) as file:
+    with WeightFile(folder / WEIGHTS_FILE, plan.rounder, least_bits=target.least_bits, numbers=target.numbers) as file:
         for stage in plan.stages:
             ir.save(
                 build_stage(stage, plan.architecture, weights, plan.recipe, file, target=target), folder / stage.file
@@ -388,7 +387,7 @@ def _manifest(
     check: Mapping[str, object] | None = None,
 ) -> Manifest:
     architecture, d = plan.architecture, plan.architecture.dimensions
-    cache, has_int8 = _layout(architecture), plan.cache_meter is not None
+    cache, has_int8 = _layout(architecture, TARGETS[plan.target].numbers), plan.cache_meter is not None
     return Manifest(
         family=architecture.family,
         dimensions=d,
@@ -415,11 +414,12 @@ def _manifest(
         variants=variants,
         experts=plan.experts,
         other_caches={"int8": tuple(replace(layer, dtype="int8") for layer in cache)} if has_int8 else {},
-        cache_type="int8" if has_int8 else PLAIN_CACHE,
+        cache_type="int8" if has_int8 else TARGETS[plan.target].numbers,
+        target=plan.target,
     )
 
 
-def _layout(architecture: Architecture) -> tuple[LayerCache, ...]:
+def _layout(architecture: Architecture, numbers: str) -> tuple[LayerCache, ...]:
     """Return how the plain graphs keep keys and values."""
     d = architecture.dimensions
     head_size, windows = kernel_head_size(d.head_size), architecture.windows
@@ -427,7 +427,7 @@ def _layout(architecture: Architecture) -> tuple[LayerCache, ...]:
         LayerCache(
             num_heads=d.num_kv_heads,
             head_size=head_size,
-            dtype=PLAIN_CACHE,
+            dtype=numbers,
             window=windows[layer],
             ring=None if (ring := ring_layout(architecture, layer)) is None else ring.unit,
         )

@@ -18,7 +18,7 @@ from skipstone.option_types import checks_arguments
 from skipstone.planning import plan
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.costs import CacheChoice, find_cache
-from skipstone.runtime.engine import CACHE_WORDS, CacheName, Model, PrefillName
+from skipstone.runtime.engine import CacheName, Model, PrefillName
 from skipstone.runtime.methods import MethodChoice
 from skipstone.runtime.text import SuffixMemory
 from skipstone.watcher import Watcher
@@ -69,7 +69,7 @@ def load(
         threads=threads,
         profiles=notes_folder(),
         draft_model=None if draft_model is None else resolve(draft_model),
-        cache=CACHE_WORDS[choice.cache_type] if choice else None if cache == "auto" else cache,
+        cache=choice.option if choice else None if cache == "auto" else cache,
         prefill=prefill,
     )
     if suffix_memory is not None:

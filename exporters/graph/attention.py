@@ -17,7 +17,6 @@ from skipstone.exporters.graph.head_channels import kernel_head_size
 from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.linear import Linear
 from skipstone.exporters.graph.model_weights import ModelWeights
-from skipstone.exporters.graph.pen import FLOAT
 from skipstone.exporters.graph.step_inputs import AttentionLayer, StepInputs
 from skipstone.exporters.graph.variant import CacheScales
 
@@ -84,7 +83,7 @@ class Attention:
     @property
     def _form(self) -> tuple[ir.DataType, tuple[int | str, ...]]:
         """The type and the shape of a cache."""
-        d, dtype = self._architecture.dimensions, FLOAT if self._cache_scales is None else ir.DataType.INT8
+        d, dtype = self._architecture.dimensions, self._pen.numbers if self._cache_scales is None else ir.DataType.INT8
         return dtype, ("B", d.num_kv_heads, "C", kernel_head_size(d.head_size))
 
     def _mix(

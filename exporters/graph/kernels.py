@@ -56,7 +56,8 @@ class Kernels(ABC):
     whatever the other is. `has_attention_rows`: whether attention rounds a single row in a way of its own, and so is
     given rows of its own; see `StepInputs`. `has_int8_cache`: whether it reads keys and values that are integers.
     `has_experts`: whether an operator runs single experts, without the work of all others.
-    `least_bits` are those of the narrowest integers that the target reads.
+    `least_bits` are those of the narrowest integers that the target reads. `numbers` is the type of what nodes pass on,
+    of the cache, and of weights that are no integers. `packs_experts`: whether those of a mixture may be integers.
     """
 
     opsets: ClassVar[Mapping[str, int]]
@@ -67,6 +68,8 @@ class Kernels(ABC):
     has_experts: ClassVar[bool]
     rms_norm: ClassVar[str]
     least_bits: ClassVar[int] = 2
+    numbers: ClassVar[str] = "float32"
+    packs_experts: ClassVar[bool] = True
 
     def __init__(self, pen: GraphPen) -> None:
         self.pen = pen

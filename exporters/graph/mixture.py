@@ -45,7 +45,7 @@ def mixture(
     Memory: gate_up of all experts. Raises: UnsupportedModel for integers that do not fit together.
     """
     pen, first_gate_up, first_down = kernels.pen, gate_up(0), down(0)
-    form = expert_rule(rule, first_gate_up, first_down, least_bits=pen.file.least_bits)
+    form = expert_rule(rule, first_gate_up, first_down, least_bits=pen.file.least_bits if kernels.packs_experts else 32)
     store = ExpertStore(pen, rule, form, experts.num_experts)
     hidden_size, inner_size = first_down.shape
     width, inner = store.padded(hidden_size), store.padded(inner_size)

@@ -31,6 +31,11 @@ class GraphPen:
         self._initializers: dict[str, ir.Value] = {}
         self._scales: dict[str, ir.Value] = {}
 
+    @property
+    def numbers(self) -> ir.DataType:
+        """The type of the numbers that nodes pass on, as the weight file has them: float32 or float16."""
+        return ir.DataType.from_numpy(self.file.numbers)
+
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
         """Return a new input of the graph; sizes that differ from call to call have names."""
         value = _typed(name, dtype, shape)
@@ -41,6 +46,11 @@ class GraphPen:
         """Make a value an output of the graph, under this name."""
         value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
         self._outputs.append(value)
+
+    def float_output(self, value: ir.Value, name: str, shape: Sequence[int | str]) -> None:
+        """Make numbers an output of the graph as float32, whatever the type that nodes pass on."""
+        given = value if self.numbers == FLOAT else self.op("Cast", value, to=FLOAT.value)
+        self.output(given, name, FLOAT, shape)
 
     def weight(self, name: str, make: Callable[[], NDArray[np.generic]]) -> ir.Value:
         """Return a value for the tensor `name` of the bundle's weight file, making it if no graph has yet."""
@@ -56,14 +66,14 @@ class GraphPen:
         return self._initializers.get(tensor.name) or self._initializer(tensor)
 
     def scales(self, stored: StoredScales) -> ir.Value:
-        """Return a value for scales as float32. Devices compute it once, when they open the graph."""
+        """Return a value for scales as numbers of the graph. Devices compute it once, when they open the graph."""
         value = self.stored(stored.tensor)
-        if stored.tensor.dtype == FLOAT:
+        if stored.tensor.dtype == self.numbers and not stored.exponent:
             return value
         name = stored.tensor.name
         assert name is not None, "stored tensors have names"
         if name not in self._scales:
-            numbers = self.op("Cast", value, to=FLOAT.value)
+            numbers = self.op("Cast", value, to=self.numbers.value)
             if stored.exponent:
                 factor = self.number(f"two_to_{stored.exponent}", 2.0**stored.exponent)
                 numbers = self.op("Mul", numbers, factor)
@@ -77,12 +87,15 @@ class GraphPen:
         return self.stored(self.file.view(tensor, suffix, shape, dtype))
 
     def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        """Return a value for a small array that is stored inside the graph."""
-        return self._initializers.get(name) or self._initializer(ir.tensor(array, name=name))
+        """Return a value for a small array that is stored inside the graph; float32 becomes the graph's numbers."""
+        if name in self._initializers:
+            return self._initializers[name]
+        return self._initializer(ir.tensor(self.file.as_numbers(array), name=name))
 
     def number(self, name: str, value: float) -> ir.Value:
-        """Return a value for a float32 scalar that is stored inside the graph."""
-        return self.constant(name, np.array(value, np.float32))
+        """Return a value for a scalar that is stored inside the graph, no larger than its type allows."""
+        most = float(np.finfo(self.file.numbers).max)
+        return self.constant(name, np.array(min(max(value, -most), most), np.float32))
 
     def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         assert tensor.name is not None

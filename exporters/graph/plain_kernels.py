@@ -14,7 +14,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from skipstone.exporters.families import Experts
-from skipstone.exporters.graph.expert_rows import integers, one_hot
+from skipstone.exporters.graph.all_experts import mix_of_all
+from skipstone.exporters.graph.expert_rows import integers
 from skipstone.exporters.graph.expert_store import ExpertStack, StoredExperts
 from skipstone.exporters.graph.kernels import Kernels
 from skipstone.exporters.graph.pen import GraphPen
@@ -154,24 +155,10 @@ class PlainKernels(Kernels):
     def mix_experts(
         self, x: ir.Value, choice: ir.Value, weights: ir.Value, experts: Experts, stored: StoredExperts
     ) -> ir.Value:
-        """All experts compute all tokens, and those that were not chosen count for nothing: X / A times the work."""
-        pen, axis = self.pen, integers(self.pen, 2)
-        shares = pen.op(
-            "MatMul", pen.op("Unsqueeze", weights, axis), one_hot(pen, choice, experts.num_experts)
-        )  # [B, T, 1, X]
-        rows = pen.op("Reshape", x, integers(pen, 1, -1, stored.width))
-        inner = self._by_expert(rows, stored.gate_up, stored.form)  # [X, B * T, 2 * I]
-        pairs = pen.op("Reshape", inner, integers(pen, 0, 0, -1, 2))
-        gate, up = (pen.op("Gather", pairs, pen.constant(f"half_{half}", np.array(half)), axis=-1) for half in (0, 1))
-        outputs = self._by_expert(pen.op("Mul", self.activate("silu", gate), up), stored.down, stored.form)
-        by_row = pen.op("Transpose", outputs, perm=[1, 0, 2])  # [B * T, X, E]
-        mixed = pen.op("MatMul", pen.op("Reshape", shares, integers(pen, -1, 1, experts.num_experts)), by_row)
-        return pen.op("Reshape", mixed, pen.op("Shape", x))
+        return mix_of_all(self, x, choice, weights, experts, stored, self._expert_numbers)
 
-    def _by_expert(self, x: ir.Value, stack: ExpertStack, form: TensorRecipe) -> ir.Value:
-        """Multiply rows [1 or X, R, K] by the matrix of each expert: [X, R, N]."""
-        if form.bits < 32:
-            numbers = self._numbers(stack.data, stack.scales, stack.zero_points, form.bits, form.block_size)
-        else:
-            numbers = self.pen.stored(stack.data)
-        return self.pen.op("MatMul", x, self.pen.op("Transpose", numbers, perm=[0, 2, 1]))
+    def _expert_numbers(self, stack: ExpertStack, form: TensorRecipe) -> ir.Value:
+        """Return the matrices of all experts [X, N, K] as numbers."""
+        if form.bits == 32:
+            return self.pen.stored(stack.data)
+        return self._numbers(stack.data, stack.scales, stack.zero_points, form.bits, form.block_size)

@@ -44,8 +44,13 @@ def require_finite(name: str, array: NDArray[np.generic]) -> None:
 
     Cost: a quarter of the array, for a moment.
     """
-    if array.dtype == np.float32 and not np.isfinite(array).all():
+    if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all():
+        return
+    if array.dtype == np.float16:
         raise CheckpointError(
-            f"{name}: weights are so large that the model's own factors make them infinite or NaN: "
-            "the checkpoint is damaged, fetch it again"
+            f"{name}: some weights are too large for float16, which this target takes: choose another --target"
         )
+    raise CheckpointError(
+        f"{name}: weights are so large that the model's own factors make them infinite or NaN: "
+        "the checkpoint is damaged, fetch it again"
+    )

@@ -17,7 +17,7 @@ from skipstone.exporters.graph.blocks import Blocks, Residual
 from skipstone.exporters.graph.head_channels import kernel_head_size
 from skipstone.exporters.graph.kernels import Kernels, OrtKernels
 from skipstone.exporters.graph.model_weights import ModelWeights
-from skipstone.exporters.graph.pen import FLOAT, GraphPen
+from skipstone.exporters.graph.pen import GraphPen
 from skipstone.exporters.graph.rings import ring_windows
 from skipstone.exporters.graph.step_inputs import StepInputs
 from skipstone.exporters.graph.variant import PLAIN, GraphVariant
@@ -35,13 +35,13 @@ def build_exit(layers: int, adapter: ExitAdapter, file: WeightFile, *, target: t
     name, shape = f"exits.{layers}", ("B", "T", len(adapter.gain))
     pen = GraphPen(f"exit-{layers:02}", file)
     kernels = target(pen)
-    hidden = pen.input("hidden", FLOAT, shape)
+    hidden = pen.input("hidden", pen.numbers, shape)
     gain = pen.weight(f"{name}.gain", lambda: adapter.gain)
     down = pen.weight(f"{name}.down.transposed", lambda: adapter.down.T)
     up = pen.weight(f"{name}.up.transposed", lambda: adapter.up.T)
     normed = kernels.norm("rms", hidden, gain, epsilon=EPSILON)
     update = pen.op("MatMul", pen.op("MatMul", normed, down), up)
-    pen.output(pen.op("Add", normed, update), "hidden_out", FLOAT, shape)
+    pen.output(pen.op("Add", normed, update), "hidden_out", pen.numbers, shape)
     return kernels.model()
 
 
@@ -71,11 +71,11 @@ def build_stage(
     d, layers = architecture.dimensions, range(stage.first_layer, stage.end_layer)
     if stage.embeds:
         token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))
-        token_weights = pen.input("token_weights", FLOAT, ("B", "T", "W"))
+        token_weights = pen.input("token_weights", pen.numbers, ("B", "T", "W"))
         step = _step_inputs(kernels, architecture, layers, variant)
         residual = blocks.embed(token_ids, token_weights, step)
     else:
-        residual = Residual(pen.input("hidden", FLOAT, ("B", "T", d.hidden_size)))
+        residual = Residual(pen.input("hidden", pen.numbers, ("B", "T", d.hidden_size)))
         step = _step_inputs(kernels, architecture, layers, variant)
     reads_to = architecture.cached_layers[-1] if variant.only_reads and layers.stop == d.num_layers else None
     for layer in layers:
@@ -86,9 +86,9 @@ def build_stage(
     hidden = blocks.add_up(residual)
     if stage.ends_in_logits:
         logits = blocks.head(hidden, pen.input("rows", INT64, ("R",)))
-        pen.output(logits, "logits", FLOAT, ("R", d.vocab_size))
+        pen.float_output(logits, "logits", ("R", d.vocab_size))
     else:
-        pen.output(hidden, "hidden_out", FLOAT, ("B", "T", d.hidden_size))
+        pen.output(hidden, "hidden_out", pen.numbers, ("B", "T", d.hidden_size))
     return kernels.model()
 
 
@@ -122,11 +122,11 @@ def build_embedding(architecture: Architecture, weights: ModelWeights, recipe: R
     pen = GraphPen("embedding", file)
     kernels = OrtKernels(pen)
     token_ids = pen.input("token_ids", INT64, ("B", "T", "W"))
-    token_weights = pen.input("token_weights", FLOAT, ("B", "T", "W"))
+    token_weights = pen.input("token_weights", pen.numbers, ("B", "T", "W"))
     step = _step_inputs(kernels, architecture, range(0))
     blocks = Blocks(kernels, architecture, weights, recipe)
     hidden = blocks.add_up(blocks.embed(token_ids, token_weights, step))
-    pen.output(hidden, "hidden_out", FLOAT, ("B", "T", architecture.dimensions.hidden_size))
+    pen.output(hidden, "hidden_out", pen.numbers, ("B", "T", architecture.dimensions.hidden_size))
     return kernels.model()
 
 
@@ -146,11 +146,11 @@ def build_head(
     pen = GraphPen("head", file)
     kernels = target(pen)
     d = architecture.dimensions
-    hidden = pen.input("hidden", FLOAT, ("B", "T", d.hidden_size))
+    hidden = pen.input("hidden", pen.numbers, ("B", "T", d.hidden_size))
     logits = Blocks(kernels, architecture, weights, recipe).head(
         hidden, pen.input("rows", INT64, ("R",)), by_row=by_row
     )
-    pen.output(logits, "logits", FLOAT, ("R", d.vocab_size))
+    pen.float_output(logits, "logits", ("R", d.vocab_size))
     return kernels.model()
 
 
@@ -164,7 +164,9 @@ def _step_inputs(
         position_ids=pen.input("position_ids", INT64, ("B", num_rows)),
         last_positions=pen.input("seqlens_k", INT32, ("B",)),
         total_length=pen.input("total_sequence_length", INT32, ()),
-        attention_bias=pen.input("attention_bias", FLOAT, (1, 1, num_rows, "S")) if not variant.only_reads else None,
+        attention_bias=pen.input("attention_bias", pen.numbers, (1, 1, num_rows, "S"))
+        if not variant.only_reads
+        else None,
         attention_rows=pen.input("attention_rows", INT64, ("A",)) if has_rows else None,
         token_rows=pen.input("token_rows", INT64, ("T",)) if has_rows else None,
         turns=_turns(pen, architecture, layers),
@@ -187,7 +189,7 @@ def _turns(pen: GraphPen, architecture: Architecture, layers: range) -> dict[int
     shape, kinds = ("P", kernel_head_size(architecture.dimensions.head_size) // 2), architecture.rotary_kinds
     rotaries = {layer: architecture.rotaries[layer] for layer in layers}
     tables = [
-        (pen.input(f"cosines_{number}", FLOAT, shape), pen.input(f"sines_{number}", FLOAT, shape))
+        (pen.input(f"cosines_{number}", pen.numbers, shape), pen.input(f"sines_{number}", pen.numbers, shape))
         if kind in rotaries.values()
         else None
         for number, kind in enumerate(kinds)
@@ -211,9 +213,9 @@ def build_draft_head(
     """
     pen = GraphPen("draft-head", file)
     kernels = target(pen)
-    hidden = pen.input("hidden", FLOAT, ("B", "T", architecture.dimensions.hidden_size))
+    hidden = pen.input("hidden", pen.numbers, ("B", "T", architecture.dimensions.hidden_size))
     rows, extra_ids = pen.input("rows", INT64, ("R",)), pen.input("extra_ids", INT64, ("P",))
     logits, extra = Blocks(kernels, architecture, weights, recipe).draft_head(hidden, rows, extra_ids, num_first)
-    pen.output(logits, "logits", FLOAT, ("R", num_first))
-    pen.output(extra, "extra_logits", FLOAT, ("R", "P"))
+    pen.float_output(logits, "logits", ("R", num_first))
+    pen.float_output(extra, "extra_logits", ("R", "P"))
     return kernels.model()

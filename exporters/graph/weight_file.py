@@ -73,11 +73,13 @@ class WeightFile:
     """The one external data file of a bundle; equal names are stored once, so graphs can share a tensor.
 
     `rounder` gives the integers of numbers that are to be stored as such. Matrices of fewer bits than `least_bits`
-    become wider integers of the same values.
+    become wider integers of the same values. `numbers` is the type of all that is no integer, float32 or float16.
     """
 
-    def __init__(self, path: Path, rounder: Rounder = rounded, *, least_bits: int = 2) -> None:
-        self._path, self.rounder, self.least_bits = path, rounder, least_bits
+    def __init__(
+        self, path: Path, rounder: Rounder = rounded, *, least_bits: int = 2, numbers: str = "float32"
+    ) -> None:
+        self._path, self.rounder, self.least_bits, self.numbers = path, rounder, least_bits, np.dtype(numbers)
         self._file = path.open("wb")
         self._tensors: dict[str, ir.ExternalTensor] = {}
         self._matrices: dict[str, tuple[StoredMatrix, ...]] = {}
@@ -88,10 +90,15 @@ class WeightFile:
         Raises: CheckpointError, by name, for numbers that are infinite or NaN.
         """
         if name not in self._tensors:
-            array = np.ascontiguousarray(make())
+            array = np.ascontiguousarray(self.as_numbers(make()))
             require_finite(name, array)
             self._tensors[name] = self._write(name, array)
         return self._tensors[name]
+
+    def as_numbers(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return an array whose float32 are numbers of the file's type; what is too large there becomes infinite."""
+        with np.errstate(over="ignore"):
+            return array.astype(self.numbers) if array.dtype == np.float32 else array
 
     def add_matrices(
         self,
@@ -191,7 +198,7 @@ class WeightFile:
     def add_scales(self, name: str, scales: NDArray[np.float32]) -> StoredScales:
         """Return the stored scales `name`, in 16 bits where that changes none of them."""
         require_finite(name, scales)
-        exponent = half_exponent(scales)
+        exponent = half_exponent(scales) if self.numbers == np.float32 else None
         if exponent is None:
             return StoredScales(self.add(name, lambda: scales))
         halves = np.ldexp(scales, -exponent).astype(np.float16)

@@ -11,7 +11,7 @@ from skipstone.runtime.bundle.typed_json import format_of
 
 __all__ = ["FORMAT_VERSION", "refuse_newer", "upgraded"]
 
-FORMAT_VERSION: Final = 8
+FORMAT_VERSION: Final = 9
 
 # The fields that each format added, with what their absence means.
 ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
@@ -20,6 +20,7 @@ ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
     4: {"adapters": {}, "draft_head": None},
     6: {"stop_sources": {}, "sampling": {}, "rotaries": []},
     7: {"variants": {}, "other_caches": {}, "cache_type": "float32", "experts": None},
+    9: {"target": "ort", "buckets": None},
 }
 
 # Fields of a layer's cache that a format left out; no bundle ever had a value in them.
@@ -39,6 +40,8 @@ def upgraded(data: Any) -> Any:
     if not 1 <= found < FORMAT_VERSION or {*added, *renamed.values()} & data.keys():
         return data
     known = {renamed.get(key, key): value for key, value in data.items()}
+    if isinstance(recipe := known.get("recipe"), dict) and "target" in recipe:
+        added["target"] = recipe["target"]  # of the target `plain`; until 9 only the recipe said so
     if "cache" in known:
         known["cache"] = _layers(known["cache"], found)
     if isinstance(known.get("other_caches"), dict):

@@ -7,13 +7,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from skipstone.errors import BundleError
+from skipstone.runtime.bundle.buckets import Buckets
 from skipstone.runtime.bundle.experts_entry import ExpertsEntry
 from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
 from skipstone.runtime.bundle.formats import FORMAT_VERSION, refuse_newer, upgraded
 from skipstone.runtime.bundle.ring_layout import RingLayout
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.typed_json import DataError, parse_json, read_typed
-from skipstone.runtime.bundle.variants import PLAIN_CACHE, Variants, check_variants, graph_of, kind_and_cache
+from skipstone.runtime.bundle.variants import (
+    PLAIN_CACHE,
+    PLAIN_CACHES,
+    Variants,
+    check_variants,
+    graph_of,
+    kind_and_cache,
+)
 
 __all__ = [
     "MANIFEST_NAME",
@@ -114,9 +122,11 @@ class Manifest:
     the graphs that stand between an exit, by its number of layers in digits, and the head. `draft_head` is the graph
     of a head over part of the vocabulary, which drafters use; None is none. `stop_sources` say of each stop token where
     the checkpoint says so. `sampling` is how the checkpoint recommends to choose tokens, by the names of the sampling
-    options; empty where it says nothing. `cache` is for the plain graphs, in float32; `other_caches` are the layouts of
+    options; empty where it says nothing. `cache` is for the plain graphs, in numbers; `other_caches` are the layouts of
     the other types, and `cache_type` is the one that is taken unless another is asked for. `variants` are other graphs
-    of the stages: see `variants.py`. `experts` are those that dense FFNs were carved into; None where they were not.
+    of the stages: see `variants.py`. `target` is what the graphs were written for, by the name that `export --target`
+    has for it: it says whose operators they use. `buckets` are the sizes that graphs of fixed shapes are for; None where
+    there are none. `experts` are those that dense FFNs were carved into; None where they were not.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 
@@ -148,6 +158,8 @@ class Manifest:
     other_caches: Mapping[str, tuple[LayerCache, ...]] = field(default_factory=dict)
     cache_type: str = PLAIN_CACHE
     experts: ExpertsEntry | None = None
+    target: str = "ort"
+    buckets: Buckets | None = None
 
     def __post_init__(self) -> None:
         found = self.format_version
@@ -224,10 +236,15 @@ class Manifest:
         for name, layers in self.other_caches.items():
             found, wanted = len(layers), len(self.cache)
             _require(found == wanted, f"other_caches[{name!r}] has {found} layers, {wanted} wanted")
-        _require(PLAIN_CACHE not in self.other_caches, f"other_caches: {PLAIN_CACHE} is the type of `cache` itself")
+        for name in PLAIN_CACHES:
+            _require(name not in self.other_caches, f"other_caches: {name} is a type of `cache` itself")
         types = ", ".join(self.cache_types)
         _require(self.cache_type in self.cache_types, f"cache_type must be one of {types}, found {self.cache_type!r}")
-        check_variants(self.variants, graphs=self._graphs, files=self.files, cache_types=self.cache_types)
+        for kind in () if self.buckets is None else self.buckets.kinds:
+            _require(kind in self.variant_kinds, f"variants: {kind} is missing, which is one of buckets")
+        check_variants(
+            self.variants, graphs=self._graphs, files=self.files, cache_types=(PLAIN_CACHE, *self.other_caches)
+        )
 
     @property
     def _graphs(self) -> list[str]:
@@ -237,12 +254,17 @@ class Manifest:
 
     @property
     def cache_types(self) -> tuple[str, ...]:
-        """The types of cache that there are graphs for, float32 first."""
-        return (PLAIN_CACHE, *self.other_caches)
+        """The types of cache that there are graphs for, that of the plain ones first."""
+        return (self.numbers, *self.other_caches)
+
+    @property
+    def numbers(self) -> str:
+        """The type of the numbers that the graphs take and give, logits aside: that of the plain cache."""
+        return self.cache[0].dtype
 
     def layout(self, cache_type: str) -> tuple[LayerCache, ...]:
         """Return how layers keep keys and values in a type of cache."""
-        return self.cache if cache_type == PLAIN_CACHE else self.other_caches[cache_type]
+        return self.cache if cache_type == self.numbers else self.other_caches[cache_type]
 
     @property
     def variant_kinds(self) -> frozenset[str]:

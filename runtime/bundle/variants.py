@@ -1,7 +1,7 @@
 """Variants of a bundle's graphs: other graphs of the same stages, and how they are called.
 
 A variant is of a kind (`sparse`, `prefill`, none for the plain model) and for a type of cache. Its name is both:
-`sparse`, `cache-int8`, `sparse+cache-int8`; the plain graphs, whose cache is float32, have none.
+`sparse`, `cache-int8`, `sparse+cache-int8`; the plain graphs, whose cache is of numbers, have none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from skipstone.errors import BundleError
 
 __all__ = [
     "PLAIN_CACHE",
+    "PLAIN_CACHES",
     "PREFILL",
     "SPARSE",
     "Variants",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 PLAIN_CACHE: Final = "float32"
+PLAIN_CACHES: Final = (PLAIN_CACHE, "float16")
+"""The types that the cache of plain graphs may have."""
 PREFILL: Final = "prefill"
 """The kind of graphs that read prompts: they write the caches, and give no logits."""
 SPARSE: Final = "sparse"
@@ -37,7 +40,7 @@ _WORD: Final = "[a-z0-9]+(-[a-z0-9]+)*"
 
 def variant_name(kind: str, cache_type: str) -> str:
     """Return the name of the variant of a kind, "" for the plain model, for a type of cache."""
-    return "+".join(part for part in (kind, "" if cache_type == PLAIN_CACHE else f"{_CACHE}{cache_type}") if part)
+    return "+".join(part for part in (kind, "" if cache_type in PLAIN_CACHES else f"{_CACHE}{cache_type}") if part)
 
 
 def variant_file(file: str, name: str) -> str:

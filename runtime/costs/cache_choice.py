@@ -13,7 +13,7 @@ from skipstone.devices import Device
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.costs.curve import CostCurve
 from skipstone.runtime.costs.measure import cost_curve
-from skipstone.runtime.engine import CACHE_WORDS, Model
+from skipstone.runtime.engine import CACHE_TYPES, CACHE_WORDS, CacheName, Model
 
 __all__ = ["CacheChoice", "Crossing", "cache_curves", "choose_cache", "crossings", "find_cache"]
 
@@ -28,6 +28,11 @@ class CacheChoice:
     seconds: Mapping[str, float]
     num_rows: int
     context: int
+
+    @property
+    def option(self) -> CacheName | None:
+        """The type as options call it; None where they cannot, as the bundle has no other."""
+        return next((name for name, of_manifest in CACHE_TYPES.items() if of_manifest == self.cache_type), None)
 
     @property
     def told(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skipstone.runtime.engine.branches import Branches, branches_behind, open_branches
 from skipstone.runtime.engine.cache import KVCache
-from skipstone.runtime.engine.cache_types import CacheName
+from skipstone.runtime.engine.cache_types import CACHE_TYPES, CACHE_WORDS, CacheName
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
@@ -13,7 +13,7 @@ from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.prefill import MOST_PREFILL_KL, PrefillName, prefill_by_default, prefill_kl
 from skipstone.runtime.engine.prefix_file import LEAST_LEFT, Prefix, save_prefix
-from skipstone.runtime.engine.room import CACHE_WORDS, Room, cache_bytes, cache_layouts, memory_told
+from skipstone.runtime.engine.room import Room, cache_bytes, cache_layouts, memory_told
 from skipstone.runtime.engine.rotary_tables import rotary_rows
 from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule
 from skipstone.runtime.engine.sequence import Sequence
@@ -23,6 +23,7 @@ from skipstone.runtime.engine.workspace import Workspace
 
 __all__ = [
     "ANY_ROWS",
+    "CACHE_TYPES",
     "CACHE_WORDS",
     "HIDDEN",
     "LEAST_LEFT",

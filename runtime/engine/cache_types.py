@@ -9,11 +9,13 @@ from skipstone.devices import Device
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import PLAIN_CACHE, Bundle
 
-__all__ = ["CACHE_TYPES", "CacheName", "checked_cache_type"]
+__all__ = ["CACHE_TYPES", "CACHE_WORDS", "CacheName", "checked_cache_type"]
 
 CacheName = Literal["fp32", "int8"]
-CACHE_TYPES: Final[Mapping[str, str]] = {"fp32": PLAIN_CACHE, "int8": "int8"}
+CACHE_TYPES: Final[Mapping[CacheName, str]] = {"fp32": PLAIN_CACHE, "int8": "int8"}
 """How options call a type, and how the manifest does."""
+CACHE_WORDS: Final[Mapping[str, str]] = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
+"""What a type of the manifest is called."""
 _CAPABILITIES: Final[Mapping[str, str]] = {"int8": "int8-cache"}
 
 
@@ -24,8 +26,10 @@ def checked_cache_type(bundle: Bundle, device: Device, cache_type: str | None) -
     """
     manifest = bundle.manifest
     found = manifest.cache_type if cache_type is None else cache_type
-    names = {of_manifest: name for name, of_manifest in CACHE_TYPES.items()}
-    shown, known = names.get(found, found), ", ".join(names.get(each, each) for each in manifest.cache_types)
+    shown, known = (
+        CACHE_WORDS.get(found, found),
+        ", ".join(CACHE_WORDS.get(each, each) for each in manifest.cache_types),
+    )
     if found not in manifest.cache_types:
         raise ConfigError(
             f"{bundle.path} has graphs for a cache of {known}, not of {shown}; make one with "

@@ -26,8 +26,8 @@ LEAST_WIDTH: Final = 1024
 # Fewer rows than attention takes in one piece.
 MAX_PIECE: Final = 16
 
-Zeros = Callable[[str, int, int], Buffer]
-"""(name, rows, width) -> zeros [rows, width or more]."""
+Zeros = Callable[[str, int, int, str], Buffer]
+"""(name, rows, width, type) -> zeros [rows, width or more]."""
 
 
 class BoundCall:
@@ -55,7 +55,8 @@ class BoundCall:
         logits for a `vocabulary`.
         """
         device, d = sessions.device, sessions.manifest.dimensions
-        self._zeros = zeros or (lambda name, rows, width: device.zeros((rows, width), np.float32))
+        self._zeros = zeros or (lambda name, rows, width, dtype: device.zeros((rows, width), dtype))
+        self._numbers = sessions.manifest.numbers
         self._vocabulary, self._cache = vocabulary, cache
         self._rotary_tables = sessions.rotary_tables(cache.num_rows)
         self.sessions = sessions.of(part)
@@ -67,7 +68,7 @@ class BoundCall:
             buffers["active_experts"] = _numbers(device, np.asarray(part.active, np.int64))
         adapter = sessions.adapter_of(part)
         if adapter is not None:
-            buffers["adapted"] = device.allocate(self._hidden.shape, np.float32)
+            buffers["adapted"] = device.allocate(self._hidden.shape, self._numbers)
         self.bindings, given = list[Binding](), "hidden"
         for session in self.sessions:
             # Later stages read `hidden`, so what an adapter gives, for the head alone, has a place of its own.
@@ -83,12 +84,12 @@ class BoundCall:
         batch, num_tokens, _ = feed.token_ids.shape
         num_rows = len(self._attention_rows)
         self._token_ids = device.zeros(feed.token_ids.shape, np.int64)
-        self._weights = device.zeros(feed.token_ids.shape, np.float32)
+        self._weights = device.zeros(feed.token_ids.shape, self._numbers)
         self._weights.write(1)
         self._positions = device.zeros((batch, num_rows), np.int64)
         self._lengths, self._total = device.zeros((batch,), np.int32), device.zeros((), np.int32)
-        self._hidden = device.allocate((batch, num_tokens, dimensions.hidden_size), np.float32)
-        self._logits = self._zeros("logits", len(feed.rows), dimensions.vocab_size)
+        self._hidden = device.allocate((batch, num_tokens, dimensions.hidden_size), self._numbers)
+        self._logits = self._zeros("logits", len(feed.rows), dimensions.vocab_size, "float32")
         return {
             "token_ids": self._token_ids,
             "token_weights": self._weights,
@@ -106,7 +107,7 @@ class BoundCall:
         """Return a bias with room for a total length, and more: it grows as texts do. Zeros until it is written."""
         if name not in self._biases or self._biases[name].shape[0] < len(self._attention_rows) * total:
             width = min(max(LEAST_WIDTH, 1 << (total - 1).bit_length()), self._cache.num_rows)
-            self._biases[name] = self._zeros(name, len(self._attention_rows), width).flat()
+            self._biases[name] = self._zeros(name, len(self._attention_rows), width, self._numbers).flat()
         return self._biases[name]
 
     def _bind(self, binding: Binding, session: Session, buffers: Mapping[str, Buffer]) -> Binding:
@@ -126,7 +127,7 @@ class BoundCall:
     @property
     def hidden(self) -> NDArray[np.float32]:
         """What the last stage gave [B, T, E], valid until the next run."""
-        return self._hidden.read()
+        return self._hidden.read().astype(np.float32, copy=False)
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
         """Run the part on a feed; return logits [R, V], valid until the next run."""
@@ -145,7 +146,8 @@ class BoundCall:
             self._hidden.write(feed.hidden)
         bias = self._bias("no bias" if tree is None else "tree bias", total)  # causal order needs none
         if tree is not None:
-            bias.write(tree.bias(total).ravel(), slice(num_rows * total))
+            hidden = np.maximum(tree.bias(total), np.finfo(self._numbers).min)  # no infinity in float16
+            bias.write(hidden.ravel(), slice(num_rows * total))
         for binding in self._biased:
             binding.read_from("attention_bias", bias, (1, 1, num_rows, total))
         if self._vocabulary is not None:

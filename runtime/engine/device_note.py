@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import onnxruntime
 
-from skipstone.runtime.bundle import PLAIN_CACHE, Note
+from skipstone.runtime.bundle import Note
 from skipstone.runtime.engine.sessions import Sessions
 
 __all__ = ["device_note"]
@@ -37,7 +37,7 @@ def device_note(
         "threads": device.threads,
         "processor": _processor() if processor is None else processor,
         "onnxruntime": onnxruntime_version,
-        **({} if cache_type == PLAIN_CACHE else {"cache": cache_type}),
+        **({} if cache_type == sessions.manifest.numbers else {"cache": cache_type}),
     }
     return Note(
         finding=finding, name=name, what=what, command="`skipstone tune BUNDLE`", made_for=made_for, key=made_for

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from skipstone.runtime.bundle import LayerCache, Manifest
-from skipstone.runtime.engine.cache_types import CacheName
+from skipstone.runtime.engine.cache_types import CACHE_WORDS
 
-__all__ = ["CACHE_WORDS", "Room", "cache_bytes", "cache_layouts", "memory_told", "most_tokens"]
+__all__ = ["Room", "cache_bytes", "cache_layouts", "memory_told", "most_tokens"]
 
 # Of the memory that is left, calls and the rest of the program get a tenth, and at least so many bytes.
 KEPT_SHARE: Final = 0.1
 KEPT_BYTES: Final = 64 << 20
 # Room is given in steps, and never less than so much: shorter texts are what every model is asked for.
 STEP: Final = 256
-CACHE_WORDS: Final[Mapping[str, CacheName]] = {"float32": "fp32", "int8": "int8"}
-"""How options call the types of the manifest."""
 
 
 def cache_bytes(layers: Sequence[LayerCache], num_tokens: int) -> int:

@@ -7,8 +7,6 @@ from functools import cached_property
 from threading import RLock
 from typing import Final
 
-import numpy as np
-
 from skipstone.devices import Buffer, Device
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.call import BoundCall
@@ -34,11 +32,11 @@ class Scratch:
         self._device = device
         self._buffers: dict[tuple[str, int], Buffer] = {}
 
-    def zeros(self, name: str, num_rows: int, width: int) -> Buffer:
+    def zeros(self, name: str, num_rows: int, width: int, dtype: str) -> Buffer:
         """Return zeros [num_rows, width or more]."""
         key = name, 1 << (num_rows - 1).bit_length()
         if key not in self._buffers or self._buffers[key].shape[1] < width:
-            self._buffers[key] = self._device.zeros((key[1], width), np.float32)
+            self._buffers[key] = self._device.zeros((key[1], width), dtype)
         return self._buffers[key].view(slice(num_rows))
 
 

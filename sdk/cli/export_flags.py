@@ -30,6 +30,8 @@ class GroupSize(StrEnum):
 class Target(StrEnum):
     ort = "ort"
     plain = "plain"
+    cuda = "cuda"
+    android_cpu = "android-cpu"
 
 
 class Prefill(StrEnum):

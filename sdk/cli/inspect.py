@@ -94,6 +94,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "vocabulary": d.vocab_size,
         "context": manifest.context_length,
         "precision": _precision(manifest.recipe),
+        "target": manifest.target,
         "checked": _checked(manifest.check),
         "stages": [f"{stage.file}: layers {stage.first_layer} to {stage.end_layer - 1}" for stage in manifest.stages],
         "exits": list(manifest.exits),
@@ -205,12 +206,11 @@ def _layers_to_skip(bundle: Bundle, folder: Path) -> str | None:
 
 
 def _precision(recipe: Mapping[str, object]) -> str:
-    kept, target = recipe.get("kept_integers"), recipe.get("target")
+    kept = recipe.get("kept_integers")
     kinds = recipe.get("kept_kinds")
     said = (
         str(recipe.get("name")),
         f"{kept} matrices as in the checkpoint{_kinds(kinds)}" if kept else "",
-        f"for target {target}" if target else "",
     )
     return ", ".join(filter(None, said))
 

@@ -132,8 +132,8 @@ BUNDLES: dict[str, tuple[Damage, str]] = {
     "no manifest": (remove("skipstone.json"), r"bundle is not a bundle: it has no skipstone\.json"),
     "a manifest that is garbage": (replace("skipstone.json", b"\xff"), r"bundle/skipstone\.json: "),
     "a manifest of a newer version": (
-        set_json("skipstone.json", format_version=9),
-        r"format 9 is newer than .* reads \(8\): upgrade with",
+        set_json("skipstone.json", format_version=10),
+        r"format 9 is newer than .* reads \(9\): upgrade with",
     ),
     "no weights": (remove("weights.bin"), r"weights\.bin is missing; copy or export the bundle again"),
     "truncated weights": (cut("weights.bin"), r"weights\.bin has \d+ bytes, \d+ wanted"),

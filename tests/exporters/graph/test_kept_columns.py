@@ -49,7 +49,7 @@ def run(graph: Any, folder: Path, target: str, *, rank: int, **inputs: NDArray[A
     return list(open_device("cpu").open_session(folder / "test.onnx").run(None, inputs))
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["ort", "plain"])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_products_are_those_of_the_numbers(bits: int, target: str, tmp_path: Path) -> None:
     matrix, x = matrix_of(bits), np.random.default_rng(1).normal(size=(2, 3, 70)).astype(np.float32)
@@ -58,7 +58,7 @@ def test_products_are_those_of_the_numbers(bits: int, target: str, tmp_path: Pat
     np.testing.assert_allclose(y, x @ matrix.dequantize().T + bias, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["ort", "plain"])
 def test_rows_that_are_looked_up_have_all_columns(target: str, tmp_path: Path) -> None:
     matrix, ids = matrix_of(4), np.array([[5, 0, 39], [7, 7, 1]])
     (rows,) = run(lambda linear, ids: [linear.rows("matrix", ids, lambda: matrix)], tmp_path, target, rank=3, ids=ids)
@@ -86,7 +86,7 @@ def logits_of(bundle: Path) -> Floats:
     return sequence.extend(Draft.empty()).copy()
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["ort", "plain"])
 @pytest.mark.parametrize("family", ["llama, tied", "gpt2", "phi3", "gemma3n_text", "olmoe"])
 def test_a_model_of_two_bits_whose_columns_are_all_numbers_is_the_model(
     family: str, target: str, make_checkpoint: MakeCheckpoint, tmp_path: Path

@@ -185,7 +185,10 @@ def test_a_changed_manifest_is_refused_or_is_a_valid_one_and_never_crashes(data:
         added = {"draft_model": None, "graph": "skipstone", "long_rope_from": None, "exact": True, "check": None}
         added |= {"adapters": {}, "draft_head": None, "stop_sources": {}, "sampling": {}, "rotaries": []}
         added |= {"variants": {}, "other_caches": {}, "cache_type": "float32", "experts": None}
-        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 8}
+        added |= {"target": "ort", "buckets": None}
+        if isinstance(recipe := changed.get("recipe"), dict) and changed["format_version"] < 9:
+            added["target"] = recipe.get("target", "ort")
+        assert json.loads(manifest.to_json()) == {**added, **changed, "format_version": 9}
 
 
 @settings(deadline=None)
@@ -248,8 +251,8 @@ def test_a_field_that_stands_twice_is_refused() -> None:
 
 
 def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() -> None:
-    with pytest.raises(BundleError, match=r"bundle format 9 is newer than this skipstone \S+ reads \(8\): upgrade"):
-        Manifest.from_json('{"format_version": 9, "unheard": []}')
+    with pytest.raises(BundleError, match=r"bundle format 10 is newer than this skipstone \S+ reads \(9\): upgrade"):
+        Manifest.from_json('{"format_version": 10, "unheard": []}')
 
 
 @pytest.mark.parametrize(
@@ -262,21 +265,24 @@ def test_a_newer_format_is_named_before_anything_else_in_the_file_is_judged() ->
         (5, ()),
         (6, ()),
         (7, ()),
+        (8, ()),
     ],
 )
 def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
     version: int, unknown: tuple[str, ...]
 ) -> None:
     data = json.loads(with_value(["format_version"], version))
-    if version < 7:
-        with pytest.raises(BundleError, match=f"format_version must be 8, found {version}"):
+    if version < 8:
+        with pytest.raises(BundleError, match=f"format_version must be 9, found {version}"):
             Manifest.from_json(json.dumps(data))
     later = () if version > 5 else ("stop_sources", "sampling", "rotaries")
     later += () if version > 6 else ("variants", "other_caches", "cache_type", "experts")
+    later += ("target", "buckets")
     for field in (*unknown, *later):
         del data[field]
     for layer in data["cache"]:
-        del layer["ring"]
+        if version < 8:
+            del layer["ring"]
         if version < 7:
             layer |= {"k_scale": None, "v_scale": None}
     if 1 < version < 5:
@@ -286,7 +292,7 @@ def test_a_manifest_of_an_older_format_is_read_as_one_without_what_came_later(
 
 def test_an_older_cache_with_scales_is_refused_as_no_graph_reads_them() -> None:
     data = json.loads(toy_manifest().to_json())
-    for field in ("variants", "other_caches", "cache_type", "experts"):
+    for field in ("variants", "other_caches", "cache_type", "experts", "target", "buckets"):
         del data[field]
     data["cache"][1] |= {"k_scale": 0.5, "v_scale": None}
     with pytest.raises(BundleError, match=r"cache\[1\] has an unknown field 'k_scale'"):
@@ -437,3 +443,24 @@ def test_the_files_of_the_drafter_count_in_the_whole() -> None:
     manifest = replace(toy_manifest(), files={**toy_manifest().files, **drafter}, draft_model="drafter")
     assert (manifest.draft_model_bytes, manifest.total_bytes) == (14, 51)
     assert toy_manifest().draft_model_bytes == 0
+
+
+def test_what_an_older_bundle_was_made_for_stands_in_its_recipe() -> None:
+    data = json.loads(toy_manifest().to_json())
+    del data["target"], data["buckets"]
+    for said, target in (({}, "ort"), ({"target": "plain"}, "plain")):
+        older = data | {"format_version": 8, "recipe": data["recipe"] | said}
+        assert Manifest.from_json(json.dumps(older)).target == target
+
+
+@pytest.mark.parametrize("rows", [[], [0, 4], [4, 1], [1, 1]])
+def test_buckets_are_sizes_that_rise(rows: list[int]) -> None:
+    data = json.loads(toy_manifest().to_json())
+    with pytest.raises(BundleError, match=r"buckets\.rows must be numbers that rise"):
+        Manifest.from_json(json.dumps(data | {"buckets": {"rows": rows, "contexts": [64]}}))
+
+
+def test_a_bucket_without_graphs_is_refused() -> None:
+    data = json.loads(toy_manifest().to_json())
+    with pytest.raises(BundleError, match="rows-1-context-64 is missing"):
+        Manifest.from_json(json.dumps(data | {"buckets": {"rows": [1], "contexts": [64]}}))

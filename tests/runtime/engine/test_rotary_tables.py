@@ -213,9 +213,9 @@ def as_format_5(bundle: Path, folder: Path) -> Path:
         onnx.save(model, file)
     (folder / "skipstone.json").unlink()
     data = json.loads(write_manifest(folder, lambda files: replace(manifest, files=files, rotaries=())).to_json())
-    old = {name: value for name, value in data.items() if name not in ADDED_FIELDS[6] | ADDED_FIELDS[7]} | {
-        "format_version": 5
-    }
+    old = {
+        name: value for name, value in data.items() if name not in ADDED_FIELDS[6] | ADDED_FIELDS[7] | ADDED_FIELDS[9]
+    } | {"format_version": 5}
     (folder / "skipstone.json").write_text(json.dumps(old), encoding="utf-8")
     return folder
 
