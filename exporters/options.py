@@ -66,8 +66,8 @@ class ExportOptions:
     layer numbers, after which stages end too. `revision` is a branch, tag or commit of a checkpoint on the hub.
     `transforms` change the model before its graph is written, one after the other. `draft_head` is `auto` or how many
     tokens the head for drafts knows, None for no such head. `exit_adapters` is a file that `train-exits` made, `none`,
-    or `auto`: the one in the checkpoint's folder, if any. `target` is whose operators the graphs use: `ort`, or `plain`
-    for those of the ONNX standard. `prefill` is how the weights of graphs that read prompts are stored; None is no such
+    or `auto`: the one in the checkpoint's folder, if any. `target` is what the graphs are for, by its name in `TARGETS`.
+    `prefill` is how the weights of graphs that read prompts are stored; None is no such
     graphs. Raises: ConfigError for what is right for no model at all.
     """
 
@@ -87,7 +87,7 @@ class ExportOptions:
         check_fields(self)
         if self.target not in TARGETS:
             raise ConfigError(f"--target {self.target} is not known; choose one of {', '.join(TARGETS)}")
-        if self.prefill is not None and self.target != "ort":
+        if self.prefill is not None and not TARGETS[self.target].has_prefill:
             raise ConfigError(
                 f"--prefill {self.prefill} takes onnxruntime's operators: leave --target or --prefill out"
             )

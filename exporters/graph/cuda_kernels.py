@@ -24,6 +24,7 @@ class CudaKernels(OrtKernels):
     has_attention_rows = False
     has_int8_cache = False
     has_experts = False
+    has_prefill = False
     packs_experts = False
     least_bits = 4
     numbers = "float16"

@@ -56,6 +56,7 @@ class Kernels(ABC):
     whatever the other is. `has_attention_rows`: whether attention rounds a single row in a way of its own, and so is
     given rows of its own; see `StepInputs`. `has_int8_cache`: whether it reads keys and values that are integers.
     `has_experts`: whether an operator runs single experts, without the work of all others.
+    `has_prefill`: whether graphs that read prompts in integers may stand beside the others.
     `least_bits` are those of the narrowest integers that the target reads. `numbers` is the type of what nodes pass on,
     of the cache, and of weights that are no integers. `packs_experts`: whether those of a mixture may be integers.
     """
@@ -66,6 +67,7 @@ class Kernels(ABC):
     has_attention_rows: ClassVar[bool]
     has_int8_cache: ClassVar[bool]
     has_experts: ClassVar[bool]
+    has_prefill: ClassVar[bool] = False
     rms_norm: ClassVar[str]
     least_bits: ClassVar[int] = 2
     numbers: ClassVar[str] = "float32"
@@ -152,6 +154,7 @@ class OrtKernels(Kernels):
     has_attention_rows = True
     has_int8_cache = True
     has_experts = True
+    has_prefill = True
     rms_norm = "SimplifiedLayerNormalization"
 
     def times_sigmoid(self, x: ir.Value, factor: float) -> ir.Value:

@@ -125,8 +125,8 @@ class Manifest:
     options; empty where it says nothing. `cache` is for the plain graphs, in numbers; `other_caches` are the layouts of
     the other types, and `cache_type` is the one that is taken unless another is asked for. `variants` are other graphs
     of the stages: see `variants.py`. `target` is what the graphs were written for, by the name that `export --target`
-    has for it: it says whose operators they use. `buckets` are the sizes that graphs of fixed shapes are for; None where
-    there are none. `experts` are those that dense FFNs were carved into; None where they were not.
+    has for it: it says whose operators they use. `buckets` are the sizes that graphs of fixed shapes are for; None
+    where there are none. `experts` are those that dense FFNs were carved into; None where they were not.
     Raises: BundleError when a part is out of range or the parts do not fit each other.
     """
 
@@ -237,7 +237,7 @@ class Manifest:
             found, wanted = len(layers), len(self.cache)
             _require(found == wanted, f"other_caches[{name!r}] has {found} layers, {wanted} wanted")
         for name in PLAIN_CACHES:
-            _require(name not in self.other_caches, f"other_caches: {name} is a type of `cache` itself")
+            _require(name not in self.other_caches, f"other_caches: {name} is the type of `cache` itself")
         types = ", ".join(self.cache_types)
         _require(self.cache_type in self.cache_types, f"cache_type must be one of {types}, found {self.cache_type!r}")
         for kind in () if self.buckets is None else self.buckets.kinds:
@@ -260,7 +260,7 @@ class Manifest:
     @property
     def numbers(self) -> str:
         """The type of the numbers that the graphs take and give, logits aside: that of the plain cache."""
-        return self.cache[0].dtype
+        return "float16" if all(layer.dtype == "float16" for layer in self.cache) else PLAIN_CACHE
 
     def layout(self, cache_type: str) -> tuple[LayerCache, ...]:
         """Return how layers keep keys and values in a type of cache."""

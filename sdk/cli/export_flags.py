@@ -160,7 +160,7 @@ class StageFlags:
         typer.Option("--prefill", help="Add graphs that read prompts in integers: a byte a weight more."),
     ] = None
     target: Annotated[
-        Target, typer.Option("--target", help="Operators: onnxruntime's fused ones, or plain ONNX for other providers.")
+        Target, typer.Option("--target", help="What the graphs are for; docs/targets.md says what each provider takes.")
     ] = Target.ort
 
 

@@ -133,3 +133,13 @@ def test_the_manifest_tells_target_and_cache(bundles: Any) -> None:
 def test_a_weight_that_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
     with WeightFile(tmp_path / "weights.bin", numbers="float16") as file, pytest.raises(CheckpointError, match="gain"):
         file.add("gain", lambda: np.array([1e6], np.float32))
+
+
+def test_the_graphs_for_android_are_those_of_the_usual_target(
+    make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
+) -> None:
+    ort_bundle, android = (
+        make_bundle(make_checkpoint(), target=target, precision="int8") for target in ("ort", "android-cpu")
+    )
+    assert all((android / file.name).read_bytes() == file.read_bytes() for file in ort_bundle.glob("*.onnx"))
+    assert Model.open(android).manifest.target == "android-cpu"

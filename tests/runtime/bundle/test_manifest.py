@@ -107,6 +107,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         )
         for number, (first, end) in enumerate(zip([0, *inner_ends], [*inner_ends, num_layers], strict=True))
     )
+    cache = tuple(draw(st.lists(caches, min_size=num_layers, max_size=num_layers)))
     return Manifest(
         family=draw(st.text(max_size=8)),
         dimensions=Dimensions(
@@ -122,7 +123,8 @@ def manifests(draw: st.DrawFn) -> Manifest:
         stages=stages,
         head=files[-1] if has_head else None,
         exits=tuple(draw(st.lists(st.sampled_from(inner_ends), unique=True))) if has_head and inner_ends else (),
-        cache=tuple(draw(st.lists(caches, min_size=num_layers, max_size=num_layers))),
+        cache=cache,
+        cache_type="float16" if {layer.dtype for layer in cache} == {"float16"} else "float32",
         recipe=draw(st.dictionaries(st.text(max_size=5), json_data, max_size=3)),
         bos_id=draw(st.none() | ids),
         stop_ids=(stop_ids := tuple(draw(st.lists(ids, max_size=3)))),
