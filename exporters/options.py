@@ -66,9 +66,9 @@ class ExportOptions:
     layer numbers, after which stages end too. `revision` is a branch, tag or commit of a checkpoint on the hub.
     `transforms` change the model before its graph is written, one after the other. `draft_head` is `auto` or how many
     tokens the head for drafts knows, None for no such head. `exit_adapters` is a file that `train-exits` made, `none`,
-    or `auto`: the one in the checkpoint's folder, if any. `target` is what the graphs are for, by its name in `TARGETS`.
-    `prefill` is how the weights of graphs that read prompts are stored; None is no such
-    graphs. Raises: ConfigError for what is right for no model at all.
+    or `auto`: the one in the checkpoint's folder, if any. `target` is what the graphs are for, a name in `TARGETS`.
+    `prefill` is how the weights of graphs that read prompts are stored; None is no such graphs. Raises: ConfigError for
+    what is right for no model at all.
     """
 
     recipe: Recipe | None = None
