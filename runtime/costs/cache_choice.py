@@ -13,7 +13,7 @@ from skipstone.devices import Device
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.costs.curve import CostCurve
 from skipstone.runtime.costs.measure import cost_curve
-from skipstone.runtime.engine import CACHE_TYPES, CACHE_WORDS, CacheName, Model
+from skipstone.runtime.engine import CACHE_TYPES, CACHE_WORDS, CacheName, Model, runs_cache
 
 __all__ = ["CacheChoice", "Crossing", "cache_curves", "choose_cache", "crossings", "find_cache"]
 
@@ -111,9 +111,10 @@ def cache_curves(bundle: Bundle, device: Device, profiles: Path | None) -> dict[
 
     That opens the bundle once for each, and takes about a second; the types are measured one after the other.
     """
-    types = bundle.manifest.cache_types if "int8-cache" in device.capabilities else bundle.manifest.cache_types[:1]
     return {
-        cache_type: cost_curve(Model(bundle, device, profiles=profiles, cache_type=cache_type)) for cache_type in types
+        cache_type: cost_curve(Model(bundle, device, profiles=profiles, cache_type=cache_type))
+        for cache_type in bundle.manifest.cache_types
+        if runs_cache(device, cache_type)
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from skipstone.devices import Capability
 from skipstone.runtime.bundle import Note
 from skipstone.runtime.costs.curve import CostCurve
 from skipstone.runtime.engine import BoundCall, Feed, Model, WrappedCall, device_note
@@ -35,7 +36,8 @@ def measure_costs(
     that is done, 0..1. Cost: `budget_s` at most, more for large models.
     """
     capacity = model.manifest.context_length
-    rows = tuple(count for count in ROWS if count <= capacity)
+    several = Capability.SEVERAL_ROWS in model.device.capabilities
+    rows = tuple(count for count in ROWS if count <= (capacity if several else 1))
     last = min(capacity - rows[-1], MAX_CONTEXT, max(1, model.room().num_tokens - rows[-1]))
     contexts = (*(context for context in CONTEXTS if context < last), last)
     workspace = model.new_workspace(context_length=last + rows[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skipstone.runtime.engine.branches import Branches, branches_behind, open_branches
 from skipstone.runtime.engine.cache import KVCache
-from skipstone.runtime.engine.cache_types import CACHE_TYPES, CACHE_WORDS, CacheName
+from skipstone.runtime.engine.cache_types import CACHE_TYPES, CACHE_WORDS, CacheName, runs_cache
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
@@ -60,5 +60,6 @@ __all__ = [
     "prefill_kl",
     "read_together",
     "rotary_rows",
+    "runs_cache",
     "save_prefix",
 ]

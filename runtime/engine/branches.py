@@ -80,7 +80,7 @@ def branches_behind(sequence: Sequence, logits: Logits, *, most: int, steps: int
 
 
 def _branches(sequence: Sequence, logits: Logits, most: int, steps: int) -> Branches:
-    same_angles = sequence.draft_room >= steps
+    same_angles = sequence.steady_room >= steps
     if sequence.takes_trees and same_angles and most * steps <= min(MOST_TREE_ROWS, sequence.room):
         return TreeBranches(sequence, logits)
     if sequence.takes_batches and same_angles:

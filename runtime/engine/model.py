@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from skipstone.devices import DEFAULT_DEVICE, BoundedDevice, Device, give_back, open_device
+from skipstone.devices import DEFAULT_DEVICE, BoundedDevice, Capability, Device, give_back, open_device
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.bundle import Bundle, LayerCache
@@ -16,7 +16,14 @@ from skipstone.runtime.engine.cache_types import CACHE_TYPES, CacheName
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.prefill import PrefillName, reads_apart
 from skipstone.runtime.engine.room import Room, cache_layouts, most_tokens
-from skipstone.runtime.engine.rounding import ALL_COUNTS, COUNTS, ROUNDING_CONTEXT, Rounding, measure_rounding
+from skipstone.runtime.engine.rounding import (
+    ALL_COUNTS,
+    COUNTS,
+    FREE_ROWS,
+    ROUNDING_CONTEXT,
+    Rounding,
+    measure_rounding,
+)
 from skipstone.runtime.engine.runner import PREFILL_CHUNK
 from skipstone.runtime.engine.sequence import Sequence
 from skipstone.runtime.engine.sessions import LEAST_BYTES, Sessions
@@ -159,6 +166,8 @@ class Model:
     def _find_rounding(self) -> Rounding:
         if not self.manifest.exact:
             return Rounding(rules=None, price=0.0)
+        if Capability.SEVERAL_ROWS not in self.device.capabilities:
+            return Rounding(rules=FREE_ROWS, price=0.0)  # behind a prompt each row is alone
         note = device_note(Rounding, self.sessions, name="rounding", what="rounding of rows")
         limit = min(ROUNDING_CONTEXT, self.manifest.context_length)
         counts = ALL_COUNTS if self.manifest.recipe["name"] == "fp32" else COUNTS

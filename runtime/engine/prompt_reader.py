@@ -45,8 +45,9 @@ class PromptReader:
         end = self.num_prompt - 1
         if not self.is_on or num_cached >= end:
             return num_cached
-        for start in range(num_cached, end, self._runner.chunk):
-            self._runner.read(token_ids[start : min(start + self._runner.chunk, end)], READING, length=start)
+        most = self._runner.most_at_once
+        for start in range(num_cached, end, most):
+            self._runner.read(token_ids[start : min(start + most, end)], READING, length=start)
         self.num_read = end
         return end
 

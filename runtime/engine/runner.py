@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.devices import Capability
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.feed import WHOLE, Blends, Feed, Part, TreeMask
 from skipstone.runtime.engine.optimum_call import WrappedCall
-from skipstone.runtime.engine.rounding import ANY_ROWS, FREE_ROWS, RowRules
+from skipstone.runtime.engine.rounding import ANY_ROWS, FREE_ROWS, NEVER, RowRules
 from skipstone.runtime.engine.workspace import Workspace
 
 __all__ = ["PADDING_ID", "PREFILL_CHUNK", "Runner"]
@@ -33,8 +34,13 @@ class Runner:
     """
 
     def __init__(self, workspace: Workspace, *, rules: RowRules = ANY_ROWS, chunk: int = PREFILL_CHUNK) -> None:
-        """`chunk` is the number of tokens of a piece of a prompt."""
+        """`chunk` is the number of tokens of a piece of a prompt.
+
+        Where a call takes one row behind cached ones, an empty cache gets all of a prompt at once: `most_at_once`.
+        """
         self._workspace, self.rules, self.chunk = workspace, rules, chunk
+        self.takes_several_rows = Capability.SEVERAL_ROWS in workspace.sessions.device.capabilities
+        self.most_at_once = chunk if self.takes_several_rows else NEVER
         layouts = {layer.ring_layout for layer in workspace.sessions.manifest.cache}
         self._ring_layouts = [layout for layout in layouts if layout is not None]
         self.is_long = False  # whether rows have the angles of long texts, further down in the rotary tables
@@ -45,9 +51,9 @@ class Runner:
 
     def pieces(self, token_ids: list[int], num_logits: int, *, is_tree: bool) -> Iterator[list[int]]:
         """Yield the tokens in pieces; the last has at least the `num_logits` last ones, and a tree's only those."""
-        most = num_logits if is_tree else max(self.chunk, num_logits)
+        most = num_logits if is_tree else max(self.most_at_once, num_logits)
         while len(token_ids) > most:
-            size = min(self.chunk, len(token_ids) - num_logits)
+            size = min(self.most_at_once, len(token_ids) - num_logits)
             yield token_ids[:size]
             token_ids = token_ids[size:]
         yield token_ids
@@ -55,7 +61,9 @@ class Runner:
     def bind(self, num_rows: int, *, length: int) -> None:
         """Bind the call of so many tokens behind `length`, with logits for each, so that its first takes no longer."""
         num_fed, rows = self.rules.layers.fed(num_rows), self._rows(range(num_rows), WHOLE)
-        self._workspace.call(Feed.of([PADDING_ID] * num_fed, rows=rows, alone=self._is_alone(num_fed, length)))
+        self._workspace.call(
+            Feed.of([PADDING_ID] * num_fed, rows=rows, alone=self._is_alone(num_fed, length, self.rules))
+        )
 
     def run(
         self,
@@ -70,21 +78,39 @@ class Runner:
         """Run a part on tokens behind `length` others; return hidden states [T, E] and logits, until the next call.
 
         `asked` are the tokens, to the last, whose logits [len(asked), V] are wanted; none for a part without the head.
-        `hidden` are the rows that a later part reads. Where rows leave a cache on the way, there are two calls or more.
+        `hidden` are the rows that a later part reads. Where rows leave a cache on the way, or the device takes one row
+        a call, there are two calls or more.
         """
-        cut = self._before_turn(len(token_ids), length)
-        if cut == len(token_ids):
+        if self._next_call(len(token_ids), length) == len(token_ids):
             return self._run_at_once(token_ids, asked, part, length=length, hidden=hidden, tree=tree)
-        here = range(min(asked.start, cut - 1), cut) if part.head else range(0)
-        first = self._run_at_once(token_ids[:cut], here, part, length=length, hidden=hidden[:cut])
-        states, logits = (values.copy() for values in first)
-        later = range(max(asked.start - cut, 0), max(asked.stop - cut, 0))
-        rest = self.run(token_ids[cut:], later, part, length=length + cut, hidden=hidden[cut:])
-        num_early = len(asked) - len(later)
-        return np.concatenate([states, rest[0]]), np.concatenate([logits[len(logits) - num_early :], rest[1]])
+        states, logits = [], []
+        for piece in self._calls(len(token_ids), length):
+            num_asked = max(0, piece.stop - max(asked.start, piece.start)) if part.head else 0
+            here = replace(part, head=num_asked > 0)
+            given = self._run_at_once(
+                token_ids[piece.start : piece.stop],
+                range(len(piece) - num_asked, len(piece)) if num_asked else range(0),
+                here,
+                length=length + piece.start,
+                hidden=hidden[piece.start : piece.stop],
+            )
+            states.append(given[0].copy())
+            logits.append(given[1].copy())
+        return np.concatenate(states), np.concatenate([rows for rows in logits if len(rows)] or logits[-1:])
 
-    def _before_turn(self, num_tokens: int, length: int) -> int:
-        """Return how many of the tokens behind `length` others come before rows leave a cache."""
+    def _calls(self, num_tokens: int, length: int) -> Iterator[range]:
+        """Yield which tokens behind `length` others go into one call each."""
+        start = 0
+        while start < num_tokens:
+            end = start + self._next_call(num_tokens - start, length + start)
+            yield range(start, end)
+            start = end
+
+    def _next_call(self, num_tokens: int, length: int) -> int:
+        """Return how many of the tokens behind `length` others one call takes: until rows leave a cache, and one behind
+        cached ones where the device takes no more."""
+        if length and not self.takes_several_rows:
+            return 1
         return min([num_tokens, *(layout.next_turn(length) - length for layout in self._ring_layouts)])
 
     def _run_at_once(
@@ -105,7 +131,7 @@ class Runner:
             self._rows(asked, part),
             np.asarray([self.position(length)]),
             tree=tree,
-            alone=len(fed) == 1 and length >= rules.alone_from,
+            alone=self._is_alone(len(fed), length, rules),
         )
         if hidden:
             # What memory holds by chance may be no number, and spoil the others: rows that pad are zeros.
@@ -116,18 +142,20 @@ class Runner:
 
     def run_blends(self, blends: Blends, *, length: int) -> NDArray[np.float32]:
         """Run the model on blends behind `length` rows; return the logits [T, V] of each, until the next call."""
-        cut = self._before_turn(len(blends), length)
-        if cut < len(blends):
-            first, rest = (Blends(blends.token_ids[at], blends.weights[at]) for at in (slice(cut), slice(cut, None)))
-            logits = self.run_blends(first, length=length).copy()
-            return np.concatenate([logits, self.run_blends(rest, length=length + cut)])
+        if self._next_call(len(blends), length) < len(blends):
+            logits = []
+            for piece in self._calls(len(blends), length):
+                at = slice(piece.start, piece.stop)
+                part = Blends(blends.token_ids[at], blends.weights[at])
+                logits.append(self.run_blends(part, length=length + piece.start).copy())
+            return np.concatenate(logits)
         num_padding, asked = self.rules.layers.fed(len(blends)) - len(blends), range(len(blends))
         token_ids, weights = (
             np.concatenate([values, *[values[-1:]] * num_padding]) for values in (blends.token_ids, blends.weights)
         )
         rows, start = self._rows(asked, WHOLE), self.position(length)
         feed = Feed(token_ids[None], np.asarray([length]), rows, np.asarray([start]), weights[None])
-        feed.alone = self._is_alone(len(token_ids), length)
+        feed.alone = self._is_alone(len(token_ids), length, self.rules)
         return self._run(feed, asked, WHOLE)[1]
 
     def run_in_pieces(
@@ -135,8 +163,8 @@ class Runner:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Run a part, many tokens in pieces; return hidden states [T, E] and the last token's logits."""
         rows = []
-        for start in range(0, len(token_ids), self.chunk):
-            piece = token_ids[start : start + self.chunk]
+        for start in range(0, len(token_ids), self.most_at_once):
+            piece = token_ids[start : start + self.most_at_once]
             is_last = start + len(piece) == len(token_ids)
             here = part if is_last else replace(part, head=False)
             asked = range(len(piece) - 1, len(piece)) if here.head else range(0)
@@ -150,16 +178,15 @@ class Runner:
 
         No rows are added: its products must give a row the same bits whatever is beside it.
         """
-        cut = self._before_turn(len(token_ids), length)
-        start = np.asarray([self.position(length)])
-        feed = Feed(np.asarray(token_ids[:cut])[None, :, None], np.asarray([length]), range(0), start)
-        self._workspace.call(feed, part).run(feed)
-        if cut < len(token_ids):
-            self.read(token_ids[cut:], part, length=length + cut)
+        for piece in self._calls(len(token_ids), length):
+            tokens, place = token_ids[piece.start : piece.stop], length + piece.start
+            start = np.asarray([self.position(place)])
+            feed = Feed(np.asarray(tokens)[None, :, None], np.asarray([place]), range(0), start)
+            self._workspace.call(feed, part).run(feed)
 
-    def _is_alone(self, num_fed: int, length: int) -> bool:
+    def _is_alone(self, num_fed: int, length: int, rules: RowRules) -> bool:
         """Whether attention takes these rows, behind `length` others, as a single one."""
-        return num_fed == 1 and length >= self.rules.alone_from
+        return num_fed == 1 and (length >= rules.alone_from or not self.takes_several_rows)
 
     def _rules_of(self, part: Part) -> RowRules:
         """Return the rules for a part; what fewer experts give is a guess, and may round as it likes."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.devices import Capability
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import checked
 from skipstone.runtime.engine.ahead import Ahead
@@ -116,11 +117,21 @@ class Sequence:
     @property
     def takes_trees(self) -> bool:
         """Whether drafts may branch: not where only chains are wanted or rows are added, nor where layers see a window,
-        which counts rows, nor in a graph of optimum, which sees all rows before."""
-        manifest = self._manifest
-        in_order = self._chains_only or manifest.is_traced or any(layer.window for layer in manifest.cache)
-        in_order = in_order or self._runner.rules.adds_rows
-        return not in_order and "tree-attention" in self._workspace.sessions.device.capabilities
+        which counts rows, nor in a graph of optimum, which sees all rows before, nor on a device that cannot."""
+        return self._why_no_trees() is None
+
+    def _why_no_trees(self) -> str | None:
+        """Return why drafts may not branch; None where they may."""
+        if self._chains_only or self._runner.rules.adds_rows:
+            return "it is exact"
+        if self._manifest.is_traced:
+            return "optimum made the graph"
+        if any(layer.window for layer in self._manifest.cache):
+            return "layers see a window"
+        device = self.sessions.device
+        needed = (Capability.TREE_ATTENTION, Capability.SEVERAL_ROWS)
+        lacks = [capability for capability in needed if capability not in device.capabilities]
+        return f"device {device.name} has no {lacks[0]}" if lacks else None
 
     @property
     def takes_batches(self) -> bool:
@@ -145,7 +156,13 @@ class Sequence:
 
     @property
     def draft_room(self) -> int:
-        """How many guesses the next call can verify: those that fit before positions change."""
+        """How many guesses the next call can verify: those that fit before positions change, where the device takes
+        several rows."""
+        return self.steady_room if self._runner.takes_several_rows else 0
+
+    @property
+    def steady_room(self) -> int:
+        """How many more tokens fit before positions change."""
         border = self._manifest.long_rope_from
         until = self.room if border is None else border - len(self.token_ids)
         return self.room if until < 0 else min(self.room, until)
@@ -233,12 +250,16 @@ class Sequence:
         """Raise CacheFull or ConfigError for a draft that `extend` would refuse."""
         self.require_room(len(draft))
         self._require_known(draft.token_ids)
-        if len(draft) > self.draft_room:
-            raise ConfigError(f"positions change after {self.draft_room} more tokens, and {len(draft)} were drafted")
-        if not draft.is_chain and not self.takes_trees:
+        if len(draft) and not self._runner.takes_several_rows:
+            device = self.sessions.device.name
             raise ConfigError(
-                "this sequence takes chains only: it is exact, layers see a window, or optimum made the graph"
+                f"device {device} takes one row a call, so nothing can be drafted there (it has no "
+                f"{Capability.SEVERAL_ROWS}); decode plain"
             )
+        if len(draft) > self.steady_room:
+            raise ConfigError(f"positions change after {self.steady_room} more tokens, and {len(draft)} were drafted")
+        if not draft.is_chain and (reason := self._why_no_trees()):
+            raise ConfigError(f"this sequence takes chains only: {reason}")
         if not draft.is_chain and len(self.token_ids) == 1:  # on an empty cache all rows get the first one's position
             raise ConfigError("a tree needs a token before the pending one; feed a chain, or no draft, first")
 
@@ -324,7 +345,8 @@ class Sequence:
 
     def prepare(self, most_guesses: int) -> None:
         """Make ready for drafts of up to so many guesses: the first call of each length would take longer else."""
-        for num_rows in range(1, 2 + min(most_guesses, self.capacity - 1)):
+        most = min(most_guesses, self.capacity - 1) if self._runner.takes_several_rows else 0
+        for num_rows in range(1, 2 + most):
             self._runner.bind(num_rows, length=len(self.token_ids))
 
     def extend(self, draft: Draft) -> NDArray[np.float32]:
@@ -361,8 +383,8 @@ class Sequence:
         if not self.takes_blends:
             raise ConfigError("a graph of optimum takes tokens only, no blends")
         self._require_behind(blends.token_ids.ravel().tolist(), num_rows=len(blends))
-        if self._num_behind + len(blends) > self.draft_room:
-            raise ConfigError(f"positions change after {self.draft_room} more tokens, which blends cannot cross")
+        if self._num_behind + len(blends) > self.steady_room:
+            raise ConfigError(f"positions change after {self.steady_room} more tokens, which blends cannot cross")
         logits = self._runner.run_blends(blends, length=self.num_cached + self._num_behind)
         self._num_behind += len(blends)
         return logits
@@ -373,12 +395,12 @@ class Sequence:
         Valid until the next call. The text stays as it is. Raises: CacheFull; ConfigError unless the call before was
         `extend` with an empty draft, or this one; for a token outside the vocabulary, and where `takes_trees` is False.
         """
-        if not self.takes_trees:
-            raise ConfigError("rows cannot branch here; look at takes_trees first")
+        if reason := self._why_no_trees():
+            raise ConfigError(f"rows cannot branch here, as {reason}; look at takes_trees first")
         self._require_behind(token_ids, num_rows=len(token_ids))
         length = self.num_cached + self._num_behind
-        if length + mask.depths.max() >= self.num_cached + self.draft_room:
-            raise ConfigError(f"positions change after {self.draft_room} more tokens, which branches cannot cross")
+        if length + mask.depths.max() >= self.num_cached + self.steady_room:
+            raise ConfigError(f"positions change after {self.steady_room} more tokens, which branches cannot cross")
         _, logits = self._runner.run(token_ids, range(len(token_ids)), length=length, tree=mask)
         self._num_behind += len(token_ids)
         return logits

@@ -13,6 +13,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from skipstone.devices import Capability
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import Drafter, Step
 from skipstone.runtime.engine import Model, Sequence, SharedStores
@@ -108,6 +109,13 @@ EXITS = Need(
 )
 
 
+SEVERAL_ROWS = Need(
+    lambda model: Capability.SEVERAL_ROWS in model.device.capabilities,
+    "drafts, and this device takes one row a call, so that no draft can be verified",
+    "use plain, or another --device: `skipstone devices` says which have several-rows",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dial:
     """How far the text may differ from plain decoding's: from `least` to `most`, not at all at `plain`, one of the two.
@@ -139,7 +147,8 @@ class Method:
     keeps texts in the suffix memory. `takes_batches`: several texts may be decoded together without its drafts.
     `needs_trees`: its drafts branch, or there are none. `chance`: whether tokens may be drawn, at a temperature above
     0. `all_layers`: every token is made by all layers, also where its text is approximate. `usual_rows` are those of
-    its usual call of the whole model, by which a type of cache is chosen.
+    its usual call of the whole model, by which a type of cache is chosen. `verifies`: its drafts go through the model
+    in a call of several rows.
     """
 
     name: str
@@ -158,6 +167,7 @@ class Method:
     chance: Chance = "allowed"
     all_layers: bool = False
     usual_rows: int = 4
+    verifies: bool = True
 
     @property
     def is_drafter(self) -> bool:
@@ -180,11 +190,16 @@ class Method:
 
     def can_run(self, model: Model) -> bool:
         """Return whether the model has all that the method needs."""
-        return all(need.is_met(model) for need in self.needs) and self.is_ready(model)
+        return all(need.is_met(model) for need in self._all_needs) and self.is_ready(model)
+
+    @property
+    def _all_needs(self) -> tuple[Need, ...]:
+        """What the method names, and what all drafts need."""
+        return (SEVERAL_ROWS, *self.needs) if self.drafts and self.verifies else self.needs
 
     def require_model(self, model: Model) -> None:
-        """Raise ConfigError for a model that lacks what the method needs."""
-        for need in self.needs:
+        """Raise ConfigError for a model that lacks what the method needs, or runs on a device that does."""
+        for need in self._all_needs:
             if not need.is_met(model):
                 raise ConfigError(f"decoding method {self.name!r} {need.lack}; {need.remedy}")
 

@@ -14,4 +14,5 @@ METHOD = PLAIN = Method(
     text_only=True,
     takes_batches=True,
     usual_rows=1,
+    verifies=False,
 )

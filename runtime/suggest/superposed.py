@@ -40,7 +40,7 @@ def superposed(sequence: Sequence, request: SuggestRequest) -> Generator[None, N
     sequence.require_room(request.max_new_tokens - 1)
     try:
         logits = sequence.extend(Draft.empty())
-        num_tokens = min(request.max_new_tokens, 1 + sequence.draft_room)
+        num_tokens = min(request.max_new_tokens, 1 + sequence.steady_room)
         yield
         for _ in range(num_tokens - 1):
             drafts.grow(sampler.processed(logits[0], prompt))

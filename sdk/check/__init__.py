@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from skipstone.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from skipstone.check.device_contract import PROCESSOR_TARGET, Clause, ContractBundles, check_clauses
     from skipstone.check.export_check import KEPT_KL_BOUND, ExportCheck
     from skipstone.check.parity import LOGIT_TOLERANCE, Difference, Parity, compare, sample_tokens
     from skipstone.check.prefill_check import PrefillCheck
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
 __all__ = [
     "KEPT_KL_BOUND",
     "LOGIT_TOLERANCE",
+    "PROCESSOR_TARGET",
+    "Clause",
+    "ContractBundles",
     "Difference",
     "ExportCheck",
     "Parity",
     "PrefillCheck",
     "TransformersReference",
+    "check_clauses",
     "compare",
     "draft_head_tokens",
     "part_sizes",
@@ -31,13 +36,17 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "Clause": "skipstone.check.device_contract",
+        "ContractBundles": "skipstone.check.device_contract",
         "Difference": "skipstone.check.parity",
         "ExportCheck": "skipstone.check.export_check",
         "KEPT_KL_BOUND": "skipstone.check.export_check",
         "LOGIT_TOLERANCE": "skipstone.check.parity",
+        "PROCESSOR_TARGET": "skipstone.check.device_contract",
         "Parity": "skipstone.check.parity",
         "PrefillCheck": "skipstone.check.prefill_check",
         "TransformersReference": "skipstone.check.reference",
+        "check_clauses": "skipstone.check.device_contract",
         "compare": "skipstone.check.parity",
         "draft_head_tokens": "skipstone.check.sizes",
         "part_sizes": "skipstone.check.sizes",

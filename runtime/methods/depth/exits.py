@@ -116,7 +116,7 @@ class ExitText:
         if self._sequence.num_waiting != 1 or self._sequence.is_stale:
             return 0
         self.token_ids = [*history]
-        return self._sequence.draft_room
+        return self._sequence.steady_room
 
     def logits(self) -> NDArray[np.float32]:
         """Feed the last token to the stages; return the exit's logits [1, V], valid until the next call."""

@@ -87,7 +87,7 @@ class Follower:
         sequence.rollback(same)
         sequence.append(history[same:])
         self._num_shared = len(history)
-        return sequence.draft_room
+        return sequence.steady_room
 
     def can_follow(self, history: SequenceOf[int]) -> bool:
         """Whether the draft model can read the text: it has room, and a row for each token."""

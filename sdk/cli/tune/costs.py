@@ -73,14 +73,14 @@ def run(
 
 def _other_caches(model: Model, place: Place) -> list[Model]:
     """Return the bundle with its other types of cache, unless one was asked for."""
-    from skipstone.runtime.engine import Model
+    from skipstone.runtime.engine import Model, runs_cache
 
-    if place.cache is not None or "int8-cache" not in model.device.capabilities:
+    if place.cache is not None:
         return []
     return [
         Model(model.bundle, model.device, profiles=model.profiles, cache_type=cache_type)
         for cache_type in model.manifest.cache_types
-        if cache_type != model.sessions.cache_type
+        if cache_type != model.sessions.cache_type and runs_cache(model.device, cache_type)
     ]
 
 
