@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.devices.buffer import Binding, Buffer
-from skipstone.devices.capabilities import Capability
+from skipstone.devices.capabilities import LACKS, Capability
 from skipstone.devices.catalog import DeviceInfo, catalog
 from skipstone.devices.cpu import CpuDevice
 from skipstone.devices.device import (
@@ -15,14 +15,16 @@ from skipstone.devices.device import (
     Session,
     SizedDevice,
     StagedDevice,
+    TargetedDevice,
 )
 from skipstone.devices.free_memory import free_bytes
 from skipstone.devices.freed_memory import give_back
-from skipstone.devices.opening import open_device
+from skipstone.devices.opening import choose_device, open_device
 from skipstone.devices.threads import physical_cores
 
 __all__ = [
     "DEFAULT_DEVICE",
+    "LACKS",
     "Binding",
     "BoundedDevice",
     "Buffer",
@@ -35,7 +37,9 @@ __all__ = [
     "Session",
     "SizedDevice",
     "StagedDevice",
+    "TargetedDevice",
     "catalog",
+    "choose_device",
     "free_bytes",
     "give_back",
     "open_device",

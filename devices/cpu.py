@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 from skipstone.devices.capabilities import Capability
 from skipstone.devices.cpu_memory import CpuBinding, CpuBuffer
 from skipstone.devices.forks import keep_in_forks
-from skipstone.devices.free_memory import free_bytes
+from skipstone.devices.free_memory import free_bytes, total_bytes
 from skipstone.devices.thread_pool import ThreadPool
 from skipstone.devices.threads import physical_cores
 from skipstone.errors import ConfigError, DeviceError
@@ -103,6 +103,9 @@ class CpuDevice:
 
     def free_bytes(self) -> int | None:
         return free_bytes()
+
+    def total_bytes(self) -> int | None:
+        return total_bytes()
 
     def bind(self, session: ort.InferenceSession) -> CpuBinding:
         return CpuBinding(session)

@@ -34,7 +34,8 @@ class Device(Protocol):
     A package brings one by an entry point of the group `skipstone.devices`, whose value is a factory: it takes
     `threads` (a number or None) and, where the device takes a unit behind a colon, `unit` (a string or None). The
     factory raises DeviceError, with the reason, where the device cannot work here. It is quick: it opens no session.
-    What else a device may tell stands in `StagedDevice`, `BoundedDevice`, `SizedDevice` and `HardwareDevice`.
+    What else a device may tell stands in `StagedDevice`, `BoundedDevice`, `SizedDevice`, `HardwareDevice` and
+    `TargetedDevice`.
     """
 
     @property
@@ -119,3 +120,12 @@ class HardwareDevice(Protocol):
     @property
     def hardware(self) -> Hardware:
         """What it runs on."""
+
+
+@runtime_checkable
+class TargetedDevice(Protocol):
+    """A device that takes bundles of some targets only; one that does not say takes all."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of `export --target`, the best one first."""

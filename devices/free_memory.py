@@ -1,4 +1,4 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and how much there is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 
 from skipstone.devices.control_groups import granted_bytes
 
-__all__ = ["free_bytes", "linux_bytes"]
+__all__ = ["free_bytes", "linux_bytes", "total_bytes"]
 
 KIB: Final = 1024
 VM_INFO, VM_NUMBERS = 4, 64  # of macOS' host_statistics64: which statistics, and room for all its numbers
@@ -25,6 +25,13 @@ def free_bytes() -> int | None:
     """
     system = {"linux": _linux, "darwin": _macos, "win32": _windows}.get(sys.platform, lambda: None)()
     return min([*([] if system is None else [system]), *_below_limits()], default=None)
+
+
+def total_bytes() -> int | None:
+    """Return the bytes of memory that this machine has; None where nobody tells."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
 
 
 def linux_bytes(root: Path) -> int | None:

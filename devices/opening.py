@@ -1,24 +1,75 @@
-"""A device by the name that a person types: `cpu`, `cuda:1`."""
+"""A device by the name that a person types: `cpu`, `cuda:1`, or `auto` for the best that works."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from typing import TypeAlias
 
-from skipstone.devices.device import DEFAULT_DEVICE, Device
+from skipstone.devices.device import DEFAULT_DEVICE, Device, HardwareDevice
 from skipstone.devices.doors import AUTO, DOORS, registered_devices
-from skipstone.errors import DeviceError
+from skipstone.devices.probe import probe
+from skipstone.errors import DeviceError, SkipstoneError
 
-__all__ = ["open_device", "split_name"]
+__all__ = ["DeviceChoice", "choose_device", "open_device", "split_name"]
+
+Accept: TypeAlias = Callable[[Device], None]
+"""Raises SkipstoneError for a device that does not suit."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChoice:
+    """A device, and why `auto` took it; None where it was named."""
+
+    device: Device
+    told: str | None = None
 
 
 def open_device(name: str = DEFAULT_DEVICE, *, threads: int | None = None) -> Device:
     """Return the device called `name`, on `threads` processor threads; by default as many as it finds best.
 
-    A name may have a unit behind a colon: `cuda:1` is the second one. Never is another device opened in its place.
-    Raises: DeviceError when the name is unknown, or the device is not supported or missing here.
+    A name may have a unit behind a colon: `cuda:1` is the second one. `auto` is the best one that works; for any other
+    name never is another device opened in its place. Raises: DeviceError when the name is unknown, or the device is not
+    supported or missing here.
     """
+    return choose_device(name, threads=threads).device
+
+
+def choose_device(
+    name: str = DEFAULT_DEVICE, *, threads: int | None = None, accept: Accept = lambda device: None
+) -> DeviceChoice:
+    """Return a device as `open_device` does; for `auto` one that `accept` takes too, with the reason."""
+    return _best(threads, accept) if name == AUTO else DeviceChoice(_named(name, threads))
+
+
+def _best(threads: int | None, accept: Accept) -> DeviceChoice:
+    """Return the first device with hardware of its own that opens, runs a graph and is accepted; else the default."""
+    left_out = []
+    for name in registered_devices():
+        if name == DEFAULT_DEVICE:
+            continue
+        try:
+            device = _named(name, threads)
+            if not isinstance(device, HardwareDevice) or device.hardware.kind == "processor":
+                raise DeviceError("it runs on the processor too, where cpu is the one we measure")
+            probe(device)
+            accept(device)
+        except SkipstoneError as error:
+            left_out.append(f"{name}: {error}")
+            continue
+        return DeviceChoice(device, _told(f"{device.name}, {device.hardware.name}", left_out))
+    device = _named(DEFAULT_DEVICE, threads)
+    accept(device)
+    return DeviceChoice(device, _told(device.name, left_out))
+
+
+def _told(taken: str, left_out: Sequence[str]) -> str:
+    return f"device auto takes {taken}" + "".join(f"; not {reason}" for reason in left_out)
+
+
+def _named(name: str, threads: int | None) -> Device:
     base, unit = split_name(name)
     registered = registered_devices()
     if base in registered:
@@ -26,6 +77,8 @@ def open_device(name: str = DEFAULT_DEVICE, *, threads: int | None = None) -> De
     for door in DOORS:
         if door.name == base:
             raise DeviceError(f"device {base} cannot be opened: {door.why_closed}")
+    if base == AUTO:
+        raise DeviceError(f"device {name!r} has a unit, but auto chooses itself; give {AUTO}, or name the device")
     raise DeviceError(f"device {name!r} is not known; {_known(base, registered)}")
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from skipstone.api import export
 from skipstone.bundled import BUNDLED
 from skipstone.check import PROCESSOR_TARGET, Clause, ContractBundles, check_clauses
-from skipstone.devices import Device
+from skipstone.devices import Device, TargetedDevice
 
 __all__ = ["check_contract", "contract_bundles"]
 
@@ -36,12 +36,13 @@ SIZES: Final = {
 SPREAD: Final = 0.15
 
 
-def check_contract(device: Device, *, target: str = "ort") -> Iterator[Clause]:
+def check_contract(device: Device) -> Iterator[Clause]:
     """Yield what becomes of each clause of the decoding contract on a device; see `check_clauses`.
 
-    The models are exported for `target`, and for the processor beside it. Cost: some seconds on the processor.
-    Raises: DeviceError where the device opens no bundle at all.
+    The models are exported for the best target of the device, and for the processor beside it. Cost: some seconds on
+    the processor. Raises: DeviceError where the device opens no bundle at all.
     """
+    target = device.targets[0] if isinstance(device, TargetedDevice) else PROCESSOR_TARGET
     with TemporaryDirectory(prefix="skipstone-contract-") as folder:
         contract_bundles(Path(folder), target=target)
         yield from check_clauses(device, ContractBundles.in_folder(Path(folder), target=target))

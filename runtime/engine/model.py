@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from skipstone.devices import DEFAULT_DEVICE, BoundedDevice, Capability, Device, give_back, open_device
+from skipstone.devices import DEFAULT_DEVICE, BoundedDevice, Capability, Device, choose_device, give_back
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.bundle import Bundle, LayerCache
 from skipstone.runtime.engine.branches import MOST_TREE_ROWS
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.cache_types import CACHE_TYPES, CacheName
+from skipstone.runtime.engine.device_fit import require_fit
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.prefill import PrefillName, reads_apart
 from skipstone.runtime.engine.room import Room, cache_layouts, most_tokens
@@ -66,11 +67,13 @@ class Model:
         ConfigError unless the draft model is smaller, and for a type of cache, or graphs, that the bundle or the device
         lacks.
         """
+        require_fit(bundle, device)
         if draft_model is not None:
             _require_smaller(draft_model, bundle)
         self._draft_model = draft_model
         self.bundle, self.device, self.manifest = bundle, device, bundle.manifest
         self.shared, self.profiles = SharedStores(), profiles
+        self.device_told: str | None = None
         self.tokenizer = Tokenizer.load(bundle.path)
         if bundle.manifest.total_bytes >= LEAST_BYTES:
             give_back()  # reading a tokenizer leaves more behind than it keeps, in pieces too small for the weights
@@ -95,19 +98,23 @@ class Model:
     ) -> Model:
         """Return the bundle in folder `path`, ready to run, with that in folder `draft_model` as its draft model.
 
+        `device` may be `auto`: `device_told` says then which was taken and why.
         `cache` is the type of cache, `fp32` or `int8`; None is the bundle's own. `prefill` says which graphs read
         prompts: `int8`, the `same` that decode, or `auto` for what the bundle says. Raises: BundleError, DeviceError;
         ConfigError for a draft model that is not smaller, and for a type of cache, or graphs, that are not there.
         """
         bundle, other = Bundle.open(Path(path)), None if draft_model is None else Bundle.open(Path(draft_model))
-        return cls(
+        choice = choose_device(device, threads=threads, accept=lambda device: require_fit(bundle, device))
+        model = cls(
             bundle,
-            open_device(device, threads=threads),
+            choice.device,
             profiles=profiles,
             draft_model=other,
             cache_type=None if cache is None else CACHE_TYPES[cache],
             prefill=prefill,
         )
+        model.device_told = choice.told
+        return model
 
     @property
     def has_draft_model(self) -> bool:

@@ -153,7 +153,10 @@ class Place:
             options |= {"cache": "auto", "expected_decode": decode, "expected_tokens": num_tokens}
         else:
             options |= {"cache": self.cache_name}
-        return load(bundle, device=self.device, threads=self.threads, **options)
+        model = load(bundle, device=self.device, threads=self.threads, **options)
+        if model.runtime.device_told is not None:
+            notes().print(model.runtime.device_told)
+        return model
 
     def load_reference(self, bundle: str) -> LanguageModel:
         """Return the model of a bundle that others are compared with, there; its cache is fp32."""

@@ -240,10 +240,13 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "toy_npu-1.0.dist-info" / "entry_points.txt"
 
 
-def test_another_package_can_bring_a_device(plug_in: Path) -> None:
+def test_another_package_can_bring_a_device(plug_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in.write_text("[skipstone.devices]\nnpu = toy_npu:open_npu\n")
     npu = open_device("npu:second", threads=5)
     assert (npu.name, npu.threads, npu.unit) == ("npu", 5, "second")
+    broken = next(info for info in catalog() if info.name == "npu")
+    assert not broken.available and "device npu is here, but broken" in (broken.why or "")
+    monkeypatch.setattr(sys.modules["skipstone.devices.catalog"], "probe", lambda device: None)
     info = next(info for info in catalog() if info.name == "npu")
     assert (info.provider, info.hardware, info.free_bytes, info.total_bytes) == ("ToyProvider", "A toy", None, 8)
 

@@ -21,6 +21,7 @@ from model_calls import watching
 
 import skipstone
 from skipstone.api import plan
+from skipstone.check import Clause
 from skipstone.cli import demo
 from skipstone.cli.terminal import notes, print_columns, write
 from skipstone.devices import catalog
@@ -481,10 +482,28 @@ def test_inspect_tells_the_memory_of_each_type_of_cache_in_aligned_columns(cli: 
 def test_devices_tells_of_each_what_it_can_do_or_why_not(cli: CommandLine) -> None:
     outcome = cli("devices")
     assert (outcome.code, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
     for device in catalog():
-        (line,) = [line for line in outcome.out.splitlines() if line.startswith(f"{device.name} ")]
-        assert (str(device.why) if device.why else f"{device.provider} on {device.threads} threads, ") in line
+        (line,) = [line for line in lines if line.startswith(f"{device.name} ")]
+        assert (str(device.why) if device.why else f"{device.provider}  ") in line
+    assert re.search(
+        r"^cpu +CPUExecutionProvider +\d+ threads? +\d+\.\d of \d+\.\d GB free$", outcome.out, re.MULTILINE
+    )
+    assert re.search(r"^several-rows +yes .*nothing is drafted: every call takes one row$", outcome.out, re.MULTILINE)
     assert json.loads(cli("devices", "--json").out)[0]["name"] == "cpu"
+
+
+def test_devices_can_be_checked_by_the_contract(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    clauses = [Clause("plain", "ok", "logits within 0"), Clause("tree", "refused", "no masks")]
+    monkeypatch.setattr("skipstone.device_check.check_contract", lambda device: iter(clauses))
+    outcome = cli("devices", "--check", "cpu")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines() == ["plain       ok       logits within 0", "tree        refused  no masks"]
+    clauses.append(Clause("fork", "failed", "rows were lost"))
+    outcome = cli("devices", "--check", "cpu", "--json")
+    assert (outcome.code, json.loads(outcome.out)[2]["verdict"]) == (2, "failed")
+    assert "device cpu breaks 1 of 3 clauses: fork" in outcome.err
+    assert "is not known; did you mean cpu?" in cli("devices", "--check", "cpus").err
 
 
 @pytest.mark.parametrize("form", ["md", "json", "csv"])
