@@ -11,7 +11,15 @@ from skipstone.runtime.bundle.ring_layout import RingLayout
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
 from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
-from skipstone.runtime.bundle.variants import PLAIN_CACHE, PREFILL, SPARSE, Variants, variant_file, variant_name
+from skipstone.runtime.bundle.variants import (
+    PLAIN_CACHE,
+    PREFILL,
+    SPARSE,
+    Variants,
+    graph_of,
+    variant_file,
+    variant_name,
+)
 from skipstone.runtime.bundle.whole_file import write_whole
 from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
 
@@ -39,6 +47,7 @@ __all__ = [
     "decoder_steps",
     "finish",
     "format_of",
+    "graph_of",
     "parse_json",
     "read_typed",
     "variant_file",

@@ -12,7 +12,19 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from skipstone.cli import chat, choose, demo, devices, export, generate, inspect, ngrams, suggest, train_exits
+from skipstone.cli import (
+    chat,
+    check_target,
+    choose,
+    demo,
+    devices,
+    export,
+    generate,
+    inspect,
+    ngrams,
+    suggest,
+    train_exits,
+)
 from skipstone.cli.bench import bench
 from skipstone.cli.command import add_command
 from skipstone.cli.evaluate import evaluate
@@ -49,7 +61,7 @@ def options(
     """Fast, lossless LLM decoding on the device in front of you: export a checkpoint, run the bundle."""
 
 
-for command in (export, generate, suggest, choose, chat, inspect, devices, train_exits, ngrams, demo):
+for command in (export, generate, suggest, choose, chat, inspect, devices, check_target, train_exits, ngrams, demo):
     add_command(app, command)
 for name, group in {"tune": tune, "bench": bench, "eval": evaluate}.items():
     app.add_typer(group, name=name)

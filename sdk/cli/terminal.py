@@ -22,6 +22,7 @@ from skipstone.errors import OutputError
 __all__ = [
     "OutputFormat",
     "aligned",
+    "aligned_left",
     "csv_table",
     "markdown_table",
     "measures",
@@ -103,6 +104,13 @@ def aligned(lines: list[list[str]]) -> str:
     """Return lines of cells as a table without rules, each column to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "".join("  ".join(line).rstrip() + "\n" for line in aligned)
+
+
+def aligned_left(lines: list[list[str]]) -> str:
+    """Return lines of cells as a table without rules, each column to the left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
     return "".join("  ".join(line).rstrip() + "\n" for line in aligned)
 
 

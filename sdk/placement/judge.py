@@ -19,10 +19,11 @@ OUTSIDE = "its weights stand in another file"
 def reason_against(node: NodeProto, graph: CheckedGraph, rules: Rules) -> str | None:
     """Return why the provider leaves a node to the CPU; None where the table says that it takes it."""
     operator = operator_of(node)
-    conditions = rules.operators.get(operator)
-    if conditions is None:
-        return f"{operator} is not an operator of {rules.title}"
-    return next(_reasons(node, graph, conditions), None)
+    alternatives = rules.operators.get(operator)
+    if alternatives is None:
+        return f"{operator} is not {'an operator' if rules.complete else 'in the table'} of {rules.title}"
+    against = min((list(_reasons(node, graph, conditions)) for conditions in alternatives), key=len)
+    return against[0] if against else None
 
 
 def _reasons(node: NodeProto, graph: CheckedGraph, conditions: Conditions) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 A table is a JSON file in `rules/`. `operators` are all that the provider takes, written `MatMul`, or with their domain
 where that is not the ONNX standard: `com.microsoft:QuickGelu`. `defaults` are conditions of every operator; an operator
-may change them. The conditions are fields of `Conditions`.
+may change them, and a list of conditions is fulfilled where one of them is. They are the fields of `Conditions`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """The table of a target. `complete` is false where its source lists less than the provider may take."""
+    """The table of a target. `complete` is false where its source lists less than the provider may take.
+
+    `plug_in_options` are for the provider as a plug-in: what a function of its package returns, or a word.
+    """
 
     target: str
     title: str
@@ -55,8 +58,9 @@ class Rules:
     release: str
     date: str
     sources: tuple[str, ...]
-    operators: Mapping[str, Conditions]
+    operators: Mapping[str, tuple[Conditions, ...]]
     complete: bool = True
+    plug_in_options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -87,4 +91,11 @@ def rules_of(target: str) -> Rules:
     for name, conditions in data.pop("conditions", {}).items():
         operators[name] = conditions
     data["sources"] = tuple(data["sources"])
-    return Rules(**data, operators={name: Conditions(**defaults | own) for name, own in operators.items()})
+    return Rules(**data, operators={name: _conditions(defaults, own) for name, own in operators.items()})
+
+
+def _conditions(
+    defaults: Mapping[str, Any], own: Mapping[str, Any] | list[Mapping[str, Any]]
+) -> tuple[Conditions, ...]:
+    """Return the alternatives of an operator, each with the defaults where it says nothing else."""
+    return tuple(Conditions(**{**defaults, **one}) for one in (own if isinstance(own, list) else [own]))

@@ -64,7 +64,7 @@ def _group_query_attention(shapes: Sequence[tuple[int, ...]], own: Mapping[str, 
 
 
 def _attention(shapes: Sequence[tuple[int, ...]], own: Mapping[str, Any], context: int) -> int:
-    """Q as [B, H, T, D] or [B, T, H * D], keys as [B, K, S, D] or [B, S, K * D], with a cache before them or in them."""
+    """Q as [B, H, T, D] or [B, T, H * D], keys as [B, K, S, D] or [B, S, K * D]; a cache is before or in them."""
     key, past = shapes[1], shapes[4] if len(shapes) > 5 else ()
     inside = key is not None and past is not None
     return 2 * prod(shapes[0]) * (key[-2] + (past[-2] if past else 0) if inside else context)
