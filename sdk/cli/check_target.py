@@ -43,9 +43,9 @@ def run(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which nodes of a bundle a target would take, which stay on the CPU and why, and what would have to change.
+    """Show node by node what of a bundle would run where.
 
-    Where the target's execution provider is here, it is asked itself; elsewhere a table of its operators answers.
+    What a target takes, what stays on the CPU and why, and what would have to change. Where the target's execution provider is here, it is asked itself; elsewhere a table of its operators answers.
     Multiply-adds are those of products of matrices, attention and experts.
     """
     from skipstone.api import resolve
@@ -67,7 +67,7 @@ def _print(placement: BundlePlacement, *, nodes: bool) -> None:
         if nodes:
             write("\n" + aligned_left([["node", "operator", "where"], *map(_node_cells, graph.nodes)]))
         write("\n")
-    changes = placement.changes or (("nothing: all of it is taken",) if placement.node_share == 1 else ())
+    changes = placement.changes or (("nothing: it takes all of it",) if placement.node_share == 1 else ())
     print_columns(("to change" if not at else "", change) for at, change in enumerate(changes or ("nothing known",)))
 
 
@@ -113,7 +113,9 @@ def _percent(part: int, whole: int) -> str:
     if not whole:
         return "0 %"
     share = 100 * part / whole
-    return f"{share:.0f} %" if share in (0, 100) or 1 <= share <= 99 else f"{share:.2f} %"
+    if 0 < share < 1 or 99 < share < 100:
+        return "<1 %" if share < 1 else ">99 %"
+    return f"{share:.0f} %"
 
 
 def _millions(work: int) -> str:

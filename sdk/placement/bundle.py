@@ -8,7 +8,7 @@ from typing import Final
 
 from skipstone.errors import ConfigError
 from skipstone.exporters.graph import TARGETS
-from skipstone.placement.judge import DYNAMIC, OUTSIDE
+from skipstone.placement.judge import DYNAMIC, OUTSIDE, WRONG_TYPE
 from skipstone.placement.placement import GraphPlacement, Group, Target, place_graph
 from skipstone.runtime.bundle import Bundle, Manifest, graph_of
 
@@ -103,5 +103,7 @@ def _needs(groups: list[Group]) -> Iterator[str]:
         yield f"other operators in place of {few}"
     if DYNAMIC in reasons:
         yield "sizes that are numbers"
+    if any(reason.endswith(WRONG_TYPE) for reason in reasons):
+        yield "numbers of another type"
     if OUTSIDE in reasons:
         yield "weights inside of the graphs' files"

@@ -67,8 +67,8 @@ def sizes_of(model: ModelProto, *, rows: int, context: int) -> dict[str, int]:
     """
     inputs = {value.name for value in model.graph.input}
     ours = {"B": 1, "W": 1, "T": rows, "A": rows, "R": rows, "S": context, "C": context}
-    ours["P"] = 1 if "extra_ids" in inputs else context
     past = context - rows
+    ours["P"] = 1 if "extra_ids" in inputs else past if "input_ids" in inputs else context
     traced = {"batch_size": 1, "sequence_length": rows, "past_sequence_length": past, "total_sequence_length": context}
     sums = ("past_sequence_length + sequence_length", "past_sequence_length + 1", "past_sequence_length+1")
     return ours | traced | dict.fromkeys(sums, context)

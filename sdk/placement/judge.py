@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from onnx import NodeProto, TensorProto, helper
 
@@ -10,10 +11,11 @@ from skipstone.placement.graph import CheckedGraph
 from skipstone.placement.rules import Conditions, Rules
 from skipstone.placement.shapes import attributes_of, operator_of
 
-__all__ = ["DYNAMIC", "OUTSIDE", "reason_against"]
+__all__ = ["DYNAMIC", "OUTSIDE", "WRONG_TYPE", "reason_against"]
 
-DYNAMIC = "dynamic shapes"
-OUTSIDE = "its weights stand in another file"
+DYNAMIC: Final = "dynamic shapes"
+OUTSIDE: Final = "its weights stand in another file"
+WRONG_TYPE: Final = " input"
 
 
 def reason_against(node: NodeProto, graph: CheckedGraph, rules: Rules) -> str | None:
@@ -52,7 +54,7 @@ def _wrong_types(node: NodeProto, graph: CheckedGraph, conditions: Conditions) -
             continue
         number = graph.types.get(node.input[int(place)], (TensorProto.UNDEFINED, None))[0]
         if number and (found := type_name(number)) not in names:
-            yield f"{found} input"
+            yield f"{found}{WRONG_TYPE}"
 
 
 def _wrong_ranks(node: NodeProto, graph: CheckedGraph, conditions: Conditions) -> Iterator[str]:

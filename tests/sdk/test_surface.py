@@ -44,6 +44,7 @@ COMMANDS = {
     f"--prompt-cache --prefill --cache --draft-model --suffix-memory --device --threads --quiet {SAMPLING} {PENALTIES}",
     "inspect": "--verify --recipe --json --quiet",
     "devices": "--json",
+    "check-target": "--nodes --all --rows --context --json",
     "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
     "--quiet",
     "ngrams": "--output --bundle --min-count --max-size --force --json --quiet",

@@ -30,7 +30,8 @@ from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.bundle.formats import ADDED_FIELDS
 
 COMMANDS = (
-    *("export", "generate", "suggest", "choose", "chat", "inspect", "devices", "train-exits", "ngrams", "demo"),
+    *("export", "generate", "suggest", "choose", "chat", "inspect", "devices"),
+    *("check-target", "train-exits", "ngrams", "demo"),
 )
 GROUPS = ("tune", "bench", "eval")
 PROMPT = "def add(first, second):"

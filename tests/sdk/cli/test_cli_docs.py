@@ -24,6 +24,7 @@ COMMANDS = (
         ("chat",),
         ("inspect",),
         ("devices",),
+        ("check-target",),
         ("train-exits",),
         ("ngrams",),
     ),
