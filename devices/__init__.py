@@ -16,6 +16,8 @@ from skipstone.devices.device import (
     SizedDevice,
     StagedDevice,
     TargetedDevice,
+    ThreadedDevice,
+    Workers,
 )
 from skipstone.devices.doors import DOORS, Door
 from skipstone.devices.free_memory import free_bytes
@@ -42,6 +44,8 @@ __all__ = [
     "SizedDevice",
     "StagedDevice",
     "TargetedDevice",
+    "ThreadedDevice",
+    "Workers",
     "catalog",
     "choose_device",
     "free_bytes",

@@ -15,6 +15,7 @@ from skipstone.devices.capabilities import Capability
 from skipstone.devices.cpu_memory import CpuBinding, CpuBuffer
 from skipstone.devices.forks import keep_in_forks
 from skipstone.devices.free_memory import free_bytes, total_bytes
+from skipstone.devices.parked_workers import ParkedWorkers
 from skipstone.devices.thread_pool import ThreadPool
 from skipstone.devices.threads import physical_cores
 from skipstone.errors import ConfigError, DeviceError
@@ -34,7 +35,8 @@ NO_MEMORY = "bad_alloc"
 class CpuDevice:
     """The CPU through onnxruntime: every session that it opens runs on `threads` threads, in a pool of its own.
 
-    `staged` devices open the sessions of models of several stages, which run one after another.
+    `staged` devices open the sessions of models of several stages, which run one after another. Where it `adapts`, the
+    engine takes fewer threads than `threads` while that is faster, as on a busy machine.
     """
 
     name: ClassVar[str] = "cpu"
@@ -51,6 +53,7 @@ class CpuDevice:
     )
     threads: int
     staged: bool = False
+    adapts: bool = False
 
     def for_stages(self) -> CpuDevice:
         """Return this device for the sessions of a model of several stages."""
@@ -85,6 +88,15 @@ class CpuDevice:
             raise DeviceError(f"{path}: onnxruntime {ort.__version__} cannot open this graph: {reason}") from error
         keep_in_forks(session)
         return session
+
+    def at_most(self, threads: int) -> CpuDevice:
+        """Return this device with no more threads than so many. Raises: ConfigError for less than one."""
+        if threads < 1:
+            raise ConfigError(f"max_threads must be at least 1, got {threads}")
+        return replace(self, threads=min(self.threads, threads))
+
+    def workers(self, session: ort.InferenceSession) -> ParkedWorkers:
+        return ParkedWorkers(session, self.threads)
 
     def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> CpuBuffer:
         """Return a buffer with undefined contents. Raises: DeviceError when the memory does not suffice."""
@@ -121,4 +133,4 @@ def open_cpu(*, threads: int | None = None, unit: str | None = None) -> CpuDevic
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         bound = "at least 1" if threads < 1 else f"at most {MOST_THREADS}"
         raise ConfigError(f"threads must be {bound}, got {threads}")
-    return CpuDevice(threads=physical_cores() if threads is None else threads)
+    return CpuDevice(threads=threads or physical_cores(), adapts=threads is None)

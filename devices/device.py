@@ -21,6 +21,8 @@ __all__ = [
     "Session",
     "SizedDevice",
     "StagedDevice",
+    "ThreadedDevice",
+    "Workers",
 ]
 
 DEFAULT_DEVICE: Final = "cpu"
@@ -84,6 +86,31 @@ class StagedDevice(Protocol):
 
     def for_stages(self) -> Device:
         """Return this device for the sessions of a model whose stages run one after another."""
+
+
+class Workers(Protocol):
+    """The threads of one session."""
+
+    def use(self, threads: int) -> None:
+        """Let so many threads work from the next run on."""
+
+    def close(self) -> None:
+        """Let all threads go, so that the session may be dropped."""
+
+
+@runtime_checkable
+class ThreadedDevice(Protocol):
+    """A device whose sessions can run on fewer threads than they were opened with, without any change of a bit."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether they shall, where that is faster; not where somebody named a number of threads."""
+
+    def at_most(self, threads: int) -> Device:
+        """Return this device on no more threads than so many. Raises: ConfigError for less than one."""
+
+    def workers(self, session: Session) -> Workers:
+        """Return the threads of a session of this device. Whoever asks closes them before the session is dropped."""
 
 
 @runtime_checkable

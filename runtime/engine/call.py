@@ -77,6 +77,7 @@ class BoundCall:
             self.bindings.append(self._bind(device.bind(session), session, buffers | states))
         takes_bias = [_takes(session, "attention_bias") for session in self.sessions]
         self._biased = [binding for binding, biased in zip(self.bindings, takes_bias, strict=True) if biased]
+        self._kind = feed.token_ids[..., 0].size.bit_length(), part  # of calls that cost nearly the same
         self._owner = sessions  # the last to go
 
     def _allocate(self, device: Device, feed: Feed, dimensions: Dimensions) -> dict[str, Buffer]:
@@ -152,9 +153,13 @@ class BoundCall:
             binding.read_from("attention_bias", bias, (1, 1, num_rows, total))
         if self._vocabulary is not None:
             self._vocabulary.bind(self.bindings[-1])
+        self._owner.crew.run(self._kind, self.sessions, self._run_graphs)
+        return self._logits.read() if self._vocabulary is None else self._vocabulary.logits()
+
+
+    def _run_graphs(self) -> None:
         for binding in self.bindings:
             binding.run()
-        return self._logits.read() if self._vocabulary is None else self._vocabulary.logits()
 
 
 class _Rings:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from skipstone.devices.thread_bounds import bounded
 from skipstone.devices import DEFAULT_DEVICE, BoundedDevice, Capability, Device, choose_device, give_back
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
@@ -91,6 +92,7 @@ class Model:
         *,
         device: str = DEFAULT_DEVICE,
         threads: int | None = None,
+        max_threads: int | None = None,
         profiles: Path | None = None,
         draft_model: str | Path | None = None,
         cache: CacheName | None = None,
@@ -98,6 +100,7 @@ class Model:
     ) -> Model:
         """Return the bundle in folder `path`, ready to run, with that in folder `draft_model` as its draft model.
 
+        Without `threads` it takes as many as are fastest now, at most `max_threads`, by default all physical cores.
         `device` may be `auto`: `device_told` says then which was taken and why.
         `cache` is the type of cache, `fp32` or `int8`; None is the bundle's own. `prefill` says which graphs read
         prompts: `int8`, the `same` that decode, or `auto` for what the bundle says. Raises: BundleError, DeviceError;
@@ -107,7 +110,7 @@ class Model:
         choice = choose_device(device, threads=threads, accept=lambda device: require_fit(bundle, device))
         model = cls(
             bundle,
-            choice.device,
+            bounded(choice.device, threads=threads, max_threads=max_threads),
             profiles=profiles,
             draft_model=other,
             cache_type=None if cache is None else CACHE_TYPES[cache],

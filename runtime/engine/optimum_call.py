@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine.cache import KVCache
-from skipstone.runtime.engine.feed import Feed
+from skipstone.runtime.engine.feed import WHOLE, Feed
 from skipstone.runtime.engine.sessions import Sessions
 
 __all__ = ["WrappedCall"]
@@ -60,7 +60,10 @@ class WrappedCall:
         feeds: dict[str, NDArray[np.generic]] = {name: known[name] for name in known if name in self._taken}
         for name, buffer in self._buffers.items():
             feeds[f"past_key_values.{name}"] = np.ascontiguousarray(buffer.read()[:, :, :length])
-        logits, *presents = self._session.run(self._outputs, feeds)
+        results: list[NDArray[np.float32]] = []
+        kind = self._num_tokens.bit_length(), WHOLE
+        self._owner.crew.run(kind, self.sessions, lambda: results.extend(self._session.run(self._outputs, feeds)))
+        logits, *presents = results
         for buffer, present in zip(self._buffers.values(), presents, strict=True):
             buffer.write(present[:, :, length:], np.s_[:, :, length:total])
         rows: NDArray[np.float32] = logits[0, self._rows]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import weakref
 from threading import Lock
 
-from skipstone.devices import Device, Session, StagedDevice, give_back
+from skipstone.devices import Device, Session, StagedDevice, ThreadedDevice, give_back
 from skipstone.errors import ConfigError, DeviceError
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.cache_types import checked_cache_type
+from skipstone.runtime.engine.crew import Crew
 from skipstone.runtime.engine.feed import Part
 from skipstone.runtime.engine.room import memory_told
 from skipstone.runtime.engine.rotary_tables import RotaryTables
@@ -37,7 +38,9 @@ class Sessions:
         self.cache_layout = self.manifest.layout(self.cache_type)
         self._rotary_tables: RotaryTables | None = None
         self._opened: dict[str, Session] = {}
-        weakref.finalize(self, _close, self._opened, self.manifest.total_bytes >= LEAST_BYTES).atexit = False
+        self.crew = Crew(device.threads, adapts=isinstance(device, ThreadedDevice) and device.adapts)
+        is_large = self.manifest.total_bytes >= LEAST_BYTES
+        weakref.finalize(self, _close, self.crew, self._opened, is_large).atexit = False
         head = [self.manifest.head] if self.manifest.head else []
         self._files = [*(stage.file for stage in self.manifest.stages), *head]
         self.device = device.for_stages() if len(self._files) > 1 and isinstance(device, StagedDevice) else device
@@ -124,12 +127,15 @@ class Sessions:
         name = self.manifest.graph_file(file, kind=kind, cache_type=self.cache_type)
         with self._lock:
             if name not in self._opened:
-                self._opened[name] = self.device.open_session(self._path / name)
+                session = self._opened[name] = self.device.open_session(self._path / name)
+                if self.crew.adapts and isinstance(self.device, ThreadedDevice):
+                    self.crew.join(session, self.device.workers(session))
             return self._opened[name]
 
 
-def _close(opened: dict[str, Session], is_large: bool) -> None:
+def _close(crew: Crew, opened: dict[str, Session], is_large: bool) -> None:
     """Drop sessions, and give back the memory of a large model."""
+    crew.close()
     opened.clear()
     if is_large:
         give_back()
