@@ -156,7 +156,6 @@ class BoundCall:
         self._owner.crew.run(self._kind, self.sessions, self._run_graphs)
         return self._logits.read() if self._vocabulary is None else self._vocabulary.logits()
 
-
     def _run_graphs(self) -> None:
         for binding in self.bindings:
             binding.run()

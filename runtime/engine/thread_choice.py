@@ -8,13 +8,12 @@ to nothing.
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
 
 __all__ = ["ThreadChoice", "steps_of_threads"]
 
-# Calls that are compared at least; and where threads wait for others, for how long, as the system moves them about.
-LEAST_CALLS: Final = 4
-TRIAL_S, WINDOW_S = 0.4, 0.3
+# Calls that are compared at least, and seconds; where threads wait for others longer, as the system moves them about.
+LEAST_CALLS, LEAST_S = 4, 0.03
+TRIAL_S, WINDOW_S = 0.5, 0.3
 # The share of the time that trials may take which lose: next to nothing while all threads get what they ask for; more
 # while they wait, and on fewer, where only a trial shows that all would be faster again. Then so many seconds may be
 # spent ahead, once.
@@ -36,30 +35,34 @@ def steps_of_threads(most: int) -> tuple[int, ...]:
 
 
 class _Calls:
-    """The last calls on one number of threads, `WINDOW_S` of them: seconds, and the processor's seconds in them."""
+    """Calls on one number of threads: how many, their seconds, and of the last `WINDOW_S` what they are compared by."""
 
     def __init__(self, threads: int) -> None:
         self._least = CALLER * (1 + WORKER * (threads - 1))
-        self._times = deque[tuple[float, float]]()
-        self.total_s = 0.0
-
-    def __len__(self) -> int:
-        return len(self._times)
+        self._last = deque[tuple[float, float]]()  # seconds, and the processor's seconds in them
+        self._last_s = 0.0
+        self.count, self.total_s = 0, 0.0
 
     def add(self, spent_s: float, cpu_s: float) -> None:
-        self._times.append((spent_s, cpu_s))
-        self.total_s += spent_s
-        while len(self) > LEAST_CALLS and self.total_s - self._times[0][0] > WINDOW_S:
-            self.total_s -= self._times.popleft()[0]
+        self.count, self.total_s = self.count + 1, self.total_s + spent_s
+        self._last.append((spent_s, cpu_s))
+        self._last_s += spent_s
+        while len(self._last) > LEAST_CALLS and self._last_s - self._last[0][0] > WINDOW_S:
+            self._last_s -= self._last.popleft()[0]
+
+    @property
+    def are_enough(self) -> bool:
+        """Whether there are as many as it takes to compare."""
+        return self.count >= LEAST_CALLS and self.total_s >= LEAST_S
 
     @property
     def mean_s(self) -> float:
-        return self.total_s / len(self._times)
+        return self._last_s / len(self._last)
 
     @property
     def is_starved(self) -> bool:
         """Whether the threads waited for others."""
-        return sum(cpu_s for _, cpu_s in self._times) < self._least * self.total_s
+        return sum(cpu_s for _, cpu_s in self._last) < self._least * self._last_s
 
 
 class ThreadChoice:
@@ -107,14 +110,14 @@ class ThreadChoice:
             self._now.add(spent_s, cpu_s)
             is_quiet = self._place == len(self._steps) - 1 and not self._now.is_starved
             self._credit_s += spent_s * (SHARE if is_quiet else SHARE_IF_BUSY)
-            if len(self._now) >= LEAST_CALLS:
+            if self._now.are_enough:
                 self._consider()
         return False
 
     def _consider(self) -> None:
         """Begin a trial where one is due."""
         place = self._neighbour()
-        price_s = self._lost_s.get(place, LEAST_CALLS * self._now.mean_s)
+        price_s = self._lost_s.get(place, max(LEAST_CALLS * self._now.mean_s, LEAST_S))
         is_likely = self._is_doubted or (place < self._place and self._now.is_starved)
         if price_s <= self._credit_s + AHEAD_S * is_likely:
             self._trial, self._tried, self._skips = place, _Calls(self._steps[place]), True
@@ -127,7 +130,7 @@ class ThreadChoice:
     def _is_decided(self, place: int) -> bool:
         """Whether the trial has shown enough: at once where no thread waits, or more threads wait and gain nothing."""
         tried = self._tried
-        if len(tried) < LEAST_CALLS or tried.total_s >= TRIAL_S:
+        if tried.total_s >= TRIAL_S or not tried.are_enough:
             return tried.total_s >= TRIAL_S
         return not tried.is_starved or (place > self._place and not self._is_better(place))
 
@@ -147,7 +150,7 @@ class ThreadChoice:
             self._place, self._now, self._lost_s = place, tried, {}
             self._credit_s = max(self._credit_s, 0.0)
             return True
-        self._lost_s[place] = max(tried.total_s - len(tried) * self._now.mean_s, 0.0)
+        self._lost_s[place] = max(tried.total_s - tried.count * self._now.mean_s, 0.0)
         self._credit_s -= self._lost_s[place]
         self._skips = True
         return False
