@@ -24,6 +24,7 @@ from skipstone.devices.free_memory import free_bytes
 from skipstone.devices.freed_memory import give_back
 from skipstone.devices.opening import choose_device, open_device
 from skipstone.devices.plug_ins import provider_devices
+from skipstone.devices.thread_bounds import bounded
 from skipstone.devices.threads import physical_cores
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "TargetedDevice",
     "ThreadedDevice",
     "Workers",
+    "bounded",
     "catalog",
     "choose_device",
     "free_bytes",

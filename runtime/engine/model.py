@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from skipstone.devices.thread_bounds import bounded
-from skipstone.devices import DEFAULT_DEVICE, BoundedDevice, Capability, Device, choose_device, give_back
+from skipstone.devices import DEFAULT_DEVICE, BoundedDevice, Capability, Device, bounded, choose_device, give_back
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.bundle import Bundle, LayerCache
