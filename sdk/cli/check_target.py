@@ -45,8 +45,9 @@ def run(
 ) -> None:
     """Show node by node what of a bundle would run where.
 
-    What a target takes, what stays on the CPU and why, and what would have to change. Where the target's execution provider is here, it is asked itself; elsewhere a table of its operators answers.
-    Multiply-adds are those of products of matrices, attention and experts.
+    What a target takes, what stays on the CPU and why, and what would have to change. Where the target's execution
+    provider is here, it is asked itself; elsewhere a table of its operators answers. Multiply-adds are those of
+    products of matrices, attention and experts.
     """
     from skipstone.api import resolve
     from skipstone.placement import check_target

@@ -77,7 +77,7 @@ def _every_file(manifest: Manifest) -> list[str]:
 def _changes(manifest: Manifest, target: Target, graphs: tuple[GraphPlacement, ...]) -> list[str]:
     """Return what could be changed, as sentences."""
     groups = [group for graph in graphs for group in graph.elsewhere]
-    made_for = str(manifest.recipe.get("target") or DEFAULT)
+    made_for = manifest.target
     better = _export_target(target.name.partition(":")[0])
     if not groups:
         return []
