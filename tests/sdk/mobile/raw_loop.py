@@ -103,7 +103,7 @@ def greedy(graphs: Graphs, prompt: list[int], limit: int, draft: Callable[[list[
     tokens, stops = list(prompt), set(graphs.manifest["stop_ids"])
     while len(tokens) - 1 - graphs.length > PIECE:  # a long prompt in pieces, its last token stays
         piece = tokens[graphs.length : graphs.length + PIECE]
-        graphs.run(piece, [])
+        graphs.run(piece, [0])
         graphs.length += PIECE
     end = len(tokens) + limit
     while len(tokens) < end and len(tokens) < graphs.capacity:
