@@ -29,6 +29,18 @@ LOG_ERRORS = 3
 MOST_THREADS = 1024
 GLOBAL_POOL = "use_per_session_threads"
 NO_MEMORY = "bad_alloc"
+# Older ones come with providers that replace onnxruntime; their attention takes no integers.
+HAS_INT8_CACHE = tuple(int(part) for part in ort.__version__.split(".")[:2]) >= (1, 31)
+CAPABILITIES = frozenset(
+    {
+        Capability.SEVERAL_ROWS,
+        Capability.TREE_ATTENTION,
+        Capability.SHARED_CACHE,
+        Capability.INT4,
+        Capability.DYNAMIC_SHAPES,
+        *([Capability.INT8_CACHE] if HAS_INT8_CACHE else []),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +53,7 @@ class CpuDevice:
 
     name: ClassVar[str] = "cpu"
     provider: ClassVar[str] = "CPUExecutionProvider"
-    capabilities: ClassVar[frozenset[str]] = frozenset(
-        {
-            Capability.SEVERAL_ROWS,
-            Capability.TREE_ATTENTION,
-            Capability.SHARED_CACHE,
-            Capability.INT8_CACHE,
-            Capability.INT4,
-            Capability.DYNAMIC_SHAPES,
-        }
-    )
+    capabilities: ClassVar[frozenset[str]] = CAPABILITIES
     threads: int
     staged: bool = False
     adapts: bool = False

@@ -67,6 +67,7 @@ DOORS: Final = (
         name="openvino",
         provider="OpenVINOExecutionProvider",
         install="pip install onnxruntime-openvino, in place of onnxruntime",
+        opener="skipstone.devices.openvino:open_openvino",
     ),
     Door(
         name="qnn",

@@ -17,6 +17,7 @@ from skipstone.api import export
 from skipstone.bundled import BUNDLED
 from skipstone.check import PROCESSOR_TARGET, Clause, ContractBundles, check_clauses
 from skipstone.devices import Device, TargetedDevice
+from skipstone.errors import ConfigError
 
 __all__ = ["check_contract", "contract_bundles"]
 
@@ -54,8 +55,11 @@ def contract_bundles(folder: Path, *, target: str = "ort") -> None:
     _write_checkpoint(folder / CHECKPOINT)
     for name in {PROCESSOR_TARGET, target}:
         bundles = ContractBundles.in_folder(folder, target=name)
-        export(folder / CHECKPOINT, bundles.numbers, precision="fp32", exits="1,2", cache="int8", target=name)
         export(folder / CHECKPOINT, bundles.int4, precision="int4", target=name)
+        try:
+            export(folder / CHECKPOINT, bundles.numbers, precision="fp32", exits="1,2", cache="int8", target=name)
+        except ConfigError:  # of a target that has no int8 cache
+            export(folder / CHECKPOINT, bundles.numbers, precision="fp32", exits="1,2", target=name)
 
 
 def _write_checkpoint(folder: Path) -> None:

@@ -227,6 +227,8 @@ def _rollback(trial: _Trial) -> str:
 
 def _exits(trial: _Trial) -> str:
     told = ""
+    if not trial.model.manifest.exits:
+        raise _Refused("the bundle has no exits")
     for num_stages in exit_stages(trial.model).values():
         peeked = []
         for model in (trial.model, trial.reference):
@@ -260,6 +262,8 @@ def _read_by(model: Model, token_ids: SequenceOf[int]) -> Sequence:
 
 def _cache(trial: _Trial) -> str:
     bundles = trial.bundles
+    if "int8" not in trial.model.manifest.cache_types:
+        raise _Refused(f"the bundle has no int8 cache (target {trial.model.manifest.target})")
     if lack := trial.lacks(Capability.INT8_CACHE):
         Model(Bundle.open(bundles.numbers), trial.device)  # whose own type is int8: numbers take its place
         raise _Refused(_require_refusal(lambda: trial.open(bundles.numbers, trial.device, "int8"), lack))
