@@ -8,7 +8,13 @@ import { build } from "esbuild";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const require = createRequire(import.meta.url);
 const PAGE_FILES = ["./", "main.js", "worker.js", "style.css"];
-const ORT_FILES = ["ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"];
+const ORT_FILES = [
+  "ort-wasm-simd-threaded.mjs",
+  "ort-wasm-simd-threaded.wasm",
+  "ort.webgpu.min.mjs",
+  "ort-wasm-simd-threaded.asyncify.mjs",
+  "ort-wasm-simd-threaded.asyncify.wasm",
+];
 
 const ort = dirname(require.resolve("onnxruntime-web/ort-wasm-simd-threaded.wasm"));
 const { version } = JSON.parse(readFileSync(`${ort}/../package.json`, "utf-8"));

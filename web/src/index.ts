@@ -8,6 +8,7 @@ export { NgramDrafter } from "./decoding/ngram.ts";
 export { choose, cutAfter, match } from "./decoding/verify.ts";
 export type { Binding, Buffer, Capability, Device, Session } from "./devices/device.ts";
 export { WasmDevice } from "./devices/wasm.ts";
+export { WebGpuDevice } from "./devices/webgpu.ts";
 export { KVCache } from "./engine/cache.ts";
 export { BoundCall } from "./engine/call.ts";
 export { type Draft, EMPTY_DRAFT } from "./engine/draft.ts";
