@@ -19,7 +19,8 @@ const HEADERS = {
 };
 
 /**
- * Serve folders by the beginnings of their paths, such as { "/": "dist", "/bundles/pebble/": "…" }, on this machine.
+ * Serve folders and files by the beginnings of their paths, such as { "/": "dist", "/bundles/pebble/": "…" }, to this
+ * machine.
  * Returns the address and a function that ends the server.
  */
 export async function serve(folders, port = 0) {
@@ -42,6 +43,7 @@ function fileOf(folders, path) {
   const prefixes = Object.keys(folders).sort((one, other) => other.length - one.length);
   const prefix = prefixes.find((each) => path.startsWith(each));
   if (prefix === undefined) return undefined;
+  if (path === prefix && !prefix.endsWith("/")) return existsSync(folders[prefix]) ? folders[prefix] : undefined;
   const rest = normalize(`/${path.slice(prefix.length)}`); // never above the folder
   const file = join(folders[prefix], rest.endsWith("/") ? `${rest}index.html` : rest);
   return existsSync(file) && statSync(file).isFile() ? file : undefined;
