@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PLACE = re.compile(r"\b(?:runtime|exporters|sdk|devices|quant|tests|examples)/[\w/.-]*\w")
+PLACE = re.compile(r"(?<![\w/])(?:web|runtime|exporters|sdk|devices|quant|tests|examples)/[\w/.-]*\w")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -47,7 +47,8 @@ function load(): void {
   progress.hidden = false;
   progress.removeAttribute("value");
   const device = deviceSelect.value as DeviceName;
-  ask({ kind: "load", bundle: bundleInput.value, device, threads: Number(threadsInput.value) });
+  const keepsPacked = new URLSearchParams(location.search).has("packed"); // for the benchmark
+  ask({ kind: "load", bundle: bundleInput.value, device, threads: Number(threadsInput.value), keepsPacked });
 }
 
 function show(answer: Answer): void {

@@ -4,7 +4,13 @@ import type { Method, Step, Suggestion } from "../src/index.ts";
 export type DeviceName = "wasm" | "webgpu";
 
 export type Request =
-  | { readonly kind: "load"; readonly bundle: string; readonly device: DeviceName; readonly threads: number }
+  | {
+      readonly kind: "load";
+      readonly bundle: string;
+      readonly device: DeviceName;
+      readonly threads: number;
+      readonly keepsPacked: boolean;
+    }
   | { readonly kind: "write"; readonly prompt: string; readonly method: Method; readonly maxNewTokens: number }
   | { readonly kind: "suggest"; readonly prompt: string; readonly numDrafts: number; readonly maxNewTokens: number }
   | { readonly kind: "stop" };

@@ -31,7 +31,7 @@ async function load(request: Extract<Request, { kind: "load" }>): Promise<void> 
     openDevice(request.device, request.threads),
   ]);
   const loaded = performance.now();
-  model = await LanguageModel.open(bundle, device);
+  model = await LanguageModel.open(bundle, device, request.keepsPacked);
   answer({ kind: "ready", note: noteOf(bundle, device, model, loaded - start, performance.now() - loaded) });
 }
 

@@ -3,7 +3,7 @@
 //     npm install --no-save @wllama/wllama@3.13.0
 //     PYTHON=python npm run bench -- --threads 2 pebble=BUNDLE,pebble-q8_0.gguf smollm2=BUNDLE,smollm2.gguf
 //
-// Without a GGUF file, without the package, or without PYTHON, those columns are left out.
+// `--packed` adds a run in which integers are not unpacked. Without a GGUF file, without the package, or without PYTHON, those columns are left out.
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -22,6 +22,7 @@ const { values, positionals } = parseArgs({
     threads: { type: "string", default: "2" },
     rounds: { type: "string", default: "5" },
     tokens: { type: "string", default: "64" },
+    packed: { type: "boolean", default: false },
   },
 });
 const [threads, rounds, tokens] = [values.threads, values.rounds, values.tokens].map(Number);
@@ -48,14 +49,14 @@ async function measure(name, bundle, gguf) {
   const server = await serve(folders);
   const browser = await launch();
   const ways = new Map();
-  const page = await browser.newPage();
-  await page.goto(`${server.url}?threads=${threads}`);
-  await page.waitForFunction(() => document.body.dataset.ready, PATIENCE);
+  const page = await open(browser, `${server.url}?threads=${threads}`);
   for (const method of ["plain", "ngram"]) ways.set(`skipstone, ${method}`, () => written(page, method));
+  if (values.packed) {
+    const packed = await open(browser, `${server.url}?threads=${threads}&packed=yes`);
+    ways.set("skipstone, plain, integers kept packed", () => written(packed, "plain"));
+  }
   if ("/wllama/" in folders) {
-    const other = await browser.newPage();
-    await other.goto(`${server.url}wllama.html?threads=${threads}`);
-    await other.waitForFunction(() => document.body?.dataset.ready, PATIENCE);
+    const other = await open(browser, `${server.url}wllama.html?threads=${threads}`);
     ways.set("wllama", () => other.evaluate(([prompt, num]) => tokensPerSecond(prompt, num), [PROMPT, tokens]));
   }
   if (process.env.PYTHON) ways.set("Python, plain", startPython(bundle));
@@ -73,6 +74,13 @@ async function measure(name, bundle, gguf) {
   }
   await browser.close();
   await server.stop();
+}
+
+async function open(browser, url) {
+  const page = await browser.newPage();
+  await page.goto(url);
+  await page.waitForFunction(() => document.body?.dataset.ready, undefined, PATIENCE);
+  return page;
 }
 
 async function written(page, method) {

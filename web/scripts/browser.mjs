@@ -1,5 +1,6 @@
 // The page in a real browser: `SKIPSTONE_TRACES=FOLDER npm run browser [-- SCREENSHOT.png]` types a prompt, reads the
-// tokens, stops a text, asks for suggestions, and does it again with the server gone.
+// tokens, stops a text, asks for suggestions, and does it again with the server gone. `-- --webgpu` writes one text on
+// WebGPU instead, a software adapter where there is no graphics processor: minutes.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -12,19 +13,21 @@ if (!folder) {
   console.error("no traces: run `python web/traces.py FOLDER`, then SKIPSTONE_TRACES=FOLDER npm run browser");
   process.exit(2);
 }
-const screenshot = process.argv[2];
+const isGpu = process.argv[2] === "--webgpu";
+const screenshot = isGpu ? undefined : process.argv[2];
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const bundle = join(folder, "pebble");
+const bundle = join(folder, isGpu ? "pebble-mini-fp32" : "pebble");
 const { texts } = JSON.parse(readFileSync(join(bundle, "traces.json"), "utf-8"));
-const PATIENCE = { timeout: 90_000 };
+const PATIENCE = { timeout: isGpu ? 300_000 : 90_000 };
+const GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
 
 await import("./build.mjs");
 const server = await serve({ "/": join(root, "dist"), "/bundles/pebble/": bundle });
-const browser = await launch();
+const browser = await launch(isGpu ? [...GPU, "--use-vulkan=swiftshader"] : []);
 try {
   const page = await browser.newPage({ viewport: { width: 800, height: 720 }, deviceScaleFactor: 1 });
   page.on("console", (message) => message.type() === "error" && console.log("page:", message.text()));
-  await page.goto(`${server.url}?threads=${process.env.SKIPSTONE_WEB_THREADS ?? 1}`);
+  await page.goto(`${server.url}?threads=1&device=${isGpu ? "webgpu" : "wasm"}`);
   await ready(page);
   assert.ok(await page.evaluate(() => crossOriginIsolated), "threads cannot share memory");
 
@@ -33,6 +36,7 @@ try {
     assert.equal(await written(page, trace, method), trace.prompt + trace.text, `method ${method}`);
   }
   console.log("the page writes Python's text, with drafts and without");
+  if (isGpu) process.exit(0);
   if (screenshot) await takeScreenshot(page, texts[1]);
   await stops(page);
   await suggests(page, trace);
@@ -48,7 +52,11 @@ try {
 process.exit(0);
 
 async function ready(page) {
-  await page.waitForFunction(() => document.body.dataset.ready || document.querySelector("#loading.failed"), PATIENCE);
+  await page.waitForFunction(
+    () => document.body.dataset.ready || document.querySelector("#loading.failed"),
+    undefined,
+    PATIENCE,
+  );
   const failure = await page.evaluate(() => document.querySelector("#loading.failed #status")?.textContent);
   assert.equal(failure, undefined);
 }
@@ -69,7 +77,7 @@ async function written(page, { prompt, token_ids }, method) {
 /** A text ends after the call that is running, and the page never waits for the model. */
 async function stops(page) {
   await begin(page, "import os\n", "plain", 900);
-  await page.waitForFunction(() => document.querySelectorAll("#output span").length > 3, PATIENCE);
+  await page.waitForFunction(() => document.querySelectorAll("#output span").length > 3, undefined, PATIENCE);
   const ms = await page.evaluate(async () => {
     const start = performance.now();
     document.querySelector("#stop").click();

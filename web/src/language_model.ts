@@ -50,9 +50,10 @@ export class LanguageModel {
     this.#stopIds = new Set(model.manifest.stop_ids);
   }
 
-  static async open(bundle: Bundle, device: Device): Promise<LanguageModel> {
+  /** Open a bundle on a device; see `Model.open`. */
+  static async open(bundle: Bundle, device: Device, keepsPacked = false): Promise<LanguageModel> {
     const { tokenizer, config } = bundle.tokenizerData();
-    return new LanguageModel(await Model.open(bundle, device), new Tokenizer(tokenizer, config));
+    return new LanguageModel(await Model.open(bundle, device, keepsPacked), new Tokenizer(tokenizer, config));
   }
 
   /** Yield what follows a prompt, the tokens of one model call at a time: the likeliest ones, whatever the method. */

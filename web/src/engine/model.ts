@@ -24,12 +24,15 @@ export class Model {
     this.#sessions = sessions;
   }
 
-  /** Open the graphs of a bundle. Where the device has no kernels for packed integers, they are unpacked. */
-  static async open(bundle: Bundle, device: Device): Promise<Model> {
+  /**
+   * Open the graphs of a bundle. Where the device has no kernels for packed integers, they are unpacked, unless
+   * `keepsPacked`: that takes less memory, and most of the speed.
+   */
+  static async open(bundle: Bundle, device: Device, keepsPacked = false): Promise<Model> {
     const graphs = graphFiles(bundle.manifest).map((file) => bundle.file(file));
     const weights = WEIGHTS_NAME in bundle.manifest.files ? bundle.file(WEIGHTS_NAME) : new Uint8Array();
     const numWeights = graphs.reduce((sum, graph) => sum + numPackedWeights(graph), 0);
-    const unpacks = !device.capabilities.has("int4") && numWeights <= MOST_WEIGHTS;
+    const unpacks = !keepsPacked && !device.capabilities.has("int4") && numWeights <= MOST_WEIGHTS;
     const sessions: Session[] = [];
     for (const graph of graphs) sessions.push(await device.openSession(unpacks ? unpacked(graph) : graph, weights));
     return new Model(bundle.manifest, device, sessions);
