@@ -29,6 +29,8 @@ LOG_ERRORS = 3
 MOST_THREADS = 1024
 GLOBAL_POOL = "use_per_session_threads"
 NO_MEMORY = "bad_alloc"
+# Not `cuda`: between products of integers in float16 the provider computes wrongly (onnxruntime 1.32, docs/targets.md).
+TARGETS = ("ort", "plain", "android-cpu", "xnnpack", "nnapi", "coreml", "qnn")
 # Older ones come with providers that replace onnxruntime; their attention takes no integers.
 HAS_INT8_CACHE = tuple(int(part) for part in ort.__version__.split(".")[:2]) >= (1, 31)
 CAPABILITIES = frozenset(
@@ -54,6 +56,7 @@ class CpuDevice:
     name: ClassVar[str] = "cpu"
     provider: ClassVar[str] = "CPUExecutionProvider"
     capabilities: ClassVar[frozenset[str]] = CAPABILITIES
+    targets: ClassVar[tuple[str, ...]] = TARGETS
     threads: int
     staged: bool = False
     adapts: bool = False

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import onnxruntime
 
+from skipstone.devices import Device, HardwareDevice
 from skipstone.runtime.bundle import Note
 from skipstone.runtime.engine.sessions import Sessions
 
@@ -35,13 +36,18 @@ def device_note(
         "manifest": hashlib.sha256(manifest.encode()).hexdigest(),
         "device": device.name,
         "threads": device.threads,
-        "processor": _processor() if processor is None else processor,
+        "processor": _hardware(device) if processor is None else processor,
         "onnxruntime": onnxruntime_version,
         **({} if cache_type == sessions.manifest.numbers else {"cache": cache_type}),
     }
     return Note(
         finding=finding, name=name, what=what, command="`skipstone tune BUNDLE`", made_for=made_for, key=made_for
     )
+
+
+def _hardware(device: Device) -> str:
+    """Return the name of what the device runs on."""
+    return device.hardware.name if isinstance(device, HardwareDevice) else _processor()
 
 
 def _processor() -> str:

@@ -13,8 +13,10 @@ from conftest import MakeBundle, MakeCheckpoint
 from family_cases import CASES
 from numpy.typing import NDArray
 
-from skipstone.errors import CheckpointError, ConfigError
+from skipstone.devices import CpuDevice
+from skipstone.errors import CheckpointError, ConfigError, DeviceError
 from skipstone.exporters.graph import WeightFile
+from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model
 
 TEXT = [7, 3, 250, 11, 42, 42, 5, 160, 31, 8, 90, 17]
@@ -32,6 +34,16 @@ def bundles(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> Any:
         return [make_bundle(checkpoint, target=target, **options) for target in (first, "cuda")]
 
     return make
+
+
+class Float16OnProcessor(CpuDevice):
+    """The processor, which takes no bundles for CUDA: where it computes right, it checks them all the same."""
+
+    targets = ("cuda", "plain")
+
+
+def opened(path: Path) -> Model:
+    return Model(Bundle.open(path), Float16OnProcessor(threads=1))
 
 
 def logits_of(model: Model) -> list[NDArray[np.float32]]:
@@ -54,7 +66,7 @@ def logits_of(model: Model) -> list[NDArray[np.float32]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_float32_but_for_rounding(bundles: Any, family: str) -> None:
     """The CPU provider runs float16 by way of float32."""
-    plain, cuda = (logits_of(Model.open(path)) for path in bundles(family, exits=CASES[family].exits[-1]))
+    plain, cuda = (logits_of(opened(path)) for path in bundles(family, exits=CASES[family].exits[-1]))
     for wanted, found in zip(plain, cuda, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=0.02 * np.abs(wanted).max())
 
@@ -122,12 +134,14 @@ def test_all_numbers_are_float16_but_the_logits(bundles: Any, precision: str) ->
 
 
 def test_the_manifest_tells_target_and_cache(bundles: Any) -> None:
-    plain, cuda = (Model.open(path) for path in bundles("llama, tied"))
+    plain, cuda = (opened(path) for path in bundles("llama, tied"))
     assert (plain.manifest.target, cuda.manifest.target) == ("plain", "cuda")
     assert cuda.manifest.cache_types == ("float16",)
     assert cuda.manifest.cache_bytes(1000) * 2 == plain.manifest.cache_bytes(1000)
     with pytest.raises(ConfigError, match="has graphs for a cache of fp16, not of int8"):
-        Model.open(cuda.bundle.path, cache="int8")
+        Model(cuda.bundle, cuda.device, cache_type="int8")
+    with pytest.raises(DeviceError, match=r"made for the target cuda, and device cpu takes ort and .*--target ort"):
+        Model.open(cuda.bundle.path)
 
 
 def test_a_weight_that_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
