@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import DTypeLike
 
 from skipstone.devices.capabilities import Capability
-from skipstone.devices.cpu_memory import CpuBinding, CpuBuffer
+from skipstone.devices.cpu_memory import NO_MEMORY, CpuBinding, CpuBuffer
 from skipstone.devices.forks import keep_in_forks
 from skipstone.devices.free_memory import free_bytes, total_bytes
 from skipstone.devices.parked_workers import ParkedWorkers
@@ -28,7 +28,6 @@ LOG_ERRORS = 3
 # A word of the error where the process has a pool that every session must share.
 MOST_THREADS = 1024
 GLOBAL_POOL = "use_per_session_threads"
-NO_MEMORY = "bad_alloc"
 # Not `cuda`: between products of integers in float16 the provider computes wrongly (onnxruntime 1.32, docs/targets.md).
 TARGETS = ("ort", "plain", "android-cpu", "xnnpack", "nnapi", "coreml", "qnn")
 # Older ones come with providers that replace onnxruntime; their attention takes no integers.
@@ -109,7 +108,7 @@ class CpuDevice:
         try:
             return CpuBuffer(ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, CpuDevice.name))
         except MemoryError as error:
-            raise DeviceError(f"no memory for a {dtype} buffer of shape {list(shape)}; lower --context") from error
+            raise _no_memory(shape, dtype) from error
 
     def resident(self, shape: Sequence[int], dtype: DTypeLike) -> CpuBuffer:
         """Return what `allocate` does: all of this device's memory is the host's."""
@@ -117,7 +116,10 @@ class CpuDevice:
 
     def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> CpuBuffer:
         """Return a buffer of zeros; the system gives its memory page by page, where it is first touched."""
-        return CpuBuffer.over(np.zeros(shape, dtype))
+        try:
+            return CpuBuffer.over(np.zeros(shape, dtype))
+        except MemoryError as error:
+            raise _no_memory(shape, dtype) from error
 
     def free_bytes(self) -> int | None:
         return free_bytes()
@@ -127,6 +129,10 @@ class CpuDevice:
 
     def bind(self, session: ort.InferenceSession) -> CpuBinding:
         return CpuBinding(session)
+
+
+def _no_memory(shape: Sequence[int], dtype: DTypeLike) -> DeviceError:
+    return DeviceError(f"no memory for a {dtype} buffer of shape {list(shape)}; lower --context")
 
 
 def open_cpu(*, threads: int | None = None, unit: str | None = None) -> CpuDevice:

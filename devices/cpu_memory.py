@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
 from skipstone.devices.buffer import Place
+from skipstone.errors import DeviceError
 
-__all__ = ["CpuBinding", "CpuBuffer"]
+__all__ = ["NO_MEMORY", "CpuBinding", "CpuBuffer"]
+
+NO_MEMORY: Final = "bad_alloc"
+"""A word of the errors of onnxruntime where memory does not suffice."""
 
 
 class CpuBuffer:
@@ -64,4 +68,12 @@ class CpuBinding:
         self._binding.bind_ortvalue_output(name, buffer.value)
 
     def run(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        """Run the graph once. Raises: DeviceError where the memory does not suffice."""
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            if NO_MEMORY in str(error):
+                raise DeviceError(
+                    "not enough memory for a model call; free some, give a smaller --context, or take a smaller bundle"
+                ) from error
+            raise

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,7 +15,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from skipstone.devices import Device, catalog, open_device, physical_cores
-from skipstone.devices.catalog import registered_devices
+from skipstone.devices.cpu_memory import CpuBinding
+from skipstone.devices.doors import registered_devices
 from skipstone.errors import ConfigError, DeviceError
 
 
@@ -72,9 +74,19 @@ def test_an_allocated_buffer_has_the_shape_and_type_asked_for(dtype: str) -> Non
     assert buffer.dtype == dtype
 
 
-def test_too_large_a_buffer_is_a_device_error() -> None:
+@pytest.mark.parametrize("make", ["allocate", "zeros", "resident"])
+def test_too_large_a_buffer_is_a_device_error(make: str) -> None:
     with pytest.raises(DeviceError, match="no memory for a float32 buffer"):
-        open_device().allocate((10**9, 10**6), "float32")
+        getattr(open_device(), make)((10**9, 10**6), "float32")
+
+
+def test_a_call_that_memory_does_not_suffice_for_says_what_helps() -> None:
+    def run_with_iobinding(binding: object) -> None:
+        raise RuntimeError("[ONNXRuntimeError] : 6 : while running a node: std::bad_alloc")
+
+    session = SimpleNamespace(io_binding=lambda: None, run_with_iobinding=run_with_iobinding)
+    with pytest.raises(DeviceError, match="not enough memory for a model call; free some, give a smaller --context"):
+        CpuBinding(session).run()  # type: ignore[arg-type]
 
 
 def test_the_default_device_uses_every_physical_core() -> None:
