@@ -24,6 +24,7 @@ __all__ = [
     "AGREEMENTS",
     "DRAFT_MODEL",
     "EXITS",
+    "SEVERAL_ROWS",
     "ApproximateContext",
     "Dial",
     "DrafterContext",

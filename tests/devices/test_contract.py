@@ -19,6 +19,8 @@ from skipstone.device_check import contract_bundles
 from skipstone.devices import Capability, Device, open_device
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Model
+from skipstone.runtime.methods import approximate_methods
+from skipstone.runtime.methods.depth import find_skip_set
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,21 @@ def test_methods_that_draft_are_refused_there_and_auto_decodes_plainly(bundles: 
         with pytest.raises(ConfigError, match=r"drafts, and this device takes one row a call.*use plain, or another"):
             one_row.generate("def f(", decode=decode, max_new_tokens=4)
     assert one_row.generate("def f(", decode="plain", exact=True, max_new_tokens=12).token_ids == plain.token_ids
+
+
+@pytest.mark.parametrize("decode", ["adaptive", "skipdecode", "adadec", "momentum"])
+def test_methods_that_write_run_row_by_row(bundles: ContractBundles, decode: str) -> None:
+    model = LanguageModel(Model.open(bundles.numbers, device="cpu", cache="fp32"))
+    one_row = LanguageModel(Model(model.runtime.bundle, OneRowToy()))
+    options: dict[str, Any] = {"decode": decode, "dial": approximate_methods()[decode].dial.settings[2]}
+    wanted = model.generate("def f(a, b):", max_new_tokens=16, **options)
+    assert one_row.generate("def f(a, b):", max_new_tokens=16, **options).token_ids == wanted.token_ids
+
+
+def test_layers_to_leave_out_of_drafts_are_not_looked_for_there(bundles: ContractBundles) -> None:
+    one_row = Model(Model.open(bundles.numbers).bundle, OneRowToy())
+    with pytest.raises(ConfigError, match="skip drafts, and this device takes one row a call"):
+        find_skip_set(one_row, ["def f(a, b):"] * 8)
 
 
 @pytest.mark.parametrize("method", ["branch", "superposed", "beam"])

@@ -18,6 +18,7 @@ from skipstone.runtime.costs import StageTimes, best_speed_up, stage_times
 from skipstone.runtime.engine import Feed, Model, Part
 from skipstone.runtime.methods.depth.at_depths import MOST_LOGITS, MOST_ROWS, text_windows
 from skipstone.runtime.methods.depth.skip import SkipSet
+from skipstone.runtime.methods.method import SEVERAL_ROWS
 from skipstone.runtime.text import LEAST_TOKENS
 
 __all__ = ["Candidate", "Reader", "best_set", "find_skip_set", "spread"]
@@ -48,6 +49,8 @@ def find_skip_set(
     can be left out, and for a text that is too short.
     """
     manifest = model.manifest
+    if not SEVERAL_ROWS.is_met(model):
+        raise ConfigError(f"skip {SEVERAL_ROWS.lack}; {SEVERAL_ROWS.remedy}")
     if len(manifest.stages) < 3:
         raise ConfigError(
             f"the bundle has {len(manifest.stages)} stages, of which the first and the last stay; "
