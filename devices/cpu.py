@@ -16,7 +16,7 @@ from skipstone.devices.cpu_memory import NO_MEMORY, CpuBinding, CpuBuffer
 from skipstone.devices.forks import keep_in_forks
 from skipstone.devices.free_memory import free_bytes, total_bytes
 from skipstone.devices.parked_workers import ParkedWorkers
-from skipstone.devices.thread_pool import ThreadPool
+from skipstone.devices.thread_pool import AWAKE_US, ThreadPool
 from skipstone.devices.threads import physical_cores
 from skipstone.errors import ConfigError, DeviceError
 
@@ -49,7 +49,8 @@ class CpuDevice:
     """The CPU through onnxruntime: every session that it opens runs on `threads` threads, in a pool of its own.
 
     `staged` devices open the sessions of models of several stages, which run one after another. Where it `adapts`, the
-    engine takes fewer threads than `threads` while that is faster, as on a busy machine.
+    engine takes fewer threads than `threads` while that is faster, as on a busy machine. `awake_us` and `processors` are
+    as in `ThreadPool`.
     """
 
     name: ClassVar[str] = "cpu"
@@ -59,6 +60,8 @@ class CpuDevice:
     threads: int
     staged: bool = False
     adapts: bool = False
+    awake_us: int = AWAKE_US
+    processors: tuple[int, ...] = ()
 
     def for_stages(self) -> CpuDevice:
         """Return this device for the sessions of a model of several stages."""
@@ -69,7 +72,12 @@ class CpuDevice:
         if not path.is_file():
             raise DeviceError(f"{path} is missing, so no session can be opened on it")
         options = ort.SessionOptions()
-        ThreadPool(threads=self.threads, sleeps_between_runs=self.staged).set_in(options)
+        ThreadPool(
+            threads=self.threads,
+            sleeps_between_runs=self.staged,
+            awake_us=self.awake_us,
+            processors=self.processors,
+        ).set_in(options)
         # Without VNNI, sums of unsigned times signed bytes may overflow 16 bits: then weights become unsigned too.
         options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = LOG_ERRORS
@@ -99,6 +107,10 @@ class CpuDevice:
         if threads < 1:
             raise ConfigError(f"max_threads must be at least 1, got {threads}")
         return replace(self, threads=min(self.threads, threads))
+
+    def placed(self, *, threads: int, awake_us: int, processors: tuple[int, ...]) -> CpuDevice:
+        """Return this device with other threads; where they were measured, they are the most that is taken."""
+        return replace(self, threads=min(threads, self.threads), awake_us=awake_us, processors=processors)
 
     def workers(self, session: ort.InferenceSession) -> ParkedWorkers:
         return ParkedWorkers(session, self.threads)

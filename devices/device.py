@@ -109,6 +109,9 @@ class ThreadedDevice(Protocol):
     def at_most(self, threads: int) -> Device:
         """Return this device on no more threads than so many. Raises: ConfigError for less than one."""
 
+    def placed(self, *, threads: int, awake_us: int, processors: tuple[int, ...]) -> Device:
+        """Return this device on at most so many threads, which stay awake for `awake_us` when idle, on `processors`."""
+
     def workers(self, session: Session) -> Workers:
         """Return the threads of a session of this device. Whoever asks closes them before the session is dropped."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from skipstone.bundled import BUNDLED, bundled_bundle, notes_folder
-from skipstone.devices import Device, open_device
+from skipstone.devices import Device, bounded, open_device
 from skipstone.errors import ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.option_types import checks_arguments
@@ -36,6 +36,7 @@ def load(
     *,
     device: str = "cpu",
     threads: int | None = None,
+    max_threads: int | None = None,
     suffix_memory: str | Path | None = None,
     draft_model: str | Path | None = None,
     drafter: str | Path | None = None,
@@ -46,8 +47,9 @@ def load(
 ) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
 
-    `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds
-    it in later processes; without one it remembers within this object. `draft_model` is a smaller bundle that
+    It runs on `threads` threads; by default on as many as are fastest now, which changes no text, and at most on
+    `max_threads`, by default one for each physical core.
+    `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds it in later processes; without one it remembers within this object. `draft_model` is a smaller bundle that
     guesses for this one, in place of the draft model inside; `drafter` is its old name. `cache` is the type of the
     cache, `fp32`, or `int8` where the bundle was exported with one; None is the bundle's own. It may change texts.
     `auto` takes the type that this device runs quicker, by cost curves that are measured once: for texts of
@@ -60,13 +62,15 @@ def load(
     draft_model = draft_model if drafter is None else drafter
     folder, choice = resolve(bundle), None
     if cache == "auto":
-        choice = _chosen_cache(folder, open_device(device, threads=threads), expected_decode, expected_tokens)
+        opened = bounded(open_device(device, threads=threads), threads=threads, max_threads=max_threads)
+        choice = _chosen_cache(folder, opened, expected_decode, expected_tokens)
     elif expected_decode is not None or expected_tokens is not None:
         raise ConfigError("expected_decode and expected_tokens are for cache='auto'; leave them out, or ask for it")
     model = Model.open(
         folder,
         device=device,
         threads=threads,
+        max_threads=max_threads,
         profiles=notes_folder(),
         draft_model=None if draft_model is None else resolve(draft_model),
         cache=choice.option if choice else None if cache == "auto" else cache,

@@ -26,15 +26,24 @@ def measure_costs(
     budget_s: float = 0.8,
     min_sweeps: int = 2,
     max_sweeps: int = 12,
+    threads: int | None = None,
     on_progress: Callable[[float], None] = lambda share: None,
 ) -> CostCurve:
     """Return the cost curve of `model`: the shortest times of some sweeps through all rows and contexts.
 
     A sweep visits every cell once, so that a busy moment of the machine touches all alike; the shortest time is the one
     that others on the machine disturbed least. The cache holds zeros, written here: memory that never was costs less to
-    read. So no more of it is measured than the memory allows. `on_progress` gets the share
-    that is done, 0..1. Cost: `budget_s` at most, more for large models.
+    read. So no more of it is measured than the memory allows. It holds for so
+    many `threads`, by default all of the device. `on_progress` gets the share that is done, 0..1.
+    Cost: `budget_s` at most, more for large models.
     """
+    with model.sessions.crew.fixed(threads):
+        return _measured(model, budget_s, min_sweeps, max_sweeps, on_progress)
+
+
+def _measured(
+    model: Model, budget_s: float, min_sweeps: int, max_sweeps: int, on_progress: Callable[[float], None]
+) -> CostCurve:
     capacity = model.manifest.context_length
     several = Capability.SEVERAL_ROWS in model.device.capabilities
     rows = tuple(count for count in ROWS if count <= (capacity if several else 1))
@@ -78,7 +87,15 @@ def cost_curve(model: Model, *, measure: Callable[[Model], CostCurve] = measure_
 
 
 def known_curve(model: Model) -> CostCurve | None:
-    """Return the cost curve of this model where it was measured before, None else."""
+    """Return the cost curve of this model where it was measured before, None else.
+
+    On a busy machine that is the curve for the threads that calls take now; where it is not known, that for all.
+    """
+    threads = model.sessions.crew.threads
+    if threads < model.device.threads:
+        note = costs_note(model, threads=threads)
+        if fewer := model.shared.get(f"kept cost curve of {threads} threads", lambda: note.find(model.profiles)):
+            return fewer
     curve: CostCurve | None = model.shared.find("cost curve")
     return curve or model.shared.get("kept cost curve", lambda: costs_note(model).find(model.profiles))
 
@@ -88,6 +105,6 @@ def rough_curve(step_s: float) -> CostCurve:
     return CostCurve(rows=(1, MAX_ROWS), contexts=(1,), seconds=((step_s, step_s * (1 + ROUGH_ROW * (MAX_ROWS - 1))),))
 
 
-def costs_note(model: Model) -> Note[CostCurve]:
-    """Return the note of a model's cost curve on its device."""
-    return device_note(CostCurve, model.sessions, name="costs", what="cost curve")
+def costs_note(model: Model, *, threads: int | None = None) -> Note[CostCurve]:
+    """Return the note of a model's cost curve on its device, by default on all of its threads."""
+    return device_note(CostCurve, model.sessions, name="costs", what="cost curve", threads=threads)

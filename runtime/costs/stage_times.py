@@ -63,7 +63,8 @@ def stage_times(model: Model) -> StageTimes:
     capacity = min(model.manifest.context_length, NUM_CACHED + ROWS[-1])
     workspace = model.new_workspace(context_length=capacity)
     parts = [Part((number,), head=False) for number in range(len(model.manifest.stages))] + [Part(())]
-    seconds = np.array([_least_s(workspace, parts, rows, capacity - rows) for rows in ROWS]).T
+    with model.sessions.crew.fixed():
+        seconds = np.array([_least_s(workspace, parts, rows, capacity - rows) for rows in ROWS]).T
     *stage_s, head_s = seconds.tolist()
     return StageTimes(stage_s, head_s)
 
@@ -121,6 +122,11 @@ def _measure(model: Model, num_rounds: int) -> ExitTimes:
     The least of each counts, since other programs only make a call slower. Rows that the context has no room for behind
     two cached tokens never come together: those that it has stand for them.
     """
+    with model.sessions.crew.fixed():
+        return _measured(model, num_rounds)
+
+
+def _measured(model: Model, num_rounds: int) -> ExitTimes:
     sequence = model.new_sequence(context_length=min(model.manifest.context_length, 4 * MOST_BEHIND))
     most = max(1, sequence.cache.capacity - NUM_RESTARTED)
     full: list[float] = []

@@ -42,6 +42,16 @@ class Crew:
     def adapts(self) -> bool:
         return len(self._steps) > 1
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The numbers of threads that may be taken, rising."""
+        return self._steps
+
+    @property
+    def threads(self) -> int:
+        """How many the last call's kind takes; all where none was made."""
+        return self._newest()
+
     def join(self, session: Session, workers: Workers) -> None:
         """Let the threads of a session be told how many of them work."""
         self._workers[id(session)] = workers

@@ -14,7 +14,7 @@ from skipstone.devices import Device, HardwareDevice
 from skipstone.runtime.bundle import Note
 from skipstone.runtime.engine.sessions import Sessions
 
-__all__ = ["device_note"]
+__all__ = ["device_note", "hardware_name"]
 
 T = TypeVar("T")
 
@@ -25,18 +25,19 @@ def device_note(
     *,
     name: str,
     what: str,
+    threads: int | None = None,
     processor: str | None = None,
     onnxruntime_version: str = onnxruntime.__version__,
 ) -> Note[T]:
     """Return the note of a measurement. It depends on the bundle's files, the device, its threads and processor, the
-    type of cache."""
+    type of cache. `threads` says where it was made on fewer than all."""
     device, manifest = sessions.device, sessions.manifest.to_json()
     cache_type = sessions.cache_type
     made_for = {
         "manifest": hashlib.sha256(manifest.encode()).hexdigest(),
         "device": device.name,
-        "threads": device.threads,
-        "processor": _hardware(device) if processor is None else processor,
+        "threads": device.threads if threads is None else threads,
+        "processor": hardware_name(device) if processor is None else processor,
         "onnxruntime": onnxruntime_version,
         **({} if cache_type == sessions.manifest.numbers else {"cache": cache_type}),
     }
@@ -45,7 +46,7 @@ def device_note(
     )
 
 
-def _hardware(device: Device) -> str:
+def hardware_name(device: Device) -> str:
     """Return the name of what the device runs on."""
     return device.hardware.name if isinstance(device, HardwareDevice) else _processor()
 

@@ -29,6 +29,7 @@ from skipstone.runtime.engine.runner import PREFILL_CHUNK
 from skipstone.runtime.engine.sequence import Sequence
 from skipstone.runtime.engine.sessions import LEAST_BYTES, Sessions
 from skipstone.runtime.engine.shared import SharedStores
+from skipstone.runtime.engine.thread_note import on_best_threads
 from skipstone.runtime.engine.workspace import BOUND_CALLS, Spares, Workspace
 from skipstone.runtime.text import ChatTemplate, Tokenizer
 
@@ -99,7 +100,8 @@ class Model:
     ) -> Model:
         """Return the bundle in folder `path`, ready to run, with that in folder `draft_model` as its draft model.
 
-        Without `threads` it takes as many as are fastest now, at most `max_threads`, by default all physical cores.
+        Without `threads` it takes as many as are fastest now, at most `max_threads`, by default as many as
+        `profiles` keep for this bundle here, else all physical cores.
         `device` may be `auto`: `device_told` says then which was taken and why.
         `cache` is the type of cache, `fp32` or `int8`; None is the bundle's own. `prefill` says which graphs read
         prompts: `int8`, the `same` that decode, or `auto` for what the bundle says. Raises: BundleError, DeviceError;
@@ -109,7 +111,7 @@ class Model:
         choice = choose_device(device, threads=threads, accept=lambda device: require_fit(bundle, device))
         model = cls(
             bundle,
-            bounded(choice.device, threads=threads, max_threads=max_threads),
+            on_best_threads(bundle, bounded(choice.device, threads=threads, max_threads=max_threads), profiles),
             profiles=profiles,
             draft_model=other,
             cache_type=None if cache is None else CACHE_TYPES[cache],

@@ -195,7 +195,8 @@ def _pieces(
     """Yield what each step adds to the text, until it ends."""
     promises = (approximate, StopDecision(options.stop_below).promise)
     said = "; ".join(filter(None, promises)) or None
-    clock = Clock(opening.num_fed, said, options.sampling.seed, same_text, time.perf_counter() - opening.seconds)
+    start, calls = time.perf_counter() - opening.seconds, sequence.sessions.crew.calls
+    clock = Clock(opening.num_fed, said, options.sampling.seed, same_text, start, calls)
     builder, prompt_tokens = opening.text_builder(), opening.num_prompt_tokens
     for step in chain(opening.steps, steps):
         text, num_taken = builder.take(step.token_ids, step.logits)

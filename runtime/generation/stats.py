@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Stats:
 
     `approximate` says what an approximate method promises, None of a lossless one; then `depths` has how many tokens
     were made by so many layers. `seed` gives the same text again; None where no chance was in it.
+    `threads` has how many model calls ran on so many threads, where that follows the machine; empty where it is fixed.
     `same_text` says of a lossless one how near the text is to plain decoding's.
     """
 
@@ -51,13 +53,15 @@ class Stats:
     same_text: str | None = None
     depths: dict[int, int] = field(default_factory=dict)
     seed: int | None = None
+    threads: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Clock:
     """Times one generation: from its making to the first token, and from there on.
 
-    `_first` is when the first token was given out, `_waited_s` how long it lay before.
+    `calls` counts those of the model by their threads, also those of other texts. `_first` is when the first token was
+    given out, `_waited_s` how long it lay before.
     """
 
     num_fed: int
@@ -65,6 +69,7 @@ class Clock:
     seed: int | None = None
     same_text: str | None = None
     _start: float = field(default_factory=time.perf_counter)
+    calls: Counter[int] = field(default_factory=Counter)
     _first: float | None = None
     _waited_s: float = 0.0
     _calls: int = 0
@@ -73,6 +78,10 @@ class Clock:
     _parts: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     _drafters: dict[str, DrafterStats] = field(default_factory=dict)
     _depths: dict[int, int] = field(default_factory=dict)
+    _before: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._before = self.calls.copy()
 
     def step(
         self,
@@ -127,6 +136,7 @@ class Clock:
             same_text=self.same_text,
             depths=dict(sorted(self._depths.items())),
             seed=self.seed,
+            threads=dict(sorted((self.calls - self._before).items(), reverse=True)),
         )
 
 

@@ -31,6 +31,7 @@ PROMPT_TOKENS: Final = 128
 class BenchResult:
     """One benchmark. Speeds are medians over `runs`; `decode_p90_ms` is over all steps of all runs.
 
+    `decode_cpu_s_per_token` are the processor's seconds that a token takes on all threads, which a battery pays for.
     `weight_gb_per_s` is what decoding reads of the weights per second, to hold against the memory's bandwidth.
     """
 
@@ -48,6 +49,7 @@ class BenchResult:
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
     decode_p90_ms: float
+    decode_cpu_s_per_token: float
     weight_gb_per_s: float
     peak_memory_bytes: int
     command: str
@@ -62,6 +64,7 @@ def benchmark(
     runs: int = 5,
     device: str = "cpu",
     threads: int | None = None,
+    max_threads: int | None = None,
     cache: CacheName | None = None,
     prefill: PrefillName = "auto",
     on_progress: Callable[[int], None] = lambda run: None,
@@ -74,11 +77,12 @@ def benchmark(
         given = f"{prompt_tokens}, {runs} and {new_tokens}"
         raise ConfigError(f"a benchmark needs at least 1 prompt token, 1 run and 2 new tokens, got {given}")
     start = time.perf_counter()
-    model = Model.open(path, device=device, threads=threads, cache=cache, prefill=prefill)
+    model = Model.open(path, device=device, threads=threads, max_threads=max_threads, cache=cache, prefill=prefill)
     load_s = time.perf_counter() - start
     _require_room(model, prompt_tokens, new_tokens)
     prompt = np.random.default_rng(0).integers(0, model.manifest.dimensions.vocab_size, prompt_tokens).tolist()
-    cold, *times = _time_runs(model, prompt, new_tokens, runs, on_progress)
+    (cold, _), *timed = _time_runs(model, prompt, new_tokens, runs, on_progress)
+    times, cpu_s = [run for run, _ in timed], [spent_s for _, spent_s in timed]
     ttft_s = statistics.median(run[0] for run in times)
     decode_tokens_per_s = (new_tokens - 1) / statistics.median(sum(run[1:]) for run in times)
     return BenchResult(
@@ -95,6 +99,7 @@ def benchmark(
         ttft_ms=ttft_s * 1e3,
         prefill_tokens_per_s=prompt_tokens / ttft_s,
         decode_tokens_per_s=decode_tokens_per_s,
+        decode_cpu_s_per_token=statistics.median(cpu_s),
         decode_p90_ms=float(np.percentile([run[1:] for run in times], 90)) * 1e3,
         weight_gb_per_s=model.manifest.files["weights.bin"].size * decode_tokens_per_s / 1e9,
         peak_memory_bytes=peak_memory_bytes(),
@@ -113,8 +118,8 @@ def _require_room(model: Model, prompt_tokens: int, new_tokens: int) -> None:
 
 def _time_runs(
     model: Model, prompt: list[int], new_tokens: int, runs: int, on_progress: Callable[[int], None]
-) -> list[list[float]]:
-    """Return the seconds of each token, run by run, a run that warms up before the others."""
+) -> list[tuple[list[float], float]]:
+    """Return what `_time_run` does, run by run, a run that warms up before the others."""
     times = [_time_run(model, prompt, new_tokens)]
     for run in range(runs):
         times.append(_time_run(model, prompt, new_tokens))
@@ -122,12 +127,17 @@ def _time_runs(
     return times
 
 
-def _time_run(model: Model, prompt: list[int], new_tokens: int) -> list[float]:
-    """Return seconds to the first token and of each later one."""
+def _time_run(model: Model, prompt: list[int], new_tokens: int) -> tuple[list[float], float]:
+    """Return seconds to the first token and of each later one, and the processor's seconds of a later one."""
     sequence = model.new_sequence()
     sequence.append(prompt)
     sequence.begin()
     accept = match(Sampler(greedy=True), sequence.token_ids)
     steps = decode(sequence, drafter=PlainDrafter(), accept=accept, max_new_tokens=new_tokens, stop_ids=())
-    times: list[float] = np.diff([time.perf_counter(), *(time.perf_counter() for _ in steps)]).tolist()
-    return times
+    start = time.perf_counter()
+    next(steps)
+    ends, cpu_start = [time.perf_counter()], time.process_time()
+    ends += [time.perf_counter() for _ in steps]
+    cpu_s = (time.process_time() - cpu_start) / (new_tokens - 1)
+    times: list[float] = np.diff([start, *ends]).tolist()
+    return times, cpu_s

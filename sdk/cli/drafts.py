@@ -113,6 +113,12 @@ def stats_table(stats: Stats) -> str:
     lines = [f"{stats.model_calls} model calls, {stats.tokens_per_call:.2f} tokens each"]
     if stats.same_text is not None:
         lines.append(f"text: {stats.same_text}")
+    if stats.threads:
+        told = ", ".join(f"{count} on {threads}" for threads, count in stats.threads.items())
+        lines.append(
+            f"calls by threads: {told}"
+            + (" (fewer while the machine is busy, or to try)" if len(stats.threads) > 1 else "")
+        )
     for depth, count in stats.depths.items():
         lines.append(f"{f'{depth} layers':9} {count:5} tokens made ({count / stats.new_tokens:.0%})")
     for name, drafter in stats.drafters.items():

@@ -122,7 +122,11 @@ class Place:
 
     device: DeviceOption = "cpu"
     threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="CPU threads; default: the physical cores.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="CPU threads; default: as many as are fastest now, see --max-threads."),
+    ] = None
+    max_threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Most CPU threads to take; default: the physical cores.")
     ] = None
     cache: Annotated[
         CacheChoiceName | None,
@@ -140,6 +144,13 @@ class Place:
         named: dict[CacheChoiceName | None, CacheName] = {CacheChoiceName.fp32: "fp32", CacheChoiceName.int8: "int8"}
         return named.get(self.cache)
 
+    @property
+    def fixed_threads(self) -> int | None:
+        """The number of threads of commands that compare. Raises: ConfigError where a bound is given instead."""
+        if self.max_threads is not None:
+            raise ConfigError("--max-threads lets the number of threads change, so nothing compares; give --threads")
+        return self.threads
+
     def load(
         self, bundle: str, *, decode: str | None = None, num_tokens: int | None = None, **options: Any
     ) -> LanguageModel:
@@ -153,7 +164,7 @@ class Place:
             options |= {"cache": "auto", "expected_decode": decode, "expected_tokens": num_tokens}
         else:
             options |= {"cache": self.cache_name}
-        model = load(bundle, device=self.device, threads=self.threads, **options)
+        model = load(bundle, device=self.device, threads=self.threads, max_threads=self.max_threads, **options)
         if model.runtime.device_told is not None:
             notes().print(model.runtime.device_told)
         return model

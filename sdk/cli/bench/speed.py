@@ -46,6 +46,7 @@ def run(
             runs=runs,
             device=place.device,
             threads=place.threads,
+            max_threads=place.max_threads,
             cache=place.cache_name,
             prefill=prefill.value,
             on_progress=lambda count: progress.update(task, completed=count),

@@ -86,7 +86,7 @@ def _with_quality(
             windows,
             reference=reference,
             device=place.device,
-            threads=place.threads,
+            threads=place.fixed_threads,
             cache=place.cache_name,
             on_progress=lambda count: progress.advance(task, count),
         )
@@ -105,7 +105,7 @@ def _with_speed(
             models,
             depths=depths,
             device=place.device,
-            threads=place.threads,
+            threads=place.fixed_threads,
             cache=place.cache_name,
             on_progress=lambda count: progress.advance(task, count),
         )

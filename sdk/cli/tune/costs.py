@@ -38,7 +38,8 @@ def run(
 
     Milliseconds of a call for so many rows and cached tokens. `--decode auto` then plans with it; without it,
     it learns from the calls of a text. Of a bundle with an int8 cache both types are measured, which `--cache auto`
-    chooses by. Measure again when the machine was busy.
+    chooses by. Where the number of threads follows the machine, the curves on fewer are kept too. Measure again when the
+    machine was busy.
     """
     from skipstone.bench import plot_costs, require_plot
     from skipstone.bundled import notes_folder
@@ -55,6 +56,10 @@ def run(
         note = costs_note(measured)
         paths.append(note.path(model.profiles or notes_folder()))
         kept = note.save(curve, paths[-1]) and kept
+        for threads in measured.sessions.crew.steps[:-1]:
+            fewer, note = seconds / len(models) / 2, costs_note(measured, threads=threads)
+            curve = _measure(measured, fewer, threads=threads, quiet=printing.quiet)
+            kept = note.save(curve, note.path(model.profiles or notes_folder())) and kept
     first = curves[model.sessions.cache_type]
     if plot is not None:
         plot_costs(first, title=f"{bundle} on {model.device.name}, {model.device.threads} threads", path=plot)
@@ -92,7 +97,7 @@ def _crossings(curves: Mapping[str, CostCurve], *, limit: int) -> str:
     return "quicker cache\n" + "".join(f"  {line}\n" for line in (*lines, WHY))
 
 
-def _measure(model: Model, seconds: float, *, quiet: bool) -> CostCurve:
+def _measure(model: Model, seconds: float, *, threads: int | None = None, quiet: bool) -> CostCurve:
     from skipstone.runtime.costs import measure_costs
 
     with progress_bar("measuring", total=1.0, count=TaskProgressColumn(), quiet=quiet) as (progress, task):
@@ -101,6 +106,7 @@ def _measure(model: Model, seconds: float, *, quiet: bool) -> CostCurve:
             budget_s=seconds,
             min_sweeps=3,
             max_sweeps=10**6,
+            threads=threads,
             on_progress=lambda share: progress.update(task, completed=share),
         )
 
