@@ -24,6 +24,7 @@ from skipstone.devices.free_memory import free_bytes
 from skipstone.devices.freed_memory import give_back
 from skipstone.devices.opening import choose_device, open_device
 from skipstone.devices.plug_ins import provider_devices
+from skipstone.devices.processors import fastest_first, own_processors, speed_of
 from skipstone.devices.thread_bounds import bounded
 from skipstone.devices.threads import physical_cores
 
@@ -50,9 +51,12 @@ __all__ = [
     "bounded",
     "catalog",
     "choose_device",
+    "fastest_first",
     "free_bytes",
     "give_back",
     "open_device",
+    "own_processors",
     "physical_cores",
     "provider_devices",
+    "speed_of",
 ]

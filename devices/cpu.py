@@ -49,8 +49,8 @@ class CpuDevice:
     """The CPU through onnxruntime: every session that it opens runs on `threads` threads, in a pool of its own.
 
     `staged` devices open the sessions of models of several stages, which run one after another. Where it `adapts`, the
-    engine takes fewer threads than `threads` while that is faster, as on a busy machine. `awake_us` and `processors` are
-    as in `ThreadPool`.
+    engine takes fewer threads than `threads` while that is faster, as on a busy machine. `awake_us` and `processors`
+    are as in `ThreadPool`.
     """
 
     name: ClassVar[str] = "cpu"

@@ -25,8 +25,9 @@ class ThreadPool:
     """The pool of one session: `threads`, of which one is the caller's.
 
     With `sleeps_between_runs` the others sleep as soon as a run ends. That frees the processor for the next stage of
-    the same model; a model of one stage would only wake them again. An idle one stays awake for `awake_us` microseconds.
-    The others stay on `processors`, one for each, where some are named; the caller's thread is its own affair.
+    the same model; a model of one stage would only wake them again. An idle one stays awake for `awake_us`
+    microseconds. The others stay on `processors`, one for each, where some are named; the caller's thread is its own
+    affair.
     """
 
     threads: int

@@ -49,15 +49,15 @@ def load(
 
     It runs on `threads` threads; by default on as many as are fastest now, which changes no text, and at most on
     `max_threads`, by default one for each physical core.
-    `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds it in later processes; without one it remembers within this object. `draft_model` is a smaller bundle that
-    guesses for this one, in place of the draft model inside; `drafter` is its old name. `cache` is the type of the
-    cache, `fp32`, or `int8` where the bundle was exported with one; None is the bundle's own. It may change texts.
-    `auto` takes the type that this device runs quicker, by cost curves that are measured once: for texts of
-    `expected_tokens`, by default half of what the model sees, that are written by the method `expected_decode`, by
-    default `auto`. Why, stands in `model.cache_choice`.
-    `prefill` says which graphs read prompts: `int8` those that `export --prefill int8` made, which are quicker and
-    change texts a little, `same` those that decode; `auto` is what the bundle says, whatever the prompt.
-    Raises: BundleError, ConfigError, DeviceError, OutputError.
+    `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds it in
+    later processes; without one it remembers within this object. `draft_model` is a smaller bundle that guesses for
+    this one, in place of the draft model inside; `drafter` is its old name. `cache` is the type of the cache, `fp32`,
+    or `int8` where the bundle was exported with one; None is the bundle's own. It may change texts. `auto` takes the
+    type that this device runs quicker, by cost curves that are measured once: for texts of `expected_tokens`, by
+    default half of what the model sees, that are written by the method `expected_decode`, by default `auto`. Why,
+    stands in `model.cache_choice`. `prefill` says which graphs read prompts: `int8` those that `export --prefill int8`
+    made, which are quicker and change texts a little, `same` those that decode; `auto` is what the bundle says,
+    whatever the prompt. Raises: BundleError, ConfigError, DeviceError, OutputError.
     """
     draft_model = draft_model if drafter is None else drafter
     folder, choice = resolve(bundle), None

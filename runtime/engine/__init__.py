@@ -18,6 +18,8 @@ from skipstone.runtime.engine.rotary_tables import rotary_rows
 from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule
 from skipstone.runtime.engine.sequence import Sequence
 from skipstone.runtime.engine.shared import SharedStores
+from skipstone.runtime.engine.thread_choice import are_starved
+from skipstone.runtime.engine.thread_note import BestThreads, on_best_threads, threads_note
 from skipstone.runtime.engine.together import groups_of, pending_feed, read_together
 from skipstone.runtime.engine.workspace import Workspace
 
@@ -29,6 +31,7 @@ __all__ = [
     "LEAST_LEFT",
     "MOST_PREFILL_KL",
     "WHOLE",
+    "BestThreads",
     "Blends",
     "BoundCall",
     "Branches",
@@ -47,6 +50,7 @@ __all__ = [
     "TreeMask",
     "Workspace",
     "WrappedCall",
+    "are_starved",
     "branches_behind",
     "cache_bytes",
     "cache_layouts",
@@ -54,6 +58,7 @@ __all__ = [
     "exit_stages",
     "groups_of",
     "memory_told",
+    "on_best_threads",
     "open_branches",
     "pending_feed",
     "prefill_by_default",
@@ -62,4 +67,5 @@ __all__ = [
     "rotary_rows",
     "runs_cache",
     "save_prefix",
+    "threads_note",
 ]

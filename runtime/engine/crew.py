@@ -49,8 +49,8 @@ class Crew:
 
     @property
     def threads(self) -> int:
-        """How many the last call's kind takes; all where none was made."""
-        return self._newest()
+        """How many calls take now, as the last one's kind has chosen; all where none was made."""
+        return self._newest() if self._fixed is None else self._fixed
 
     def join(self, session: Session, workers: Workers) -> None:
         """Let the threads of a session be told how many of them work."""

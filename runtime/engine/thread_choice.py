@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
-__all__ = ["ThreadChoice", "steps_of_threads"]
+__all__ = ["ThreadChoice", "are_starved", "steps_of_threads"]
 
 # Calls that are compared at least, and seconds; where threads wait for others longer, as the system moves them about.
 LEAST_CALLS, LEAST_S = 4, 0.03
@@ -34,11 +34,16 @@ def steps_of_threads(most: int) -> tuple[int, ...]:
     return (*(step for step in steps if step < most), most)
 
 
+def are_starved(threads: int, spent_s: float, cpu_s: float) -> bool:
+    """Whether threads waited for others of the machine, given seconds of calls and the processor's seconds in them."""
+    return cpu_s < CALLER * (1 + WORKER * (threads - 1)) * spent_s
+
+
 class _Calls:
     """Calls on one number of threads: how many, their seconds, and of the last `WINDOW_S` what they are compared by."""
 
     def __init__(self, threads: int) -> None:
-        self._least = CALLER * (1 + WORKER * (threads - 1))
+        self._threads = threads
         self._last = deque[tuple[float, float]]()  # seconds, and the processor's seconds in them
         self._last_s = 0.0
         self.count, self.total_s = 0, 0.0
@@ -62,7 +67,7 @@ class _Calls:
     @property
     def is_starved(self) -> bool:
         """Whether the threads waited for others."""
-        return sum(cpu_s for _, cpu_s in self._last) < self._least * self._last_s
+        return are_starved(self._threads, self._last_s, sum(cpu_s for _, cpu_s in self._last))
 
 
 class ThreadChoice:

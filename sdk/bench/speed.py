@@ -7,18 +7,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnxruntime
 
+from skipstone.devices import ThreadedDevice, open_device
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import checks_arguments
+from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.decoding import PlainDrafter, decode
 from skipstone.runtime.decoding.verify import match
-from skipstone.runtime.engine import CacheName, Model, PrefillName
+from skipstone.runtime.engine import BestThreads, CacheName, Model, PrefillName
 from skipstone.runtime.generation import peak_memory_bytes
 from skipstone.runtime.sampling import Sampler
 
@@ -67,17 +69,22 @@ def benchmark(
     max_threads: int | None = None,
     cache: CacheName | None = None,
     prefill: PrefillName = "auto",
+    place: BestThreads | None = None,
     on_progress: Callable[[int], None] = lambda run: None,
 ) -> BenchResult:
     """Return the speed of plain decoding after a prompt of random tokens; a run before the counted ones warms up.
 
-    Stop tokens are ignored, so that every run makes the same number of tokens. Raises: CacheFull, BundleError.
+    `place` is for the bundle's own cache and graphs, on threads that are fixed. Stop tokens are ignored, so that every
+    run makes the same number of tokens. Raises: CacheFull, BundleError.
     """
     if min(prompt_tokens, runs) < 1 or new_tokens < 2:
         given = f"{prompt_tokens}, {runs} and {new_tokens}"
         raise ConfigError(f"a benchmark needs at least 1 prompt token, 1 run and 2 new tokens, got {given}")
     start = time.perf_counter()
-    model = Model.open(path, device=device, threads=threads, max_threads=max_threads, cache=cache, prefill=prefill)
+    if place is None:
+        model = Model.open(path, device=device, threads=threads, max_threads=max_threads, cache=cache, prefill=prefill)
+    else:
+        model = _placed(path, device, place)
     load_s = time.perf_counter() - start
     _require_room(model, prompt_tokens, new_tokens)
     prompt = np.random.default_rng(0).integers(0, model.manifest.dimensions.vocab_size, prompt_tokens).tolist()
@@ -105,6 +112,14 @@ def benchmark(
         peak_memory_bytes=peak_memory_bytes(),
         command=shlex.join(["skipstone", *sys.argv[1:]]),
     )
+
+
+def _placed(path: Path, device: str, place: BestThreads) -> Model:
+    """Return a model on threads as they are given. Raises: ConfigError for a device that cannot place them."""
+    opened = open_device(device, threads=place.threads)
+    if not isinstance(opened, ThreadedDevice):
+        raise ConfigError(f"the threads of {device} cannot be chosen, those of cpu can")
+    return Model(Bundle.open(path), opened.placed(**asdict(place)))
 
 
 def _require_room(model: Model, prompt_tokens: int, new_tokens: int) -> None:

@@ -60,3 +60,14 @@ def test_models_on_other_numbers_of_threads_compute_the_same_bits_side_by_side(
     first, *others = (logits(model) for model in models)
     for other in others:
         np.testing.assert_array_equal(other, first)
+
+
+def test_threads_sleep_at_once_and_stay_on_processors_where_that_is_asked() -> None:
+    options = ort.SessionOptions()
+    ThreadPool(threads=3, awake_us=0, processors=(4, 6)).set_in(options)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.get_session_config_entry("session.intra_op_thread_affinities") == "5;7"
+    options = ort.SessionOptions()
+    ThreadPool(threads=3, processors=(4,)).set_in(options)  # of fewer threads than were measured: nobody is placed
+    with pytest.raises(RuntimeError):
+        options.get_session_config_entry("session.intra_op_thread_affinities")

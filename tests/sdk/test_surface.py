@@ -33,7 +33,8 @@ COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --draft-model --draft-model-precision --target "
     "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --prune --recipe --check "
     "--prefill --cache --experts --active --distill --force --quiet",
-    "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --max-threads --context --stop --logprobs "
+    "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --max-threads --context --stop "
+    "--logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
     f"--stop-below --stop-loops --min-agreement --dial --calibration --complete-words --draft-model --json --quiet "
     f"--prompt-cache --prefill --active --cache {SAMPLING} {PENALTIES}",
@@ -41,7 +42,8 @@ COMMANDS = {
     "--cache --device --threads --max-threads --json --quiet",
     "choose": "--prompt --answer --dial --normalize --closing --cache --device --threads --max-threads --json --quiet",
     "chat": "--system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
-    f"--prompt-cache --prefill --cache --draft-model --suffix-memory --device --threads --max-threads --quiet {SAMPLING} {PENALTIES}",
+    "--prompt-cache --prefill --cache --draft-model --suffix-memory --device --threads --max-threads --quiet "
+    f"{SAMPLING} {PENALTIES}",
     "inspect": "--verify --recipe --json --quiet",
     "devices": "--json",
     "check-target": "--nodes --all --rows --context --json",
@@ -54,10 +56,13 @@ COMMANDS = {
     "tune dial": "--decode --text --max-tokens --draft-model --cache --device --threads --max-threads --json --quiet",
     "tune active": "--text --budget --seed --cache --device --threads --max-threads --json --quiet",
     "tune threads": "--most --new-tokens --runs --device --json --quiet",
-    "bench speed": "--prompt-tokens --new-tokens --runs --prefill --cache --device --threads --max-threads --output --quiet",
-    "bench suite": "--suite --decode --new-tokens --runs --plot --cache --device --threads --max-threads --output --quiet",
+    "bench speed": "--prompt-tokens --new-tokens --runs --prefill "
+    "--cache --device --threads --max-threads --output --quiet",
+    "bench suite": "--suite --decode --new-tokens --runs --plot "
+    "--cache --device --threads --max-threads --output --quiet",
     "bench replay": "--text --decode --cache --device --threads --max-threads --output --quiet",
-    "eval text": "--text --reference --max-tokens --window --no-speed --plot --cache --device --threads --max-threads --json --quiet",
+    "eval text": "--text --reference --max-tokens --window --no-speed --plot "
+    "--cache --device --threads --max-threads --json --quiet",
     "eval method": "--text --decode --min-agreement --dial --own --calibration --max-tokens --draft-model --plot "
     "--cache --device --threads --max-threads --json --quiet",
     "eval stops": "--text --stop-below --cache --device --threads --max-threads --json --quiet",

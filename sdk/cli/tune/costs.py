@@ -38,8 +38,8 @@ def run(
 
     Milliseconds of a call for so many rows and cached tokens. `--decode auto` then plans with it; without it,
     it learns from the calls of a text. Of a bundle with an int8 cache both types are measured, which `--cache auto`
-    chooses by. Where the number of threads follows the machine, the curves on fewer are kept too. Measure again when the
-    machine was busy.
+    chooses by. Where the number of threads follows the machine, the curves on fewer are kept too. Measure again when
+    the machine was busy.
     """
     from skipstone.bench import plot_costs, require_plot
     from skipstone.bundled import notes_folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, get_type_hints
@@ -124,11 +125,15 @@ def test_tune_threads_says_which_number_is_fastest(cli: CommandLine, bundle: Pat
     outcome = cli("tune", "threads", bundle, "--most", 2, "--new-tokens", 2, "--runs", 1)
     assert outcome.code == 0
     head, *rows = outcome.out.splitlines()
-    assert head.split() == ["threads", "tokens/s", "prompt", "tokens/s"]
-    speeds = {row.split()[0]: float(row.split()[1]) for row in rows}
-    assert [*speeds] == ["1", "2"]
-    best = outcome.err.removeprefix("fastest with --threads ").strip()
-    assert speeds[best] == max(speeds.values())
+    assert [*re.split(" {2,}", head)] == [
+        "threads", "us awake", "processors", "tokens/s", "ms/token", "CPU ms/token", "prompt tokens/s"
+    ]  # fmt: skip
+    cells = [row.split() for row in rows]
+    assert [row[:2] for row in cells[:4]] == [["1", "200"], ["2", "200"], ["2", "0"], ["2", "1000"]]
+    fastest = max(cells, key=lambda row: float(row[3]))
+    told = next(line for line in outcome.err.splitlines() if line.startswith("fastest: "))
+    assert told.startswith(f"fastest: {fastest[0]} thread") and f" {fastest[1]} us" in told
+    assert ("nothing is kept" in outcome.err) != ("kept in" in outcome.err)
 
 
 def test_tune_threads_refuses_what_is_no_bundle(cli: CommandLine, tmp_path: Path) -> None:
