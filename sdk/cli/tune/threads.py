@@ -43,7 +43,7 @@ def run(
     from skipstone.api import resolve
     from skipstone.bench import measure_threads
     from skipstone.bundled import notes_folder
-    from skipstone.devices import own_processors, physical_cores
+    from skipstone.devices import open_device, own_processors, physical_cores
     from skipstone.runtime.bundle import Bundle
     from skipstone.runtime.engine import threads_note
 
@@ -58,7 +58,7 @@ def run(
             on_progress=lambda count: bar.advance(task, count),
         )
     best = max(speeds, key=lambda speed: speed.decode_tokens_per_s)
-    note = threads_note(Bundle.open(resolve(bundle)), device)
+    note = threads_note(Bundle.open(resolve(bundle)), open_device(device))
     path = note.path(notes_folder())
     is_busy = any(speed.is_starved for speed in speeds)
     kept = not is_busy and note.save(best.place, path)

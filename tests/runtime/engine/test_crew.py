@@ -88,7 +88,7 @@ def test_the_end_lets_all_threads_go() -> None:
 def test_the_kept_threads_are_taken_unless_somebody_names_a_number(tiny: Model, tmp_path: Path) -> None:
     bundle, device = tiny.bundle, CpuDevice(threads=4, adapts=True)
     assert on_best_threads(bundle, device, tmp_path) is device
-    note = threads_note(bundle, "cpu")
+    note = threads_note(bundle, device)
     assert note.save(BestThreads(threads=3, awake_us=0, processors=(1, 2)), note.path(tmp_path))
     found = CpuDevice(threads=3, adapts=True, awake_us=0, processors=(1, 2))
     assert on_best_threads(bundle, device, tmp_path) == found
