@@ -8,10 +8,10 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.devices import Capability
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import checked
 from skipstone.runtime.engine.ahead import Ahead
+from skipstone.runtime.engine.device_fit import require_several_rows, why_chains
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Blends, Part, TreeMask
 from skipstone.runtime.engine.prompt_reader import PromptReader
@@ -122,16 +122,8 @@ class Sequence:
 
     def _why_no_trees(self) -> str | None:
         """Return why drafts may not branch; None where they may."""
-        if self._chains_only or self._runner.rules.adds_rows:
-            return "it is exact"
-        if self._manifest.is_traced:
-            return "optimum made the graph"
-        if any(layer.window for layer in self._manifest.cache):
-            return "layers see a window"
-        device = self.sessions.device
-        needed = (Capability.TREE_ATTENTION, Capability.SEVERAL_ROWS)
-        lacks = [capability for capability in needed if capability not in device.capabilities]
-        return f"device {device.name} has no {lacks[0]}" if lacks else None
+        is_exact = self._chains_only or self._runner.rules.adds_rows
+        return "it is exact" if is_exact else why_chains(self._manifest, self.sessions.device)
 
     @property
     def takes_batches(self) -> bool:
@@ -250,12 +242,8 @@ class Sequence:
         """Raise CacheFull or ConfigError for a draft that `extend` would refuse."""
         self.require_room(len(draft))
         self._require_known(draft.token_ids)
-        if len(draft) and not self._runner.takes_several_rows:
-            device = self.sessions.device.name
-            raise ConfigError(
-                f"device {device} takes one row a call, so nothing can be drafted there (it has no "
-                f"{Capability.SEVERAL_ROWS}); decode plain"
-            )
+        if len(draft):
+            require_several_rows(self.sessions.device)
         if len(draft) > self.steady_room:
             raise ConfigError(f"positions change after {self.steady_room} more tokens, and {len(draft)} were drafted")
         if not draft.is_chain and (reason := self._why_no_trees()):

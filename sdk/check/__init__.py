@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from skipstone.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from skipstone.check.device_contract import PROCESSOR_TARGET, Clause, ContractBundles, check_clauses
+    from skipstone.check.contract_trial import PROCESSOR_TARGET, Clause, ContractBundles
+    from skipstone.check.device_contract import check_clauses
     from skipstone.check.export_check import KEPT_KL_BOUND, ExportCheck
     from skipstone.check.parity import LOGIT_TOLERANCE, Difference, Parity, compare, sample_tokens
     from skipstone.check.prefill_check import PrefillCheck
@@ -36,13 +37,13 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "Clause": "skipstone.check.device_contract",
-        "ContractBundles": "skipstone.check.device_contract",
+        "Clause": "skipstone.check.contract_trial",
+        "ContractBundles": "skipstone.check.contract_trial",
         "Difference": "skipstone.check.parity",
         "ExportCheck": "skipstone.check.export_check",
         "KEPT_KL_BOUND": "skipstone.check.export_check",
         "LOGIT_TOLERANCE": "skipstone.check.parity",
-        "PROCESSOR_TARGET": "skipstone.check.device_contract",
+        "PROCESSOR_TARGET": "skipstone.check.contract_trial",
         "Parity": "skipstone.check.parity",
         "PrefillCheck": "skipstone.check.prefill_check",
         "TransformersReference": "skipstone.check.reference",
