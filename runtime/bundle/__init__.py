@@ -17,6 +17,7 @@ from skipstone.runtime.bundle.variants import (
     SPARSE,
     Variants,
     graph_of,
+    kind_and_cache,
     variant_file,
     variant_name,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "finish",
     "format_of",
     "graph_of",
+    "kind_and_cache",
     "parse_json",
     "read_typed",
     "variant_file",

@@ -82,7 +82,7 @@ def _facts(graph: GraphPlacement, placement: BundlePlacement) -> Iterator[tuple[
     at_load = f"; {folded} more are computed at load" if folded else ""
     yield "nodes", f"{len(graph.taken)} of {running} on {name}, {_percent(len(graph.taken), running)}{at_load}"
     unknown = f"; {graph.num_unknown} nodes of unknown size" if graph.num_unknown else ""
-    sizes = f"{placement.rows} row{'s' * (placement.rows > 1)} at {placement.context} tokens"
+    sizes = f"{graph.rows} row{'s' * (graph.rows > 1)} at {graph.context} tokens"
     share = _percent(graph.taken_work, graph.work)
     yield "multiply-adds", f"{share} of {_millions(graph.work)} million ({sizes}){unknown}"
     yield (
@@ -127,8 +127,6 @@ def _as_json(placement: BundlePlacement) -> dict[str, Any]:
     rules = placement.target.rules
     return {
         "target": placement.target.name,
-        "rows": placement.rows,
-        "context": placement.context,
         "node_share": placement.node_share,
         "work_share": placement.work_share,
         "sources": list(rules.sources) if rules else [],
@@ -140,6 +138,8 @@ def _as_json(placement: BundlePlacement) -> dict[str, Any]:
 def _graph_as_json(graph: GraphPlacement) -> dict[str, Any]:
     return {
         "file": graph.file,
+        "rows": graph.rows,
+        "context": graph.context,
         "answer_of": graph.origin,
         "not_opened": graph.trouble,
         "nodes": len(graph.nodes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +11,7 @@ from skipstone.errors import ConfigError
 from skipstone.exporters.graph import TARGETS
 from skipstone.placement.judge import DYNAMIC, OUTSIDE, WRONG_TYPE
 from skipstone.placement.placement import GraphPlacement, Group, Target, place_graph
-from skipstone.runtime.bundle import Bundle, Manifest, graph_of
+from skipstone.runtime.bundle import Bundle, Manifest, graph_of, kind_and_cache
 
 __all__ = ["BundlePlacement", "check_target"]
 
@@ -24,11 +25,9 @@ MOST_NAMED: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundlePlacement:
-    """A bundle on a target: its graphs at `rows` rows and a cache of `context` tokens, and what could be changed."""
+    """A bundle on a target: its graphs, and what could be changed."""
 
     target: Target
-    rows: int
-    context: int
     graphs: tuple[GraphPlacement, ...]
     changes: tuple[str, ...]
 
@@ -57,21 +56,40 @@ def check_target(
     context = min(USUAL_CONTEXT, most) if context is None else context
     if not 1 <= rows <= context <= most:
         raise ConfigError(f"{rows} rows and a context of {context} do not fit: 1 to the context, which ends at {most}")
-    files = _every_file(manifest) if every_graph else _plain_files(manifest)
-    graphs = tuple(place_graph(bundle.path / file, named, rows=rows, context=context) for file in files)
-    return BundlePlacement(
-        target=named, rows=rows, context=context, graphs=graphs, changes=tuple(_changes(manifest, named, graphs))
+    files = _every_file(manifest) if every_graph else _plain_files(manifest, rows, context)
+    fixed = _fixed_sizes(manifest)
+    graphs = tuple(
+        place_graph(bundle.path / file, named, rows=of_rows, context=of_context)
+        for file in files
+        for of_rows, of_context in [fixed.get(file, (rows, context))]
     )
+    return BundlePlacement(target=named, graphs=graphs, changes=tuple(_changes(manifest, named, graphs)))
 
 
-def _plain_files(manifest: Manifest) -> list[str]:
+def _plain_files(manifest: Manifest, rows: int, context: int) -> list[str]:
+    """Return the graphs of a plain call, those of the next larger fixed sizes where there are such."""
     files = [*(stage.file for stage in manifest.stages), *([manifest.head] if manifest.head else [])]
-    return [graph_of(file, manifest.variants, kind="", cache_type=manifest.cache_type) for file in files]
+    buckets = manifest.buckets
+    kind = buckets.kind(buckets.rows_for(rows), buckets.context_for(context)) if buckets else ""
+    return [graph_of(file, manifest.variants, kind=kind, cache_type=manifest.cache_type) for file in files]
 
 
 def _every_file(manifest: Manifest) -> list[str]:
     draft = f"{manifest.draft_model}/" if manifest.draft_model else None
     return sorted(file for file in manifest.files if file.endswith(".onnx") and not (draft and file.startswith(draft)))
+
+
+def _fixed_sizes(manifest: Manifest) -> dict[str, tuple[int, int]]:
+    """Return rows and context of graphs of fixed sizes, by their files."""
+    if (buckets := manifest.buckets) is None:
+        return {}
+    kinds = {buckets.kind(*sizes): sizes for sizes in itertools.product(buckets.rows, buckets.contexts)}
+    return {
+        file: kinds[kind]
+        for variant, files in manifest.variants.items()
+        if (kind := kind_and_cache(variant)[0]) in kinds
+        for file in files.values()
+    }
 
 
 def _changes(manifest: Manifest, target: Target, graphs: tuple[GraphPlacement, ...]) -> list[str]:

@@ -52,10 +52,15 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphPlacement:
-    """One graph. `origin` says who answered: a table or the provider itself; `trouble` what the provider said if it
-    did not open the graph."""
+    """One graph, called with `rows` new tokens in a cache that holds `context` with them.
+
+    `origin` says who answered: a table or the provider itself; `trouble` what the provider said if it did not open the
+    graph.
+    """
 
     file: str
+    rows: int
+    context: int
     nodes: tuple[PlacedNode, ...]
     partitions: int
     origin: str
@@ -147,7 +152,15 @@ def place_graph(path: Path, target: Target, *, rows: int, context: int) -> Graph
     nodes = tuple(_placed(graph, target, taken, trouble))
     names = {name for place in _places(nodes) if place not in graph.inner for name in graph.nodes[place].output}
     partitions = num_partitions(model.graph, names)
-    return GraphPlacement(file=path.name, nodes=nodes, partitions=partitions, origin=origin, trouble=trouble)
+    return GraphPlacement(
+        file=path.name,
+        rows=rows,
+        context=context,
+        nodes=nodes,
+        partitions=partitions,
+        origin=origin,
+        trouble=trouble,
+    )
 
 
 def _places(nodes: tuple[PlacedNode, ...]) -> Iterator[int]:

@@ -9,8 +9,15 @@ import pytest
 from test_manifest import toy_manifest
 
 from skipstone.errors import BundleError
-from skipstone.runtime.bundle import FileEntry, LayerCache, Manifest
-from skipstone.runtime.bundle.variants import graph_of, kind_and_cache, variant_file, variant_name
+from skipstone.runtime.bundle import (
+    FileEntry,
+    LayerCache,
+    Manifest,
+    graph_of,
+    kind_and_cache,
+    variant_file,
+    variant_name,
+)
 
 INT8 = tuple(replace(layer, dtype="int8") for layer in toy_manifest().cache)
 VARIANTS = {

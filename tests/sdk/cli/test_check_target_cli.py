@@ -48,7 +48,7 @@ def test_json_adds_up_and_names_its_sources(
     (graph,) = told["graphs"]
     elsewhere = sum(group["nodes"] for group in graph["elsewhere"])
     assert graph["nodes_taken"] + elsewhere + graph["nodes_at_load"] == graph["nodes"] == len(graph["each_node"])
-    assert (told["rows"], told["context"]) == (4, 32)
+    assert (graph["rows"], graph["context"]) == (4, 32)
     assert any("mlprogram" in source for source in told["sources"])
 
 
