@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from skipstone.placement.graph import CheckedGraph
 from skipstone.placement.rules import Conditions, Rules
@@ -41,6 +41,8 @@ def _reasons(node: NodeProto, graph: CheckedGraph, conditions: Conditions) -> It
     for place in conditions.constant:
         if place < len(node.input) and node.input[place] and not _is_constant(node, place, graph):
             yield f"input {place} is no constant"
+    if conditions.even and len(set(_lengths(node, graph))) > 1:
+        yield "pieces of several lengths"
     if conditions.embedded and any(name in graph.weights_outside for name in node.input):
         yield OUTSIDE
     if conditions.fixed and not all(_is_fixed(name, graph) for name in node.input if name):
@@ -77,6 +79,13 @@ def _is_constant(node: NodeProto, place: int, graph: CheckedGraph) -> bool:
     maker = next((other for other in graph.nodes if name in other.output), None)
     whole = maker is not None and maker.op_type == "DequantizeLinear" and graph.is_dequantized(node.input[0])
     return whole and maker is not None and maker.input[0] in graph.constants
+
+
+def _lengths(node: NodeProto, graph: CheckedGraph) -> list[int]:
+    """Return the lengths that a node splits into, where they are stored; else none."""
+    name = node.input[1] if len(node.input) > 1 else ""
+    stored = [weight for weight in graph.model.graph.initializer if weight.name == name]
+    return [int(length) for weight in stored for length in numpy_helper.to_array(weight).ravel()]
 
 
 def _is_fixed(name: str, graph: CheckedGraph) -> bool:

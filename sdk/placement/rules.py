@@ -29,7 +29,8 @@ class Conditions:
     `fixed`: all its inputs have sizes that are numbers. `embedded`: its weights stand in the graph's file. `most_rank`:
     no input has more dimensions. `types` of the first input, `types_of` others, by their place. `constant`: the inputs
     that must be weights. `ranks` of inputs, by their place, as a list. `attributes` with the values that are taken.
-    `refused`: why it is not taken after all. `note`: what the source says beside, which is not checked.
+    `even`: pieces that it splits into are of one length. `refused`: why it is not taken after all. `note`: what the
+    source says beside, which is not checked.
     """
 
     fixed: bool = False
@@ -40,6 +41,7 @@ class Conditions:
     constant: tuple[int, ...] = ()
     ranks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     attributes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    even: bool = False
     refused: str | None = None
     note: str | None = None
 

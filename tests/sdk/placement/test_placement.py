@@ -166,6 +166,13 @@ def test_one_of_several_conditions_is_enough(tmp_path: Path) -> None:
     assert reasons(placed(model, tmp_path, "xnnpack"))["MatMul"] is not None
 
 
+@pytest.mark.parametrize(("lengths", "reason"), [([2, 2], None), ([3, 1], "pieces of several lengths")])
+def test_nnapi_splits_into_equal_pieces(lengths: list[int], reason: str | None, tmp_path: Path) -> None:
+    split = helper.make_node("Split", ["x", "lengths"], ["y", "z"], axis=1)
+    stored = helper.make_tensor("lengths", TensorProto.INT64, [2], lengths)
+    assert reasons(placed(model_of([split], {"x": [2, 4]}, weights=[stored]), tmp_path, "nnapi")) == {"Split": reason}
+
+
 def test_numbers_of_another_type_are_left(tmp_path: Path) -> None:
     model = model_of([node("Relu", ["x"])], {"x": [2, 4]}, data_type=TensorProto.FLOAT16)
     assert reasons(placed(model, tmp_path, "nnapi")) == {"Relu": "float16 input"}

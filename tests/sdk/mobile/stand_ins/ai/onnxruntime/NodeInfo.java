@@ -1,0 +1,1 @@
+package ai.onnxruntime; public class NodeInfo { public ValueInfo getInfo(){return null;} public String getName(){return null;} }

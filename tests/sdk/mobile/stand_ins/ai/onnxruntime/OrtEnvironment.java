@@ -1,0 +1,1 @@
+package ai.onnxruntime; public class OrtEnvironment { public static OrtEnvironment getEnvironment(){return null;} public OrtSession createSession(String p, OrtSession.SessionOptions o) throws OrtException {return null;} }

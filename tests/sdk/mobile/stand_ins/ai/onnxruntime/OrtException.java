@@ -1,0 +1,1 @@
+package ai.onnxruntime; public class OrtException extends Exception {}
