@@ -50,6 +50,7 @@ DOORS: Final = (
         name="coreml",
         provider="CoreMLExecutionProvider",
         install="pip install onnxruntime on macOS",
+        why_closed="an app runs it, not Python: see `skipstone check-target BUNDLE coreml`",
     ),
     Door(
         name="directml",
@@ -74,16 +75,19 @@ DOORS: Final = (
         provider="QNNExecutionProvider",
         install="pip install onnxruntime-qnn on a Snapdragon machine",
         package="onnxruntime_qnn",
+        why_closed="an app runs it, not Python: see `skipstone check-target BUNDLE qnn`",
     ),
     Door(
         name="nnapi",
         provider="NnapiExecutionProvider",
         install="the onnxruntime-android package, in an app",
+        why_closed="an app runs it, not Python: see `skipstone check-target BUNDLE nnapi`",
     ),
     Door(
         name="xnnpack",
         provider="XnnpackExecutionProvider",
         install="the onnxruntime-android or onnxruntime-c package, in an app",
+        why_closed="an app runs it, not Python: see `skipstone check-target BUNDLE xnnpack`",
     ),
     Door(
         name="cpu",

@@ -21,10 +21,11 @@ Accept: TypeAlias = Callable[[Device], None]
 
 @dataclass(frozen=True, slots=True)
 class DeviceChoice:
-    """A device, and why `auto` took it; None where it was named."""
+    """A device, and why `auto` took it; None where it was named. `fell_back`: nothing but the default worked."""
 
     device: Device
     told: str | None = None
+    fell_back: bool = False
 
 
 def open_device(name: str = DEFAULT_DEVICE, *, threads: int | None = None) -> Device:
@@ -62,7 +63,7 @@ def _best(threads: int | None, accept: Accept) -> DeviceChoice:
         return DeviceChoice(device, _told(f"{device.name}, {device.hardware.name}", left_out))
     device = _named(DEFAULT_DEVICE, threads)
     accept(device)
-    return DeviceChoice(device, _told(device.name, left_out))
+    return DeviceChoice(device, _told(device.name, left_out), fell_back=True)
 
 
 def _told(taken: str, left_out: Sequence[str]) -> str:

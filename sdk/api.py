@@ -47,6 +47,9 @@ def load(
 ) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
 
+    `device` is a name of `skipstone devices`, with a unit where there are several, such as `cuda:1`; or `auto` for the
+    best that works, which says in `model.runtime.device_told` what it took and why not others, and warns where it fell
+    back to the processor.
     It runs on `threads` threads; by default on as many as are fastest now, which changes no text, and at most on
     `max_threads`, by default one for each physical core.
     `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds it in

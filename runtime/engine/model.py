@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,8 @@ class Model:
             prefill=prefill,
         )
         model.device_told = choice.told
+        if choice.fell_back:
+            warnings.warn(str(choice.told), RuntimeWarning, stacklevel=2)
         return model
 
     @property

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Annotated, NoReturn
+import warnings
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 from typer.exceptions import TyperException
@@ -70,6 +71,7 @@ for name, group in {"tune": tune, "bench": bench, "eval": evaluate}.items():
 def main() -> NoReturn:
     """Run the program and leave with its exit code."""
     _bear_any_text()
+    warnings.showwarning = _show_warning
     try:
         code = app(args=sys.argv[1:] or ["--help"], prog_name="skipstone", standalone_mode=False)
     except (SkipstoneError, TyperException) as error:
@@ -91,6 +93,21 @@ def _one_line(error: SkipstoneError | TyperException) -> str:
     message = message.replace("Value error, ", "")  # the words of pydantic, which typer uses
     context = getattr(error, "ctx", None)
     return f"{message}; see {context.command_path} --help" if context else message
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning of a run as one line, without the place in the code; others as Python does."""
+    if category is RuntimeWarning:
+        sys.stderr.write(f"skipstone: {' '.join(str(message).split())}\n")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _bear_any_text() -> None:

@@ -74,7 +74,10 @@ NormalizeOption = Annotated[
     NormalizeName, typer.Option("--normalize", help="Divide each answer's log probability by its length.")
 ]
 ClosingOption = Annotated[bool, typer.Option("--closing", help="Count a stop token behind each answer, too.")]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to run; see `skipstone devices`.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="Where to run: see `skipstone devices`; auto: the best that works."),
+]
 DraftModelOption = Annotated[
     str | None,
     typer.Option("--draft-model", "--drafter", metavar="BUNDLE", help="A smaller bundle of the family that drafts."),
@@ -159,14 +162,16 @@ class Place:
         By `decode` and the `num_tokens` of a text, where they are known, its type of cache is chosen, if it is to be.
         """
         from skipstone.api import load
+        from skipstone.devices import DEFAULT_DEVICE
 
         if self.cache is CacheChoiceName.auto:
             options |= {"cache": "auto", "expected_decode": decode, "expected_tokens": num_tokens}
         else:
             options |= {"cache": self.cache_name}
         model = load(bundle, device=self.device, threads=self.threads, max_threads=self.max_threads, **options)
-        if model.runtime.device_told is not None:
-            notes().print(model.runtime.device_told)
+        told = model.runtime.device_told
+        if told is not None and model.runtime.device.name != DEFAULT_DEVICE:  # to fall back there is a warning
+            notes().print(told)
         return model
 
     def load_reference(self, bundle: str) -> LanguageModel:

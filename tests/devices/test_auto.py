@@ -97,7 +97,12 @@ def test_auto_falls_back_to_the_processor_and_says_so(
     devices.quick = make
     choice = choose_device("auto", threads=1)
     assert (choice.device.name, choice.device.threads) == ("cpu", 1)
-    assert choice.told is not None and choice.told.startswith("device auto takes cpu; not ") and reason in choice.told
+    assert (
+        choice.fell_back
+        and choice.told is not None
+        and choice.told.startswith("device auto takes cpu; not ")
+        and reason in choice.told
+    )
 
 
 def test_no_other_name_falls_back(devices: SimpleNamespace, tiny: Model) -> None:
@@ -123,7 +128,8 @@ def test_a_bundle_of_another_target_is_refused_with_the_command_and_auto_looks_f
     )
     with pytest.raises(DeviceError, match=told):
         Model.open(tiny.bundle.path, device="quick")
-    model = Model.open(tiny.bundle.path, device="auto")
+    with pytest.warns(RuntimeWarning, match="device auto takes cpu; not "):
+        model = Model.open(tiny.bundle.path, device="auto")
     assert model.device.name == "cpu" and model.device_told is not None and told in model.device_told
     assert Model.open(tiny.bundle.path).device_told is None
 

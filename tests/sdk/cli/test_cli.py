@@ -494,6 +494,13 @@ def test_devices_tells_of_each_what_it_can_do_or_why_not(cli: CommandLine) -> No
     assert json.loads(cli("devices", "--json").out)[0]["name"] == "cpu"
 
 
+def test_auto_falls_back_to_the_processor_and_says_so_in_a_line(cli: CommandLine, bundle: Path) -> None:
+    outcome = cli("generate", bundle, "-p", PROMPT, "-n", 2, "--device", "auto", "--decode", "plain")
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.err.splitlines() if "device auto takes" in line]
+    assert line.startswith(("skipstone: device auto takes cpu", "device auto takes "))
+
+
 def test_devices_can_be_checked_by_the_contract(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     clauses = [Clause("plain", "ok", "logits within 0"), Clause("tree", "refused", "no masks")]
     monkeypatch.setattr("skipstone.device_check.check_contract", lambda device: iter(clauses))
