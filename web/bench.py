@@ -1,4 +1,4 @@
-"""Python's side of `npm run bench`: for each line of standard input, a prompt as JSON, the tokens a second of its text."""
+"""The side of Python in `npm run bench`: for each line, a prompt as JSON, the tokens a second of its text."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ for (const name of ["pebble-mini-int8", "pebble-mini-int4"]) {
     const bundle = await Bundle.load(sourceOf(name));
     const graph = bundle.file("stage-00.onnx");
     assert.ok(numPackedWeights(graph) > 1e6);
-    const plain = unpacked(graph);
+    const plain = unpacked(graph, bundle.file("weights.bin"));
     assert.equal(numPackedWeights(plain), 0);
     assert.deepEqual(shapeOf(plain, "layers.0.qkv.data.numbers"), [512, 256]);
     const size = allBytes(readMessage(plain), 7)[0]!.length;

@@ -34,7 +34,8 @@ export class Model {
     const numWeights = graphs.reduce((sum, graph) => sum + numPackedWeights(graph), 0);
     const unpacks = !keepsPacked && !device.capabilities.has("int4") && numWeights <= MOST_WEIGHTS;
     const sessions: Session[] = [];
-    for (const graph of graphs) sessions.push(await device.openSession(unpacks ? unpacked(graph) : graph, weights));
+    for (const graph of graphs)
+      sessions.push(await device.openSession(unpacks ? unpacked(graph, weights) : graph, weights));
     return new Model(bundle.manifest, device, sessions);
   }
 

@@ -4,34 +4,16 @@
  * WebAssembly has no kernels for packed integers: each call would unpack all weights again, which takes ten times as
  * long as the product. Shapes: N rows and K columns of a matrix.
  */
-import {
-  allBytes,
-  bytesField,
-  type Field,
-  integer,
-  integers,
-  numberField,
-  readMessage,
-  textField,
-  texts,
-  writeMessage,
-} from "./protobuf.ts";
+import { ATTRIBUTE, NODE, node } from "./nodes.ts";
+import { allBytes, bytesField, type Field, integer, integers, readMessage, texts, writeMessage } from "./protobuf.ts";
+import { INTEGER_TYPES, middles, retyped, wholeNumbers, withoutPadding } from "./tensors.ts";
 
 /** More weights than this take more memory in float32 than a page has; they stay packed, and are slow. */
 export const MOST_WEIGHTS = 600e6;
 
 const MODEL = { graph: 7 };
 const GRAPH = { node: 1, initializer: 5 };
-const NODE = { input: 1, output: 2, name: 3, type: 4, attribute: 5, domain: 7 };
-const TENSOR = { dims: 1, type: 2, name: 8, raw: 9 };
-const ATTRIBUTE = { name: 1, integer: 3, integers: 8, type: 20 };
-const INTEGER = 2n;
-const INTEGERS = 7n;
-/** The types of ONNX that hold integers of so many bits; those of 2 bits came later than the graphs here. */
-const TYPES = new Map([
-  [4, 21],
-  [8, 2],
-]);
+const TENSOR = { dims: 1, name: 8 };
 
 interface Product {
   readonly name: string;
@@ -50,20 +32,22 @@ export function numPackedWeights(graph: Uint8Array): number {
 }
 
 /** Return a graph whose packed products are plain ones; those that ONNX has no integers for stay as they are. */
-export function unpacked(model: Uint8Array): Uint8Array<ArrayBuffer> {
+export function unpacked(model: Uint8Array, weights: Uint8Array): Uint8Array<ArrayBuffer> {
   const fields = readMessage(model).map((field) =>
-    field.number === MODEL.graph && field.wire === 2 ? bytesField(MODEL.graph, unpackedGraph(field.bytes)) : field,
+    field.number === MODEL.graph && field.wire === 2
+      ? bytesField(MODEL.graph, unpackedGraph(field.bytes, weights))
+      : field,
   );
   return writeMessage(fields);
 }
 
-function unpackedGraph(bytes: Uint8Array): Uint8Array {
+function unpackedGraph(bytes: Uint8Array, weights: Uint8Array): Uint8Array {
   const fields = readMessage(bytes);
   const tensors = tensorsOf(fields);
   const added = new Map<string, Uint8Array>();
   const changed = fields.flatMap((field) => {
     const product = field.number === GRAPH.node && field.wire === 2 ? productOf(readMessage(field.bytes)) : undefined;
-    const nodes = product && plainProduct(product, tensors, added);
+    const nodes = product && plainProduct(product, tensors, weights, added);
     return nodes ? nodes.map((node) => bytesField(GRAPH.node, node)) : [field];
   });
   return writeMessage([...changed, ...Array.from(added.values(), (tensor) => bytesField(GRAPH.initializer, tensor))]);
@@ -98,72 +82,47 @@ function productOf(node: Field[]): Product | undefined {
 function plainProduct(
   product: Product,
   tensors: Map<string, Field[]>,
+  weights: Uint8Array,
   added: Map<string, Uint8Array>,
 ): Uint8Array[] | undefined {
   const { numRows, numColumns, bits, blockSize, output, name } = product;
   const [x = "", packed = "", scales = "", points = "", order = "", bias = ""] = product.inputs;
-  const type = TYPES.get(bits);
+  const type = INTEGER_TYPES.get(bits);
   const data = tensors.get(packed);
-  const numBlocks = numColumns / blockSize;
-  const isWhole = Number.isInteger(numBlocks) && (bits === 8 || numBlocks % 2 === 0);
-  if (type === undefined || !data || order || !isWhole || (points && !tensors.has(points))) return undefined;
+  if (type === undefined || !data || order || (points && !tensors.has(points))) return undefined;
+  const numBlocks = Math.ceil(numColumns / blockSize);
   const numbers = `${packed}.numbers`;
-  added.set(numbers, retyped(data, numbers, type, [numRows, numColumns]));
+  added.set(numbers, retyped(data, numbers, type, [numRows, numBlocks * blockSize]));
   const zeros = points ? `${points}.numbers` : `middle_${bits}_${numRows}_${numBlocks}`;
-  const shape = [numRows, numBlocks];
-  added.set(zeros, points ? retyped(tensors.get(points)!, zeros, type, shape) : middles(zeros, type, bits, shape));
-  const product_ = bias ? `${name}.product` : output;
-  const nodes = [
-    node("DequantizeLinear", [numbers, scales, zeros], `${name}.rows`, { axis: 1, block_size: blockSize }),
-    node("Transpose", [`${name}.rows`], `${name}.columns`, { perm: [1, 0] }),
-    node("MatMul", [x, `${name}.columns`], product_, {}),
-  ];
-  return bias ? [...nodes, node("Add", [product_, bias], output, {})] : nodes;
+  added.set(zeros, zeroPoints(tensors.get(points), zeros, { type, bits, shape: [numRows, numBlocks], weights }));
+  const rows = `${name}.rows`;
+  const nodes = [node("DequantizeLinear", [numbers, scales, zeros], rows, { axis: 1, block_size: blockSize })];
+  let whole = rows;
+  if (numColumns < numBlocks * blockSize) {
+    const place = { start: [0], [`end_${numColumns}`]: [numColumns], axis: [1] };
+    for (const [key, value] of Object.entries(place)) added.set(`unpack_${key}`, wholeNumbers(`unpack_${key}`, value));
+    whole = `${name}.whole`;
+    nodes.push(node("Slice", [rows, ...Object.keys(place).map((key) => `unpack_${key}`)], whole, {}));
+  }
+  const result = bias ? `${name}.product` : output;
+  nodes.push(node("Transpose", [whole], `${name}.columns`, { perm: [1, 0] }));
+  nodes.push(node("MatMul", [x, `${name}.columns`], result, {}));
+  if (bias) nodes.push(node("Add", [result, bias], output, {}));
+  return nodes;
 }
 
-/** Return a tensor over the same bytes, as numbers of another type and shape. */
-function retyped(tensor: readonly Field[], name: string, type: number, shape: readonly number[]): Uint8Array {
-  const { dims, type: typeField, name: nameField } = TENSOR;
-  const rest = tensor.filter((field) => ![dims, typeField, nameField].includes(field.number));
-  return writeMessage([...head(name, type, shape), ...rest]);
+interface PointsPlace {
+  readonly type: number;
+  readonly bits: number;
+  readonly shape: readonly [number, number];
+  readonly weights: Uint8Array;
 }
 
-/** Return the zero points of a matrix that has none of its own: the middle of the range. */
-function middles(name: string, type: number, bits: number, shape: readonly number[]): Uint8Array {
-  const numBytes = (shape.reduce((product, size) => product * size, 1) * bits) / 8;
-  const values = new Uint8Array(Math.ceil(numBytes)).fill(bits === 8 ? 0x80 : 0x88);
-  return writeMessage([...head(name, type, shape), bytesField(TENSOR.raw, values)]);
-}
-
-function head(name: string, type: number, shape: readonly number[]): Field[] {
-  const dims = shape.map((size) => numberField(TENSOR.dims, size));
-  return [...dims, numberField(TENSOR.type, type), textField(TENSOR.name, name)];
-}
-
-function node(
-  type: string,
-  inputs: readonly string[],
-  output: string,
-  attributes: Readonly<Record<string, number | readonly number[]>>,
-): Uint8Array {
-  return writeMessage([
-    ...inputs.map((input) => textField(NODE.input, input)),
-    textField(NODE.output, output),
-    textField(NODE.name, output),
-    textField(NODE.type, type),
-    ...Object.entries(attributes).map(([name, value]) => bytesField(NODE.attribute, attribute(name, value))),
-  ]);
-}
-
-function attribute(name: string, value: number | readonly number[]): Uint8Array {
-  const fields: Field[] =
-    typeof value === "number"
-      ? [numberField(ATTRIBUTE.integer, value), { number: ATTRIBUTE.type, wire: 0, value: INTEGER }]
-      : [
-          ...value.map((each) => numberField(ATTRIBUTE.integers, each)),
-          { number: ATTRIBUTE.type, wire: 0, value: INTEGERS },
-        ];
-  return writeMessage([textField(ATTRIBUTE.name, name), ...fields]);
+function zeroPoints(points: Field[] | undefined, name: string, place: PointsPlace): Uint8Array {
+  const { type, bits, shape, weights } = place;
+  if (!points) return middles(name, type, bits, shape);
+  const isPadded = bits === 4 && shape[1] % 2 === 1;
+  return isPadded ? withoutPadding(points, name, shape, weights) : retyped(points, name, type, shape);
 }
 
 /** Return the shape of a tensor; for tests. */
