@@ -15,13 +15,20 @@ from time import monotonic
 
 import pytest
 
-pytestmark = [pytest.mark.web, pytest.mark.slow]
+from skipstone.runtime.bundle.formats import FORMAT_VERSION
 
 WEB = Path(__file__).parents[2] / "web"
 LIMIT_S = 120.0
 NO_BROWSER = 77
 
 
+def test_the_browser_reads_the_format_that_is_written() -> None:
+    manifest = (WEB / "src/bundle/manifest.ts").read_text(encoding="utf-8")
+    assert f"FORMAT_VERSION = {FORMAT_VERSION};" in manifest
+
+
+@pytest.mark.web
+@pytest.mark.slow
 def test_the_browser_writes_what_python_writes(tmp_path: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:

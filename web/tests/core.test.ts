@@ -105,6 +105,11 @@ test("a text that does not fit, or holds unknown tokens, is refused", () => {
   assert.throws(() => sequence.hold([VOCAB_SIZE]), ConfigError);
 });
 
+function manifestWith(fields: object): string {
+  const whole = { format_version: 9, dimensions: {}, recipe: {}, files: {}, stages: [], cache: [], stop_ids: [] };
+  return JSON.stringify({ ...whole, rotaries: [], graph: "skipstone", head: null, ...fields });
+}
+
 test("a manifest says why a browser cannot run it", () => {
   for (const [text, reason] of [
     ["{", /cannot be read/],
@@ -113,6 +118,11 @@ test("a manifest says why a browser cannot run it", () => {
     ['{"format_version": 99}', /upgrade this page/],
     ['{"format_version": 1}', /export it again/],
     ['{"format_version": 8, "dimensions": 1}', /dimensions is no object/],
+    [manifestWith({ graph: "optimum" }), /without --via optimum/],
+    [manifestWith({ target: "cuda" }), /--target ort/],
+    [manifestWith({ recipe: { target: "plain" } }), /--target ort/],
+    [manifestWith({ cache: [{ dtype: "float16" }] }), /float32/],
+    [manifestWith({ head: "head.onnx" }), /head.onnx is missing/],
   ] as const) {
     assert.throws(
       () => readManifest(text),

@@ -2,7 +2,9 @@ import { BundleError, messageOf } from "../errors.ts";
 
 export const MANIFEST_NAME = "skipstone.json";
 /** The newest format of bundles that is read here; docs/bundle.md describes it. */
-export const FORMAT_VERSION = 8;
+export const FORMAT_VERSION = 9;
+/** Targets of an export whose graphs are those of onnxruntime's own operators. */
+const TARGETS = ["ort", "android-cpu"];
 /** The first format in which the manifest has the rotary tables and the layout of caches as they are read here. */
 const OLDEST_VERSION = 7;
 
@@ -46,7 +48,8 @@ export interface Manifest {
   readonly stages: readonly StageEntry[];
   readonly head: string | null;
   readonly cache: readonly LayerCache[];
-  readonly recipe: { readonly name?: string };
+  readonly recipe: { readonly name?: string; readonly target?: string };
+  readonly target?: string;
   readonly stop_ids: readonly number[];
   readonly files: Readonly<Record<string, FileEntry>>;
   readonly graph: string;
@@ -68,6 +71,8 @@ export function readManifest(text: string): Manifest {
   }
   const manifest = data as unknown as Manifest;
   require(manifest.graph === "skipstone", "its graph was made by optimum: export it without --via optimum");
+  const target = manifest.target ?? manifest.recipe.target ?? TARGETS[0]!; // until format 9 the recipe said so
+  require(TARGETS.includes(target), `its graphs are for the target ${target}: export it with --target ort`);
   for (const layer of manifest.cache) {
     require(layer.dtype ===
       "float32", `its cache is ${layer.dtype}, a browser takes float32: export it for target ort`);
