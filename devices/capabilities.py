@@ -29,8 +29,6 @@ class Capability(StrEnum):
     """There are kernels that compute in float16."""
     DYNAMIC_SHAPES = "dynamic-shapes"
     """A graph may be called with another number of rows each time. Without it rows are padded to sizes."""
-    CANCEL = "cancel"
-    """A call that runs can be stopped before it ends."""
 
 
 LACKS: Final[Mapping[Capability, str]] = {
@@ -39,8 +37,7 @@ LACKS: Final[Mapping[Capability, str]] = {
     Capability.SHARED_CACHE: "each call copies the cache",
     Capability.INT8_CACHE: "the cache is fp32",
     Capability.INT4: "4-bit weights are unpacked or run on the processor",
-    Capability.FP16: "numbers are float32",
+    Capability.FP16: "bundles in float16 are refused",
     Capability.DYNAMIC_SHAPES: "rows are padded to the sizes of the bundle",
-    Capability.CANCEL: "a stop waits for the end of the call",
 }
 """What is done where a device lacks something."""

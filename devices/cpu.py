@@ -28,10 +28,9 @@ LOG_ERRORS = 3
 # A word of the error where the process has a pool that every session must share.
 MOST_THREADS = 1024
 GLOBAL_POOL = "use_per_session_threads"
-# Not `cuda`: between products of integers in float16 the provider computes wrongly (onnxruntime 1.32, docs/targets.md).
-TARGETS = ("ort", "plain", "android-cpu", "xnnpack", "nnapi", "coreml", "qnn")
 # Older ones come with providers that replace onnxruntime; their attention takes no integers.
 HAS_INT8_CACHE = tuple(int(part) for part in ort.__version__.split(".")[:2]) >= (1, 31)
+# No fp16: products of integers in float16 come out wrong (onnxruntime 1.32, docs/targets.md).
 CAPABILITIES = frozenset(
     {
         Capability.SEVERAL_ROWS,
@@ -56,7 +55,6 @@ class CpuDevice:
     name: ClassVar[str] = "cpu"
     provider: ClassVar[str] = "CPUExecutionProvider"
     capabilities: ClassVar[frozenset[str]] = CAPABILITIES
-    targets: ClassVar[tuple[str, ...]] = TARGETS
     threads: int
     staged: bool = False
     adapts: bool = False

@@ -50,7 +50,7 @@ DOORS: Final = (
         name="coreml",
         provider="CoreMLExecutionProvider",
         install="pip install onnxruntime on macOS",
-        why_closed="an app runs it, not Python: see `skipstone check-target BUNDLE coreml`",
+        why_closed="no bundle was ever run on it; `skipstone check-target BUNDLE coreml` says what it would take",
     ),
     Door(
         name="directml",

@@ -10,15 +10,24 @@ __all__ = ["require_fit", "require_several_rows", "why_chains"]
 
 
 def require_fit(bundle: Bundle, device: Device) -> None:
-    """Raise DeviceError for a bundle of a target that a device does not take; the message says how to make another."""
-    target = bundle.manifest.target
-    if isinstance(device, TargetedDevice) and target not in device.targets:
+    """Raise DeviceError for a bundle that a device does not take; the message says how to make another."""
+    manifest, best = bundle.manifest, "ort"
+    if isinstance(device, TargetedDevice):
         best, *others = device.targets
-        takes = f"{best} and {', '.join(others)}" if others else best
-        raise DeviceError(
-            f"{bundle.path} was made for the target {target}, and device {device.name} takes {takes}; make one with "
-            f"`skipstone export CHECKPOINT -o OUT --target {best}`"
-        )
+        if manifest.target not in device.targets:
+            takes = f"{best} and {', '.join(others)}" if others else best
+            raise _unfit(
+                bundle, f"was made for the target {manifest.target}, and device {device.name} takes {takes}", best
+            )
+    if manifest.numbers == "float16" and Capability.FP16 not in device.capabilities:
+        raise _unfit(bundle, f"computes in float16, and device {device.name} has no {Capability.FP16}", best)
+    if manifest.buckets is None and Capability.DYNAMIC_SHAPES not in device.capabilities:
+        lack = f"takes any number of rows, and device {device.name} has no {Capability.DYNAMIC_SHAPES}"
+        raise _unfit(bundle, lack, best)
+
+
+def _unfit(bundle: Bundle, reason: str, target: str) -> DeviceError:
+    return DeviceError(f"{bundle.path} {reason}; make one with `skipstone export CHECKPOINT -o OUT --target {target}`")
 
 
 def require_several_rows(device: Device) -> None:

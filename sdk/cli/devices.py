@@ -76,7 +76,12 @@ def _capabilities(devices: Sequence[DeviceInfo]) -> str:
 
 
 def _why(device: DeviceInfo) -> str:
-    return f"{device.why}" + (f"\nits provider comes with: {device.install}" if device.install else "")
+    told = str(device.why)
+    return (
+        told
+        if device.install is None or device.install in told
+        else f"{told}\nits provider comes with: {device.install}"
+    )
 
 
 def _check(name: str, *, as_json: bool) -> None:

@@ -17,7 +17,7 @@ from skipstone import LanguageModel
 from skipstone.check import Clause, ContractBundles, check_clauses
 from skipstone.device_check import contract_bundles
 from skipstone.devices import Capability, Device, open_device
-from skipstone.errors import ConfigError
+from skipstone.errors import ConfigError, DeviceError
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods import approximate_methods
 from skipstone.runtime.methods.depth import find_skip_set
@@ -62,7 +62,7 @@ class OneRowBinding(ToyBinding):
 
 
 class OneRowToy(ToyDevice):
-    name, capabilities = "one-row", frozenset({"int4"})
+    name, capabilities = "one-row", frozenset({"int4", "dynamic-shapes"})
 
     def bind(self, session: ort.InferenceSession) -> ToyBinding:
         takes_rows = any(argument.name == "position_ids" for argument in session.get_inputs())
@@ -116,9 +116,16 @@ def test_suggestions_need_no_several_rows(bundles: ContractBundles, method: str)
 
 def test_a_device_with_chains_only_gets_chains(bundles: ContractBundles) -> None:
     toy = ToyDevice()
-    toy.capabilities = frozenset({Capability.SEVERAL_ROWS})  # type: ignore[misc]
+    toy.capabilities = frozenset({Capability.SEVERAL_ROWS, Capability.DYNAMIC_SHAPES})  # type: ignore[misc]
     refused = by_verdict(toy, bundles, "refused")
     assert [*refused] == ["tree", "int8 cache"] and "has no tree-attention" in refused["tree"]
+
+
+def test_a_device_of_fixed_sizes_refuses_a_bundle_without_sizes(bundles: ContractBundles) -> None:
+    toy = ToyDevice()
+    toy.capabilities = frozenset({Capability.SEVERAL_ROWS})  # type: ignore[misc]
+    with pytest.raises(DeviceError, match="takes any number of rows, and device toy has no dynamic-shapes; make one"):
+        Model(Model.open(bundles.numbers).bundle, toy)
 
 
 # What is broken fails

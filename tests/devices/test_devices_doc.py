@@ -17,6 +17,7 @@ __all__ = ["bundles"]
 TEXT = (Path(__file__).parents[2] / "docs" / "devices.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate provider")
 def test_the_device_of_the_page_keeps_the_contract_and_says_what_brings_it(bundles: ContractBundles) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     page: dict[str, Any] = {}

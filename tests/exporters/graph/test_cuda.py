@@ -13,7 +13,7 @@ from conftest import MakeBundle, MakeCheckpoint
 from family_cases import CASES
 from numpy.typing import NDArray
 
-from skipstone.devices import CpuDevice
+from skipstone.devices import Capability, CpuDevice
 from skipstone.errors import CheckpointError, ConfigError, DeviceError
 from skipstone.exporters.graph import WeightFile
 from skipstone.runtime.bundle import Bundle
@@ -39,7 +39,7 @@ def bundles(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> Any:
 class Float16OnProcessor(CpuDevice):
     """The processor, which takes no bundles for CUDA: where it computes right, it checks them all the same."""
 
-    targets = ("cuda", "plain")
+    capabilities = CpuDevice.capabilities | {Capability.FP16}
 
 
 def opened(path: Path) -> Model:
@@ -140,7 +140,7 @@ def test_the_manifest_tells_target_and_cache(bundles: Any) -> None:
     assert cuda.manifest.cache_bytes(1000) * 2 == plain.manifest.cache_bytes(1000)
     with pytest.raises(ConfigError, match="has graphs for a cache of fp16, not of int8"):
         Model(cuda.bundle, cuda.device, cache_type="int8")
-    with pytest.raises(DeviceError, match=r"made for the target cuda, and device cpu takes ort and .*--target ort"):
+    with pytest.raises(DeviceError, match=r"computes in float16, and device cpu has no fp16; .*--target ort"):
         Model.open(cuda.bundle.path)
 
 
