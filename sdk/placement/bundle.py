@@ -95,6 +95,8 @@ def _fixed_sizes(manifest: Manifest) -> dict[str, tuple[int, int]]:
 def _changes(manifest: Manifest, target: Target, graphs: tuple[GraphPlacement, ...]) -> list[str]:
     """Return what could be changed, as sentences."""
     groups = [group for graph in graphs for group in graph.elsewhere]
+    if any(graph.trouble for graph in graphs):
+        return ["what keeps the provider from opening the graph; the shares are what the table says of it"]
     made_for = manifest.target
     better = _export_target(target.name.partition(":")[0])
     if not groups:

@@ -25,32 +25,38 @@ class ProviderRefusedError(Exception):
 
 def has_provider(door: Door) -> bool:
     """Return whether the provider of a door can be asked here."""
-    if door.provider in ort.get_available_providers():
-        return True
-    try:
-        return bool(provider_devices(door))
-    except DeviceError:
-        return False
+    return bool(_plugged(door)) or door.provider in ort.get_available_providers()
 
 
 def nodes_taken(model: ModelProto, folder: Path, door: Door, rules: Rules | None) -> frozenset[int]:
     """Return the places of the nodes that the provider takes, counted as `CheckedGraph` does.
 
-    The graph is opened as it is, without optimizations, its weights from `folder`. The CPU provider takes all nodes of
-    a graph that opens. Raises: ProviderRefusedError.
+    The graph is opened as it is, its weights from `folder`; where that fails with what is constant in it computed
+    first. The CPU provider takes all nodes of a graph that opens. Raises: ProviderRefusedError.
     """
     named = _with_names(model)
-    session_options = _options(folder, door, rules)
     try:
-        builtin = [door.provider] if door.provider in ort.get_available_providers() else None
-        session = ort.InferenceSession(named.SerializeToString(), session_options, providers=builtin)
-    except Exception as error:  # onnxruntime's errors have no base of their own
-        raise ProviderRefusedError(_words(error)) from error
+        session = _open(named, folder, door, rules, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    except Exception:  # onnxruntime's errors have no base of their own
+        try:
+            session = _open(named, folder, door, rules, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC)
+        except Exception as error:
+            raise ProviderRefusedError(_words(error)) from error
     if door.provider == CPU_PROVIDER:
         return frozenset(range(_number_nodes(named.graph, 0)))
     parts = session.get_provider_graph_assignment_info()
     names = (node.name for part in parts if part.ep_name == door.provider for node in part.get_nodes())
     return frozenset(int(name) for name in names if name.isdigit())
+
+
+def _open(
+    model: ModelProto, folder: Path, door: Door, rules: Rules | None, level: ort.GraphOptimizationLevel
+) -> ort.InferenceSession:
+    options, hardware = _options(folder, level), _plugged(door)
+    if hardware:
+        options.add_provider_for_devices(hardware[:1], _plug_in_options(door, rules))
+    builtin = None if hardware else [door.provider]
+    return ort.InferenceSession(model.SerializeToString(), options, providers=builtin)
 
 
 def _with_names(model: ModelProto) -> ModelProto:
@@ -71,9 +77,17 @@ def _number_nodes(graph: GraphProto, first: int) -> int:
     return place
 
 
-def _options(folder: Path, door: Door, rules: Rules | None) -> ort.SessionOptions:
+def _plugged(door: Door) -> list[ort.OrtEpDevice]:
+    """Return what the provider of a plug-in can run on here: nothing where it is no plug-in or not installed."""
+    try:
+        return list(provider_devices(door)) if door.package is not None else []
+    except DeviceError:
+        return []
+
+
+def _options(folder: Path, level: ort.GraphOptimizationLevel) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = level
     options.log_severity_level = 4  # what it has to say comes as an error
     entries = {
         "session.record_ep_graph_assignment_info": "1",
@@ -82,8 +96,6 @@ def _options(folder: Path, door: Door, rules: Rules | None) -> ort.SessionOption
     }
     for name, value in entries.items():
         options.add_session_config_entry(name, value)
-    if door.provider not in ort.get_available_providers():
-        options.add_provider_for_devices(list(provider_devices(door))[:1], _plug_in_options(door, rules))
     return options
 
 

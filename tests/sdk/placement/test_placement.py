@@ -151,6 +151,18 @@ def test_a_provider_that_is_here_is_asked_and_the_table_says_why_it_leaves_a_nod
     }
 
 
+@pytest.mark.parametrize("name", ["qnn", "webgpu"])
+def test_a_plug_in_that_is_installed_and_finds_hardware_is_asked(name: str, tmp_path: Path) -> None:
+    target = Target.named(name)
+    if target.door is None:
+        pytest.skip(f"the plug-in of {name} is not installed here, or finds no hardware")
+    weights = [weight("w", 16, 8)]
+    model = model_of([node("MatMul", ["x", "w"], "m"), node("Erf", ["m"])], {"x": [4, 16]}, weights=weights)
+    placement = placed(model, tmp_path, target)
+    assert placement.origin.startswith(f"{target.door.provider} itself")
+    assert reasons(placement)["MatMul"] is None
+
+
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [([2, 4], None), (["T", 4], "dynamic shapes"), ([1, 2, 4], "input 0 has 3 dimensions")],
