@@ -45,15 +45,16 @@ class _Calls:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._last = deque[tuple[float, float]]()  # seconds, and the processor's seconds in them
-        self._last_s = 0.0
+        self._last_s = self._last_cpu_s = 0.0
         self.count, self.total_s = 0, 0.0
 
     def add(self, spent_s: float, cpu_s: float) -> None:
         self.count, self.total_s = self.count + 1, self.total_s + spent_s
         self._last.append((spent_s, cpu_s))
-        self._last_s += spent_s
+        self._last_s, self._last_cpu_s = self._last_s + spent_s, self._last_cpu_s + cpu_s
         while len(self._last) > LEAST_CALLS and self._last_s - self._last[0][0] > WINDOW_S:
-            self._last_s -= self._last.popleft()[0]
+            spent_s, cpu_s = self._last.popleft()
+            self._last_s, self._last_cpu_s = self._last_s - spent_s, self._last_cpu_s - cpu_s
 
     @property
     def are_enough(self) -> bool:
@@ -67,7 +68,7 @@ class _Calls:
     @property
     def is_starved(self) -> bool:
         """Whether the threads waited for others."""
-        return are_starved(self._threads, self._last_s, sum(cpu_s for _, cpu_s in self._last))
+        return are_starved(self._threads, self._last_s, self._last_cpu_s)
 
 
 class ThreadChoice:

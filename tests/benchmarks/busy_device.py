@@ -96,13 +96,13 @@ def settle(text: Text, seconds: float) -> list[tuple[float, int]]:
     return seen
 
 
-def settled_s(seen: list[tuple[float, int]], best: int, seconds: float) -> float | None:
-    """Return when the tokens from there on were mostly written on the best number of threads; None for never."""
+def told_settling(seen: list[tuple[float, int]], best: Way) -> str:
+    """Say when the best number was first chosen, and for which share of the tokens from there on."""
     for place, (at_s, threads) in enumerate(seen):
-        rest = [number for _, number in seen[place:]]
-        if threads == best and rest.count(best) > 0.7 * len(rest) and at_s < 0.8 * seconds:
-            return at_s
-    return None
+        if threads == best.threads:
+            share = sum(number == threads for _, number in seen[place:]) / (len(seen) - place)
+            return f"chose {best.name} after {at_s:.2f} s, and for {share:.0%} of the tokens from there on"
+    return f"did not choose {best.name}"
 
 
 def measure(ways: list[Way], rounds: int, seconds: float) -> None:
@@ -113,7 +113,7 @@ def measure(ways: list[Way], rounds: int, seconds: float) -> None:
             way.turn(seconds)
 
 
-def report(situation: str, ways: list[Way], seen: list[tuple[float, int]], seconds: float) -> None:
+def report(situation: str, ways: list[Way], seen: list[tuple[float, int]]) -> None:
     print(f"\n{situation} (load of the last minute {os.getloadavg()[0]:.1f})")
     fixed = [way for way in ways if way.threads is not None]
     best = max(fixed, key=lambda way: statistics.median(way.speeds))
@@ -121,9 +121,7 @@ def report(situation: str, ways: list[Way], seen: list[tuple[float, int]], secon
         speed, cpu_s = statistics.median(way.speeds), statistics.median(way.cpu_s)
         ratio = statistics.median(mine / other for mine, other in zip(way.speeds, best.speeds, strict=True))
         print(f"  {way.name:10} {speed:7.1f} tokens/s  {1e3 * cpu_s:6.1f} ms CPU/token  {ratio:5.2f} of the best")
-    assert best.threads is not None
-    took = settled_s(seen, best.threads, seconds)
-    print(f"  adapted to {best.name} in {took:.2f} s" if took is not None else f"  did not settle on {best.name}")
+    print(f"  the runtime, alone before, {told_settling(seen, best)}")
 
 
 def main() -> None:
@@ -146,7 +144,7 @@ def main() -> None:
         with busy(num_busy):
             seen = settle(text, options.settle)
             measure(ways, options.rounds, options.turn)
-        report(f"{num_busy} busy processes", ways, seen, options.settle)
+        report(f"{num_busy} busy processes", ways, seen)
 
 
 if __name__ == "__main__":
