@@ -21,6 +21,8 @@ SHARE, SHARE_IF_BUSY, AHEAD_S = 0.005, 0.04, 0.3
 # Another number is taken when its calls take no more than this of the time. If threads wait, fewer are taken also where
 # that takes as long, since it leaves more to others; and more only for a greater gain.
 GAIN, SAME, GREAT = 0.93, 1.03, 0.8
+# Two calls that take so many times as long are enough to see that another number does not pay.
+HOPELESS: Final = 1.5
 # The caller's thread works all the time, and each of the others this share of it; with less they wait for others.
 CALLER, WORKER = 0.95, 0.3
 
@@ -136,6 +138,9 @@ class ThreadChoice:
     def _is_decided(self, place: int) -> bool:
         """Whether the trial has shown enough: at once where no thread waits, or more threads wait and gain nothing."""
         tried = self._tried
+        may_settle = place < self._place and self._now.is_starved  # the system may still find a place for them
+        if tried.count > 1 and not may_settle and tried.mean_s > HOPELESS * self._now.mean_s:
+            return True
         if tried.total_s >= TRIAL_S or not tried.are_enough:
             return tried.total_s >= TRIAL_S
         return not tried.is_starved or (place > self._place and not self._is_better(place))
