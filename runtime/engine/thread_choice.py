@@ -8,6 +8,7 @@ to nothing.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 __all__ = ["ThreadChoice", "are_starved", "steps_of_threads"]
 
