@@ -26,8 +26,11 @@ class Buffer(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """The type of the numbers."""
 
-    def read(self) -> NDArray[Any]:
-        """Return the numbers, for reading only; valid until the buffer changes, as it may be the same memory."""
+    def read(self, at: Place = ...) -> NDArray[Any]:
+        """Return the numbers at a place, for reading only; valid until the buffer changes: it may be the same memory.
+
+        Cost: what is read, where the memory is not the host's.
+        """
 
     def write(self, values: ArrayLike, at: Place = ...) -> None:
         """Put numbers, broadcast as numpy does, at a place of the buffer."""

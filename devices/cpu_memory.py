@@ -33,8 +33,8 @@ class CpuBuffer:
         assert array.flags.c_contiguous, "onnxruntime would take a copy"
         return cls(ort.OrtValue.ortvalue_from_numpy(array), array)
 
-    def read(self) -> NDArray[Any]:
-        return self._array
+    def read(self, at: Place = ...) -> NDArray[Any]:
+        return self._array if at is ... else self._array[at]
 
     def write(self, values: ArrayLike, at: Place = ...) -> None:
         self._array[at] = values

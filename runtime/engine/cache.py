@@ -52,7 +52,7 @@ class KVCache:
 
         def buffer(layer: LayerCache) -> Buffer:
             num_rows = layer.num_rows(capacity) + SPARE_ROWS
-            return device.allocate((batch, layer.num_heads, num_rows, layer.head_size), layer.dtype)
+            return device.resident((batch, layer.num_heads, num_rows, layer.head_size), layer.dtype)
 
         buffers = [(buffer(layer), buffer(layer)) for layer in layers]
         layouts = [layer.ring_layout for layer in layers]
@@ -112,7 +112,7 @@ class KVCache:
         """
         _, buffer = self.layers[self._last_layer]
         ring = self.rings[0][self._last_layer]
-        kept = buffer.read()[0, :, rows if ring is None else ring.local(rows)].swapaxes(0, 1)
+        kept = buffer.read(np.s_[0, :, rows if ring is None else ring.local(rows)]).swapaxes(0, 1)
         return kept.reshape(len(kept), -1).astype(np.float32)
 
     def copy_from(self, other: KVCache, length: int) -> None:
@@ -148,7 +148,7 @@ class KVCache:
     def blocks(self, length: int) -> Iterator[NDArray[Any]]:
         """Yield keys [K, T, D], then values, of each layer: the rows of the first text, up to `length`, that it has."""
         for ring, layer in zip(self.rings[0], self.layers, strict=True):
-            yield from (buffer.read()[0, :, :length] for buffer in layer) if ring is None else ring.rows(length)
+            yield from (buffer.read(np.s_[0, :, :length]) for buffer in layer) if ring is None else ring.rows(length)
 
     def takes(self, length: int, first_rows: Sequence[int]) -> bool:
         """Return whether rows from these on, by layer, suffice for a text of `length` rows to go on."""

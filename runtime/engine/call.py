@@ -68,7 +68,7 @@ class BoundCall:
             buffers["active_experts"] = _numbers(device, np.asarray(part.active, np.int64))
         adapter = sessions.adapter_of(part)
         if adapter is not None:
-            buffers["adapted"] = device.allocate(self._hidden.shape, self._numbers)
+            buffers["adapted"] = device.resident(self._hidden.shape, self._numbers)
         self.bindings, given = list[Binding](), "hidden"
         for session in self.sessions:
             # Later stages read `hidden`, so what an adapter gives, for the head alone, has a place of its own.
@@ -89,7 +89,7 @@ class BoundCall:
         self._weights.write(1)
         self._positions = device.zeros((batch, num_rows), np.int64)
         self._lengths, self._total = device.zeros((batch,), np.int32), device.zeros((), np.int32)
-        self._hidden = device.allocate((batch, num_tokens, dimensions.hidden_size), self._numbers)
+        self._hidden = device.resident((batch, num_tokens, dimensions.hidden_size), self._numbers)
         self._logits = self._zeros("logits", len(feed.rows), dimensions.vocab_size, "float32")
         return {
             "token_ids": self._token_ids,

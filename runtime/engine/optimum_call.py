@@ -59,7 +59,7 @@ class WrappedCall:
         }
         feeds: dict[str, NDArray[np.generic]] = {name: known[name] for name in known if name in self._taken}
         for name, buffer in self._buffers.items():
-            feeds[f"past_key_values.{name}"] = np.ascontiguousarray(buffer.read()[:, :, :length])
+            feeds[f"past_key_values.{name}"] = np.ascontiguousarray(buffer.read(np.s_[:, :, :length]))
         results: list[NDArray[np.float32]] = []
         kind = self._num_tokens.bit_length(), WHOLE
         self._owner.crew.run(kind, self.sessions, lambda: results.extend(self._session.run(self._outputs, feeds)))

@@ -73,7 +73,7 @@ class Ring:
         here = slice(length - self.start)
         pieces = [self._kept_apart, here] if self.has_left else [here]
         key, value = (
-            np.concatenate([buffer.read()[0, :, piece] for piece in pieces], axis=1) for buffer in self._buffers
+            np.concatenate([buffer.read(np.s_[0, :, piece]) for piece in pieces], axis=1) for buffer in self._buffers
         )
         return key, value
 

@@ -32,7 +32,7 @@ class RotaryTables:
         self._starts = (0,) if manifest.long_rope_from is None else (0, manifest.context_length)
         shape = (self._starts[-1] + length, manifest.cache[0].head_size // 2)
         self._tables = tuple(
-            (rotary, device.allocate(shape, manifest.numbers), device.allocate(shape, manifest.numbers))
+            (rotary, device.resident(shape, manifest.numbers), device.resident(shape, manifest.numbers))
             for rotary in manifest.rotaries
         )
 

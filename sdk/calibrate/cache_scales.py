@@ -82,7 +82,7 @@ def _rows(cache: KVCache, num_tokens: int) -> Iterator[tuple[Floats, Floats]]:
     for layer, ring, first in zip(cache.layers, cache.rings[0], cache.first_rows, strict=True):
         rows = slice(first, num_tokens)
         place = rows if ring is None else ring.local(rows)
-        keys, values = (buffer.read()[0, :, place] for buffer in layer)
+        keys, values = (buffer.read(np.s_[0, :, place]) for buffer in layer)
         yield keys, values
 
 

@@ -25,8 +25,8 @@ class ToyBuffer:
     def __init__(self, memory: NDArray[Any]) -> None:
         self.memory, self.shape, self.dtype = memory, memory.shape, memory.dtype
 
-    def read(self) -> NDArray[Any]:
-        return self.memory.copy()
+    def read(self, at: Place = ...) -> NDArray[Any]:
+        return self.memory[at].copy()
 
     def write(self, values: ArrayLike, at: Place = ...) -> None:
         self.memory[at] = values

@@ -1,0 +1,74 @@
+"""GPUs through WebGPU: Vulkan, Direct3D 12 or Metal, by the plug-in provider `onnxruntime-ep-webgpu`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import onnxruntime as ort
+
+from skipstone.devices.capabilities import Capability
+from skipstone.devices.cpu import open_cpu
+from skipstone.devices.device import Hardware
+from skipstone.devices.doors import DOORS
+from skipstone.devices.free_memory import free_bytes
+from skipstone.devices.plug_ins import provider_devices
+from skipstone.devices.provider_device import ProviderDevice
+from skipstone.errors import DeviceError
+
+__all__ = ["open_webgpu"]
+
+SOFTWARE: Final = "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER"
+NAME: Final = "webgpu"
+CAPABILITIES: Final = frozenset(
+    {
+        Capability.SEVERAL_ROWS,
+        Capability.TREE_ATTENTION,
+        Capability.SHARED_CACHE,
+        Capability.INT8_CACHE,
+        Capability.INT4,
+        Capability.DYNAMIC_SHAPES,
+    }
+)
+
+
+def open_webgpu(*, threads: int | None = None, unit: str | None = None) -> ProviderDevice:
+    """Return the GPU that WebGPU takes; it has no other. `threads` are for nodes that run on the processor.
+
+    Raises: DeviceError when the plug-in is missing or finds no GPU; ConfigError for a number of threads.
+    """
+    if unit not in (None, "0"):
+        raise DeviceError(f"{NAME}:{unit} cannot be opened: WebGPU takes the first GPU only; give {NAME}")
+    (door,) = (door for door in DOORS if door.name == NAME)
+    found = provider_devices(door)
+    if not found:
+        raise DeviceError(
+            f"device {NAME} cannot be opened: the plug-in is installed, but finds no GPU and driver here (Vulkan, "
+            f"Direct3D 12 or Metal); for tests, {SOFTWARE}=1 lets it take a software driver"
+        )
+    device = found[0]
+
+    def open_graph(graph: Path | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+        options.add_provider_for_devices([device], {})
+        return ort.InferenceSession(graph, options)
+
+    return ProviderDevice(
+        name=NAME,
+        provider=door.provider,
+        kind="webgpu",
+        index=0,
+        threads=open_cpu(threads=threads).threads,
+        capabilities=CAPABILITIES,
+        hardware=_hardware(device),
+        open_graph=open_graph,
+        bytes_left=free_bytes,  # WebGPU tells nothing of its memory; that of the host is the nearest that is known
+        takes_offsets=False,
+    )
+
+
+def _hardware(device: ort.OrtEpDevice) -> Hardware:
+    if device.device.type == ort.OrtHardwareDeviceType.GPU:
+        return Hardware("gpu", f"{device.device.vendor} GPU")
+    return Hardware("processor", "software adapter")
