@@ -39,6 +39,7 @@ DOORS: Final = (
         name="cuda",
         provider="CUDAExecutionProvider",
         install="pip install onnxruntime-gpu, in place of onnxruntime",
+        opener="skipstone.devices.cuda:open_cuda",
     ),
     Door(
         name="tensorrt-rtx",
@@ -63,6 +64,7 @@ DOORS: Final = (
         provider="WebGpuExecutionProvider",
         install="pip install onnxruntime-ep-webgpu",
         package="onnxruntime_ep_webgpu",
+        opener="skipstone.devices.webgpu:open_webgpu",
     ),
     Door(
         name="openvino",

@@ -18,7 +18,7 @@ from skipstone.devices.cpu_memory import CpuBuffer
 from skipstone.devices.device import Hardware
 from skipstone.devices.forks import keep_in_forks
 from skipstone.devices.provider_binding import ProviderBinding
-from skipstone.devices.provider_memory import ProviderBuffer, ProviderMemory
+from skipstone.devices.provider_memory import ProviderBuffer, ProviderMemory, reason_told
 from skipstone.devices.row_graphs import WORD_BYTES, RowGraphs
 from skipstone.devices.thread_pool import ThreadPool
 from skipstone.errors import DeviceError
@@ -28,6 +28,8 @@ __all__ = ["ProviderDevice", "nodes_on_processor"]
 LOG_ERRORS: Final = 3
 PROCESSOR: Final = "CPUExecutionProvider"
 OUT_OF_MEMORY: Final = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "error creating buffer")
+# What is said where a provider is installed, and its driver or hardware is not as it needs them.
+NOT_STARTED: Final = ("createprovider", "adapter", "no cuda-capable", "cudasetdevice", "driver version")
 # Nodes that do a model's work. Others, of shapes and numbers of rows, are quick anywhere.
 HEAVY: Final = frozenset(
     {"MatMul", "MatMulNBits", "Gemm", "GatherBlockQuantized", "GroupQueryAttention", "Attention", "MoE", "QMoE"}
@@ -39,8 +41,9 @@ class ProviderDevice:
     """Graphs run on the provider's device, and what it has no kernel for on `threads` threads of the processor.
 
     `kind` and `index` are how onnxruntime calls its memory, such as `cuda` and 1. `open_graph` opens a file or the
-    bytes of a graph there. `bytes_left` asks for the memory that is left. With `takes_offsets` an address may point
-    into a buffer.
+    bytes of a graph there. `memory_left` asks for the bytes that are free
+    and all there are, None where nobody tells. With `takes_offsets` an address may point
+    into a buffer; a provider that `fails_silently` gives useless buffers where there is no memory.
     """
 
     name: str
@@ -51,8 +54,9 @@ class ProviderDevice:
     capabilities: frozenset[str]
     hardware: Hardware
     open_graph: Callable[[Path | bytes, ort.SessionOptions], ort.InferenceSession]
-    bytes_left: Callable[[], int | None]
+    memory_left: Callable[[], tuple[int | None, int | None]]
     takes_offsets: bool
+    fails_silently: bool = False
 
     def open_session(self, path: Path) -> ort.InferenceSession:
         """Return a session of the graph in file `path`; warns of heavy nodes that run on the processor.
@@ -64,7 +68,7 @@ class ProviderDevice:
         session = self._open(path, str(path))
         nodes = nodes_on_processor(session)
         heavy = {name: count for name, count in nodes.items() if name in HEAVY}
-        if heavy:
+        if heavy and self.provider != PROCESSOR:
             told = ", ".join(f"{count} {name}" for name, count in sorted(heavy.items()))
             warnings.warn(
                 f"{path.name}: {told} run on the processor, as {self.name} has no kernel for them in this graph; "
@@ -87,7 +91,12 @@ class ProviderDevice:
         return self._memory.allocate(shape, dtype) if row_bytes % WORD_BYTES == 0 else self.zeros(shape, dtype)
 
     def free_bytes(self) -> int | None:
-        return self.bytes_left()
+        free, _ = self.memory_left()
+        return free
+
+    def total_bytes(self) -> int | None:
+        _, total = self.memory_left()
+        return total
 
     def bind(self, session: ort.InferenceSession) -> ProviderBinding:
         return ProviderBinding(self._memory, session)
@@ -95,7 +104,13 @@ class ProviderDevice:
     @cached_property
     def _memory(self) -> ProviderMemory:
         graphs = RowGraphs(self.kind, self.index, lambda graph: self._open(graph, "the graph that moves rows"))
-        return ProviderMemory(self.kind, self.index, graphs, takes_offsets=self.takes_offsets)
+        return ProviderMemory(
+            self.kind,
+            self.index,
+            graphs,
+            takes_offsets=self.takes_offsets,
+            fails_silently=self.fails_silently,
+        )
 
     def _open(self, graph: Path | bytes, what: str) -> ort.InferenceSession:
         options = ort.SessionOptions()
@@ -108,19 +123,24 @@ class ProviderDevice:
         except Exception as error:  # onnxruntime's errors have no base of their own
             raise self._told(error, what) from error
         if self.provider not in session.get_providers():
-            raise DeviceError(
-                f"device {self.name} is broken here: {self.provider} is installed but does not start, and onnxruntime "
-                "took the processor; look at its messages above, or give --device cpu"
-            )
+            raise self._broken("onnxruntime took the processor, and said why")
         keep_in_forks(session)
         return session
 
+    def _broken(self, reason: str) -> DeviceError:
+        return DeviceError(
+            f"device {self.name} is broken here: {self.provider} is installed but does not start; mend its driver, or "
+            f"give --device cpu ({reason})"
+        )
+
     def _told(self, error: Exception, what: str) -> DeviceError:
-        reason = " ".join(str(error).split())
+        reason = reason_told(error)
         if any(words in reason.lower() for words in OUT_OF_MEMORY):
             return DeviceError(
                 f"{what}: {self.name} has not enough memory for it; lower --context or take a smaller bundle ({reason})"
             )
+        if any(words in str(error).lower() for words in NOT_STARTED):
+            return self._broken(reason)
         return DeviceError(f"{what}: {self.name} cannot open it, in onnxruntime {ort.__version__}: {reason}")
 
 

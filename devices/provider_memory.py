@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from itertools import zip_longest
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
@@ -18,28 +19,70 @@ from skipstone.devices.buffer import Place
 from skipstone.devices.row_graphs import RowGraphs, Rows
 from skipstone.errors import DeviceError
 
-__all__ = ["ProviderBuffer", "ProviderMemory"]
+__all__ = ["ProviderBuffer", "ProviderMemory", "reason_told"]
+
+# Smaller buffers are not tried out, and by what number larger ones are.
+LEAST_DOUBTED: Final = 1 << 20
+KEPT: Final = 85
+MOST_TOLD: Final = 300
 
 
 class ProviderMemory:
     """What allocates on one device; `kind` and `index` are how onnxruntime calls the device, such as `cuda` and 1."""
 
-    def __init__(self, kind: str, index: int, graphs: RowGraphs, *, takes_offsets: bool) -> None:
-        """With `takes_offsets` an address may point into a buffer, so that a view in one piece needs no copy."""
-        self.kind, self.index, self.graphs, self.takes_offsets = kind, index, graphs, takes_offsets
+    def __init__(
+        self, kind: str, index: int, graphs: RowGraphs, *, takes_offsets: bool, fails_silently: bool = False
+    ) -> None:
+        """With `takes_offsets` an address may point into a buffer, so that a view in one piece needs no copy.
+
+        A provider that `fails_silently` gives a buffer that keeps nothing where there is no memory.
+        """
+        self.kind, self.index, self.graphs = kind, index, graphs
+        self.takes_offsets, self._fails_silently = takes_offsets, fails_silently
+        graphs.start()  # a provider that does not start ends the whole process when it is asked for memory
 
     def allocate(self, shape: Sequence[int], dtype: DTypeLike) -> ProviderBuffer:
         """Return a buffer with undefined contents. Raises: DeviceError when the memory does not suffice."""
         numpy_type = np.dtype(dtype)
+        num_bytes = math.prod(shape) * numpy_type.itemsize
         try:
             value = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), numpy_type.type, self.kind, self.index)
+            buffer = ProviderBuffer(self, value, tuple(shape), numpy_type)
+            if self._fails_silently and num_bytes >= LEAST_DOUBTED:
+                _require_kept(buffer)
         except Exception as error:  # onnxruntime's errors have no base of their own
-            megabytes = math.prod(shape) * numpy_type.itemsize / 1e6
             raise DeviceError(
-                f"{self.kind}:{self.index} has no memory for a buffer of {megabytes:,.1f} MB: lower --context, take a "
-                f"smaller bundle, or --cache int8 ({' '.join(str(error).split())})"
+                f"{self.kind}:{self.index} has no memory for a buffer of {num_bytes / 1e6:,.1f} MB: lower --context, "
+                f"take a smaller bundle, or --cache int8 ({reason_told(error)})"
             ) from error
-        return ProviderBuffer(self, value, tuple(shape), numpy_type)
+        return buffer
+
+
+def _numbers(shape: tuple[int, ...], at: Place) -> NDArray[np.int64]:
+    """Return the numbers of the rows at a place among rows [shape], as numpy would take them out of all numbers.
+
+    At most one axis has a list. Cost: the rows of the place, however many there are.
+    """
+    places = () if at is ... else at if isinstance(at, tuple) else (at,)
+    assert len(places) <= len(shape), "a place is made of whole rows"
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    numbers: NDArray[np.int64] = np.zeros((), np.int64)
+    for size, stride, place in zip_longest(shape, strides, places, fillvalue=slice(None)):
+        numbers = np.add.outer(numbers, np.arange(size)[place] * stride)
+    return numbers
+
+
+def reason_told(error: Exception) -> str:
+    """Return what an error of onnxruntime says, without the places in its source that lead up to it."""
+    return " ".join(str(error).split()).rsplit(" was false. ", 1)[-1][-MOST_TOLD:]
+
+
+def _require_kept(buffer: ProviderBuffer) -> None:
+    """Raise MemoryError where a buffer does not keep what is written to its last row."""
+    last = tuple(slice(size - 1, size) for size in buffer.shape[:-1] or buffer.shape)
+    buffer.write(KEPT, last)
+    if not (buffer.read(last) == KEPT).all():
+        raise MemoryError("it keeps nothing that is written there")
 
 
 class ProviderBuffer:
@@ -70,8 +113,7 @@ class ProviderBuffer:
 
     def _at(self, at: Place) -> NDArray[np.int64]:
         """Return the numbers of the rows at a place."""
-        rows = np.arange(math.prod(self._row_shape)).reshape(self._row_shape) if self.rows is None else self.rows
-        return np.asarray(rows[at])
+        return _numbers(self._row_shape, at) if self.rows is None else np.asarray(self.rows[at])
 
     def _rows(self, at: Place) -> Rows:
         return Rows(self.value, self.row_bytes, self._at(at).ravel())

@@ -44,6 +44,10 @@ class RowGraphs:
     def __init__(self, kind: str, index: int, open_graph: Callable[[bytes], ort.InferenceSession]) -> None:
         self._kind, self._index, self._open_graph = kind, index, open_graph
 
+    def start(self) -> None:
+        """Open one of them now. Raises: what opening a graph does."""
+        _ = self._copier
+
     def read(self, rows: Rows) -> NDArray[np.int32]:
         """Return rows [n, W]."""
         words = np.empty((len(rows.numbers), rows.words[1]), np.int32)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -45,8 +43,8 @@ def open_webgpu(*, threads: int | None = None, unit: str | None = None) -> Provi
     found = provider_devices(door)
     if not found:
         raise DeviceError(
-            f"device {NAME} cannot be opened: the plug-in is installed, but finds no GPU and driver here (Vulkan, "
-            f"Direct3D 12 or Metal); for tests, {SOFTWARE}=1 lets it take a software driver"
+            f"{door.package} is installed, but finds no GPU here with a driver of Vulkan, Direct3D 12 or Metal; for "
+            f"tests, {SOFTWARE}=1 lets it take a software driver"
         )
     device = found[0]
 
@@ -63,8 +61,9 @@ def open_webgpu(*, threads: int | None = None, unit: str | None = None) -> Provi
         capabilities=CAPABILITIES,
         hardware=_hardware(device),
         open_graph=open_graph,
-        bytes_left=free_bytes,  # WebGPU tells nothing of its memory; that of the host is the nearest that is known
+        memory_left=_host_memory,
         takes_offsets=False,
+        fails_silently=True,
     )
 
 
@@ -72,3 +71,8 @@ def _hardware(device: ort.OrtEpDevice) -> Hardware:
     if device.device.type == ort.OrtHardwareDeviceType.GPU:
         return Hardware("gpu", f"{device.device.vendor} GPU")
     return Hardware("processor", "software adapter")
+
+
+def _host_memory() -> tuple[int | None, int | None]:
+    """Return the free bytes of the host: WebGPU tells nothing of its memory, and small GPUs share that of the host."""
+    return free_bytes(), None
