@@ -21,11 +21,13 @@ from skipstone.devices.provider_binding import ProviderBinding
 from skipstone.devices.provider_memory import ProviderBuffer, ProviderMemory, reason_told
 from skipstone.devices.row_graphs import WORD_BYTES, RowGraphs
 from skipstone.devices.thread_pool import ThreadPool
+from skipstone.devices.turned_rows import turned_before
 from skipstone.errors import DeviceError
 
 __all__ = ["ProviderDevice", "nodes_on_processor"]
 
 LOG_ERRORS: Final = 3
+WEIGHTS_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 PROCESSOR: Final = "CPUExecutionProvider"
 OUT_OF_MEMORY: Final = ("out of memory", "outofmemory", "failed to allocate", "bad_alloc", "error creating buffer")
 # What is said where a provider is installed, and its driver or hardware is not as it needs them.
@@ -44,6 +46,7 @@ class ProviderDevice:
     bytes of a graph there. `memory_left` asks for the bytes that are free
     and all there are, None where nobody tells. With `takes_offsets` an address may point
     into a buffer; a provider that `fails_silently` gives useless buffers where there is no memory.
+    Where attention `ignores_positions`, rows are turned before it.
     """
 
     name: str
@@ -57,6 +60,7 @@ class ProviderDevice:
     memory_left: Callable[[], tuple[int | None, int | None]]
     takes_offsets: bool
     fails_silently: bool = False
+    ignores_positions: bool = False
 
     def open_session(self, path: Path) -> ort.InferenceSession:
         """Return a session of the graph in file `path`; warns of heavy nodes that run on the processor.
@@ -119,8 +123,11 @@ class ProviderDevice:
         options.log_severity_level = LOG_ERRORS
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
+            if self.ignores_positions and isinstance(graph, Path):
+                options.add_session_config_entry(WEIGHTS_FOLDER, str(graph.parent))
+                graph = turned_before(graph) or graph
             session = self.open_graph(graph, options)
-        except Exception as error:  # onnxruntime's errors have no base of their own
+        except Exception as error:  # errors of onnxruntime and of onnx have no base
             raise self._told(error, what) from error
         if self.provider not in session.get_providers():
             raise self._broken("onnxruntime took the processor, and said why")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any, Final
 
 import numpy as np
@@ -63,12 +62,12 @@ def _numbers(shape: tuple[int, ...], at: Place) -> NDArray[np.int64]:
 
     At most one axis has a list. Cost: the rows of the place, however many there are.
     """
-    places = () if at is ... else at if isinstance(at, tuple) else (at,)
+    places: tuple[Any, ...] = () if at is ... else at if isinstance(at, tuple) else (at,)
     assert len(places) <= len(shape), "a place is made of whole rows"
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     numbers: NDArray[np.int64] = np.zeros((), np.int64)
-    for size, stride, place in zip_longest(shape, strides, places, fillvalue=slice(None)):
-        numbers = np.add.outer(numbers, np.arange(size)[place] * stride)
+    for axis, size in enumerate(shape):
+        of_axis = np.arange(size, dtype=np.int64)[places[axis] if axis < len(places) else slice(None)]
+        numbers = np.add.outer(numbers, of_axis * math.prod(shape[axis + 1 :]))
     return numbers
 
 

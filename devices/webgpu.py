@@ -64,6 +64,7 @@ def open_webgpu(*, threads: int | None = None, unit: str | None = None) -> Provi
         memory_left=_host_memory,
         takes_offsets=False,
         fails_silently=True,
+        ignores_positions=True,  # as of plug-in 0.4.0
     )
 
 

@@ -24,7 +24,7 @@ def open_on_processor(graph: Path | bytes, options: ort.SessionOptions) -> ort.I
     return ort.InferenceSession(graph, options, providers=[PROVIDER])
 
 
-def stand_in(*, takes_offsets: bool) -> ProviderDevice:
+def stand_in(*, takes_offsets: bool, ignores_positions: bool = False) -> ProviderDevice:
     """Return a device with the memory of a provider that is really the processor: CUDA's takes offsets, WebGPU none."""
     capabilities = (Capability.SEVERAL_ROWS, Capability.TREE_ATTENTION, Capability.SHARED_CACHE, Capability.INT8_CACHE)
     return ProviderDevice(
@@ -39,6 +39,7 @@ def stand_in(*, takes_offsets: bool) -> ProviderDevice:
         memory_left=lambda: (None, None),
         takes_offsets=takes_offsets,
         fails_silently=not takes_offsets,
+        ignores_positions=ignores_positions,
     )
 
 

@@ -31,6 +31,16 @@ def test_methods_write_the_text_of_the_processor(tiny_stages: Model, device: Pro
     assert there.generate(PROMPT, decode=decode, max_new_tokens=24).token_ids == expected.token_ids
 
 
+def test_rows_turned_before_attention_give_the_logits_of_rows_turned_in_it(tiny: Model) -> None:
+    logits = []
+    for device in (tiny.device, stand_in(takes_offsets=True, ignores_positions=True)):
+        sequence = Model(tiny.bundle, device).new_sequence(context_length=40)
+        sequence.append(list(range(5, 15)))
+        tree = Draft((7, 8, 9, 7), "test", parents=(0, 1, 1, 3))
+        logits.append(sequence.extend(tree).copy())
+    assert np.abs(logits[0] - logits[1]).max() < 1e-5 * np.abs(logits[0]).max()
+
+
 def test_a_graph_runs_on_a_view_of_a_cache(tiny: Model, device: ProviderDevice) -> None:
     there = Model(tiny.bundle, device)
     caches = [model.new_cache(context_length=40, batch=3) for model in (tiny, there)]
