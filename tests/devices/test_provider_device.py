@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from processes import SharedFolders
 from provider_devices import PROVIDER, stand_in
 
 from skipstone import LanguageModel
+from skipstone.check import ContractBundles, check_clauses
+from skipstone.device_check import contract_bundles
 from skipstone.devices.provider_device import ProviderDevice
 from skipstone.errors import DeviceError
 from skipstone.runtime.engine import Draft, Model
@@ -100,3 +103,10 @@ def test_a_provider_that_does_not_start_is_an_error_and_no_fallback(tiny: Model)
 def test_too_large_a_cache_says_what_to_lower(device: ProviderDevice) -> None:
     with pytest.raises(DeviceError, match=r"has no memory for a buffer of 4,000,000,000\.0 MB: lower --context"):
         device.resident((10**9, 10**6), np.float32)
+
+
+@pytest.mark.parametrize("ignores_positions", [True, False])
+def test_the_contract_holds_with_memory_of_a_provider(shared_folder: SharedFolders, ignores_positions: bool) -> None:
+    bundles = ContractBundles.in_folder(shared_folder(contract_bundles, "contract bundles"), target="ort")
+    device = stand_in(takes_offsets=not ignores_positions, ignores_positions=ignores_positions)
+    assert {clause.name: clause.reason for clause in check_clauses(device, bundles) if clause.verdict != "ok"} == {}
