@@ -67,6 +67,7 @@ def cuda_device(gpus: Sequence[NvidiaGpu], *, threads: int | None = None, unit: 
         index=number,
         threads=open_cpu(threads=threads).threads,
         capabilities=CAPABILITIES,
+        targets=("cuda",),  # its attention computes in float16 only
         hardware=Hardware("gpu", gpu.name),
         open_graph=partial(_open_graph, number),
         memory_left=gpu.memory,

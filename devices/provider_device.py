@@ -55,6 +55,7 @@ class ProviderDevice:
     index: int
     threads: int
     capabilities: frozenset[str]
+    targets: tuple[str, ...]
     hardware: Hardware
     open_graph: Callable[[Path | bytes, ort.SessionOptions], ort.InferenceSession]
     memory_left: Callable[[], tuple[int | None, int | None]]

@@ -59,6 +59,7 @@ def open_webgpu(*, threads: int | None = None, unit: str | None = None) -> Provi
         index=0,
         threads=open_cpu(threads=threads).threads,
         capabilities=CAPABILITIES,
+        targets=("ort", "android-cpu"),
         hardware=_hardware(device),
         open_graph=open_graph,
         memory_left=_host_memory,

@@ -34,6 +34,7 @@ def stand_in(*, takes_offsets: bool, ignores_positions: bool = False) -> Provide
         index=0,
         threads=1,
         capabilities=frozenset({*capabilities, Capability.INT4, Capability.DYNAMIC_SHAPES}),
+        targets=("ort",),
         hardware=Hardware("gpu", "stand-in"),
         open_graph=open_on_processor,
         memory_left=lambda: (None, None),

@@ -77,9 +77,9 @@ def test_the_driver_tells_names_and_the_memory_that_is_left() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("target", ["ort", "cuda"])
-def test_a_gpu_keeps_the_contract(shared_folder: SharedFolders, target: str) -> None:
+def test_a_gpu_keeps_the_contract(shared_folder: SharedFolders) -> None:
     device = cuda()
-    bundles = ContractBundles.in_folder(shared_folder(contract_bundles, "contract bundles"), target=target)
+    folder = shared_folder(lambda folder: contract_bundles(folder, target="cuda"), "contract bundles of cuda")
+    bundles = ContractBundles.in_folder(folder, target="cuda")
     failed = {clause.name: clause.reason for clause in check_clauses(device, bundles) if clause.verdict == "failed"}
     assert failed == {}
