@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from skipstone.placement.shapes import ValueType, infer_types, with_sizes
+from skipstone.placement.shapes import ValueType, infer_types, types_by_runtime, with_sizes
 from skipstone.placement.work import work_of
 
 __all__ = ["CheckedGraph", "sizes_of"]
@@ -41,7 +41,7 @@ class CheckedGraph:
         walked = tuple(_walk(model.graph))
         nodes = tuple(node for node, _ in walked)
         constants, folded = _constants(model.graph, nodes)
-        fixed = infer_types(with_sizes(model, numbers))
+        work = _work(with_sizes(model, numbers), nodes, context)
         return cls(
             model=model,
             nodes=nodes,
@@ -52,7 +52,7 @@ class CheckedGraph:
             ),
             folded=folded,
             inner=frozenset(place for place, (_, inner) in enumerate(walked) if inner),
-            work=tuple(work_of(node, fixed, context=context) for node in nodes),
+            work=work,
         )
 
     def is_dequantized(self, name: str) -> bool:
@@ -80,6 +80,20 @@ def _walk(graph: GraphProto, *, inner: bool = False) -> Iterator[tuple[NodeProto
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 yield from _walk(attribute.g, inner=True)
+
+
+def _work(fixed: ModelProto, nodes: tuple[NodeProto, ...], context: int) -> tuple[int | None, ...]:
+    """Return the multiply-adds of nodes in a graph with fixed sizes; onnxruntime helps where onnx does not infer them."""
+    types = infer_types(fixed)
+    work = tuple(work_of(node, types, context=context) for node in nodes)
+    if None not in work:
+        return work
+    types |= {name: known for name, known in types_by_runtime(fixed).items() if _is_known(known)}
+    return tuple(work_of(node, types, context=context) for node in nodes)
+
+
+def _is_known(value: ValueType) -> bool:
+    return value[1] is not None and all(isinstance(size, int) for size in value[1])
 
 
 def _constants(graph: GraphProto, nodes: tuple[NodeProto, ...]) -> tuple[frozenset[str], frozenset[int]]:

@@ -6,12 +6,15 @@ Operators that onnx does not know are replaced by standard ones whose output has
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, TypeAlias
 
 import onnx
+import onnxruntime as ort
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, shape_inference
 
-__all__ = ["Shape", "ValueType", "attributes_of", "infer_types", "operator_of", "with_sizes"]
+__all__ = ["Shape", "ValueType", "attributes_of", "infer_types", "operator_of", "types_by_runtime", "with_sizes"]
 
 Shape: TypeAlias = tuple[int | str | None, ...]
 """A number, the name of a size that is not fixed, or None where nothing is known."""
@@ -19,6 +22,7 @@ ValueType: TypeAlias = tuple[int, Shape | None]
 """Number of the element type in ONNX, and the shape; None where not even the number of dimensions is known."""
 StandIn: TypeAlias = Callable[["_Copy", NodeProto], list[NodeProto]]
 LARGE_BYTES: Final = 1 << 16
+SMALL_BYTES: Final = 1 << 10
 
 
 def operator_of(node: NodeProto) -> str:
@@ -50,6 +54,30 @@ def infer_types(model: ModelProto) -> dict[str, ValueType]:
     """Return types and shapes by the name of the value, weights too; what cannot be inferred is not in it."""
     inferred = shape_inference.infer_shapes(_Copy(model).model, check_type=False, strict_mode=False, data_prop=True)
     return dict(_types_in(inferred.graph)) | dict(_types_in(model.graph, inferred=False))
+
+
+def types_by_runtime(model: ModelProto) -> dict[str, ValueType]:
+    """Return types and shapes of what is left when onnxruntime has computed ahead what is constant in a graph.
+
+    With fixed sizes that is all that a traced graph computes of its shapes. Large weights become inputs, so nothing of
+    their size is read. Nothing is found where onnxruntime does not open the graph.
+    """
+    light = ModelProto()
+    light.CopyFrom(model)
+    graph = light.graph
+    for weight in [one for one in graph.initializer if one.external_data or len(one.raw_data) > SMALL_BYTES]:
+        graph.initializer.remove(weight)
+        graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, tuple(weight.dims)))
+    with TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(Path(folder) / "graph.onnx")
+        options.log_severity_level = 4
+        try:
+            ort.InferenceSession(light.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception:  # onnxruntime's errors have no base of their own
+            return {}
+        return infer_types(onnx.load(options.optimized_model_filepath, load_external_data=False))
 
 
 def _types_in(graph: GraphProto, *, inferred: bool = True) -> Iterator[tuple[str, ValueType]]:

@@ -39,9 +39,11 @@ def _fixed(shape: Shape | None) -> tuple[int, ...] | None:
 
 
 def _matmul(shapes: Sequence[tuple[int, ...]], own: Mapping[str, Any], context: int) -> int:
-    if shapes[0] is not None:
-        return prod(shapes[-1]) * shapes[0][-1]
-    return prod(shapes[-1]) * shapes[1][-2]
+    """What is known of two of the three shapes is enough: both inputs, or an input and the output."""
+    first, second, out = shapes[0], shapes[1], shapes[-1]
+    if out is None:
+        return prod(first) * second[-1]
+    return prod(out) * (second[-2] if first is None else first[-1])
 
 
 def _gemm(shapes: Sequence[tuple[int, ...]], own: Mapping[str, Any], context: int) -> int:

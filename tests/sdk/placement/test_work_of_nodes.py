@@ -119,6 +119,24 @@ def test_a_traced_graph_with_shape_computations_is_counted_to_its_end() -> None:
     assert work(model, rows=3)[-1] == 3 * 8 * 5
 
 
+def test_sizes_that_a_graph_computes_in_a_way_that_onnx_does_not_follow_are_found_too() -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "one"], ["t"]),
+        node("Range", ["zero", "t", "one"], ["places"]),
+        node("Gather", ["table", "places"], ["rows"]),
+        node("MatMul", ["rows", "w"]),
+    ]
+    weights = [
+        helper.make_tensor("zero", TensorProto.INT64, [], [0]),
+        helper.make_tensor("one", TensorProto.INT64, [], [1]),
+        weight("table", 64, 8),
+        weight("w", 8, 5),
+    ]
+    model = model_of(nodes, {"x": ["batch_size", "sequence_length", 8]}, weights=weights)
+    assert work(model, rows=3)[-1] == 3 * 8 * 5
+
+
 def test_weights_in_the_graph_file_do_not_hinder() -> None:
     large = helper.make_tensor("w", FLOAT, [256, 128], b"\0" * 4 * 256 * 128, raw=True)
     model = model_of([node("MatMul", ["x", "w"])], {"x": ["B", "T", 256]}, weights=[large])
