@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from processes import SharedFolders
+from provider_devices import stand_in, webgpu
 from test_toy_device import ToyBinding, ToyBuffer, ToyDevice
 
 from skipstone import LanguageModel
@@ -46,6 +47,23 @@ def test_the_processor_and_a_device_of_another_package_keep_the_contract(
     assert len(found) == 13
     refused = {"int8 cache"} if make is ToyDevice else set()
     assert {name for name, clause in found.items() if clause.verdict != "ok"} == refused, found
+
+
+@pytest.mark.parametrize("takes_offsets", [True, False])
+@pytest.mark.parametrize("ignores_positions", [True, False])
+def test_memory_of_a_provider_keeps_the_contract(
+    bundles: ContractBundles, takes_offsets: bool, ignores_positions: bool
+) -> None:
+    device = stand_in(takes_offsets=takes_offsets, ignores_positions=ignores_positions)
+    assert {clause.verdict for clause in verdicts(device, bundles).values()} == {"ok"}
+
+
+@pytest.mark.webgpu
+@pytest.mark.slow
+def test_webgpu_keeps_the_contract(bundles: ContractBundles) -> None:
+    with webgpu() as device:
+        found = verdicts(device, bundles).values()
+        assert [clause.name for clause in found if clause.verdict != "ok"] == ["int8 cache"], found
 
 
 # A device that can do as little as one may
