@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -53,13 +55,15 @@ class Steps:
         self._end, self._environment = monotonic() + limit_s, environment
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command; the test is skipped where there is no time left."""
-        left_s = self._end - monotonic()
+        """Run a command; where no time is left it ends, with all that it started, and the test is skipped."""
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        child = subprocess.Popen(command, cwd=WEB, env=self._environment, start_new_session=True, **pipes)
         try:
-            return subprocess.run(
-                command, cwd=WEB, env=self._environment, capture_output=True, text=True, timeout=max(left_s, 1)
-            )
+            output, errors = child.communicate(timeout=max(self._end - monotonic(), 1))
+            return subprocess.CompletedProcess(command, child.returncode, output, errors)
         except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
             pytest.skip(f"{' '.join(command[1:])} takes too long here: all have {LIMIT_S:.0f} s together")
 
 

@@ -106,7 +106,15 @@ test("a text that does not fit, or holds unknown tokens, is refused", () => {
 });
 
 function manifestWith(fields: object): string {
-  const whole = { format_version: 9, dimensions: {}, recipe: {}, files: {}, stages: [], cache: [], stop_ids: [] };
+  const whole = {
+    format_version: 9,
+    dimensions: { num_layers: 0 },
+    recipe: {},
+    files: {},
+    stages: [],
+    cache: [],
+    stop_ids: [],
+  };
   return JSON.stringify({ ...whole, rotaries: [], graph: "skipstone", head: null, ...fields });
 }
 
@@ -121,7 +129,8 @@ test("a manifest says why a browser cannot run it", () => {
     [manifestWith({ graph: "optimum" }), /without --via optimum/],
     [manifestWith({ target: "cuda" }), /--target ort/],
     [manifestWith({ recipe: { target: "plain" } }), /--target ort/],
-    [manifestWith({ cache: [{ dtype: "float16" }] }), /float32/],
+    [manifestWith({ cache: [{ dtype: "float16" }] }), /takes float32/],
+    [manifestWith({ dimensions: { num_layers: 2 } }), /cache of others/],
     [manifestWith({ head: "head.onnx" }), /head.onnx is missing/],
   ] as const) {
     assert.throws(

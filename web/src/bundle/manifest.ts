@@ -77,6 +77,8 @@ export function readManifest(text: string): Manifest {
     require(layer.dtype ===
       "float32", `its cache is ${layer.dtype}, a browser takes float32: export it for target ort`);
   }
+  const isOwn = manifest.cache.length === manifest.dimensions.num_layers;
+  require(isOwn, "layers read the cache of others, as in Gemma 3n: onnxruntime-web 1.30 writes wrong texts then");
   for (const file of graphFiles(manifest)) require(file in manifest.files, `files: ${file} is missing`);
   return manifest;
 }
