@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 
 from skipstone.errors import ConfigError, UnsupportedModel
+from skipstone.exporters.buckets import plan_buckets
 from skipstone.exporters.checkpoints import (
     Checkpoint,
     ExitAdapters,
@@ -32,8 +33,10 @@ from skipstone.exporters.graph import (
     PLAIN,
     PREFILL_GRAPHS,
     TARGETS,
+    BucketGraphs,
     CacheScales,
     GraphVariant,
+    Kernels,
     ModelWeights,
     Rounder,
     WeightFile,
@@ -56,6 +59,7 @@ from skipstone.quant import Recipe
 from skipstone.runtime.bundle import (
     MANIFEST_NAME,
     SPARSE,
+    Buckets,
     BundleWriter,
     Check,
     ExpertsEntry,
@@ -91,8 +95,9 @@ class ExportPlan:
     operators of the graphs. `rounder` gives the integers of matrices; `calibration` says from what it knows them, and
     then scales are folded already. `kept` are the kinds of integers that the checkpoint brings into the bundle;
     `keep_integers`: not only those that lie in blocks as ours do. `variants` are kinds of other graphs that are written
-    beside the plain ones. `experts` are those that FFNs are carved into. `cache_meter` gives the scales of an int8
-    cache; the bundle then has graphs for both types of cache, and int8 is its own.
+    beside the plain ones. `buckets` are the sizes of graphs of fixed shapes, None for none. `experts` are those that
+    FFNs are carved into. `cache_meter` gives the scales of an int8 cache; the bundle then has graphs for both types of
+    cache, and int8 is its own.
     """
 
     checkpoint: Checkpoint
@@ -114,6 +119,7 @@ class ExportPlan:
     variants: tuple[GraphVariant, ...] = ()
     experts: ExpertsEntry | None = None
     cache_meter: CacheMeter | None = None
+    buckets: Buckets | None = None
 
     @property
     def models(self) -> tuple[ExportPlan, ...]:
@@ -264,6 +270,7 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
             *(() if options.prefill is None else (PREFILL_GRAPHS,)),
         ),
         experts=_experts(transforms, architecture.dimensions.num_layers),
+        buckets=_buckets(options, architecture),
     )
     return replace(plan, remarks=(*_remarks(plan, was_asked=not options.keep_integers), *said))
 
@@ -271,6 +278,12 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
 def _experts(transforms: Iterable[Transform], num_layers: int) -> ExpertsEntry | None:
     carved = (transform for transform in transforms if isinstance(transform, CarveExperts))
     return next((transform.entry(num_layers) for transform in carved), None)
+
+
+def _buckets(options: ExportOptions, architecture: Architecture) -> Buckets | None:
+    if TARGETS[options.target].of_buckets is None:
+        return None
+    return plan_buckets(options.buckets, architecture.context_length)
 
 
 def _num_weights(shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -303,6 +316,8 @@ def _stages(architecture: Architecture, options: ExportOptions) -> tuple[tuple[i
 def _recipe_for(architecture: Architecture, options: ExportOptions, *, brings_integers: bool) -> Recipe:
     """Return the recipe, all of whose rules are for some matrix. Raises: ConfigError where the user's has another."""
     names = matrix_names(architecture)
+    if TARGETS[options.target].least_bits == 32:
+        return Recipe.named("fp32").for_matrices(names)
     if options.recipe is None:
         num_weights = _num_weights(architecture.tensor_shapes())
         return default_recipe(num_weights, brings_integers=brings_integers).for_matrices(names)
@@ -361,11 +376,30 @@ def _write_graphs(plan: ExportPlan, folder: Path, on_progress: Callable[[int], N
             num_first, model = plan.draft_head, (plan.architecture, weights, plan.recipe, file)
             ir.save(build_draft_head(*model, num_first, target=target), folder / DRAFT_HEAD_FILE)
         file.flush()
+        of_buckets = _write_buckets(plan, folder, weights, file)
         parts = (plan.architecture, weights, plan.recipe, file)
-        return {
+        return of_buckets | {
             variant.name: write_variant(folder, plan.stages, *parts, variant, target=target)
             for variant in (*plan.variants, *_cache_variants(plan, folder))
         }
+
+
+def _write_buckets(
+    plan: ExportPlan, folder: Path, weights: ModelWeights, file: WeightFile
+) -> dict[str, dict[str, str]]:
+    """Write the graphs of fixed shapes, where the target has some; return their files by the kind of variant."""
+    kernels = TARGETS[plan.target].of_buckets
+    if plan.buckets is None or kernels is None:
+        return {}
+    graphs = BucketGraphs(
+        kernels=kernels, architecture=plan.architecture, weights=weights, recipe=plan.recipe, file=file
+    )
+    adapters = {
+        name: (int(layers), plan.exit_adapters.read(int(layers)))
+        for layers, name in plan.adapters.items()
+        if plan.exit_adapters is not None
+    }
+    return graphs.write(folder, plan.buckets, plan.stages, HEAD_FILE if plan.has_head else None, adapters)
 
 
 def _cache_variants(plan: ExportPlan, folder: Path) -> tuple[GraphVariant, ...]:
@@ -387,11 +421,11 @@ def _manifest(
     check: Mapping[str, object] | None = None,
 ) -> Manifest:
     architecture, d = plan.architecture, plan.architecture.dimensions
-    cache, has_int8 = _layout(architecture, TARGETS[plan.target].numbers), plan.cache_meter is not None
+    cache, has_int8 = _layout(architecture, TARGETS[plan.target]), plan.cache_meter is not None
     return Manifest(
         family=architecture.family,
         dimensions=d,
-        context_length=architecture.context_length,
+        context_length=architecture.context_length if plan.buckets is None else plan.buckets.contexts[-1],
         stages=plan.stages,
         head=HEAD_FILE if plan.has_head else None,
         exits=plan.exits,
@@ -416,10 +450,11 @@ def _manifest(
         other_caches={"int8": tuple(replace(layer, dtype="int8") for layer in cache)} if has_int8 else {},
         cache_type="int8" if has_int8 else TARGETS[plan.target].numbers,
         target=plan.target,
+        buckets=plan.buckets,
     )
 
 
-def _layout(architecture: Architecture, numbers: str) -> tuple[LayerCache, ...]:
+def _layout(architecture: Architecture, kernels: type[Kernels]) -> tuple[LayerCache, ...]:
     """Return how the plain graphs keep keys and values."""
     d = architecture.dimensions
     head_size, windows = kernel_head_size(d.head_size), architecture.windows
@@ -427,9 +462,9 @@ def _layout(architecture: Architecture, numbers: str) -> tuple[LayerCache, ...]:
         LayerCache(
             num_heads=d.num_kv_heads,
             head_size=head_size,
-            dtype=numbers,
+            dtype=kernels.numbers,
             window=windows[layer],
-            ring=None if (ring := ring_layout(architecture, layer)) is None else ring.unit,
+            ring=ring.unit if kernels.has_rings and (ring := ring_layout(architecture, layer)) else None,
         )
         for layer in architecture.cached_layers
     )

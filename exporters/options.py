@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final, Literal, TypedDict, Unpack
 
 from skipstone.errors import ConfigError
-from skipstone.exporters.graph import TARGETS
+from skipstone.exporters.buckets import check_buckets
+from skipstone.exporters.graph import TARGETS, Kernels
 from skipstone.exporters.recipe_file import RecipeFile
 from skipstone.exporters.stages import check_draft_head, check_layers
 from skipstone.exporters.transforms import FfnWidth, Lora, Rotation, Transform
@@ -32,6 +33,7 @@ class _SameKeywords(TypedDict, total=False):
     exit_adapters: str | Path
     target: str
     prefill: Literal["int8"] | None
+    buckets: str | None
 
 
 class ExportKeywords(_SameKeywords, total=False):
@@ -67,8 +69,8 @@ class ExportOptions:
     `transforms` change the model before its graph is written, one after the other. `draft_head` is `auto` or how many
     tokens the head for drafts knows, None for no such head. `exit_adapters` is a file that `train-exits` made, `none`,
     or `auto`: the one in the checkpoint's folder, if any. `target` is what the graphs are for, a name in `TARGETS`.
-    `prefill` is how the weights of graphs that read prompts are stored; None is no such graphs. Raises: ConfigError for
-    what is right for no model at all.
+    `prefill` is how the weights of graphs that read prompts are stored; None is no such graphs. `buckets` are the sizes
+    of graphs of fixed shapes, see `plan_buckets`. Raises: ConfigError for what is right for no model at all.
     """
 
     recipe: Recipe | None = None
@@ -82,6 +84,7 @@ class ExportOptions:
     exit_adapters: str | Path = "auto"
     target: str = "ort"
     prefill: Literal["int8"] | None = None
+    buckets: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -91,6 +94,7 @@ class ExportOptions:
             raise ConfigError(
                 f"--prefill {self.prefill} takes onnxruntime's operators: leave --target or --prefill out"
             )
+        self._check_fixed(TARGETS[self.target])
         check_layers(self.exits, option="--exits", word="auto")
         check_layers(self.cuts, option="--cuts", word="each")
         if self.draft_head is not None:
@@ -98,6 +102,24 @@ class ExportOptions:
         for transform in self.transforms:
             if not isinstance(transform, Transform):
                 raise ConfigError(f"{transform!r} is no transform: pass objects of a class derived from Transform")
+
+    def _check_fixed(self, kernels: type[Kernels]) -> None:
+        """Raise ConfigError for what does not go with graphs of fixed shapes, or with free ones."""
+        if kernels.of_buckets is None:
+            if self.buckets is not None:
+                raise ConfigError(f"--target {self.target} takes any shape: leave --buckets out")
+            return
+        if self.buckets is not None:
+            check_buckets(self.buckets)
+        if self.draft_head is not None:
+            raise ConfigError(
+                f"--target {self.target} has no draft head, which asks for some tokens' rows: leave it out"
+            )
+        if kernels.least_bits == 32 and self.recipe is not None and self.recipe.kl_bound:
+            raise ConfigError(
+                f"--target {self.target} stores numbers, no integers: leave --precision and --recipe out, or take "
+                "--precision fp32"
+            )
 
     @classmethod
     @checks_arguments

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from skipstone.exporters.graph.bucket_graphs import BucketGraphs
 from skipstone.exporters.graph.head_channels import kernel_head_size
-from skipstone.exporters.graph.kernels import MICROSOFT, PACKED_PRODUCT, OrtKernels, packed_product_attributes
+from skipstone.exporters.graph.kernels import MICROSOFT, PACKED_PRODUCT, Kernels, OrtKernels, packed_product_attributes
 from skipstone.exporters.graph.matrix_names import matrix_names
 from skipstone.exporters.graph.mixture import EXACT_BLOCKS
 from skipstone.exporters.graph.model_weights import ModelWeights
@@ -31,9 +32,11 @@ __all__ = [
     "PLAIN",
     "PREFILL_GRAPHS",
     "TARGETS",
+    "BucketGraphs",
     "CacheScales",
     "GraphPen",
     "GraphVariant",
+    "Kernels",
     "ModelWeights",
     "OrtKernels",
     "Rounder",

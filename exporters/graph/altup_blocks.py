@@ -67,7 +67,7 @@ class AltUpBlocks(Blocks):
         self._altup: AltUp = architecture.altup
         self._inputs: Sequence[ir.Value] = ()  # one per layer, [B, T, P]
 
-    def embed(self, token_ids: ir.Value, blend: ir.Value, step: StepInputs) -> Residual:
+    def embed(self, token_ids: ir.Value, blend: ir.Value | None, step: StepInputs) -> Residual:
         """[B, T, W] ids and their weights to the embedding and the streams made of it, [B, T, A, E]."""
         pen, others = self._pen, self._altup.num_streams - 1
         embedding = super().embed(token_ids, blend, step).stream
@@ -81,7 +81,7 @@ class AltUpBlocks(Blocks):
         made = pen.op("Reshape", made, self._shape(0, 0, others, -1))
         return Residual(pen.op("Concat", first, self._resized(made, like=first), axis=2))
 
-    def _layer_inputs(self, token_ids: ir.Value, blend: ir.Value, embedding: ir.Value) -> Sequence[ir.Value]:
+    def _layer_inputs(self, token_ids: ir.Value, blend: ir.Value | None, embedding: ir.Value) -> Sequence[ir.Value]:
         """Return the input of each layer, [B, T, P]: from a table of its own, and from the embedding."""
         pen, w, size = self._pen, self._weights, self._altup.per_layer_size
         rows = self._linear.rows(

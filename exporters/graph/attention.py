@@ -68,23 +68,24 @@ class Attention:
         Over integers its kernel wants the cache among its outputs all the same, and writes nothing to it.
         """
         pen, owner = self._pen, self._architecture.cache_owner(layer)
-        number, form = self._architecture.cache_number(owner), self._form
+        number, dtype = self._architecture.cache_number(owner), self._cache_type
+        read, written = self._kernels.cache_shapes(
+            self._architecture.dimensions.num_kv_heads, kernel_head_size(self._architecture.dimensions.head_size)
+        )
         if owner != layer:
             mixed, *presents = self._mix(parts, self._caches[owner], layer, step)
             for kind, present in zip(("key", "value"), presents, strict=False):
-                pen.output(present, f"present_{kind}_{number}_of_{layer}", *form)
+                pen.output(present, f"present_{kind}_{number}_of_{layer}", dtype, written)
             return mixed
-        past = [pen.input(f"past_{kind}_{number}", *form) for kind in ("key", "value")]
+        past = [pen.input(f"past_{kind}_{number}", dtype, read) for kind in ("key", "value")]
         mixed, *self._caches[layer] = self._mix(parts, past, layer, step)
         for kind, present in zip(("key", "value"), self._caches[layer], strict=True):
-            pen.output(present, f"present_{kind}_{number}", *form)
+            pen.output(present, f"present_{kind}_{number}", dtype, written)
         return mixed
 
     @property
-    def _form(self) -> tuple[ir.DataType, tuple[int | str, ...]]:
-        """The type and the shape of a cache."""
-        d, dtype = self._architecture.dimensions, self._pen.numbers if self._cache_scales is None else ir.DataType.INT8
-        return dtype, ("B", d.num_kv_heads, "C", kernel_head_size(d.head_size))
+    def _cache_type(self) -> ir.DataType:
+        return self._pen.numbers if self._cache_scales is None else ir.DataType.INT8
 
     def _mix(
         self, parts: Sequence[ir.Value | None], past: Sequence[ir.Value], layer: int, step: StepInputs

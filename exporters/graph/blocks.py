@@ -53,8 +53,11 @@ class Blocks:
         self._routed_counts: ir.Value | None = None
         self._attention = Attention(kernels, architecture, weights, self._linear, variant.cache_scales)
 
-    def embed(self, token_ids: ir.Value, blend: ir.Value, step: StepInputs) -> Residual:
-        """[B, T, W] ids and their weights to the weighted sum of W embeddings [B, T, E], learned positions added."""
+    def embed(self, token_ids: ir.Value, blend: ir.Value | None, step: StepInputs) -> Residual:
+        """[B, T, W] ids and their weights to the weighted sum of W embeddings [B, T, E], learned positions added.
+
+        Without weights W is 1.
+        """
         pen, a = self._pen, self._architecture
         rows = self._linear.rows(self._embedding_name, token_ids, self._weights.embedding)
         hidden = self._blended(rows, blend, "embedding_scale", a.embedding_scale)
@@ -63,9 +66,12 @@ class Blocks:
         table = pen.weight("positions", lambda: self._weights.read("positions"))
         return Residual(hidden, pen.op("Gather", table, pen.some_rows(step.position_ids, step.token_rows)))
 
-    def _blended(self, rows: ir.Value, blend: ir.Value, name: str, factor: float) -> ir.Value:
+    def _blended(self, rows: ir.Value, blend: ir.Value | None, name: str, factor: float) -> ir.Value:
         """Return `factor` times the sum of W rows with their weights: [B, T, W, N] and [B, T, W] to [B, T, N]."""
         pen, axis = self._pen, self._pen.constant("blend_axis", np.array([2], np.int64))
+        if blend is None:
+            alone = pen.op("Squeeze", rows, axis)
+            return alone if factor == 1 else pen.op("Mul", alone, pen.number(name, factor))
         if factor != 1:
             blend = pen.op("Mul", blend, pen.number(name, factor))
         return pen.op("Squeeze", pen.op("MatMul", pen.op("Unsqueeze", blend, axis), rows), axis)
@@ -221,8 +227,8 @@ class Blocks:
             down=lambda expert: w.expert_down(layer, expert),
         )
 
-    def head(self, hidden: ir.Value, rows: ir.Value, *, by_row: bool = False) -> ir.Value:
-        """[B, T, E] before the final norm to logits [R, V] of the rows asked for, numbered over B * T.
+    def head(self, hidden: ir.Value, rows: ir.Value | None, *, by_row: bool = False) -> ir.Value:
+        """[B, T, E] before the final norm to logits [R, V] of the rows asked for, numbered over B * T; None is all.
 
         The matrix is stored `by_row` where another graph reads some of its rows.
         """
@@ -238,11 +244,11 @@ class Blocks:
         )
         return self._capped(first), self._capped(extra)
 
-    def _asked(self, hidden: ir.Value, rows: ir.Value) -> ir.Value:
+    def _asked(self, hidden: ir.Value, rows: ir.Value | None) -> ir.Value:
         """Return what the head multiplies: the rows asked for after the final norm, [R, E]."""
         a, pen = self._architecture, self._pen
         flat = pen.op("Reshape", hidden, pen.constant("flat", np.array([-1, a.dimensions.hidden_size], np.int64)))
-        asked = Residual(pen.op("Gather", flat, rows, axis=0))
+        asked = Residual(flat if rows is None else pen.op("Gather", flat, rows, axis=0))
         normed = self.norm(asked, "final_norm", *self._weights.final_norm())[0]
         if not a.has("head_turn"):
             return normed

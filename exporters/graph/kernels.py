@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeAlias
 
 import onnx_ir as ir
 
@@ -23,6 +23,7 @@ from skipstone.quant import Matrix, TensorRecipe
 
 __all__ = ["MICROSOFT", "PACKED_PRODUCT", "Kernels", "OrtKernels", "packed_product_attributes"]
 
+Shape: TypeAlias = tuple[int | str, ...]
 MICROSOFT: Final = "com.microsoft"
 PACKED_PRODUCT: Final = "MatMulNBits"
 # Activations that are x * sigmoid(factor * x).
@@ -55,10 +56,12 @@ class Kernels(ABC):
     `opsets` are the sets of operators by domain. `is_exact`: whether a row, computed with one other, has the same bits
     whatever the other is. `has_attention_rows`: whether attention rounds a single row in a way of its own, and so is
     given rows of its own; see `StepInputs`. `has_int8_cache`: whether it reads keys and values that are integers.
-    `has_experts`: whether an operator runs single experts, without the work of all others.
-    `has_prefill`: whether graphs that read prompts in integers may stand beside the others.
-    `least_bits` are those of the narrowest integers that the target reads. `numbers` is the type of what nodes pass on,
-    of the cache, and of weights that are no integers. `packs_experts`: whether those of a mixture may be integers.
+    `has_experts`: whether an operator runs single experts, without the work of all others. `packs_experts`: whether
+    those of a mixture may be integers. `has_rings`: whether layers with a window may keep the last rows of a text only.
+    `has_prefill`: whether graphs that read prompts in integers may stand beside the others. `of_buckets` writes graphs
+    of fixed shapes that stand beside them; None for none. `least_bits` are those of the narrowest integers that the
+    target reads, 32 where it reads none. `numbers` is the type of what nodes pass on, of the cache, and of weights that
+    are no integers.
     """
 
     opsets: ClassVar[Mapping[str, int]]
@@ -68,6 +71,8 @@ class Kernels(ABC):
     has_int8_cache: ClassVar[bool]
     has_experts: ClassVar[bool]
     has_prefill: ClassVar[bool] = False
+    has_rings: ClassVar[bool] = True
+    of_buckets: ClassVar[Callable[[GraphPen, int, int], Kernels] | None] = None
     rms_norm: ClassVar[str]
     least_bits: ClassVar[int] = 2
     numbers: ClassVar[str] = "float32"
@@ -75,6 +80,11 @@ class Kernels(ABC):
 
     def __init__(self, pen: GraphPen) -> None:
         self.pen = pen
+
+    def cache_shapes(self, num_heads: int, size: int) -> tuple[Shape, Shape]:
+        """Return the shapes of a cache of keys or values as `attend` reads it, and of what it gives back."""
+        whole = ("B", num_heads, "C", size)
+        return whole, whole
 
     def model(self) -> ir.Model:
         """Return the graph with all that was written to it."""

@@ -25,16 +25,29 @@ from skipstone.exporters.graph.weight_file import WeightFile
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import StageEntry, variant_file
 
-__all__ = ["build_draft_head", "build_embedding", "build_exit", "build_head", "build_stage", "write_variant"]
+__all__ = [
+    "build_draft_head",
+    "build_embedding",
+    "build_exit",
+    "build_head",
+    "build_stage",
+    "turns_of",
+    "write_exit",
+    "write_variant",
+]
 
 INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 
 
 def build_exit(layers: int, adapter: ExitAdapter, file: WeightFile, *, target: type[Kernels] = OrtKernels) -> ir.Model:
     """Return the graph from hidden [B, T, E] after so many layers to hidden_out [B, T, E], which the head reads."""
-    name, shape = f"exits.{layers}", ("B", "T", len(adapter.gain))
-    pen = GraphPen(f"exit-{layers:02}", file)
-    kernels = target(pen)
+    kernels = target(GraphPen(f"exit-{layers:02}", file))
+    return write_exit(kernels, layers, adapter, ("B", "T", len(adapter.gain)))
+
+
+def write_exit(kernels: Kernels, layers: int, adapter: ExitAdapter, shape: tuple[int | str, ...]) -> ir.Model:
+    """As `build_exit`, for hidden states of some shape."""
+    name, pen = f"exits.{layers}", kernels.pen
     hidden = pen.input("hidden", pen.numbers, shape)
     gain = pen.weight(f"{name}.gain", lambda: adapter.gain)
     down = pen.weight(f"{name}.down.transposed", lambda: adapter.down.T)
@@ -169,14 +182,15 @@ def _step_inputs(
         else None,
         attention_rows=pen.input("attention_rows", INT64, ("A",)) if has_rows else None,
         token_rows=pen.input("token_rows", INT64, ("T",)) if has_rows else None,
-        turns=_turns(pen, architecture, layers),
-        rings=_rings(pen, architecture, layers),
+        turns=turns_of(pen, architecture, layers),
+        rings=_rings(kernels, architecture, layers),
     )
 
 
-def _rings(pen: GraphPen, architecture: Architecture, layers: range) -> dict[int, tuple[ir.Value, ir.Value]]:
+def _rings(kernels: Kernels, architecture: Architecture, layers: range) -> dict[int, tuple[ir.Value, ir.Value]]:
     """Return the last positions and the total length by layer; layers with the same window share them."""
-    windows = ring_windows(architecture, layers)
+    windows = ring_windows(architecture, layers) if kernels.has_rings else {}
+    pen = kernels.pen
     inputs = {
         window: (pen.input(f"seqlens_k_{window}", INT32, ("B",)), pen.input(f"total_length_{window}", INT32, ()))
         for window in sorted({*windows.values()})
@@ -184,9 +198,11 @@ def _rings(pen: GraphPen, architecture: Architecture, layers: range) -> dict[int
     return {layer: inputs[window] for layer, window in windows.items()}
 
 
-def _turns(pen: GraphPen, architecture: Architecture, layers: range) -> dict[int, tuple[ir.Value, ir.Value] | None]:
+def turns_of(
+    pen: GraphPen, architecture: Architecture, layers: range, rows: int | str = "P"
+) -> dict[int, tuple[ir.Value, ir.Value] | None]:
     """Return cosines and sines by layer; layers that turn alike share them, numbered as in the manifest."""
-    shape, kinds = ("P", kernel_head_size(architecture.dimensions.head_size) // 2), architecture.rotary_kinds
+    shape, kinds = (rows, kernel_head_size(architecture.dimensions.head_size) // 2), architecture.rotary_kinds
     rotaries = {layer: architecture.rotaries[layer] for layer in layers}
     tables = [
         (pen.input(f"cosines_{number}", pen.numbers, shape), pen.input(f"sines_{number}", pen.numbers, shape))

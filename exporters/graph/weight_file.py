@@ -73,7 +73,8 @@ class WeightFile:
     """The one external data file of a bundle; equal names are stored once, so graphs can share a tensor.
 
     `rounder` gives the integers of numbers that are to be stored as such. Matrices of fewer bits than `least_bits`
-    become wider integers of the same values. `numbers` is the type of all that is no integer, float32 or float16.
+    become wider integers of the same values, or numbers where that is 32. `numbers` is the type of all that is no
+    integer, float32 or float16.
     """
 
     def __init__(
@@ -127,8 +128,10 @@ class WeightFile:
         self, name: str, matrix: Matrix, rule: TensorRecipe, transposed: bool, integers_too: bool
     ) -> StoredMatrix:
         rows, columns = matrix.shape
+        if self.least_bits == 32 and not isinstance(matrix, np.ndarray):
+            matrix = matrix.dequantize()
         if isinstance(matrix, np.ndarray):
-            if rule.bits == 32:
+            if max(rule.bits, self.least_bits) == 32:
                 numbers = matrix.T if transposed else matrix
                 stored = self.add(f"{name}.transposed" if transposed else name, lambda: numbers)
                 return StoredMatrix(rows=rows, columns=columns, bits=32, data=stored, transposed=transposed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.runtime.bundle.buckets import Buckets
 from skipstone.runtime.bundle.bundle import Bundle
 from skipstone.runtime.bundle.experts_entry import ExpertLevel, ExpertsEntry
 from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
@@ -29,6 +30,7 @@ __all__ = [
     "PLAIN_CACHE",
     "PREFILL",
     "SPARSE",
+    "Buckets",
     "Bundle",
     "BundleWriter",
     "Check",

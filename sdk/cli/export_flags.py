@@ -32,6 +32,9 @@ class Target(StrEnum):
     plain = "plain"
     cuda = "cuda"
     android_cpu = "android-cpu"
+    xnnpack = "xnnpack"
+    nnapi = "nnapi"
+    coreml = "coreml"
 
 
 class Prefill(StrEnum):
@@ -162,6 +165,14 @@ class StageFlags:
     target: Annotated[
         Target, typer.Option("--target", help="What the graphs are for; docs/targets.md says what each provider takes.")
     ] = Target.ort
+    buckets: Annotated[
+        str | None,
+        typer.Option(
+            "--buckets",
+            metavar="ROWSxCONTEXTS",
+            help="Sizes of the graphs of a target of fixed shapes, like 1,4,16x512,2048.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
