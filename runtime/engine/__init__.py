@@ -6,6 +6,7 @@ from skipstone.runtime.engine.branches import Branches, branches_behind, open_br
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.cache_types import CACHE_TYPES, CACHE_WORDS, CacheName, runs_cache
 from skipstone.runtime.engine.call import BoundCall
+from skipstone.runtime.engine.calls import Call, open_call
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import HIDDEN, WHOLE, Blends, Feed, Part, TreeMask
@@ -36,6 +37,7 @@ __all__ = [
     "BoundCall",
     "Branches",
     "CacheName",
+    "Call",
     "Draft",
     "Feed",
     "KVCache",
@@ -60,6 +62,7 @@ __all__ = [
     "memory_told",
     "on_best_threads",
     "open_branches",
+    "open_call",
     "pending_feed",
     "prefill_by_default",
     "prefill_kl",

@@ -31,14 +31,16 @@ class KVCache:
         rings: Sequence[Sequence[Ring | None]],
         *,
         capacity: int,
+        num_rows: int,
         last_layer: int,
     ) -> None:
-        """`rings` are those of the layers of each text; `capacity` is how many tokens of one text fit.
+        """`rings` are those of the layers of each text; `capacity` is how many tokens of one text fit, in
+        `num_rows` rows, some of which are for what calls feed beside them.
 
         `last_layer` is the last one that keeps all rows of texts of any length, where there is one.
         """
         self.layers, self.rings = tuple(layers), tuple(rings)
-        self.capacity, self._last_layer = capacity, last_layer
+        self.capacity, self.num_rows, self._last_layer = capacity, num_rows, last_layer
         self._rings_of_first = [ring for ring in self.rings[0] if ring is not None]  # asked at every step
 
     def __iter__(self) -> Iterator[Buffer]:
@@ -47,10 +49,23 @@ class KVCache:
             yield from layer
 
     @classmethod
-    def allocate(cls, layers: Sequence[LayerCache], device: Device, *, capacity: int, batch: int = 1) -> KVCache:
-        """Return buffers for `capacity` tokens; memory that is never written is never taken from the system."""
+    def allocate(
+        cls,
+        layers: Sequence[LayerCache],
+        device: Device,
+        *,
+        capacity: int,
+        batch: int = 1,
+        fixed_rows: int | None = None,
+    ) -> KVCache:
+        """Return buffers for `capacity` tokens; memory that is never written is never taken from the system.
+
+        With `fixed_rows` all layers have so many rows, of zeros.
+        """
 
         def buffer(layer: LayerCache) -> Buffer:
+            if fixed_rows is not None:
+                return device.zeros((batch, layer.num_heads, fixed_rows, layer.head_size), layer.dtype)
             num_rows = layer.num_rows(capacity) + SPARE_ROWS
             return device.resident((batch, layer.num_heads, num_rows, layer.head_size), layer.dtype)
 
@@ -64,12 +79,8 @@ class KVCache:
             for text in (slice(number, number + 1) for number in range(batch))
         ]
         last = max((number for number, layout in enumerate(layouts) if layout is None), default=len(layers) - 1)
-        return cls(buffers, rings, capacity=capacity, last_layer=last)
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows there are for a text, for its tokens and for what calls feed beside them."""
-        return self.capacity + SPARE_ROWS
+        num_rows = capacity + SPARE_ROWS if fixed_rows is None else fixed_rows
+        return cls(buffers, rings, capacity=capacity, num_rows=num_rows, last_layer=last)
 
     @property
     def has_rings(self) -> bool:
@@ -103,7 +114,8 @@ class KVCache:
     def rows(self, at: slice) -> KVCache:
         """Return the cache of some sequences of the batch that stand in a row: the same memory."""
         layers = [(key.view(at), value.view(at)) for key, value in self.layers]
-        return KVCache(layers, self.rings[at], capacity=self.capacity, last_layer=self._last_layer)
+        sizes = {"capacity": self.capacity, "num_rows": self.num_rows}
+        return KVCache(layers, self.rings[at], **sizes, last_layer=self._last_layer)
 
     def values(self, rows: slice) -> NDArray[np.float32]:
         """Return what the last layer that keeps all rows has as values in some of the first text, [rows, K * D].

@@ -10,7 +10,7 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 from numpy.typing import NDArray
 
-from skipstone.runtime.engine.call import BoundCall
+from skipstone.runtime.engine.calls import Call, open_call
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Feed
 from skipstone.runtime.engine.sequence import Sequence
@@ -30,14 +30,14 @@ class BatchedBranches:
         self._cache = self._sessions.new_cache(min(sequence.capacity, self._start + max(steps, 1)), batch=most)
         for number in range(most):
             self._cache.row(number).copy_from(sequence.cache, self._start)
-        self._call: BoundCall | None = None
+        self._call: Call | None = None
 
     def step(self, token_ids: SequenceOf[int]) -> Logits:
         batch, done = self._cache.batch, self._num_steps
         fed = [*token_ids, *[token_ids[-1]] * (batch - len(token_ids))]  # what nobody asks for is as any other
         places, positions = np.full(batch, self._start + done), np.full(batch, self._position + done)
         feed = Feed(np.array(fed)[:, None, None], places, range(batch), positions)
-        self._call = self._call or BoundCall(self._sessions, self._cache, feed)
+        self._call = self._call or open_call(self._sessions, self._cache, feed)
         self._num_steps, self._num_fed = done + 1, len(token_ids)
         return self._call.run(feed)[: self._num_fed]
 

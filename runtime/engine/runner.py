@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.devices import Capability
-from skipstone.runtime.engine.call import BoundCall
+from skipstone.runtime.engine.calls import Call
 from skipstone.runtime.engine.feed import WHOLE, Blends, Feed, Part, TreeMask
-from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.rounding import ANY_ROWS, FREE_ROWS, NEVER, RowRules
 from skipstone.runtime.engine.workspace import Workspace
 
@@ -201,6 +200,6 @@ class Runner:
             return asked
         return (*asked, *[asked[-1]] * num_more)
 
-    def _run(self, feed: Feed, asked: range, part: Part) -> tuple[BoundCall | WrappedCall, NDArray[np.float32]]:
+    def _run(self, feed: Feed, asked: range, part: Part) -> tuple[Call, NDArray[np.float32]]:
         call = self._workspace.call(feed, part)
         return call, call.run(feed)[: len(asked)]

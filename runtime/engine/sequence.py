@@ -133,8 +133,8 @@ class Sequence:
 
     @property
     def takes_blends(self) -> bool:
-        """Whether blends of tokens may follow the text: a graph of optimum takes tokens only."""
-        return not self._manifest.is_traced
+        """Whether blends of tokens may follow the text: graphs of optimum and of fixed shapes take tokens only."""
+        return not self._manifest.is_traced and self.sessions.buckets is None
 
     @property
     def sessions(self) -> Sessions:
@@ -369,7 +369,7 @@ class Sequence:
         graph of optimum.
         """
         if not self.takes_blends:
-            raise ConfigError("a graph of optimum takes tokens only, no blends")
+            raise ConfigError("graphs of optimum and of fixed shapes take tokens only, no blends")
         self._require_behind(blends.token_ids.ravel().tolist(), num_rows=len(blends))
         if self._num_behind + len(blends) > self.steady_room:
             raise ConfigError(f"positions change after {self.steady_room} more tokens, which blends cannot cross")

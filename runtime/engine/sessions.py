@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from threading import Lock
 
-from skipstone.devices import Device, Session, StagedDevice, ThreadedDevice, give_back
+from skipstone.devices import Capability, Device, Session, StagedDevice, ThreadedDevice, give_back
 from skipstone.errors import ConfigError, DeviceError
 from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine.cache import KVCache
@@ -24,6 +24,8 @@ LEAST_BYTES = 4 << 20
 
 class Sessions:
     """The sessions of a bundle, without the state of any text.
+
+    `buckets` are the sizes of its graphs where the device takes fixed shapes only; None where it takes any.
 
     Whoever holds one of them beyond a call holds this too, so that it goes last, and its memory back to the system.
     """
@@ -49,7 +51,9 @@ class Sessions:
             for num_stages, stage in enumerate(self.manifest.stages, start=1)
             if str(stage.end_layer) in self.manifest.adapters
         }
-        for file in (*self._files, *self._adapters.values()):
+        takes_any = Capability.DYNAMIC_SHAPES in self.device.capabilities
+        self.buckets = None if takes_any else self.manifest.buckets
+        for file in (*self._files, *self._adapters.values()) if self.buckets is None else ():
             self._graph(file)
 
     @property
@@ -60,6 +64,8 @@ class Sessions:
     @property
     def rounds_single_rows(self) -> bool:
         """Whether attention rounds a single row in a way of its own, so that calls may have to add a second."""
+        if self.buckets is not None:
+            return False
         return any(argument.name == "attention_rows" for graph in self.graphs for argument in graph.get_inputs())
 
     def of(self, part: Part) -> tuple[Session, ...]:
@@ -104,7 +110,8 @@ class Sessions:
         if not 1 <= capacity <= limit:
             raise ConfigError(f"context must lie between 1 and the model's {limit} tokens, got {capacity}")
         try:
-            return KVCache.allocate(self.cache_layout, self.device, capacity=capacity, batch=batch)
+            rows = None if self.buckets is None else self.buckets.context_for(capacity)
+            return KVCache.allocate(self.cache_layout, self.device, capacity=capacity, batch=batch, fixed_rows=rows)
         except DeviceError as error:
             texts = f" of each of {batch} texts" if batch > 1 else ""
             takes = memory_told(self.manifest, self.cache_type, capacity, num_rows=batch)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.runtime.engine.cache import KVCache
-from skipstone.runtime.engine.call import MAX_PIECE, BoundCall
+from skipstone.runtime.engine.call import MAX_PIECE
+from skipstone.runtime.engine.calls import open_call
 from skipstone.runtime.engine.feed import WHOLE, Feed, Part
 from skipstone.runtime.engine.prompt_reader import READING
 from skipstone.runtime.engine.runner import PADDING_ID
@@ -70,7 +71,7 @@ def read_together(sequences: SequenceOf[Sequence], cache: KVCache) -> NDArray[np
         sequence.mark_cached(len(sequence.token_ids) - 1, is_long=sequence.is_long)
     if first.reads_apart:
         feed = pending_feed(sequences)
-        logits = BoundCall(first.sessions, cache, feed).run(feed)
+        logits = open_call(first.sessions, cache, feed).run(feed)
     for sequence in sequences:
         sequence.mark_extended()
     return logits.copy()
@@ -91,7 +92,7 @@ def _read(
     ends = np.arange(len(texts)) * most + sizes - 1
     rows = tuple(ends.tolist()) if part.head else range(0)
     feed = Feed(token_ids[:, :, None], np.zeros_like(sizes), rows, starts, sizes=sizes)
-    return BoundCall(sessions, cache, feed, part).run(feed)
+    return open_call(sessions, cache, feed, part).run(feed)
 
 
 def pending_feed(sequences: SequenceOf[Sequence]) -> Feed:

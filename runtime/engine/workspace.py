@@ -9,17 +9,16 @@ from typing import Final
 
 from skipstone.devices import Buffer, Device
 from skipstone.runtime.engine.cache import KVCache
-from skipstone.runtime.engine.call import BoundCall
+from skipstone.runtime.engine.calls import Call, open_call
 from skipstone.runtime.engine.draft_vocabulary import DraftVocabulary
 from skipstone.runtime.engine.feed import WHOLE, Feed, Part
-from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.sessions import Sessions
 
 __all__ = ["BOUND_CALLS", "Spares", "Workspace"]
 
 # Calls of these many shapes stay bound; the shapes of a decoding loop are few, those of prompts are not.
 BOUND_CALLS: Final = 24
-_Shape = tuple[tuple[int, ...], bool, bool, bool, range | tuple[int, ...], Part]
+_Shape = tuple[tuple[int, ...], bool, bool, bool, range | tuple[int, ...], Part] | Part
 
 
 class Scratch:
@@ -49,12 +48,14 @@ class Workspace:
     def __init__(self, sessions: Sessions, cache: KVCache, *, bound_calls: int = BOUND_CALLS) -> None:
         self.sessions, self.cache = sessions, cache
         self._bound_calls = bound_calls
-        self._calls: OrderedDict[_Shape, BoundCall | WrappedCall] = OrderedDict()
+        self._calls: OrderedDict[_Shape, Call] = OrderedDict()
         self._scratch = Scratch(sessions.device)
 
-    def call(self, feed: Feed, part: Part = WHOLE) -> BoundCall | WrappedCall:
+    def call(self, feed: Feed, part: Part = WHOLE) -> Call:
         """Return the call for feeds of this shape and with these rows, bound when first asked for."""
-        key = (feed.token_ids.shape, feed.weights is None, feed.tree is None, feed.alone, feed.rows, part)
+        key: _Shape = part  # a call of fixed graphs takes all shapes
+        if self.sessions.buckets is None:
+            key = (feed.token_ids.shape, feed.weights is None, feed.tree is None, feed.alone, feed.rows, part)
         if key not in self._calls:
             if len(self._calls) == self._bound_calls:
                 self._calls.popitem(last=False)
@@ -62,11 +63,9 @@ class Workspace:
         self._calls.move_to_end(key)
         return self._calls[key]
 
-    def _open(self, feed: Feed, part: Part) -> BoundCall | WrappedCall:
-        if self.sessions.manifest.is_traced:
-            return WrappedCall(self.sessions, self.cache, feed)
+    def _open(self, feed: Feed, part: Part) -> Call:
         vocabulary = self.draft_vocabulary if part.head and part.pruned else None
-        return BoundCall(self.sessions, self.cache, feed, part, zeros=self._scratch.zeros, vocabulary=vocabulary)
+        return open_call(self.sessions, self.cache, feed, part, zeros=self._scratch.zeros, vocabulary=vocabulary)
 
     @cached_property
     def draft_vocabulary(self) -> DraftVocabulary:

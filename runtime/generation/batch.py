@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
-from skipstone.runtime.engine import BoundCall, Draft, KVCache, Model, Sequence, groups_of, pending_feed, read_together
+from skipstone.runtime.engine import (
+    Call,
+    Draft,
+    KVCache,
+    Model,
+    Sequence,
+    groups_of,
+    open_call,
+    pending_feed,
+    read_together,
+)
 from skipstone.runtime.generation.generation import SAME_IN_FLOAT32, Piece, token_logprobs
 from skipstone.runtime.generation.opening import Opening
 from skipstone.runtime.generation.options import GenerationOptions
@@ -94,14 +104,14 @@ def stream_batch(
             yield index, row.show(step.token_ids[0], step.logits, options)
         if row.is_open:
             yield index, row.emit(row.sequence.extend(Draft.empty()) if first is None else first, options)
-    call: BoundCall | None = None
+    call: Call | None = None
     while waiting := [index for index, row in enumerate(rows) if row.is_open]:
         for index in (index for index in waiting if rows[index].sequence.is_stale):
             yield index, rows[index].emit(rows[index].sequence.extend(Draft.empty()), options)
         waiting = [index for index in waiting if rows[index].is_open]
         # A row that has ended is fed its last token again, at the same place, and its logits are ignored.
         feed = pending_feed(sequences)
-        call = call or BoundCall(model.sessions, cache, feed)
+        call = call or open_call(model.sessions, cache, feed)
         logits = call.run(feed)
         for index in waiting:
             rows[index].sequence.mark_extended()
