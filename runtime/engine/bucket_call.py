@@ -70,7 +70,8 @@ class BucketCall:
         depths = np.arange(feed.token_ids.shape[1]) if feed.tree is None else feed.tree.depths
         graphs.feed(feed.token_ids[text, piece, 0], first + depths[piece])
         if feed.hidden is not None:
-            graphs.hidden.write(feed.hidden[text, piece], np.s_[0, :count])
+            states = np.broadcast_to(feed.hidden, self._hidden.shape)  # of one text they may come without B
+            graphs.hidden.write(states[text, piece], np.s_[0, :count])
         total, context = length + feed.token_ids.shape[1], self._cache.num_rows
         bias = np.zeros((count, total), np.float32) if feed.tree is None else feed.tree.bias(total)[piece]
         for window, buffer in graphs.biases.items():

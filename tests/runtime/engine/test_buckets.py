@@ -71,7 +71,7 @@ def logits_of(model: Model) -> list[NDArray[np.float32]]:
 def test_fixed_shapes_give_the_logits_of_free_ones(bundle_of: Any, family: str) -> None:
     bundle = bundle_of(family, exits=CASES[family].exits[-1])
     for wanted, found in zip(logits_of(Model.open(bundle)), logits_of(fixed(bundle)), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-4)
 
 
 def test_float16_over_fixed_shapes_is_near(bundle_of: Any) -> None:
@@ -93,7 +93,7 @@ def test_every_method_writes_the_text_of_free_shapes(bundle_of: Any, decode: str
 def test_texts_of_a_batch_are_fed_one_after_the_other(bundle_of: Any) -> None:
     bundle, prompts = bundle_of("qwen3"), ["def add(", "class A:", "return"]
     free, padded = (
-        [text.token_ids for text in LanguageModel(model).generate_batch(prompts, max_new_tokens=8)]
+        [text.token_ids for text in LanguageModel(model).generate(prompts, max_new_tokens=8)]
         for model in (Model.open(bundle), fixed(bundle))
     )
     assert padded == free
