@@ -1,4 +1,4 @@
-"""The processor as devices that it is not: one of fixed shapes only, and one that takes bundles of every target."""
+"""The processor as a device that takes graphs of fixed shapes only."""
 
 from __future__ import annotations
 
@@ -14,16 +14,6 @@ from skipstone.runtime.engine import Model
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedDevice(CpuDevice):
     capabilities: ClassVar[frozenset[str]] = CpuDevice.capabilities - {Capability.DYNAMIC_SHAPES}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnyTarget(CpuDevice):
-    targets: ClassVar[tuple[str, ...]] = (*CpuDevice.targets, "cuda")
-
-
-def forced(bundle: Path) -> Model:
-    """Return a bundle opened on the processor, whatever it was made for."""
-    return Model(Bundle.open(bundle), AnyTarget(threads=1))
 
 
 def fixed(bundle: Path) -> Model:

@@ -14,7 +14,7 @@ from skipstone.cli.memory_table import as_json, memory_of, memory_table, windows
 from skipstone.cli.options import BundleArgument, JsonOption, QuietOption
 from skipstone.cli.terminal import print_columns, print_json, progress_bar
 from skipstone.errors import ConfigError
-from skipstone.runtime.bundle import PREFILL, Bundle, ExpertsEntry, Manifest
+from skipstone.runtime.bundle import PREFILL, Buckets, Bundle, ExpertsEntry, Manifest
 
 if TYPE_CHECKING:
     from skipstone.runtime.methods.depth import ExitThresholds
@@ -95,6 +95,7 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "context": manifest.context_length,
         "precision": _precision(manifest.recipe),
         "target": manifest.target,
+        **({"buckets": _buckets(manifest.buckets)} if manifest.buckets else {}),
         "checked": _checked(manifest.check),
         "stages": [f"{stage.file}: layers {stage.first_layer} to {stage.end_layer - 1}" for stage in manifest.stages],
         "exits": list(manifest.exits),
@@ -113,6 +114,12 @@ def summary(bundle: Bundle, parts: Mapping[str, int], calibration: ExitThreshold
         "made_by": f"skipstone {manifest.provenance.tool_version}",
         "command": manifest.provenance.command or "none, exported from Python",
     }
+
+
+def _buckets(buckets: Buckets) -> str:
+    """Return the sizes that graphs of fixed shapes are for."""
+    rows, contexts = (", ".join(map(str, sizes)) for sizes in (buckets.rows, buckets.contexts))
+    return f"calls of {rows} rows, caches of {contexts} tokens"
 
 
 def _prefill(manifest: Manifest) -> str:
