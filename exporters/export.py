@@ -281,7 +281,7 @@ def _experts(transforms: Iterable[Transform], num_layers: int) -> ExpertsEntry |
 
 
 def _buckets(options: ExportOptions, architecture: Architecture) -> Buckets | None:
-    if TARGETS[options.target].of_buckets is None:
+    if not TARGETS[options.target].has_buckets:
         return None
     return plan_buckets(options.buckets, architecture.context_length)
 
@@ -388,11 +388,10 @@ def _write_buckets(
     plan: ExportPlan, folder: Path, weights: ModelWeights, file: WeightFile
 ) -> dict[str, dict[str, str]]:
     """Write the graphs of fixed shapes, where the target has some; return their files by the kind of variant."""
-    kernels = TARGETS[plan.target].of_buckets
-    if plan.buckets is None or kernels is None:
+    if plan.buckets is None:
         return {}
     graphs = BucketGraphs(
-        kernels=kernels, architecture=plan.architecture, weights=weights, recipe=plan.recipe, file=file
+        target=TARGETS[plan.target], architecture=plan.architecture, weights=weights, recipe=plan.recipe, file=file
     )
     adapters = {
         name: (int(layers), plan.exit_adapters.read(int(layers)))

@@ -105,7 +105,7 @@ class ExportOptions:
 
     def _check_fixed(self, kernels: type[Kernels]) -> None:
         """Raise ConfigError for what does not go with graphs of fixed shapes, or with free ones."""
-        if kernels.of_buckets is None:
+        if not kernels.has_buckets:
             if self.buckets is not None:
                 raise ConfigError(f"--target {self.target} takes any shape: leave --buckets out")
             return

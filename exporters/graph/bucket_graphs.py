@@ -5,7 +5,7 @@ Shapes: T rows of a call, C rows of the cache, W = 1 token in a position, E hidd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +31,9 @@ INT32, INT64 = ir.DataType.INT32, ir.DataType.INT64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketGraphs:
-    """Writes the graphs of all buckets of one model; `kernels` are made for a graph, its rows and its context."""
+    """Writes the graphs of all buckets of one model; `target` gives the operators."""
 
-    kernels: Callable[[GraphPen, int, int], Kernels]
+    target: type[Kernels]
     architecture: Architecture
     weights: ModelWeights
     recipe: Recipe
@@ -74,7 +74,7 @@ class BucketGraphs:
         There are no weights of blends and no numbers of rows: logits are given for all T.
         """
         pen, a = GraphPen(stage.file.removesuffix(".onnx"), self.file), self.architecture
-        kernels = self.kernels(pen, rows, context)
+        kernels = self.target.for_bucket(pen, rows, context)
         blocks = (Blocks if a.altup is None else AltUpBlocks)(kernels, a, self.weights, self.recipe)
         layers, shape = range(stage.first_layer, stage.end_layer), (1, rows, a.dimensions.hidden_size)
         entry = pen.input("token_ids", INT64, (1, rows, 1)) if stage.embeds else pen.input("hidden", pen.numbers, shape)
@@ -92,7 +92,7 @@ class BucketGraphs:
     def head(self, rows: int) -> ir.Model:
         """Return the graph from hidden [1, T, E] to logits [T, V]."""
         pen, d = GraphPen("head", self.file), self.architecture.dimensions
-        kernels = self.kernels(pen, rows, 1)
+        kernels = self.target.for_bucket(pen, rows, 1)
         hidden = pen.input("hidden", pen.numbers, (1, rows, d.hidden_size))
         logits = Blocks(kernels, self.architecture, self.weights, self.recipe).head(hidden, None)
         pen.float_output(logits, "logits", (rows, d.vocab_size))
@@ -101,7 +101,7 @@ class BucketGraphs:
     def exit(self, layers: int, adapter: ExitAdapter, rows: int) -> ir.Model:
         """Return the graph from hidden [1, T, E] after so many layers to what the head reads."""
         pen = GraphPen(f"exit-{layers:02}", self.file)
-        return write_exit(self.kernels(pen, rows, 1), layers, adapter, (1, rows, len(adapter.gain)))
+        return write_exit(self.target.for_bucket(pen, rows, 1), layers, adapter, (1, rows, len(adapter.gain)))
 
     def _step(self, pen: GraphPen, layers: range, rows: int) -> StepInputs:
         """Return the inputs of layers; of lengths none is read, as biases say who sees whom."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from skipstone.exporters.graph.expert_rows import integers
-from skipstone.exporters.graph.kernels import Shape
+from skipstone.exporters.graph.kernels import Kernels, Shape
 from skipstone.exporters.graph.pen import GraphPen
 from skipstone.exporters.graph.plain_kernels import PlainKernels
 from skipstone.exporters.graph.step_inputs import AttentionLayer, StepInputs
@@ -153,7 +153,11 @@ class FixedKernels(PlainKernels):
 
     has_rings = False
     least_bits = 32
-    of_buckets = BucketKernels
+    has_buckets = True
+
+    @classmethod
+    def for_bucket(cls, pen: GraphPen, num_rows: int, context: int) -> Kernels:
+        return BucketKernels(pen, num_rows, context)
 
 
 class HalfFixedKernels(FixedKernels):

@@ -58,8 +58,8 @@ class Kernels(ABC):
     given rows of its own; see `StepInputs`. `has_int8_cache`: whether it reads keys and values that are integers.
     `has_experts`: whether an operator runs single experts, without the work of all others. `packs_experts`: whether
     those of a mixture may be integers. `has_rings`: whether layers with a window may keep the last rows of a text only.
-    `has_prefill`: whether graphs that read prompts in integers may stand beside the others. `of_buckets` writes graphs
-    of fixed shapes that stand beside them; None for none. `least_bits` are those of the narrowest integers that the
+    `has_prefill`: whether graphs that read prompts in integers may stand beside the others. `has_buckets`: whether
+    graphs of fixed shapes do, see `for_bucket`. `least_bits` are those of the narrowest integers that the
     target reads, 32 where it reads none. `numbers` is the type of what nodes pass on, of the cache, and of weights that
     are no integers.
     """
@@ -72,7 +72,7 @@ class Kernels(ABC):
     has_experts: ClassVar[bool]
     has_prefill: ClassVar[bool] = False
     has_rings: ClassVar[bool] = True
-    of_buckets: ClassVar[Callable[[GraphPen, int, int], Kernels] | None] = None
+    has_buckets: ClassVar[bool] = False
     rms_norm: ClassVar[str]
     least_bits: ClassVar[int] = 2
     numbers: ClassVar[str] = "float32"
@@ -80,6 +80,11 @@ class Kernels(ABC):
 
     def __init__(self, pen: GraphPen) -> None:
         self.pen = pen
+
+    @classmethod
+    def for_bucket(cls, pen: GraphPen, num_rows: int, context: int) -> Kernels:
+        """Return what writes a graph of fixed shapes, for so many rows and so long a cache."""
+        raise UnsupportedModel("graphs of this target take any shape; leave --buckets out")
 
     def cache_shapes(self, num_heads: int, size: int) -> tuple[Shape, Shape]:
         """Return the shapes of a cache of keys or values as `attend` reads it, and of what it gives back."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from skipstone.devices import Capability
 from skipstone.runtime.bundle import Note
 from skipstone.runtime.costs.curve import CostCurve
-from skipstone.runtime.engine import BoundCall, Feed, Model, WrappedCall, device_note
+from skipstone.runtime.engine import Call, Feed, Model, device_note
 
 __all__ = ["MAX_ROWS", "ROUGH_ROW", "cost_curve", "costs_note", "known_curve", "measure_costs", "rough_curve"]
 
@@ -68,7 +68,7 @@ def _measured(
     return CostCurve(rows=rows, contexts=contexts, seconds=seconds)
 
 
-def _time_s(call: BoundCall | WrappedCall, num_rows: int, context: int) -> float:
+def _time_s(call: Call, num_rows: int, context: int) -> float:
     feed = _feed(num_rows, context)
     start = time.perf_counter()
     call.run(feed)

@@ -34,6 +34,7 @@ class BucketCall:
         """`sessions` have buckets, and the cache is as long as one of them says."""
         assert sessions.buckets is not None, "other sessions have graphs for any shape"
         self._sessions, self._cache, self._part, self._buckets = sessions, cache, part, sessions.buckets
+        self._lowest = np.finfo(sessions.manifest.numbers).min  # no infinity in float16
         self._graphs: dict[tuple[int, int], _BoundGraphs] = {}
         self._hidden = np.zeros((1, 0, sessions.manifest.dimensions.hidden_size), np.float32)
 
@@ -75,7 +76,8 @@ class BucketCall:
         total, context = length + feed.token_ids.shape[1], self._cache.num_rows
         bias = np.zeros((count, total), np.float32) if feed.tree is None else feed.tree.bias(total)[piece]
         for window, buffer in graphs.biases.items():
-            buffer.write(_who_sees_whom(bias, length + piece.start, graphs.num_rows, context, window, buffer.dtype))
+            seen = _who_sees_whom(bias, length + piece.start, graphs.num_rows, context, window)
+            buffer.write(np.maximum(seen, self._lowest))
         graphs.run()
         place = length + piece.start
         for name, rows in graphs.presents.items():
@@ -156,7 +158,7 @@ class _BoundGraphs:
 
 
 def _who_sees_whom(
-    bias: NDArray[np.float32], place: int, num_rows: int, context: int, window: int | None, dtype: np.dtype[np.generic]
+    bias: NDArray[np.float32], place: int, num_rows: int, context: int, window: int | None
 ) -> NDArray[np.float32]:
     """Return what is added to scores [R, C + R] of rows whose first is at a `place` of the text.
 
@@ -171,5 +173,4 @@ def _who_sees_whom(
     whole[np.arange(num_rows), context + np.arange(num_rows)] = 0
     whole[:count, :place] = of_text[:, :place]
     whole[:count, context : context + count] = of_text[:, place:]
-    lowest: NDArray[np.float32] = np.maximum(whole, np.finfo(dtype).min)
-    return lowest
+    return whole
