@@ -1,4 +1,4 @@
-"""The processor as a device that takes graphs of fixed shapes only."""
+"""The processor as a device that takes float16, which it runs by way of float32, and fixed shapes only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,18 @@ from skipstone.runtime.engine import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FixedDevice(CpuDevice):
-    capabilities: ClassVar[frozenset[str]] = CpuDevice.capabilities - {Capability.DYNAMIC_SHAPES}
+class HalfDevice(CpuDevice):
+    capabilities: ClassVar[frozenset[str]] = CpuDevice.capabilities | {Capability.FP16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedDevice(HalfDevice):
+    capabilities: ClassVar[frozenset[str]] = HalfDevice.capabilities - {Capability.DYNAMIC_SHAPES}
+
+
+def free(bundle: Path) -> Model:
+    """Return a bundle opened on a device that takes all shapes."""
+    return Model(Bundle.open(bundle), HalfDevice(threads=1))
 
 
 def fixed(bundle: Path) -> Model:
