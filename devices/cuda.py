@@ -72,7 +72,7 @@ def cuda_device(gpus: Sequence[NvidiaGpu], *, threads: int | None = None, unit: 
         open_graph=partial(_open_graph, number),
         memory_left=gpu.memory,
         takes_offsets=True,
-        ignores_positions=True,  # not known without a GPU: tests/benchmarks/on_a_gpu.py asks one
+        ignores_positions=True,  # not known without a GPU; right either way, two small nodes a layer
     )
 
 
