@@ -40,6 +40,7 @@ def load(
     suffix_memory: str | Path | None = None,
     draft_model: str | Path | None = None,
     drafter: str | Path | None = None,
+    draft_device: str | None = None,
     cache: CacheName | Literal["auto"] | None = None,
     prefill: PrefillName = "auto",
     expected_decode: str | None = None,
@@ -54,8 +55,9 @@ def load(
     `max_threads`, by default one for each physical core.
     `suffix_memory` is a file in which the suffix drafter keeps what was written, up to 65,536 tokens, and finds it in
     later processes; without one it remembers within this object. `draft_model` is a smaller bundle that guesses for
-    this one, in place of the draft model inside; `drafter` is its old name. `cache` is the type of the cache, `fp32`,
-    or `int8` where the bundle was exported with one; None is the bundle's own. It may change texts. `auto` takes the
+    this one, in place of the draft model inside; `drafter` is its old name. The draft model runs on `draft_device`, by
+    default on `device`; `threads` are those of either. `cache` is the type of the cache, `fp32`, or `int8` where
+    the bundle was exported with one; None is the bundle's own. It may change texts. `auto` takes the
     type that this device runs quicker, by cost curves that are measured once: for texts of `expected_tokens`, by
     default half of what the model sees, that are written by the method `expected_decode`, by default `auto`. Why,
     stands in `model.cache_choice`. `prefill` says which graphs read prompts: `int8` those that `export --prefill int8`
@@ -76,6 +78,7 @@ def load(
         max_threads=max_threads,
         profiles=notes_folder(),
         draft_model=None if draft_model is None else resolve(draft_model),
+        draft_device=draft_device,
         cache=choice.option if choice else None if cache == "auto" else cache,
         prefill=prefill,
     )

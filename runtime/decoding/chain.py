@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +24,21 @@ Chain = Callable[[Picker, int], Iterator[Picks]]
 """(picker, most) -> the guesses behind a text, one after the other; left early when enough."""
 
 
-class DraftText(Protocol):
+class Followed(Protocol):
+    """A text behind which something guesses."""
+
+    def follow(self, history: Sequence[int]) -> int:
+        """Take over the text; return how many guesses fit behind it."""
+        ...
+
+
+@runtime_checkable
+class DraftText(Followed, Protocol):
     """A text as a small model sees it: a `Follower`, or an exit of the large one."""
 
     @property
     def token_ids(self) -> Sequence[int]:
         """The text and what was taken behind it."""
-        ...
-
-    def follow(self, history: Sequence[int]) -> int:
-        """Take over the text; return how many guesses fit behind it."""
         ...
 
     def logits(self) -> NDArray[np.float32]:
@@ -122,7 +127,7 @@ class ModelDrafter(Drafter):
 
     def __init__(
         self,
-        text: DraftText,
+        text: Followed,
         picker: Picker,
         *,
         name: str = "model",
@@ -130,9 +135,13 @@ class ModelDrafter(Drafter):
         rule: Rule = "match",
         stop: Stop | None = None,
     ) -> None:
+        """Without a `chain`, which guesses behind `text`, that is a `DraftText` and guesses come from its logits."""
         self.name, self.least_chance = name, 0.0
         self._text, self._picker, self._rule = text, picker, rule
-        self._chain = chain or partial(token_by_token, text)
+        if chain is None:
+            assert isinstance(text, DraftText), "what else makes the guesses?"
+            chain = partial(token_by_token, text)
+        self._chain = chain
         self.scale = ConfidenceScale()
         self.stop: Stop = stop or ConfidenceStop()
         self._last = Draft.empty()

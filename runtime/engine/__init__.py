@@ -7,6 +7,7 @@ from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.cache_types import CACHE_TYPES, CACHE_WORDS, CacheName, runs_cache
 from skipstone.runtime.engine.call import BoundCall
 from skipstone.runtime.engine.calls import Call, open_call
+from skipstone.runtime.engine.device_fit import why_chains
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import HIDDEN, WHOLE, Blends, Feed, Part, TreeMask
@@ -71,4 +72,5 @@ __all__ = [
     "runs_cache",
     "save_prefix",
     "threads_note",
+    "why_chains",
 ]

@@ -9,7 +9,7 @@ from skipstone.devices import Capability, Device
 from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import PLAIN_CACHE, Bundle
 
-__all__ = ["CACHE_TYPES", "CACHE_WORDS", "CacheName", "checked_cache_type", "runs_cache"]
+__all__ = ["CACHE_TYPES", "CACHE_WORDS", "CacheName", "checked_cache_type", "nearest_cache_type", "runs_cache"]
 
 CacheName = Literal["fp32", "int8"]
 CACHE_TYPES: Final[Mapping[CacheName, str]] = {"fp32": PLAIN_CACHE, "int8": "int8"}
@@ -48,3 +48,15 @@ def checked_cache_type(bundle: Bundle, device: Device, cache_type: str | None) -
 def runs_cache(device: Device, cache_type: str) -> bool:
     """Whether a device has kernels for a type of cache."""
     return _CAPABILITIES.get(cache_type) in (None, *device.capabilities)
+
+
+def nearest_cache_type(bundle: Bundle, device: Device, wanted: str) -> str:
+    """Return the wanted type of cache where the bundle and the device have it, else the bundle's own, else the plain.
+
+    For a model that goes along with another one, which need not have the other's cache.
+    """
+    known = bundle.manifest.cache_types
+    for cache_type in (wanted, bundle.manifest.cache_type, PLAIN_CACHE):
+        if cache_type in known and runs_cache(device, cache_type):
+            return cache_type
+    return bundle.manifest.cache_type

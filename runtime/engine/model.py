@@ -7,13 +7,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from skipstone.devices import DEFAULT_DEVICE, BoundedDevice, Capability, Device, bounded, choose_device, give_back
+from skipstone.devices import (
+    DEFAULT_DEVICE,
+    BoundedDevice,
+    Capability,
+    Device,
+    bounded,
+    choose_device,
+    give_back,
+    open_device,
+)
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
-from skipstone.runtime.bundle import Bundle, LayerCache
+from skipstone.runtime.bundle import Bundle, LayerCache, Manifest
 from skipstone.runtime.engine.branches import MOST_TREE_ROWS
 from skipstone.runtime.engine.cache import KVCache
-from skipstone.runtime.engine.cache_types import CACHE_TYPES, CacheName
+from skipstone.runtime.engine.cache_types import CACHE_TYPES, CacheName, nearest_cache_type
 from skipstone.runtime.engine.device_fit import require_fit
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.prefill import PrefillName, reads_apart
@@ -56,6 +65,7 @@ class Model:
         *,
         profiles: Path | None = None,
         draft_model: Bundle | None = None,
+        draft_device: Device | None = None,
         cache_type: str | None = None,
         prefill: PrefillName = "auto",
         prefill_chunk: int = PREFILL_CHUNK,
@@ -63,16 +73,24 @@ class Model:
     ) -> None:
         """`profiles` is the folder where measurements of the device are kept; None keeps them for this process only.
 
-        `draft_model` is the draft model, in place of the one that the bundle carries. `cache_type` is that of all
+        `draft_model` is the draft model, in place of the one that the bundle carries; it runs on `draft_device`, by
+        default on `device`. `cache_type` is that of all
         texts, as the manifest calls it; None is the bundle's own. `prefill` says which graphs read prompts, see
         `reads_apart`; in pieces of `prefill_chunk` tokens. Each text keeps `bound_calls` shapes of calls bound. Raises:
-        ConfigError unless the draft model is smaller, and for a type of cache, or graphs, that the bundle or the device
-        lacks.
+        ConfigError unless the draft model is smaller, for a draft device without a draft model, and for a type of
+        cache, or graphs, that the bundle or the device lacks.
         """
         require_fit(bundle, device)
         if draft_model is not None:
             _require_smaller(draft_model, bundle)
-        self._draft_model = draft_model
+        if draft_device is not None and draft_model is None and bundle.manifest.draft_model is None:
+            raise ConfigError(
+                f"the draft device {draft_device.name} is for a small model, and {bundle.path} has none; leave it out, "
+                "or name a smaller bundle with --draft-model"
+            )
+        if draft_device is not None and (small := draft_model or bundle.open_draft_model()) is not None:
+            require_fit(small, draft_device)
+        self._draft_model, self.draft_device = draft_model, draft_device or device
         self.bundle, self.device, self.manifest = bundle, device, bundle.manifest
         self.shared, self.profiles = SharedStores(), profiles
         self.device_told: str | None = None
@@ -96,6 +114,7 @@ class Model:
         max_threads: int | None = None,
         profiles: Path | None = None,
         draft_model: str | Path | None = None,
+        draft_device: str | None = None,
         cache: CacheName | None = None,
         prefill: PrefillName = "auto",
     ) -> Model:
@@ -104,9 +123,11 @@ class Model:
         Without `threads` it takes as many as are fastest now, at most `max_threads`, by default as many as
         `profiles` keep for this bundle here, else all physical cores.
         `device` may be `auto`: `device_told` says then which was taken and why.
+        The draft model runs on `draft_device`, by default on the same; `threads` are those of either.
         `cache` is the type of cache, `fp32` or `int8`; None is the bundle's own. `prefill` says which graphs read
         prompts: `int8`, the `same` that decode, or `auto` for what the bundle says. Raises: BundleError, DeviceError;
-        ConfigError for a draft model that is not smaller, and for a type of cache, or graphs, that are not there.
+        ConfigError for a draft model that is not smaller or not there, and for a type of cache, or graphs, that are
+        not there.
         """
         bundle, other = Bundle.open(Path(path)), None if draft_model is None else Bundle.open(Path(draft_model))
         choice = choose_device(device, threads=threads, accept=lambda device: require_fit(bundle, device))
@@ -115,6 +136,7 @@ class Model:
             on_best_threads(bundle, bounded(choice.device, threads=threads, max_threads=max_threads), profiles),
             profiles=profiles,
             draft_model=other,
+            draft_device=None if draft_device is None else open_device(draft_device, threads=threads),
             cache_type=None if cache is None else CACHE_TYPES[cache],
             prefill=prefill,
         )
@@ -130,18 +152,18 @@ class Model:
 
     @property
     def draft_model(self) -> Model | None:
-        """The draft model that was given, else that which the bundle carries, on the same device; None without one.
+        """The draft model that was given, else that which the bundle carries, on its device; None without one.
 
         Opened when first asked for. Raises: BundleError, DeviceError.
         """
         return self.shared.get("draft model", self._open_draft_model)
 
     def _open_draft_model(self) -> Model | None:
-        bundle, cache_type = self._draft_model or self.bundle.open_draft_model(), self.sessions.cache_type
+        bundle, device = self._draft_model or self.bundle.open_draft_model(), self.draft_device
         if bundle is None:
             return None
-        own = cache_type if cache_type in bundle.manifest.cache_types else None
-        return Model(bundle, self.device, profiles=self.profiles, cache_type=own)
+        cache_type = nearest_cache_type(bundle, device, self.sessions.cache_type)
+        return Model(bundle, device, profiles=self.profiles, cache_type=cache_type)
 
     @checks_arguments
     def new_sequence(self, *, context_length: int | None = None, exact: bool | None = False) -> Sequence:
@@ -209,31 +231,40 @@ class Model:
         That is all that the model sees, or what the memory allows that was left when this was first asked; but at least
         `num_tokens`, those of a prompt and its answer, and some for drafts that branch.
         """
-        limit, cache_type = self.manifest.context_length, self.sessions.cache_type
-        left = self.shared.get("memory left", self._memory_left)
-        layers = self.shared.get("cached layers", self._cached_layers) * num_rows
+        limit = self.manifest.context_length
+        allowed, left = limit, None
+        for free, layers in self.shared.get("memory left", self._memory_left):
+            most = most_tokens(layers * num_rows, free, limit=limit)
+            allowed, left = (most, free) if left is None or most < allowed else (allowed, left)
         return Room(
             limit=limit,
-            allowed=limit if left is None else most_tokens(layers, left, limit=limit),
+            allowed=allowed,
             left=left,
-            cache_type=cache_type,
+            cache_type=self.sessions.cache_type,
             num_rows=num_rows,
             wanted=num_tokens and num_tokens + MOST_TREE_ROWS,
         )
 
-    def _memory_left(self) -> int | None:
-        return self.device.free_bytes() if isinstance(self.device, BoundedDevice) else None
+    def _memory_left(self) -> list[tuple[int, tuple[LayerCache, ...]]]:
+        """Return what each device has left that tells, and the layers whose keys and values a text keeps there.
 
-    def _cached_layers(self) -> tuple[LayerCache, ...]:
-        """Return the layers whose keys and values a text keeps: the model's, and those of its draft model."""
+        Those of the draft model count on both: two devices may share their memory.
+        """
         other = self._draft_model or self.bundle.open_draft_model()
-        manifests = [self.manifest] if other is None else [self.manifest, other.manifest]
-        layouts = [cache_layouts(manifest) for manifest in manifests]
-        default, cache_type = next(iter(layouts[-1].values())), self.sessions.cache_type
-        return tuple(layer for layout in layouts for layer in layout.get(cache_type, default))
+        little = () if other is None else _layers_of(other.manifest, self.sessions.cache_type)
+        left = [(self.device, _layers_of(self.manifest, self.sessions.cache_type) + little)]
+        if self.draft_device is not self.device:
+            left.append((self.draft_device, little))
+        told = [(device.free_bytes(), layers) for device, layers in left if isinstance(device, BoundedDevice)]
+        return [(free, layers) for free, layers in told if free is not None]
 
     def _workspace(self, cache: KVCache) -> Workspace:
         return Workspace(self.sessions, cache, bound_calls=self._bound_calls)
+
+
+def _layers_of(manifest: Manifest, cache_type: str) -> tuple[LayerCache, ...]:
+    layouts = cache_layouts(manifest)
+    return tuple(layouts.get(cache_type) or next(iter(layouts.values())))
 
 
 def _require_smaller(draft_model: Bundle, target: Bundle) -> None:

@@ -52,6 +52,7 @@ def compare(
         precision=str(model.manifest.recipe["name"]),
         device=model.device.name,
         threads=model.device.threads,
+        draft_device=model.draft_device.name if model.has_draft_model else None,
         runtime=f"onnxruntime {onnxruntime.__version__}",
         suite=suite.name,
         new_tokens=new_tokens,

@@ -62,7 +62,7 @@ class Comparison:
     """Methods compared on a suite. `methods` begin with plain; `runs` are in the order in which they ran.
 
     `adversarial` are the categories that stay out of the usual mean. `process_peak_memory_bytes` is the most that the
-    process ever held, loading included.
+    process ever held, loading included. `draft_device` is where the draft model ran, if there is one.
     """
 
     bundle: str
@@ -79,6 +79,7 @@ class Comparison:
     process_peak_memory_bytes: int
     command: str
     runs: tuple[Run, ...]
+    draft_device: str | None = None
 
     def cell(self, category: str, method: str) -> Cell:
         """Return the figures of one method on one category."""

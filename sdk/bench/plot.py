@@ -100,7 +100,8 @@ def _mean_label(comparison: Comparison) -> str:
 
 def _title(comparison: Comparison) -> str:
     model = f"{Path(comparison.bundle).name}, {comparison.precision}"
-    place = f"{comparison.device}, threads: {comparison.threads}, {comparison.runtime}"
+    drafting = "" if comparison.draft_device in (None, comparison.device) else f" (drafting: {comparison.draft_device})"
+    place = f"{comparison.device}{drafting}, threads: {comparison.threads}, {comparison.runtime}"
     work = f"suite {comparison.suite}, new tokens: {comparison.new_tokens}, rounds: {comparison.rounds}"
     return f"{model}, on {place}\n{work}"
 

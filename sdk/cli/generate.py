@@ -111,8 +111,8 @@ def run(
 ) -> None:
     """Continue a prompt; the text goes to standard output as it comes.
 
-    Drafters: ngram, suffix, recycle, jacobi, lookahead; model, tree, staged, big-little with a small model; self, free,
-    skip with exits or stages. They keep plain decoding's text, with int4 and int8 tree and
+    Drafters: ngram, suffix, recycle, jacobi, lookahead; model, async-model, tree, staged, big-little with a small
+    model; self, free, skip with exits or stages. They keep plain decoding's text, with int4 and int8 tree and
     lookahead up to near ties only; --stats says how near a text is.
     Approximate: exit, adaptive, skipdecode, switch, cascade, and big-little with --dial; `skipstone tune` calibrates
     them, `skipstone eval method` shows what they cost and bring.

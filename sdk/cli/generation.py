@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 import typer
 
 from skipstone.cli.options import (
     CalibrationOption,
+    DraftDeviceOption,
     DraftModelOption,
     require_drafter,
     require_suffix,
@@ -22,6 +23,10 @@ from skipstone.cli.options import (
 from skipstone.errors import ConfigError
 
 __all__ = ["DecodingFlags", "DraftFlags", "LengthFlags", "SamplingFlags", "given"]
+
+
+OF_LOADING: Final = ("draft_model", "draft_device", "suffix_memory")
+"""What `load` takes of the options of decoding."""
 
 
 class RuleName(StrEnum):
@@ -68,6 +73,7 @@ class DraftFlags:
         str, typer.Option(metavar="METHOD", help="auto, plain, or drafters, the cheapest first: ngram,model.")
     ] = "auto"
     draft_model: DraftModelOption = None
+    draft_device: DraftDeviceOption = None
     suffix_memory: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Remember texts for the suffix drafter in this file.")
     ] = None
@@ -75,8 +81,8 @@ class DraftFlags:
     def for_loading(self) -> dict[str, Any]:
         """Return what `load` takes of them. Raises: ConfigError for what the method does not use."""
         require_suffix(self.decode, self.suffix_memory)
-        require_drafter(self.decode, self.draft_model)
-        return {"draft_model": self.draft_model, "suffix_memory": self.suffix_memory}
+        require_drafter(self.decode, self.draft_model, self.draft_device)
+        return {name: getattr(self, name) for name in OF_LOADING}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +162,7 @@ class SamplingFlags:
 def given(*flags: LengthFlags | DraftFlags | DecodingFlags | SamplingFlags) -> dict[str, Any]:
     """Return the options that were given, for `generation_options`."""
     values = {field.name: getattr(group, field.name) for group in flags for field in fields(group)}
-    for name in ("draft_model", "suffix_memory"):  # those of `load`
+    for name in OF_LOADING:
         values.pop(name, None)
     for name in ("verify", "sampling"):
         if isinstance(values.get(name), StrEnum):

@@ -24,6 +24,7 @@ __all__ = [
     "ClosingOption",
     "ContextOption",
     "DeviceOption",
+    "DraftDeviceOption",
     "DraftModelOption",
     "JsonOption",
     "NormalizeName",
@@ -77,6 +78,10 @@ ClosingOption = Annotated[bool, typer.Option("--closing", help="Count a stop tok
 DeviceOption = Annotated[
     str,
     typer.Option("--device", metavar="NAME", help="Where to run: see `skipstone devices`; auto: the best that works."),
+]
+DraftDeviceOption = Annotated[
+    str | None,
+    typer.Option("--draft-device", metavar="NAME", help="Where the draft model runs; default: as --device."),
 ]
 DraftModelOption = Annotated[
     str | None,
@@ -196,16 +201,18 @@ def told_context(context: int | None, room: Room, *, quiet: bool) -> int:
     return room.num_tokens
 
 
-def require_drafter(decode: str, drafter: str | None) -> None:
-    """Raise ConfigError for a small model that the decoding method would not use."""
+def require_drafter(decodes: str | Sequence[str], drafter: str | None, draft_device: str | None = None) -> None:
+    """Raise ConfigError for a small model, or a place for it, that none of the decoding methods would use."""
     from skipstone.runtime.methods import MethodChoice
 
-    if drafter is None:
+    given = {"--draft-model names a small model": drafter, "--draft-device is where a small model runs": draft_device}
+    told = [what for what, value in given.items() if value is not None]
+    names = [decodes] if isinstance(decodes, str) else [*decodes]
+    choices = [MethodChoice.parse(name) for name in names]
+    if not told or any(method.uses_draft_model for choice in choices for method in choice.considered):
         return
-    choice = MethodChoice.parse(decode)
-    if not any(method.uses_draft_model for method in choice.considered):
-        todo = "leave it out" if choice.stands_alone else "add model"
-        raise ConfigError(f"--draft-model names a small model, which --decode {decode} does not use; {todo}")
+    todo = "leave it out" if all(choice.stands_alone for choice in choices) else "add model"
+    raise ConfigError(f"{told[0]}, which --decode {','.join(names)} does not use; {todo}")
 
 
 def require_suffix(decode: str, suffix_memory: Path | None) -> None:

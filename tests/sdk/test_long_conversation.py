@@ -125,7 +125,9 @@ def test_turns_leave_in_numbers_and_not_at_every_turn(chat_model: Model, fed: li
         assert length <= (100 - start + 20 if turn in drops else 60), (turn, length)
 
 
-@pytest.mark.parametrize("decode", ["plain", "auto", "ngram", "suffix,recycle", "model", "tree", "staged"])
+@pytest.mark.parametrize(
+    "decode", ["plain", "auto", "ngram", "suffix,recycle", "model", "async-model", "tree", "staged"]
+)
 def test_a_talk_goes_on_with_every_method_and_a_small_model_of_less_context(
     tiny: Model, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle, decode: str
 ) -> None:

@@ -29,6 +29,7 @@ PUBLIC_NAMES = {
 }
 SAMPLING = "--sampling --temperature --top-k --top-p --min-p --typical --top-h --seed"
 PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram"
+DRAFTING = "--draft-model --draft-device"
 COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --draft-model --draft-model-precision --target "
     "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --prune --recipe --check "
@@ -36,13 +37,13 @@ COMMANDS = {
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --max-threads --context --stop "
     "--logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
-    f"--stop-below --stop-loops --min-agreement --dial --calibration --complete-words --draft-model --json --quiet "
+    f"--stop-below --stop-loops --min-agreement --dial --calibration --complete-words --json --quiet {DRAFTING} "
     f"--prompt-cache --prefill --active --cache {SAMPLING} {PENALTIES}",
     "suggest": "--prompt --num-drafts --max-new-tokens --method --ngrams --complete-words --context --interactive "
     "--cache --device --threads --max-threads --json --quiet",
     "choose": "--prompt --answer --dial --normalize --closing --cache --device --threads --max-threads --json --quiet",
     "chat": "--system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
-    "--prompt-cache --prefill --cache --draft-model --suffix-memory --device --threads --max-threads --quiet "
+    f"--prompt-cache --prefill --cache {DRAFTING} --suffix-memory --device --threads --max-threads --quiet "
     f"{SAMPLING} {PENALTIES}",
     "inspect": "--verify --recipe --json --quiet",
     "devices": "--json",
@@ -53,17 +54,17 @@ COMMANDS = {
     "tune costs": "--seconds --plot --cache --device --threads --max-threads --json --quiet",
     "tune exits": "--text --cache --device --threads --max-threads --json --quiet",
     "tune skip": "--text --cache --device --threads --max-threads --json --quiet",
-    "tune dial": "--decode --text --max-tokens --draft-model --cache --device --threads --max-threads --json --quiet",
+    "tune dial": f"--decode --text --max-tokens {DRAFTING} --cache --device --threads --max-threads --json --quiet",
     "tune active": "--text --budget --seed --cache --device --threads --max-threads --json --quiet",
     "tune threads": "--most --new-tokens --runs --device --json --quiet",
     "bench speed": "--prompt-tokens --new-tokens --runs --prefill "
     "--cache --device --threads --max-threads --output --quiet",
-    "bench suite": "--suite --decode --new-tokens --runs --plot "
+    "bench suite": "--suite --decode --draft-device --new-tokens --runs --plot "
     "--cache --device --threads --max-threads --output --quiet",
     "bench replay": "--text --decode --cache --device --threads --max-threads --output --quiet",
     "eval text": "--text --reference --max-tokens --window --no-speed --plot "
     "--cache --device --threads --max-threads --json --quiet",
-    "eval method": "--text --decode --min-agreement --dial --own --calibration --max-tokens --draft-model --plot "
+    "eval method": f"--text --decode --min-agreement --dial --own --calibration --max-tokens {DRAFTING} --plot "
     "--cache --device --threads --max-threads --json --quiet",
     "eval stops": "--text --stop-below --cache --device --threads --max-threads --json --quiet",
     "eval sparsity": "--text --methods --at --of --calibrate --max-tokens --prompt --seed --beside --json --quiet",

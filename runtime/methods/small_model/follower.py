@@ -77,13 +77,14 @@ class Follower:
         if not self.can_follow(history):
             return 0
         own = sequence.token_ids
-        if self._fed is not None and len(history) > len(own) == self._num_shared:
-            new = history[len(own) :]
-            sequence.commit(new[: len(self._fed.path(new))])  # their rows are cached
-        self._fed = None
         same, end = self._num_shared, min(len(own), len(history))
         while same < end and own[same] == history[same]:
             same += 1
+        if self._fed is not None and same == len(own) < len(history):
+            new = history[same:]
+            sequence.commit(new[: len(self._fed.path(new))])  # their rows are cached
+            same = len(own)
+        self._fed = None
         sequence.rollback(same)
         sequence.append(history[same:])
         self._num_shared = len(history)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import ConfidenceScale, Drafter, Round, level_of, middle_of
-from skipstone.runtime.engine import Draft
+from skipstone.runtime.engine import Draft, why_chains
 from skipstone.runtime.methods.method import DRAFT_MODEL, DrafterContext, Method
 from skipstone.runtime.methods.small_model.follower import Follower, drafter_of, follower_of
 from skipstone.runtime.sampling import Picker, picker_for
@@ -23,11 +23,13 @@ def open_tree(context: DrafterContext) -> Drafter:
 
     Raises: ConfigError where drafts may not branch, or the bundle has no small model with the target's tokenizer.
     """
-    text = follower_of(context, drafter_of(context, "tree", own_tokenizer=False))
+    model = drafter_of(context, "tree", own_tokenizer=False)
+    text = follower_of(context, model)
     if not context.trees:
         raise ConfigError("this text takes chains only, which tree does not draft; use model")
     if not text.sequence.takes_trees:
-        raise ConfigError("the small model of the bundle cannot run trees, because its layers see a window; use model")
+        why = why_chains(model.manifest, model.device) or "rows are added to its calls"
+        raise ConfigError(f"the small model of the bundle cannot run trees, because {why}; use model")
     picker = picker_for(context.sampler, context.rule)
     if context.rule == "k-seq" and not context.sampler.greedy:
         return ChainsDrafter(text, picker)

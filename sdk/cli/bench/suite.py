@@ -10,7 +10,16 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from skipstone.cli.command import unfold
-from skipstone.cli.options import BundleArgument, OutputOption, Place, PlotOption, QuietOption, require_lossless
+from skipstone.cli.options import (
+    BundleArgument,
+    DraftDeviceOption,
+    OutputOption,
+    Place,
+    PlotOption,
+    QuietOption,
+    require_drafter,
+    require_lossless,
+)
 from skipstone.cli.terminal import OutputFormat, csv_table, markdown_table, measures, print_json, progress_bar, write
 
 if TYPE_CHECKING:
@@ -29,6 +38,7 @@ def run(
     place: Place,
     suite: Annotated[str, typer.Option(metavar="NAME", help="The prompts.")] = "code",
     decode: Annotated[str, typer.Option(metavar="METHODS", help="Such as ngram+model,auto.")] = "auto",
+    draft_device: DraftDeviceOption = None,
     new_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to make.")] = 128,
     runs: Annotated[int, typer.Option(metavar="N", min=1, help="Runs that count, after one that warms up.")] = 3,
     plot: PlotOption = None,
@@ -43,9 +53,10 @@ def run(
 
     require_lossless(decode.replace("+", ",").split(","), "bench")
     prompts, names = Suite.named(suite), method_names(decode.split(","))
+    require_drafter([name.replace("+", ",") for name in names], None, draft_device)
     if plot is not None:
         require_plot(plot)
-    model = place.load(bundle).runtime
+    model = place.load(bundle, draft_device=draft_device).runtime
     total = runs * prompts.num_prompts * len(names)
     with progress_bar("text", total=total, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
         comparison = compare(
@@ -95,7 +106,9 @@ def _means(comparison: Comparison) -> list[tuple[str, bool]]:
 def _markdown(comparison: Comparison) -> str:
     """Return the setting and three tables: speed, guesses, texts and memory."""
     setting = {
-        name: ", ".join(value) if isinstance(value, tuple) else value for name, value in comparison.setting().items()
+        name: ", ".join(value) if isinstance(value, tuple) else value
+        for name, value in comparison.setting().items()
+        if value is not None
     }
     speed = _rows(comparison, lambda cell: f"{cell.tokens_per_s:.0f}, {cell.ratio:.2f} x")
     for title, counted in _means(comparison):

@@ -14,6 +14,7 @@ from skipstone.cli.command import unfold
 from skipstone.cli.options import (
     BundleArgument,
     CalibrationOption,
+    DraftDeviceOption,
     DraftModelOption,
     Place,
     PlotOption,
@@ -65,6 +66,7 @@ def run(
     decode: Annotated[str, typer.Option(metavar="METHOD", help="exit, switch, ...; see `skipstone generate`.")],
     dials: DialFlags,
     draft_model: DraftModelOption = None,
+    draft_device: DraftDeviceOption = None,
     plot: PlotOption = None,
 ) -> None:
     """Measure what approximate decoding costs in quality and brings in speed.
@@ -76,9 +78,9 @@ def run(
     judging = Judging.of(decode, dials)
     if plot is not None:
         require_plot(plot)
-    require_drafter(decode, draft_model)
+    require_drafter(decode, draft_model, draft_device)
     texts = [read_text(path) for path in text]
-    model = place.load(bundle, draft_model=draft_model).runtime
+    model = place.load(bundle, draft_model=draft_model, draft_device=draft_device).runtime
     points = judging.run(model, texts, bundle, as_json=printing.as_json, quiet=printing.quiet)
     if plot is not None:
         plot_dial(points, title=f"{bundle}, approximate decoding: {decode}", path=plot)

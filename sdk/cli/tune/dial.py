@@ -10,6 +10,7 @@ from rich.progress import TaskProgressColumn
 from skipstone.cli.command import unfold
 from skipstone.cli.options import (
     BundleArgument,
+    DraftDeviceOption,
     DraftModelOption,
     Place,
     Printing,
@@ -38,6 +39,7 @@ def run(
     text: TextsOption = None,
     max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Tokens at each setting; default: 4096.")] = None,
     draft_model: DraftModelOption = None,
+    draft_device: DraftDeviceOption = None,
 ) -> None:
     """Calibrate the dial of an approximate method on texts.
 
@@ -49,9 +51,9 @@ def run(
     from skipstone.runtime.methods import dial_note
 
     method = _method(decode)
-    require_drafter(decode, draft_model)
+    require_drafter(decode, draft_model, draft_device)
     texts = read_texts(text)
-    model = place.load(bundle, draft_model=draft_model).runtime
+    model = place.load(bundle, draft_model=draft_model, draft_device=draft_device).runtime
     with progress_bar("calibrating", total=1.0, count=TaskProgressColumn(), quiet=printing.quiet) as (progress, task):
         calibration = calibrate_dial(
             model,

@@ -275,7 +275,7 @@ def test_drafters_do_draft_on_both_sides_of_the_border(endless: Model) -> None:
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-@pytest.mark.parametrize("decode", ["model", "tree", "staged"])
+@pytest.mark.parametrize("decode", ["model", "async-model", "tree", "staged"])
 @pytest.mark.parametrize(
     ("target", "drafter"), [(None, 16), (16, None), (16, 22), (22, 16)], ids=lambda border: f"{border or 'no'} border"
 )
@@ -383,7 +383,7 @@ def test_a_chat_that_is_cut_back_before_the_border_answers_as_a_fresh_model_does
 
 
 @pytest.mark.parametrize("length", [10, 14, 15, 16, 17])
-@pytest.mark.parametrize("name", ["model", "tree", "staged"])
+@pytest.mark.parametrize("name", ["model", "async-model", "tree", "staged"])
 def test_a_small_model_guesses_up_to_its_own_border(
     name: str, length: int, tiny_checkpoint: Path, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
 ) -> None:

@@ -49,7 +49,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "standard operators": ("mistral", "fp32", {"sliding_window": 7}),
 }
 PAIRS = [kind for kind in KINDS if not kind.endswith("int4")]
-OF_OTHER_GRAPHS = ("model", "tree", "staged", "big-little", "sparse")
+OF_OTHER_GRAPHS = ("model", "async-model", "tree", "staged", "big-little", "sparse")
 BRANCHING = ("lookahead",)
 Export = Callable[[str, bool], Path]
 

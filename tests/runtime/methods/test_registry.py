@@ -27,6 +27,7 @@ WORDS = [
     "self",
     "skip",
     "sparse",
+    "async-model",
     "big-little",
     "free",
     "jacobi",

@@ -134,7 +134,7 @@ def test_a_small_model_without_that_row_drafts_by_tokens(pair: tuple[Path, Path]
     assert said.startswith("of the draft model: the vocabulary of 300 has no row for 1")
     export(target, tmp_path / "out", precision="fp32", draft_model=small)
     model = skipstone.load(tmp_path / "out")
-    for method in ("model", "tree", "staged"):
+    for method in ("model", "async-model", "tree", "staged"):
         plain = model.generate("def add(", max_new_tokens=12, decode="plain")
         found = model.generate("def add(", max_new_tokens=12, decode=method)
         assert found.token_ids == plain.token_ids

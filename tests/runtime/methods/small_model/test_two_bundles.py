@@ -18,7 +18,7 @@ from skipstone.errors import BundleError, ConfigError
 from skipstone.runtime.engine import Model
 from skipstone.runtime.methods import weighed_methods
 
-METHODS = ("model", "tree", "staged", "big-little")
+METHODS = ("model", "async-model", "tree", "staged", "big-little")
 APPROXIMATE = {"big-little": 5.0, "switch": 20.0, "cascade": 0.0}
 
 
@@ -130,7 +130,7 @@ def foreign(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("decode", ["tree", "staged", *APPROXIMATE])
+@pytest.mark.parametrize("decode", ["async-model", "tree", "staged", *APPROXIMATE])
 def test_a_small_model_with_other_tokens_is_refused_where_tokens_are_shared(
     large: Path, foreign: Path, decode: str
 ) -> None:
