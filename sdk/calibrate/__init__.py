@@ -8,7 +8,7 @@ from skipstone.calibrate.documents import AUTO, Documents
 from skipstone.calibrate.export import Calibration, within_budget
 from skipstone.calibrate.hessians import batches, hessians, through
 from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
-from skipstone.calibrate.windows import Windows, template_of, tokenizer_of
+from skipstone.calibrate.windows import Windows, template_of, token_ids_of, tokenizer_of
 
 __all__ = [
     "AUTO",
@@ -23,6 +23,7 @@ __all__ = [
     "hessians",
     "template_of",
     "through",
+    "token_ids_of",
     "tokenizer_of",
     "within_budget",
 ]

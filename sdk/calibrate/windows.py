@@ -18,7 +18,7 @@ from skipstone.errors import ConfigError
 from skipstone.exporters import ExportPlan
 from skipstone.runtime.text import ChatTemplate, Tokenizer
 
-__all__ = ["NUM_WINDOWS", "WINDOW", "Windows", "template_of", "tokenizer_of"]
+__all__ = ["NUM_WINDOWS", "WINDOW", "Windows", "template_of", "token_ids_of", "tokenizer_of"]
 
 WINDOW: Final = 256
 NUM_WINDOWS: Final = 48
@@ -40,7 +40,7 @@ class Windows:
         Raises: ConfigError for chats without a template, and for too short a text.
         """
         size = min(WINDOW, plan.architecture.context_length)
-        token_ids = np.array([*_token_ids(plan, documents)], np.int64)
+        token_ids = np.array([*token_ids_of(tokenizer_of(plan), template_of(plan), documents)], np.int64)
         count = len(token_ids) // size
         if count < LEAST_WINDOWS:
             raise ConfigError(
@@ -76,8 +76,8 @@ def template_of(plan: ExportPlan) -> ChatTemplate | None:
     return ChatTemplate.of_texts(readable, folder=plan.checkpoint.path)
 
 
-def _token_ids(plan: ExportPlan, documents: Documents) -> Iterator[int]:
-    tokenizer, template = tokenizer_of(plan), template_of(plan)
+def token_ids_of(tokenizer: Tokenizer, template: ChatTemplate | None, documents: Documents) -> Iterator[int]:
+    """Yield the tokens of documents, one after the other. Raises: ConfigError for chats without a template."""
     for document in documents.items:
         if isinstance(document, str):
             yield from tokenizer.encode(document)

@@ -25,6 +25,7 @@ from skipstone.cli import (
     ngrams,
     suggest,
     train_exits,
+    train_experts,
 )
 from skipstone.cli.bench import bench
 from skipstone.cli.command import add_command
@@ -62,7 +63,20 @@ def options(
     """Fast, lossless LLM decoding on the device in front of you: export a checkpoint, run the bundle."""
 
 
-for command in (export, generate, suggest, choose, chat, inspect, devices, check_target, train_exits, ngrams, demo):
+for command in (
+    export,
+    generate,
+    suggest,
+    choose,
+    chat,
+    inspect,
+    devices,
+    check_target,
+    train_exits,
+    train_experts,
+    ngrams,
+    demo,
+):
     add_command(app, command)
 for name, group in {"tune": tune, "bench": bench, "eval": evaluate}.items():
     app.add_typer(group, name=name)

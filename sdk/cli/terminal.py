@@ -88,7 +88,7 @@ def progress_bar(
 
     Without a `total` the bar moves and says only that something goes on.
     """
-    columns = (TextColumn(title), BarColumn(), count, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
     console = notes(quiet=quiet)
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         yield progress, progress.add_task(title, total=total)

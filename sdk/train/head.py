@@ -32,12 +32,14 @@ def require_torch() -> Any:
 
 
 @contextmanager
-def threads_for(dimensions: Dimensions) -> Iterator[None]:
-    """Let torch have one thread while the head is small, as many as it likes otherwise."""
+def threads_for(dimensions: Dimensions, threads: int | None = None) -> Iterator[None]:
+    """Let torch have so many threads; None is one while the head is small, as many as it likes otherwise."""
     torch = require_torch()
     before = torch.get_num_threads()
-    if dimensions.vocab_size * dimensions.hidden_size < SMALL_HEAD:
-        torch.set_num_threads(1)
+    if threads is None and dimensions.vocab_size * dimensions.hidden_size < SMALL_HEAD:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
         yield
     finally:

@@ -50,6 +50,8 @@ COMMANDS = {
     "check-target": "--nodes --all --rows --context --json",
     "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
     "--quiet",
+    "train-experts": "--output --text --restart --active --steps --tokens --learning-rate --seed --threads --json "
+    "--quiet",
     "ngrams": "--output --bundle --min-count --max-size --force --json --quiet",
     "tune costs": "--seconds --plot --cache --device --threads --max-threads --json --quiet",
     "tune exits": "--text --cache --device --threads --max-threads --json --quiet",

@@ -62,15 +62,16 @@ class ActiveLevels:
 
 
 def active_note(manifest: Manifest) -> Note[ActiveLevels]:
-    """Return the note of how many experts are active in each layer. It belongs to weights and precision."""
+    """Return the note of how many experts are active in each layer. It belongs to weights, precision and routers."""
     weights = manifest.files["weights.bin"].sha256
+    graphs = [manifest.files[file].sha256 for file in manifest.variants.get(SPARSE, {}).values()]
     return Note(
         finding=ActiveLevels,
         name="active",
         what="share of active experts by layer",
         command=COMMAND,
-        made_for={"weights": weights},
-        key=(weights, manifest.recipe),
+        made_for={"weights": weights, "graphs of experts": graphs},
+        key=(weights, manifest.recipe, graphs),
     )
 
 

@@ -31,7 +31,7 @@ from skipstone.runtime.bundle.formats import ADDED_FIELDS
 
 COMMANDS = (
     *("export", "generate", "suggest", "choose", "chat", "inspect", "devices"),
-    *("check-target", "train-exits", "ngrams", "demo"),
+    *("check-target", "train-exits", "train-experts", "ngrams", "demo"),
 )
 GROUPS = ("tune", "bench", "eval")
 PROMPT = "def add(first, second):"

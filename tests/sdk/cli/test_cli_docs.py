@@ -26,6 +26,7 @@ COMMANDS = (
         ("devices",),
         ("check-target",),
         ("train-exits",),
+        ("train-experts",),
         ("ngrams",),
     ),
     *((group, *command) for group, names in GROUPS.items() for command in ((), *((name,) for name in names))),
