@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import onnx_ir as ir
 
@@ -16,7 +17,10 @@ from skipstone.exporters.graph.pen import GraphPen
 from skipstone.exporters.graph.plain_kernels import PlainKernels
 from skipstone.exporters.graph.step_inputs import AttentionLayer, StepInputs
 
-__all__ = ["BucketKernels", "FixedKernels"]
+__all__ = ["BucketKernels", "FixedKernels", "HalfFixedKernels"]
+
+# By this float16 numbers are multiplied before they are squared: with 1/64 the epsilon of norms would become 0.
+SMALLER: Final = 1 / 8
 
 
 class BucketKernels(PlainKernels):
@@ -53,8 +57,13 @@ class BucketKernels(PlainKernels):
         return pen.op("Mul", pen.op("Mul", x, pen.number("half", 0.5)), gate)
 
     def norm(self, kind: str, x: ir.Value, *weights: ir.Value, epsilon: float) -> ir.Value:
-        """The parts of a norm: many providers have no operator for the whole."""
+        """The parts of a norm: many providers have no operator for the whole.
+
+        In float16 numbers are made smaller first: real models have some whose squares it cannot hold.
+        """
         pen, (gain, *biases) = self.pen, weights
+        if pen.numbers == ir.DataType.FLOAT16:
+            x, epsilon = pen.op("Mul", x, pen.number("smaller", SMALLER)), epsilon * SMALLER**2
         if kind != "rms":
             x = pen.op("Sub", x, self._mean(x))
         square = self._mean(pen.op("Mul", x, x))

@@ -20,4 +20,5 @@ TARGETS: Final[Mapping[str, type[Kernels]]] = {
     "xnnpack": FixedKernels,
     "nnapi": FixedKernels,
     "coreml": HalfFixedKernels,
+    "qnn": HalfFixedKernels,
 }

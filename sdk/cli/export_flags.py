@@ -35,6 +35,7 @@ class Target(StrEnum):
     xnnpack = "xnnpack"
     nnapi = "nnapi"
     coreml = "coreml"
+    qnn = "qnn"
 
 
 class Prefill(StrEnum):

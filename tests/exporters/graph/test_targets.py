@@ -42,6 +42,7 @@ ALLOWED = {
     "xnnpack": Allowed(opsets=STANDARD, fixed=True),
     "nnapi": Allowed(opsets=STANDARD, fixed=True),
     "coreml": Allowed(opsets=STANDARD, numbers=HALF, fixed=True),
+    "qnn": Allowed(opsets=STANDARD, numbers=HALF, fixed=True),
 }
 FAMILIES = {"llama, tied": set[str](), "gpt2": set[str](), "gemma2": set[str](), "mixtral": MIXING}
 FAMILIES |= {"gemma3n_text": STREAMS, "phi": set()}
@@ -62,7 +63,7 @@ def test_every_target_has_its_row_here() -> None:
     assert ALLOWED.keys() == TARGETS.keys()
 
 
-@pytest.mark.parametrize("target", [target for target in TARGETS if target != "qnn"])
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_graphs_hold_what_the_target_allows(bundle_of: Any, family: str, target: str) -> None:
     allowed, bundle = ALLOWED[target], bundle_of(family, target)
