@@ -214,7 +214,7 @@ def main() -> None:
             if number:
                 runs[name].append(result)
     show(runs)
-    explain(both, each, runs, options.length)
+    explain(both, each, runs, options.acceptance, options.length)
 
 
 def show(runs: dict[str, list[Run]]) -> None:
@@ -231,10 +231,11 @@ def show(runs: dict[str, list[Run]]) -> None:
         )
 
 
-def explain(both: Pair, each: Pair, runs: dict[str, list[Run]], length: int | None) -> None:
+def explain(both: Pair, each: Pair, runs: dict[str, list[Run]], acceptance: float | None, length: int | None) -> None:
     """Print what calls take alone, and what the formula makes of it."""
     made = runs["model, 2 threads in turn"]
-    acceptance = median(one.acceptance for one in made)
+    if acceptance is None:
+        acceptance = median(one.acceptance for one in made)
     if length is None:  # about: chains end where the drafter is unsure
         length = max(1, round((median(one.tokens_per_call for one in made) - 1) / max(acceptance, 0.05)))
     for name, pair, together in (("2 threads in turn", both, False), ("1 + 1 threads at once", each, True)):
