@@ -83,7 +83,7 @@ def _walk(graph: GraphProto, *, inner: bool = False) -> Iterator[tuple[NodeProto
 
 
 def _work(fixed: ModelProto, nodes: tuple[NodeProto, ...], context: int) -> tuple[int | None, ...]:
-    """Return the multiply-adds of nodes in a graph with fixed sizes; onnxruntime helps where onnx does not infer them."""
+    """Return the multiply-adds of nodes in a graph with fixed sizes; onnxruntime helps where onnx infers none."""
     types = infer_types(fixed)
     work = tuple(work_of(node, types, context=context) for node in nodes)
     if None not in work:
