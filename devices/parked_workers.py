@@ -44,7 +44,9 @@ class _Bay:
         self._gate.acquire()
 
     def leave(self) -> None:
-        self._gate.release()
+        """Let the thread go; to say it twice does no harm."""
+        if self._gate.locked():
+            self._gate.release()
 
 
 class ParkedWorkers:
@@ -61,19 +63,22 @@ class ParkedWorkers:
         self._session = weakref.ref(session)
         self._bays: list[_Bay] = []
         self._left: list[weakref.ref[_Bay]] = []
-        self._lock = Lock()
-        self._end = weakref.finalize(self, _close, os.getpid(), self._bays, self._left)
+        self._lock, self._process = Lock(), os.getpid()
+        self._end = weakref.finalize(self, _close, self._process, self._bays, self._left)
 
     def use(self, threads: int) -> None:
-        """Let so many threads work from the next run on, at least the caller's and at most all; all where none park."""
+        """Let so many threads work from the next run on, at least the caller's and at most all; all where none park.
+
+        A process that was forked meanwhile has the caller's only: nothing is asked of the others there.
+        """
         threads = min(max(threads, 1), self.most) if self._can_park else self.most
-        if threads == self.threads:
+        if threads == self.threads or self._process != os.getpid():
             return
         with self._lock:
             while self.most - len(self._bays) > threads and self._park():
                 pass
             while self.most - len(self._bays) < threads:
-                self._left.append(_leave(self._bays))
+                _leave(self._bays, self._left)
             self._left[:] = [bay for bay in self._left if bay() is not None]
             self.threads = self.most - len(self._bays)
 
@@ -85,19 +90,23 @@ class ParkedWorkers:
             self.threads = self.most
 
     def _park(self) -> bool:
-        """Send one more thread to a bay; return whether that could be asked for."""
+        """Send one more thread to a bay; return whether that could be asked for.
+
+        The bay is known before the thread is sent: an interrupt may come any time, and who is not known never leaves.
+        """
         session = self._session()
-        if session is None or not self._can_park:
+        if session is None or not self._can_park or not self._end.alive:  # not alive: the process ends
             return False
         bay = _Bay()
         options = ort.RunOptions()
         options.terminate, options.log_severity_level = True, NO_LOGS
+        self._bays.append(bay)
         try:
             session.run_async(None, _feed(session), _wait, bay, options)
         except Exception:  # onnxruntime's errors have no base; a session without a pool has one
+            self._bays.remove(bay)
             self._can_park = False
             return False
-        self._bays.append(bay)
         return True
 
 
@@ -114,10 +123,12 @@ def _wait(results: object, bay: _Bay, error: str) -> None:
     bay.wait()
 
 
-def _leave(bays: list[_Bay]) -> weakref.ref[_Bay]:
-    bay = bays.pop()
+def _leave(bays: list[_Bay], left: list[weakref.ref[_Bay]]) -> None:
+    """Let the last bay's thread go. It is forgotten after that, as an interrupt may come any time."""
+    bay = bays[-1]
+    left.append(weakref.ref(bay))
     bay.leave()
-    return weakref.ref(bay)
+    bays.pop()
 
 
 def _close(process: int, bays: list[_Bay], left: list[weakref.ref[_Bay]]) -> None:
@@ -128,7 +139,7 @@ def _close(process: int, bays: list[_Bay], left: list[weakref.ref[_Bay]]) -> Non
     if process != os.getpid():
         return
     while bays:
-        left.append(_leave(bays))
+        _leave(bays, left)
     end = time.monotonic() + LEAVES_S
     while any(bay() is not None for bay in left) and time.monotonic() < end:
         time.sleep(LOOK_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import weakref
@@ -33,6 +34,21 @@ class PoollessSession:
         raise RuntimeError("intra op thread pool must have at least one thread for RunAsync")
 
 
+class InterruptedSession:
+    """A session that is interrupted as soon as it has sent a thread away."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session, self.bays = session, list[weakref.ref[object]]()
+
+    def get_inputs(self) -> list[object]:
+        return self._session.get_inputs()
+
+    def run_async(self, outputs: None, feed: object, callback: object, bay: object, options: object) -> None:
+        self._session.run_async(outputs, feed, callback, bay, options)
+        self.bays.append(weakref.ref(bay))
+        raise KeyboardInterrupt
+
+
 @pytest.fixture
 def session(tiny: Model) -> ort.InferenceSession:
     return CpuDevice(threads=3).open_session(tiny.bundle.path / tiny.manifest.stages[0].file)
@@ -54,6 +70,36 @@ def test_a_session_without_a_pool_keeps_its_thread() -> None:
     workers = ParkedWorkers(session, 2)  # type: ignore[arg-type]
     workers.use(1)
     assert workers.threads == 2
+
+
+def test_a_thread_that_was_sent_away_when_the_interrupt_came_is_let_go(session: ort.InferenceSession) -> None:
+    interrupted = InterruptedSession(session)
+    workers = ParkedWorkers(interrupted, 3)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        workers.use(1)
+    workers.close()
+    (bay,) = interrupted.bays
+    assert bay() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_sends_no_thread_away_as_it_has_none(tiny: Model) -> None:
+    program = f"""
+import os, signal, sys
+from pathlib import Path
+from skipstone.devices import CpuDevice
+from skipstone.devices.parked_workers import ParkedWorkers
+session = CpuDevice(threads=2).open_session(Path({str(tiny.bundle.path / tiny.manifest.stages[0].file)!r}))
+workers = ParkedWorkers(session, 2)
+workers.use(1)
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+signal.alarm(20)  # a queue that nobody empties was full after a thousand, and then the caller's thread waited
+for _ in range(1500):
+    workers.use(2)
+    workers.use(1)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
 
 
 def logits(model: Model, numbers: list[int]) -> NDArray[np.float32]:
@@ -89,20 +135,23 @@ def test_a_model_goes_with_its_threads_parked(tiny: Model) -> None:
     assert session() is None
 
 
-@pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise KeyError", "del model"])
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise KeyError", "del model", "late = step"])
 def test_a_process_ends_with_its_threads_parked(tiny: Model, end: str) -> None:
     program = f"""
-import sys
+import atexit, sys
+late = lambda: None
+atexit.register(lambda: late())  # the first that is registered runs last, as a thread may that nobody waits for
 from pathlib import Path
 from skipstone.devices import CpuDevice
 from skipstone.runtime.bundle import Bundle
-from skipstone.runtime.bundle import Bundle
 from skipstone.runtime.engine import Draft, Model
 model = Model(Bundle.open(Path({str(tiny.bundle.path)!r})), CpuDevice(threads=3, adapts=True))
-sequence = model.new_sequence()
-with model.sessions.crew.fixed(1):
-    sequence.append([5])
-    sequence.extend(Draft.empty())
+def step():
+    sequence = model.new_sequence()
+    with model.sessions.crew.fixed(1):
+        sequence.append([5])
+        sequence.extend(Draft.empty())
+step()
 {end}
 """
     outcome = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
