@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, Final
 
 import numpy as np
@@ -37,11 +37,13 @@ class _Bay:
     """Where one thread is parked until `leave`. It is alive as long as the thread's callback."""
 
     def __init__(self) -> None:
-        self._gate = Lock()
+        self._gate, self._asked_by = Lock(), get_ident()
         self._gate.acquire()
 
     def wait(self) -> None:
-        self._gate.acquire()
+        """Keep the calling thread; but not the one that asked, which does the work itself where the queue is full."""
+        if get_ident() != self._asked_by:
+            self._gate.acquire()
 
     def leave(self) -> None:
         """Let the thread go; to say it twice does no harm."""

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import onnxruntime as ort
@@ -32,6 +34,15 @@ class PoollessSession:
 
     def run_async(self, *arguments: object) -> None:
         raise RuntimeError("intra op thread pool must have at least one thread for RunAsync")
+
+
+class FullSession(PoollessSession):
+    """A session whose queue is full: what it is asked for it does at once, on the thread that asks."""
+
+    def run_async(
+        self, outputs: None, feed: object, callback: Callable[..., None], bay: object, options: object
+    ) -> None:
+        callback([], bay, "")
 
 
 class InterruptedSession:
@@ -70,6 +81,17 @@ def test_a_session_without_a_pool_keeps_its_thread() -> None:
     workers = ParkedWorkers(session, 2)  # type: ignore[arg-type]
     workers.use(1)
     assert workers.threads == 2
+
+
+def test_who_asks_for_a_thread_never_waits_in_its_place() -> None:
+    session = FullSession()
+    workers = ParkedWorkers(session, 2)  # type: ignore[arg-type]
+    asking = Thread(target=workers.use, args=(1,), daemon=True)
+    asking.start()
+    asking.join(5)
+    assert not asking.is_alive()
+    workers.use(2)
+    workers.close()
 
 
 def test_a_thread_that_was_sent_away_when_the_interrupt_came_is_let_go(session: ort.InferenceSession) -> None:
