@@ -43,10 +43,9 @@ class ProviderDevice:
     """Graphs run on the provider's device, and what it has no kernel for on `threads` threads of the processor.
 
     `kind` and `index` are how onnxruntime calls its memory, such as `cuda` and 1. `open_graph` opens a file or the
-    bytes of a graph there. `memory_left` asks for the bytes that are free
-    and all there are, None where nobody tells. With `takes_offsets` an address may point
-    into a buffer; a provider that `fails_silently` gives useless buffers where there is no memory.
-    Where attention `ignores_positions`, rows are turned before it.
+    bytes of a graph there. `memory_left` returns the bytes that are free and all there are, None where nobody tells.
+    With `takes_offsets` an address may point into a buffer. A provider that `fails_silently` gives useless buffers
+    where there is no memory. Where attention `ignores_positions`, rows are turned before it.
     """
 
     name: str

@@ -66,14 +66,20 @@ def run(
         print_json({"bundle": bundle, "best": best.threads, "speeds": [asdict(speed) for speed in speeds]})
         return
     write(_table(speeds))
-    console = notes(quiet=printing.quiet)
-    if not own_processors():
-        console.print("threads were not placed on processors: this system does not let a program do that")
-    console.print(f"fastest: {_told(best)}")
+    _note(best, placed=bool(own_processors()), quiet=printing.quiet)
     if is_busy:
-        console.print("other programs were busy meanwhile, so nothing is kept: measure again when the machine is quiet")
+        notes(quiet=printing.quiet).print(
+            "other programs were busy meanwhile, so nothing is kept: measure again when the machine is quiet"
+        )
         return
     note_kept(path, "the finding is", kept=kept, quiet=printing.quiet)
+
+
+def _note(best: ThreadSpeed, *, placed: bool, quiet: bool) -> None:
+    console = notes(quiet=quiet)
+    if not placed:
+        console.print("threads were not placed on processors: this system does not let a program do that")
+    console.print(f"fastest: {_told(best)}")
 
 
 def _told(speed: ThreadSpeed) -> str:
