@@ -38,7 +38,7 @@ class ExpertTrainingFlags:
     tokens: Annotated[
         int, typer.Option("--tokens", metavar="N", help="How many tokens the model writes to learn from.")
     ] = 14_000
-    learning_rate: Annotated[float, typer.Option("--learning-rate", metavar="X", help="The highest one.")] = 0.03
+    learning_rate: Annotated[float, typer.Option("--learning-rate", metavar="X", help="The highest one.")] = 0.01
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same bundle.")] = 0
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", help="Threads; on a busy machine fewer are quicker.")

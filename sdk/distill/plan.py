@@ -34,7 +34,7 @@ class ExpertTraining:
     active: float | None = None
     steps: int = 300
     tokens: int = 14_000
-    learning_rate: float = 0.03
+    learning_rate: float = 0.01
     seed: int = 0
     threads: int | None = None
 
