@@ -1,4 +1,4 @@
-import type { Method } from "../src/index.ts";
+import type { Method, SamplingOptions } from "../src/index.ts";
 import { element, made } from "./elements.ts";
 import { Figures } from "./figures.ts";
 import type { Answer, DeviceName, ModelNote, Request } from "./messages.ts";
@@ -7,6 +7,7 @@ const DEFAULT_BUNDLE = "bundles/pebble";
 const DEFAULT_PROMPT = "def read_json(path):\n";
 const NUM_SUGGESTED = 10;
 const NUM_DRAFTS = 3;
+const NO_MODEL = "A language model in this page. Nothing that you type leaves it.";
 
 const prompt = element("prompt", HTMLTextAreaElement);
 const tokens = element("tokens", HTMLInputElement);
@@ -23,6 +24,7 @@ const deviceSelect = element("device", HTMLSelectElement);
 const threadsInput = element("threads", HTMLInputElement);
 
 let worker: Worker | undefined;
+let isReady = false;
 let figures = new Figures();
 
 function ask(request: Request): void {
@@ -30,7 +32,7 @@ function ask(request: Request): void {
 }
 
 function setBusy(isBusy: boolean): void {
-  writeButton.disabled = isBusy;
+  writeButton.disabled = isBusy || !isReady;
   stopButton.disabled = !isBusy;
 }
 
@@ -40,7 +42,9 @@ function load(): void {
   worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   worker.onmessage = ({ data }: MessageEvent<Answer>) => show(data);
   worker.onerror = (event) => show({ kind: "failed", message: event.message || "the worker does not start" });
+  isReady = false;
   writeButton.disabled = stopButton.disabled = true;
+  element("model", HTMLParagraphElement).textContent = NO_MODEL;
   loading.hidden = false;
   loading.classList.remove("failed");
   status.textContent = "Loading …";
@@ -67,6 +71,7 @@ function showProgress(loaded: number, total: number): void {
 }
 
 function showReady(note: ModelNote): void {
+  isReady = true;
   loading.hidden = true;
   const threads = note.threads === 1 ? "1 thread" : `${note.threads} threads`;
   const device = note.device === "webgpu" ? "WebGPU" : `WebAssembly, ${threads}`;
@@ -124,12 +129,19 @@ function showFailure(message: string): void {
   setBusy(false);
 }
 
+function sampling(): SamplingOptions {
+  const [temperature, topK, topP, seed] = ["temperature", "top-k", "top-p", "seed"].map(
+    (id) => element(id, HTMLInputElement).valueAsNumber,
+  ) as [number, number, number, number];
+  return { temperature, topK, topP, seed };
+}
+
 function write(method: Method): void {
   figures = new Figures();
   output.hidden = false;
   suggestions.hidden = true;
   output.replaceChildren(made("span", prompt.value, "prompt"));
-  ask({ kind: "write", prompt: prompt.value, method, maxNewTokens: Number(tokens.value) });
+  ask({ kind: "write", prompt: prompt.value, method, maxNewTokens: Number(tokens.value), sampling: sampling() });
 }
 
 function suggest(): void {
@@ -169,7 +181,8 @@ async function start(): Promise<void> {
   const hasGpu = "gpu" in navigator && (await navigator.gpu.requestAdapter().catch(() => null)) !== null;
   const devices = hasGpu ? ["wasm", "webgpu"] : ["wasm"];
   deviceSelect.replaceChildren(...devices.map((name) => made("option", name)));
-  deviceSelect.value = options.get("device") ?? "wasm";
+  const device = options.get("device") ?? "wasm";
+  deviceSelect.value = devices.includes(device) ? device : "wasm";
   bundleInput.value = options.get("bundle") ?? DEFAULT_BUNDLE;
   threadsInput.value = options.get("threads") ?? `${Math.min(navigator.hardwareConcurrency, 8)}`;
   prompt.value = options.get("prompt") ?? DEFAULT_PROMPT;

@@ -1,5 +1,5 @@
 /** What the page and its worker say to each other. */
-import type { Method, Step, Suggestion } from "../src/index.ts";
+import type { Method, SamplingOptions, Step, Suggestion } from "../src/index.ts";
 
 export type DeviceName = "wasm" | "webgpu";
 
@@ -11,7 +11,13 @@ export type Request =
       readonly threads: number;
       readonly keepsPacked: boolean;
     }
-  | { readonly kind: "write"; readonly prompt: string; readonly method: Method; readonly maxNewTokens: number }
+  | {
+      readonly kind: "write";
+      readonly prompt: string;
+      readonly method: Method;
+      readonly maxNewTokens: number;
+      readonly sampling: SamplingOptions;
+    }
   | { readonly kind: "suggest"; readonly prompt: string; readonly numDrafts: number; readonly maxNewTokens: number }
   | { readonly kind: "stop" };
 

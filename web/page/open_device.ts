@@ -13,7 +13,7 @@ function fileUrl(file: string): string {
 
 /** Open a device. Memory is shared between threads only where the page is isolated from other origins. */
 export async function openDevice(name: DeviceName, threads: number): Promise<Device> {
-  const possible = self.crossOriginIsolated ? threads : 1;
+  const possible = self.crossOriginIsolated ? Math.max(1, Math.trunc(threads) || 1) : 1;
   if (name === "webgpu") {
     const ort: typeof Ort = await import(fileUrl("ort.webgpu.min.mjs"));
     ort.env.wasm.numThreads = possible;

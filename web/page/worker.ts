@@ -1,5 +1,5 @@
 /** The model lives here, so the page stays responsive. Between calls the worker looks for a message that says stop. */
-import { Bundle, type Device, LanguageModel, messageOf, UrlSource } from "../src/index.ts";
+import { Bundle, DamagedFile, type Device, LanguageModel, messageOf, UrlSource } from "../src/index.ts";
 import type { Answer, Request } from "./messages.ts";
 import { openDevice } from "./open_device.ts";
 
@@ -50,7 +50,7 @@ function noteOf(bundle: Bundle, device: Device, ready: LanguageModel, loadMs: nu
 }
 
 async function write(ready: LanguageModel, request: Extract<Request, { kind: "write" }>): Promise<void> {
-  const options = { decode: request.method, maxNewTokens: request.maxNewTokens, wanted };
+  const options = { ...request.sampling, decode: request.method, maxNewTokens: request.maxNewTokens, wanted };
   for await (const { text, step } of ready.stream(request.prompt, options)) answer({ kind: "piece", text, step });
   answer({ kind: "done" });
 }
@@ -62,10 +62,21 @@ async function suggest(ready: LanguageModel, request: Extract<Request, { kind: "
   answer({ kind: "done" });
 }
 
+/** Drop what the service worker kept of a bundle, or a damaged file would come back each time. */
+async function forget(bundle: string): Promise<void> {
+  const folder = new URL(bundle.endsWith("/") ? bundle : `${bundle}/`, self.location.href).href;
+  const cache = await caches.open("skipstone");
+  for (const request of await cache.keys()) if (request.url.startsWith(folder)) await cache.delete(request);
+}
+
 async function serve(request: Request): Promise<void> {
   isStopped = false;
-  if (request.kind === "load") await load(request);
-  else if (!model) answer({ kind: "failed", message: "no model is loaded yet" });
+  if (request.kind === "load") {
+    await load(request).catch(async (error: unknown) => {
+      if (error instanceof DamagedFile && "caches" in self) await forget(request.bundle);
+      throw error;
+    });
+  } else if (!model) answer({ kind: "failed", message: "no model is loaded yet" });
   else if (request.kind === "write") await write(model, request);
   else if (request.kind === "suggest") await suggest(model, request);
 }

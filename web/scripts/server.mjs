@@ -25,7 +25,7 @@ const HEADERS = {
  */
 export async function serve(folders, port = 0) {
   const server = createServer((request, response) => {
-    const file = fileOf(folders, decodeURIComponent(new URL(request.url ?? "/", "http://localhost").pathname));
+    const file = fileOf(folders, pathOf(request.url ?? "/"));
     if (!file) return response.writeHead(404).end("no such file");
     const type = TYPES[extname(file)] ?? "application/octet-stream";
     response.writeHead(200, { ...HEADERS, "Content-Type": type, "Content-Length": statSync(file).size });
@@ -39,7 +39,17 @@ export async function serve(folders, port = 0) {
   return { url: `http://127.0.0.1:${server.address().port}/`, stop };
 }
 
+/** The path that a request names; undefined where it is none, such as `/%` or `//`. */
+function pathOf(url) {
+  try {
+    return decodeURIComponent(new URL(url, "http://localhost").pathname);
+  } catch {
+    return undefined;
+  }
+}
+
 function fileOf(folders, path) {
+  if (path === undefined || path.includes("\0")) return undefined;
   const prefixes = Object.keys(folders).sort((one, other) => other.length - one.length);
   const prefix = prefixes.find((each) => path.startsWith(each));
   if (prefix === undefined) return undefined;

@@ -8,6 +8,9 @@ export class BundleError extends SkipstoneError {
   override name = "BundleError";
 }
 
+/** A file of a bundle that is not what the manifest says; what is kept of it must go before it is loaded again. */
+export class DamagedFile extends BundleError {}
+
 /** A text that does not fit the cache. */
 export class CacheFull extends SkipstoneError {
   override name = "CacheFull";

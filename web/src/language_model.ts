@@ -2,6 +2,7 @@ import type { Bundle } from "./bundle/bundle.ts";
 import { decode } from "./decoding/decode.ts";
 import { type Drafter, PlainDrafter, type Step } from "./decoding/drafter.ts";
 import { NgramDrafter } from "./decoding/ngram.ts";
+import { Sampler, type SamplingOptions } from "./decoding/sampling.ts";
 import type { Device } from "./devices/device.ts";
 import { Model } from "./engine/model.ts";
 import type { Sequence, Wanted } from "./engine/sequence.ts";
@@ -13,7 +14,7 @@ import { Tokenizer } from "./text/tokenizer.ts";
 export const METHODS = ["plain", "ngram"] as const;
 export type Method = (typeof METHODS)[number];
 
-export interface StreamOptions {
+export interface StreamOptions extends SamplingOptions {
   readonly decode?: Method;
   readonly maxNewTokens?: number;
   readonly wanted?: Wanted;
@@ -56,14 +57,15 @@ export class LanguageModel {
     return new LanguageModel(await Model.open(bundle, device, keepsPacked), new Tokenizer(tokenizer, config));
   }
 
-  /** Yield what follows a prompt, the tokens of one model call at a time: the likeliest ones, whatever the method. */
+  /** Yield what follows a prompt, the tokens of one model call at a time: the same ones, whatever the method. */
   async *stream(prompt: string, options: StreamOptions = {}): AsyncGenerator<Piece> {
+    const sampler = new Sampler(options);
     const sequence = this.#begin(prompt);
     const takesDrafts = this.model.device.capabilities.has("several-rows");
     const drafter = drafterNamed(takesDrafts ? (options.decode ?? "ngram") : "plain");
     const text = new TextStream(this.tokenizer, sequence.tokenIds.at(-1)!);
     const maxNewTokens = options.maxNewTokens ?? Math.min(128, sequence.room);
-    for await (const step of decode(sequence, { ...this.#shared(options), drafter, maxNewTokens })) {
+    for await (const step of decode(sequence, { ...this.#shared(options), drafter, sampler, maxNewTokens })) {
       const shown = step.tokenIds.filter((id) => !this.#stopIds.has(id));
       yield { text: shown.map((id) => text.push(id)).join(""), step };
     }

@@ -1,4 +1,4 @@
-import { BundleError } from "../errors.ts";
+import { BundleError, DamagedFile } from "../errors.ts";
 import { graphFiles, MANIFEST_NAME, type Manifest, readManifest } from "./manifest.ts";
 import type { BundleSource } from "./source.ts";
 
@@ -67,7 +67,7 @@ async function requireHash(name: string, bytes: Uint8Array<ArrayBuffer>, sha256:
   if (!globalThis.crypto?.subtle) return;
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (hex !== sha256) throw new BundleError(`${name} is damaged: its hash is not the manifest's; load it again`);
+  if (hex !== sha256) throw new DamagedFile(`${name} is damaged: its hash is not the manifest's; load it again`);
 }
 
 function encode(text: string): Uint8Array<ArrayBuffer> {

@@ -1,4 +1,4 @@
-import { BundleError } from "../errors.ts";
+import { BundleError, DamagedFile } from "../errors.ts";
 import type { FileEntry } from "./manifest.ts";
 
 /** Called with the bytes that came in since the last time. */
@@ -41,7 +41,7 @@ export class UrlSource implements BundleSource {
       length += piece.length;
       onBytes(piece.length);
     }
-    if (length < entry.size) throw new BundleError(`${file} has ${length} bytes of ${entry.size}: load it again`);
+    if (length < entry.size) throw new DamagedFile(`${file} has ${length} bytes of ${entry.size}: load it again`);
     return bytes;
   }
 
@@ -56,8 +56,8 @@ export class UrlSource implements BundleSource {
   }
 }
 
-function longer(file: string, entry: FileEntry): BundleError {
-  return new BundleError(
+function longer(file: string, entry: FileEntry): DamagedFile {
+  return new DamagedFile(
     `${file} is longer than the ${entry.size} bytes that the manifest says: export the bundle again`,
   );
 }

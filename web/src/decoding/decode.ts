@@ -1,12 +1,15 @@
 import { EMPTY_DRAFT } from "../engine/draft.ts";
 import type { Sequence, Wanted } from "../engine/sequence.ts";
 import type { Drafter, Step } from "./drafter.ts";
-import { cutAfter, match } from "./verify.ts";
+import type { Sampler } from "./sampling.ts";
+import { choose, cutAfter, match } from "./verify.ts";
 
 export interface DecodeOptions {
   readonly drafter: Drafter;
   readonly vocabSize: number;
   readonly maxNewTokens: number;
+  /** Greedy without one. */
+  readonly sampler?: Sampler;
   readonly stopIds: ReadonlySet<number>;
   /** Asked between calls; the text ends where it says no. */
   readonly wanted?: Wanted;
@@ -19,7 +22,7 @@ export interface DecodeOptions {
  * prompt and answer do not fit.
  */
 export async function* decode(sequence: Sequence, options: DecodeOptions): AsyncGenerator<Step> {
-  const { drafter, vocabSize, stopIds, wanted = () => true } = options;
+  const { drafter, vocabSize, sampler, stopIds, wanted = () => true } = options;
   let budget = options.maxNewTokens;
   sequence.requireRoom(budget);
   while (budget > 0 && (await wanted())) {
@@ -31,7 +34,10 @@ export async function* decode(sequence: Sequence, options: DecodeOptions): Async
     const logits = await sequence.extend(draft, wanted);
     if (!logits) return;
     const called = performance.now();
-    const tokenIds = cutAfter(match(draft, logits, vocabSize), stopIds);
+    const length = sequence.tokenIds.length;
+    const choice = (rows: Float32Array, row: number): number =>
+      sampler ? sampler.choose(rows, row, vocabSize, length + row) : choose(rows, row, vocabSize);
+    const tokenIds = cutAfter(match(draft, logits, choice), stopIds);
     sequence.commit(tokenIds);
     budget -= tokenIds.length;
     const numAccepted = countAccepted(draft.tokenIds, tokenIds);

@@ -8,10 +8,14 @@ export function choose(logits: Float32Array, row: number, vocabSize: number): nu
 }
 
 /** Return the guesses that are what plain decoding would have written, and one token of the model's own. */
-export function match(draft: Draft, logits: Float32Array, vocabSize: number): number[] {
+export function match(
+  draft: Draft,
+  logits: Float32Array,
+  choice: (logits: Float32Array, row: number) => number,
+): number[] {
   const accepted: number[] = [];
   for (let row = 0; row <= draft.tokenIds.length; row++) {
-    const tokenId = choose(logits, row, vocabSize);
+    const tokenId = choice(logits, row);
     accepted.push(tokenId);
     if (tokenId !== draft.tokenIds[row]) break;
   }
