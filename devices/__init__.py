@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from skipstone.devices.buffer import Binding, Buffer
-from skipstone.devices.capabilities import Capability, LACKS
+from skipstone.devices.capabilities import LACKS, Capability
 from skipstone.devices.catalog import DeviceInfo, catalog
 from skipstone.devices.cpu import CpuDevice
-from skipstone.devices.device import BoundedDevice, DEFAULT_DEVICE, Device, Hardware, HardwareDevice, Session, SizedDevice, StagedDevice, TargetedDevice, ThreadedDevice, Workers
+from skipstone.devices.device import (
+    DEFAULT_DEVICE,
+    BoundedDevice,
+    Device,
+    Hardware,
+    HardwareDevice,
+    Session,
+    SizedDevice,
+    StagedDevice,
+    TargetedDevice,
+    ThreadedDevice,
+    Workers,
+)
 from skipstone.devices.doors import DOORS, Door
 from skipstone.devices.free_memory import free_bytes
 from skipstone.devices.freed_memory import give_back
@@ -16,4 +28,35 @@ from skipstone.devices.processors import fastest_first, own_processors, speed_of
 from skipstone.devices.thread_bounds import bounded
 from skipstone.devices.threads import physical_cores
 
-__all__ = ['Binding', 'BoundedDevice', 'Buffer', 'Capability', 'CpuDevice', 'DEFAULT_DEVICE', 'DOORS', 'Device', 'DeviceInfo', 'Door', 'Hardware', 'HardwareDevice', 'LACKS', 'Session', 'SizedDevice', 'StagedDevice', 'TargetedDevice', 'ThreadedDevice', 'Workers', 'bounded', 'catalog', 'choose_device', 'fastest_first', 'free_bytes', 'give_back', 'open_device', 'own_processors', 'physical_cores', 'provider_devices', 'speed_of']
+__all__ = [
+    "DEFAULT_DEVICE",
+    "DOORS",
+    "LACKS",
+    "Binding",
+    "BoundedDevice",
+    "Buffer",
+    "Capability",
+    "CpuDevice",
+    "Device",
+    "DeviceInfo",
+    "Door",
+    "Hardware",
+    "HardwareDevice",
+    "Session",
+    "SizedDevice",
+    "StagedDevice",
+    "TargetedDevice",
+    "ThreadedDevice",
+    "Workers",
+    "bounded",
+    "catalog",
+    "choose_device",
+    "fastest_first",
+    "free_bytes",
+    "give_back",
+    "open_device",
+    "own_processors",
+    "physical_cores",
+    "provider_devices",
+    "speed_of",
+]

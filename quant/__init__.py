@@ -19,4 +19,36 @@ from skipstone.quant.rows import Matrix, refine, scale, stack, take_rows
 from skipstone.quant.scaling import awq_scales, hessian_root, smooth_scales
 from skipstone.quant.tensor_recipe import TensorRecipe
 
-__all__ = ['AffineRows', 'Curvature', 'Matrix', 'Option', 'QuantizedMatrix', 'Recipe', 'RotationRecipe', 'ScaleRecipe', 'TensorRecipe', 'Turn', 'allot', 'as_columns', 'awq_scales', 'beside_columns', 'beside_columns_by_inputs', 'gptq', 'half_exponent', 'hessian_error', 'hessian_root', 'largest_columns', 'pack', 'quantize', 'refine', 'scale', 'smooth_scales', 'stack', 'take_columns', 'take_rows', 'unpack', 'whole_rows', 'without_offsets']
+__all__ = [
+    "AffineRows",
+    "Curvature",
+    "Matrix",
+    "Option",
+    "QuantizedMatrix",
+    "Recipe",
+    "RotationRecipe",
+    "ScaleRecipe",
+    "TensorRecipe",
+    "Turn",
+    "allot",
+    "as_columns",
+    "awq_scales",
+    "beside_columns",
+    "beside_columns_by_inputs",
+    "gptq",
+    "half_exponent",
+    "hessian_error",
+    "hessian_root",
+    "largest_columns",
+    "pack",
+    "quantize",
+    "refine",
+    "scale",
+    "smooth_scales",
+    "stack",
+    "take_columns",
+    "take_rows",
+    "unpack",
+    "whole_rows",
+    "without_offsets",
+]

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from skipstone.exporters.checkpoints.checkpoint import Checkpoint
-from skipstone.exporters.checkpoints.exit_adapters import ADAPTERS_FILE, EPSILON, ExitAdapter, ExitAdapters, adapters_bytes, adapters_for, weights_identity
+from skipstone.exporters.checkpoints.exit_adapters import (
+    ADAPTERS_FILE,
+    EPSILON,
+    ExitAdapter,
+    ExitAdapters,
+    adapters_bytes,
+    adapters_for,
+    weights_identity,
+)
 from skipstone.exporters.checkpoints.files import optional_json
 from skipstone.exporters.checkpoints.inventory import left_out, require_tensors, with_stored_biases
 from skipstone.exporters.checkpoints.opening import open_checkpoint
@@ -14,4 +22,30 @@ from skipstone.exporters.checkpoints.tensors import Coding, StoredTensor, Stored
 from skipstone.exporters.checkpoints.token_roles import TokenRoles, with_rows
 from skipstone.exporters.checkpoints.weight_files import open_weights
 
-__all__ = ['ADAPTERS_FILE', 'Checkpoint', 'Coding', 'EPSILON', 'ExitAdapter', 'ExitAdapters', 'StoredTensor', 'StoredTensors', 'TensorSource', 'TokenRoles', 'adapters_bytes', 'adapters_for', 'check_shape', 'left_out', 'open_checkpoint', 'open_weights', 'optional_json', 'read_sampling', 'require_tensors', 'safetensors_in', 'sampling_remarks', 'weights_identity', 'with_rows', 'with_stored_biases', 'with_stored_head']
+__all__ = [
+    "ADAPTERS_FILE",
+    "EPSILON",
+    "Checkpoint",
+    "Coding",
+    "ExitAdapter",
+    "ExitAdapters",
+    "StoredTensor",
+    "StoredTensors",
+    "TensorSource",
+    "TokenRoles",
+    "adapters_bytes",
+    "adapters_for",
+    "check_shape",
+    "left_out",
+    "open_checkpoint",
+    "open_weights",
+    "optional_json",
+    "read_sampling",
+    "require_tensors",
+    "safetensors_in",
+    "sampling_remarks",
+    "weights_identity",
+    "with_rows",
+    "with_stored_biases",
+    "with_stored_head",
+]

@@ -14,4 +14,23 @@ from skipstone.exporters.transforms.narrow_ffn import NarrowFfn, refuse_narrow
 from skipstone.exporters.transforms.rotation import Rotation
 from skipstone.exporters.transforms.transform import ChangedTensors, Transform, apply
 
-__all__ = ['CarveExperts', 'ChangedTensors', 'DropBlocks', 'DropLayers', 'ExpertLayer', 'FfnWidth', 'FoldPoint', 'Folding', 'GainFolding', 'Lora', 'NarrowFfn', 'Rotation', 'SplitLayers', 'Transform', 'apply', 'fold_points', 'refuse_carving', 'refuse_narrow']
+__all__ = [
+    "CarveExperts",
+    "ChangedTensors",
+    "DropBlocks",
+    "DropLayers",
+    "ExpertLayer",
+    "FfnWidth",
+    "FoldPoint",
+    "Folding",
+    "GainFolding",
+    "Lora",
+    "NarrowFfn",
+    "Rotation",
+    "SplitLayers",
+    "Transform",
+    "apply",
+    "fold_points",
+    "refuse_carving",
+    "refuse_narrow",
+]

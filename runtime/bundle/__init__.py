@@ -6,14 +6,56 @@ from skipstone.runtime.bundle.buckets import Buckets
 from skipstone.runtime.bundle.bundle import Bundle
 from skipstone.runtime.bundle.experts_entry import ExpertLevel, ExpertsEntry
 from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
-from skipstone.runtime.bundle.manifest import Dimensions, LayerCache, MANIFEST_NAME, Manifest, StageEntry
+from skipstone.runtime.bundle.manifest import MANIFEST_NAME, Dimensions, LayerCache, Manifest, StageEntry
 from skipstone.runtime.bundle.notes import Note
 from skipstone.runtime.bundle.ring_layout import RingLayout
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
 from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
-from skipstone.runtime.bundle.variants import PLAIN_CACHE, PREFILL, SPARSE, Variants, graph_of, kind_and_cache, variant_file, variant_name
+from skipstone.runtime.bundle.variants import (
+    PLAIN_CACHE,
+    PREFILL,
+    SPARSE,
+    Variants,
+    graph_of,
+    kind_and_cache,
+    variant_file,
+    variant_name,
+)
 from skipstone.runtime.bundle.whole_file import write_whole
 from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_manifest
 
-__all__ = ['Buckets', 'Bundle', 'BundleWriter', 'Check', 'DataError', 'Dimensions', 'ExpertLevel', 'ExpertsEntry', 'FileEntry', 'LayerCache', 'MANIFEST_NAME', 'Manifest', 'Note', 'PLAIN_CACHE', 'PREFILL', 'Provenance', 'RingLayout', 'RotaryEntry', 'SPARSE', 'StageEntry', 'Variants', 'decoder_steps', 'finish', 'format_of', 'graph_of', 'kind_and_cache', 'parse_json', 'read_typed', 'variant_file', 'variant_name', 'write_manifest', 'write_whole']
+__all__ = [
+    "MANIFEST_NAME",
+    "PLAIN_CACHE",
+    "PREFILL",
+    "SPARSE",
+    "Buckets",
+    "Bundle",
+    "BundleWriter",
+    "Check",
+    "DataError",
+    "Dimensions",
+    "ExpertLevel",
+    "ExpertsEntry",
+    "FileEntry",
+    "LayerCache",
+    "Manifest",
+    "Note",
+    "Provenance",
+    "RingLayout",
+    "RotaryEntry",
+    "StageEntry",
+    "Variants",
+    "decoder_steps",
+    "finish",
+    "format_of",
+    "graph_of",
+    "kind_and_cache",
+    "parse_json",
+    "read_typed",
+    "variant_file",
+    "variant_name",
+    "write_manifest",
+    "write_whole",
+]

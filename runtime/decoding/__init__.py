@@ -7,4 +7,24 @@ from skipstone.runtime.decoding.chain import ConfidenceStop, DraftText, ModelDra
 from skipstone.runtime.decoding.decode import Look, decode, decode_singly, step_of_one
 from skipstone.runtime.decoding.drafter import Accept, Choose, Drafter, Guard, PlainDrafter, Round, Step
 
-__all__ = ['Accept', 'Acceptance', 'Choose', 'ConfidenceScale', 'ConfidenceStop', 'Counts', 'DraftText', 'Drafter', 'Guard', 'Look', 'ModelDrafter', 'PlainDrafter', 'Round', 'Step', 'decode', 'decode_singly', 'level_of', 'middle_of', 'step_of_one']
+__all__ = [
+    "Accept",
+    "Acceptance",
+    "Choose",
+    "ConfidenceScale",
+    "ConfidenceStop",
+    "Counts",
+    "DraftText",
+    "Drafter",
+    "Guard",
+    "Look",
+    "ModelDrafter",
+    "PlainDrafter",
+    "Round",
+    "Step",
+    "decode",
+    "decode_singly",
+    "level_of",
+    "middle_of",
+    "step_of_one",
+]

@@ -10,7 +10,7 @@ from skipstone.runtime.engine.calls import Call, open_call
 from skipstone.runtime.engine.device_fit import why_chains
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
-from skipstone.runtime.engine.feed import Blends, Feed, HIDDEN, Part, TreeMask, WHOLE
+from skipstone.runtime.engine.feed import HIDDEN, WHOLE, Blends, Feed, Part, TreeMask
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.prefill import MOST_PREFILL_KL, PrefillName, prefill_by_default, prefill_kl
@@ -25,4 +25,52 @@ from skipstone.runtime.engine.thread_note import BestThreads, on_best_threads, t
 from skipstone.runtime.engine.together import groups_of, pending_feed, read_together
 from skipstone.runtime.engine.workspace import Workspace
 
-__all__ = ['ANY_ROWS', 'BestThreads', 'Blends', 'BoundCall', 'Branches', 'CACHE_TYPES', 'CACHE_WORDS', 'CacheName', 'Call', 'Draft', 'Feed', 'HIDDEN', 'KVCache', 'LEAST_LEFT', 'MOST_PREFILL_KL', 'Model', 'Part', 'PrefillName', 'Prefix', 'Room', 'RowRule', 'Sequence', 'SharedStores', 'TreeMask', 'WHOLE', 'Workspace', 'WrappedCall', 'are_starved', 'branches_behind', 'cache_bytes', 'cache_layouts', 'device_note', 'exit_stages', 'groups_of', 'memory_told', 'on_best_threads', 'open_branches', 'open_call', 'pending_feed', 'prefill_by_default', 'prefill_kl', 'read_together', 'rotary_rows', 'runs_cache', 'save_prefix', 'threads_note', 'why_chains']
+__all__ = [
+    "ANY_ROWS",
+    "CACHE_TYPES",
+    "CACHE_WORDS",
+    "HIDDEN",
+    "LEAST_LEFT",
+    "MOST_PREFILL_KL",
+    "WHOLE",
+    "BestThreads",
+    "Blends",
+    "BoundCall",
+    "Branches",
+    "CacheName",
+    "Call",
+    "Draft",
+    "Feed",
+    "KVCache",
+    "Model",
+    "Part",
+    "PrefillName",
+    "Prefix",
+    "Room",
+    "RowRule",
+    "Sequence",
+    "SharedStores",
+    "TreeMask",
+    "Workspace",
+    "WrappedCall",
+    "are_starved",
+    "branches_behind",
+    "cache_bytes",
+    "cache_layouts",
+    "device_note",
+    "exit_stages",
+    "groups_of",
+    "memory_told",
+    "on_best_threads",
+    "open_branches",
+    "open_call",
+    "pending_feed",
+    "prefill_by_default",
+    "prefill_kl",
+    "read_together",
+    "rotary_rows",
+    "runs_cache",
+    "save_prefix",
+    "threads_note",
+    "why_chains",
+]

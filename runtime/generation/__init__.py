@@ -11,4 +11,25 @@ from skipstone.runtime.generation.samples import Samples
 from skipstone.runtime.generation.side_by_side import require_side_by_side, stream_side_by_side, with_seed
 from skipstone.runtime.generation.stats import Stats, peak_memory_bytes, process_peak_bytes
 
-__all__ = ['Beginning', 'Choice', 'Generation', 'GenerationOptions', 'Normalize', 'Piece', 'Samples', 'Stats', 'begin', 'borders_of', 'choose', 'peak_memory_bytes', 'process_peak_bytes', 'require_answers', 'require_dial', 'require_side_by_side', 'stream', 'stream_batch', 'stream_side_by_side', 'with_seed']
+__all__ = [
+    "Beginning",
+    "Choice",
+    "Generation",
+    "GenerationOptions",
+    "Normalize",
+    "Piece",
+    "Samples",
+    "Stats",
+    "begin",
+    "borders_of",
+    "choose",
+    "peak_memory_bytes",
+    "process_peak_bytes",
+    "require_answers",
+    "require_dial",
+    "require_side_by_side",
+    "stream",
+    "stream_batch",
+    "stream_side_by_side",
+    "with_seed",
+]

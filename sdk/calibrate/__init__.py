@@ -10,4 +10,20 @@ from skipstone.calibrate.hessians import batches, hessians, through
 from skipstone.calibrate.layer_graphs import LayerGraph, LayerGraphs
 from skipstone.calibrate.windows import Windows, template_of, token_ids_of, tokenizer_of
 
-__all__ = ['AUTO', 'Budget', 'CacheScalesOfText', 'Calibration', 'Documents', 'LayerGraph', 'LayerGraphs', 'Windows', 'batches', 'hessians', 'template_of', 'through', 'token_ids_of', 'tokenizer_of', 'within_budget']
+__all__ = [
+    "AUTO",
+    "Budget",
+    "CacheScalesOfText",
+    "Calibration",
+    "Documents",
+    "LayerGraph",
+    "LayerGraphs",
+    "Windows",
+    "batches",
+    "hessians",
+    "template_of",
+    "through",
+    "token_ids_of",
+    "tokenizer_of",
+    "within_budget",
+]

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from skipstone.carve.carve import FoundExperts, find_experts
 
-__all__ = ['FoundExperts', 'find_experts']
+__all__ = ["FoundExperts", "find_experts"]

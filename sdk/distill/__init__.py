@@ -6,4 +6,4 @@ from skipstone.distill.plan import ExpertTraining, ExpertTrainingPlan, plan_expe
 from skipstone.distill.trained_bundle import LevelReport
 from skipstone.distill.trainer import train_experts
 
-__all__ = ['ExpertTraining', 'ExpertTrainingPlan', 'LevelReport', 'plan_expert_training', 'train_experts']
+__all__ = ["ExpertTraining", "ExpertTrainingPlan", "LevelReport", "plan_expert_training", "train_experts"]

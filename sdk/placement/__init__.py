@@ -5,4 +5,4 @@ from __future__ import annotations
 from skipstone.placement.bundle import BundlePlacement, check_target
 from skipstone.placement.placement import GraphPlacement, Group, PlacedNode
 
-__all__ = ['BundlePlacement', 'GraphPlacement', 'Group', 'PlacedNode', 'check_target']
+__all__ = ["BundlePlacement", "GraphPlacement", "Group", "PlacedNode", "check_target"]

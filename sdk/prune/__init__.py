@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from skipstone.prune.prune import Pruning, find_pruning
 
-__all__ = ['Pruning', 'find_pruning']
+__all__ = ["Pruning", "find_pruning"]

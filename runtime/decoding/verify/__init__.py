@@ -8,4 +8,20 @@ from skipstone.runtime.decoding.verify.match import match
 from skipstone.runtime.decoding.verify.rejection import judge_chain, judge_drawn, judge_tree, reject
 from skipstone.runtime.decoding.verify.rules import RULES, rule_named
 
-__all__ = ['Coins', 'Judge', 'Law', 'RULES', 'TargetLaw', 'excess', 'judge_chain', 'judge_drawn', 'judge_draws', 'judge_tree', 'k_seq', 'match', 'reject', 'rule_named', 'selection']
+__all__ = [
+    "RULES",
+    "Coins",
+    "Judge",
+    "Law",
+    "TargetLaw",
+    "excess",
+    "judge_chain",
+    "judge_drawn",
+    "judge_draws",
+    "judge_tree",
+    "k_seq",
+    "match",
+    "reject",
+    "rule_named",
+    "selection",
+]

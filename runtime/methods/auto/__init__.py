@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipstone.runtime.methods.auto.knowledge import CallTimes, Knowledge, LOOP_S
+from skipstone.runtime.methods.auto.knowledge import LOOP_S, CallTimes, Knowledge
 from skipstone.runtime.methods.auto.planner import Planner, best_cut
 
-__all__ = ['CallTimes', 'Knowledge', 'LOOP_S', 'Planner', 'best_cut']
+__all__ = ["LOOP_S", "CallTimes", "Knowledge", "Planner", "best_cut"]

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from skipstone.cli.bench.group import bench
 
-__all__ = ['bench']
+__all__ = ["bench"]

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from skipstone.cli.tune.group import tune
 
-__all__ = ['tune']
+__all__ = ["tune"]
