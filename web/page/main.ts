@@ -93,6 +93,7 @@ function showSuggestions({ suggestions: drafts, ms }: Extract<Answer, { kind: "s
     ...drafts.map(({ text }) => {
       const button = made("button", text);
       button.onclick = () => {
+        if (writeButton.disabled) return; // one text at a time
         prompt.value += text;
         suggest();
       };
@@ -139,7 +140,7 @@ function sampling(): SamplingOptions {
 function write(method: Method): void {
   figures = new Figures();
   output.hidden = false;
-  suggestions.hidden = true;
+  suggestions.hidden = figuresList.hidden = true;
   output.replaceChildren(made("span", prompt.value, "prompt"));
   ask({ kind: "write", prompt: prompt.value, method, maxNewTokens: Number(tokens.value), sampling: sampling() });
 }

@@ -100,23 +100,25 @@ async function suggests(page, trace) {
   const shown = await page.locator("#suggestions button").allTextContents();
   assert.equal(shown.length, 3); // which ones is for same_tokens.test.ts: weights of 8 bits round otherwise here
   assert.equal(shown[0].split("\n")[0], trace.suggestions[0].text.split("\n")[0]);
+  await page.evaluate(() => {
+    for (const button of document.querySelectorAll("#suggestions button")) button.click();
+  });
+  await page.waitForSelector("#write:not([disabled])", PATIENCE);
+  assert.equal(await page.inputValue("#prompt"), trace.prompt + shown[0], "two suggestions were taken at once");
   console.log(`it suggests ${JSON.stringify(shown)}`);
 }
 
 /** At a temperature the same seed draws the same text, with drafts and without; what cannot be is told. */
 async function draws(page, trace) {
+  await page.click("summary:has-text('Sampling')");
   await page.fill("#temperature", "1.3");
   const plain = await written(page, trace, "plain");
   assert.equal(await written(page, trace, "ngram"), plain, "drafts changed a drawn text");
   assert.notEqual(plain, trace.prompt + trace.text);
-  await page.evaluate(() => {
-    document.querySelector("#top-p").value = "7";
-  });
+  await page.fill("#top-p", "7");
   await written(page, trace, "plain");
   assert.match(await page.textContent("#status"), /top-p is 7/);
-  await page.evaluate(() => {
-    document.querySelector("#top-p").value = "1";
-  });
+  await page.fill("#top-p", "1");
   await page.fill("#temperature", "0");
   console.log("it draws the same text from a seed, whatever the method");
 }

@@ -75,7 +75,9 @@ export class Sequence {
   requireRoom(numTokens: number): void {
     const needed = this.#tokenIds.length + numTokens;
     if (needed > this.capacity) {
-      throw new CacheFull(`the text has room for ${this.capacity} tokens, ${needed} are needed; shorten the prompt`);
+      throw new CacheFull(
+        `the text has room for ${this.capacity} tokens, ${needed} are needed; ask for fewer, or shorten the prompt`,
+      );
     }
   }
 
