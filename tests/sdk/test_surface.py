@@ -33,7 +33,7 @@ DRAFTING = "--draft-model --draft-device"
 COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --draft-model --draft-model-precision --target "
     "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --prune --recipe --check "
-    "--prefill --cache --experts --active --distill --force --quiet",
+    "--prefill --cache --buckets --experts --active --distill --force --quiet",
     "generate": "--prompt --max-new-tokens --min-new-tokens --decode --device --threads --max-threads --context --stop "
     "--logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
@@ -46,7 +46,7 @@ COMMANDS = {
     f"--prompt-cache --prefill --cache {DRAFTING} --suffix-memory --device --threads --max-threads --quiet "
     f"{SAMPLING} {PENALTIES}",
     "inspect": "--verify --recipe --json --quiet",
-    "devices": "--json",
+    "devices": "--check --json",
     "check-target": "--nodes --all --rows --context --json",
     "train-exits": "--text --output --exits --rank --steps --epochs --learning-rate --seed --held-out --restart --json "
     "--quiet",

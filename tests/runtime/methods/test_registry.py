@@ -50,6 +50,8 @@ RUNTIME, SDK = Path(skipstone.runtime.__file__).parent, Path(skipstone.cli.__fil
 OTHER_MEANINGS = {
     (name, "auto") for name in ("export.py", "api.py", "stages.py", "exit_adapters.py", "shape.py", "prefill.py")
 }
+# The contract of devices tries these on every device.
+OTHER_MEANINGS |= {("device_contract.py", name) for name in ("auto", "ngram", "plain", "tree")}
 
 
 def test_every_method_is_known_the_cheapest_first_and_those_that_only_write_last() -> None:
