@@ -192,7 +192,7 @@ OPTIONS = {
     "generate bundle -p x --decode plain --suffix-memory m": "--suffix-memory is for the suffix drafter",
     "chat bundle --decode ngram --suffix-memory m": "--suffix-memory is for the suffix drafter",
     "generate bundle -p x --device tpu": "device 'tpu' is not known; did you mean cpu",
-    "generate bundle -p x --device cuda": "CUDAExecutionProvider is not installed here; it comes with: pip install onnxruntime-gpu",
+    "generate bundle -p x --device cuda": "CUDAExecutionProvider is not installed here; it comes with",
     "generate bundle -p x --threads 0": "'--threads'",
     "generate bundle -p x -n 0": "'--max-new-tokens'",
     "generate bundle -p x -n many": "'--max-new-tokens'",
