@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from skipstone.errors import UnsupportedModel
 from skipstone.quant import QuantizedMatrix
 from skipstone.train import require_torch
 
@@ -141,7 +142,7 @@ def _attention(attributes: Attributes, query: Any, key: Any, value: Any, *others
     given = [*others, *[None] * 7]
     cosines, sines, position_ids, rest = given[4], given[5], given[6], given[7:]
     if any(part is not None for part in rest[1:]):
-        raise NotImplementedError("attention with sinks or scales")
+        raise UnsupportedModel("attention with sinks or an integer cache has no slope here: experts cannot learn")
     if key is None:
         size = query.shape[-1] // (num_heads + 2 * num_kv)
         query, key, value = query.split([num_heads * size, num_kv * size, num_kv * size], dim=-1)

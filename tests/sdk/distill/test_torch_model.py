@@ -11,7 +11,9 @@ import torch
 from conftest import MakeCheckpoint
 
 from skipstone.api import export
+from skipstone.distill.operators import OPERATORS
 from skipstone.distill.torch_model import TorchModel
+from skipstone.errors import UnsupportedModel
 from skipstone.runtime.bundle import SPARSE, Bundle
 from skipstone.runtime.engine import Feed, Model, Part
 
@@ -57,3 +59,9 @@ def test_torch_gives_the_logits_of_the_runtime(
     for counts in (None, *(level.active for level in entry.levels.values())):
         expected = runtime_logits(bundle, counts)
         np.testing.assert_allclose(torch_logits(bundle, counts), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_attention_that_is_not_known_here_is_refused() -> None:
+    rows, scales = torch.zeros(1, 2, 8), torch.ones(1)
+    with pytest.raises(UnsupportedModel, match="sinks"):
+        OPERATORS["GroupQueryAttention"]({"num_heads": 1, "kv_num_heads": 1}, rows, rows, rows, *[None] * 8, scales)
