@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from skipstone.errors import SkipstoneError
     from skipstone.language_model import LanguageModel
     from skipstone.runtime.generation.generation import Generation, Piece
+    from skipstone.runtime.generation.options import GenerationOptions
     from skipstone.runtime.generation.stats import Stats
+    from skipstone.runtime.sampling.options import SamplingOptions
     from skipstone.runtime.suggest.suggestion import Suggestion
 
 # onnxruntime reads this once, when it is imported: without it, it would keep an identity of the device and a store of
@@ -31,8 +33,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __all__ = [
     "Conversation",
     "Generation",
+    "GenerationOptions",
     "LanguageModel",
     "Piece",
+    "SamplingOptions",
     "SkipstoneError",
     "Stats",
     "Suggestion",
@@ -44,8 +48,10 @@ __all__ = [
 _HOMES = {
     "Conversation": "skipstone.conversation",
     "Generation": "skipstone.runtime.generation.generation",
+    "GenerationOptions": "skipstone.runtime.generation.options",
     "LanguageModel": "skipstone.language_model",
     "Piece": "skipstone.runtime.generation.generation",
+    "SamplingOptions": "skipstone.runtime.sampling.options",
     "SkipstoneError": "skipstone.errors",
     "Stats": "skipstone.runtime.generation.stats",
     "Suggestion": "skipstone.runtime.suggest.suggestion",

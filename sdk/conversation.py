@@ -9,21 +9,20 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from skipstone.errors import CacheFull, ConfigError
+from skipstone.messages import Message, encode_messages, written_end
 from skipstone.option_types import checks_arguments
 from skipstone.options import chat_options
 from skipstone.prompt_cache import PromptCache
 from skipstone.runtime.engine import Model, memory_told
-from skipstone.runtime.generation import GenerationOptions, Piece, stream
+from skipstone.runtime.generation import Generation, GenerationOptions, Piece, stream
 from skipstone.runtime.text import require_text
 
 __all__ = ["Conversation", "OnFull"]
 
-Message = dict[str, str]
 OnFull = Literal["drop", "stop"]
 
 ANSWER_SHARE = 0.25
 KEPT_SHARE = 0.5
-LEAST_END = 3  # letters: a template may write a single quote or a full stop behind an answer
 
 
 class Conversation:
@@ -68,11 +67,16 @@ class Conversation:
         return self._sequence.capacity
 
     @checks_arguments
-    def reply(self, text: str, options: GenerationOptions | None = None, **named: Any) -> Iterator[Piece]:
+    def reply(self, text: str, options: GenerationOptions | None = None, **named: Any) -> Generation:
+        """Return the answer to `text` when it is whole; `stream` gives it as it comes, and says the rest."""
+        return Generation.join(list(self.stream(text, options, **named)))
+
+    @checks_arguments
+    def stream(self, text: str, options: GenerationOptions | None = None, **named: Any) -> Iterator[Piece]:
         """Yield the answer to `text` piece by piece. An answer that is cancelled stays, as far as it came.
 
         Without `options` tokens are chosen as the model recommends, and options given by name change single values:
-        `reply("Hello", max_new_tokens=40, temperature=0)`. `options` are taken as they are.
+        `stream("Hello", max_new_tokens=40, temperature=0)`. `options` are taken as they are.
         Raises: ConfigError, TextError, CacheFull before any work; the conversation is then as it was. BundleError for a
         prompt cache of other weights.
         """
@@ -87,31 +91,18 @@ class Conversation:
         room = self._sequence.capacity - len(token_ids)
         self._sequence.hold(token_ids)
         options = replace(
-            options, max_new_tokens=min(options.max_new_tokens, room), stop=(*options.stop, *self._written_end())
+            options, max_new_tokens=min(options.max_new_tokens, room), stop=(*options.stop, *written_end(self._model))
         )
-        pieces = self._stream(options)
+        pieces = self._pieces(options)
         return self._answer(_without(messages, num_dropped), num_dropped, pieces)
 
-    def _stream(self, options: GenerationOptions) -> Iterator[Piece]:
+    def _pieces(self, options: GenerationOptions) -> Iterator[Piece]:
         """Yield the answer's pieces; what stands before the first answer may come from the prompt cache."""
         cache, sequence = self._prompt_cache, self._sequence
         if cache is None or sequence.num_cached:
             return stream(self._model, sequence, options)
         cache.fill(sequence, options)
         return cache.keeping(sequence, options, stream(self._model, sequence, options))
-
-    def _written_end(self) -> tuple[str, ...]:
-        """Return how the template ends an answer, as a stop string, where that is text and no token.
-
-        A model trained with `<|im_end|>` that its vocabulary lacks writes it letter by letter.
-        """
-        template, tokenizer = self._model.chat_template, self._model.tokenizer
-        end = "" if template is None else template.turn_end().partition("\n")[0].strip()
-        if len(end) < LEAST_END:
-            return ()
-        first = tokenizer.encode(end, add_special_tokens=False)[0]
-        is_token = first in tokenizer.special_ids or first in self._model.manifest.stop_ids
-        return () if is_token else (end,)
 
     def _answer(self, messages: list[Message], num_dropped: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
         self.num_dropped += num_dropped
@@ -130,7 +121,7 @@ class Conversation:
         num_old = len(_turns(messages)) - 1
 
         def prompt(num_dropped: int) -> list[int]:
-            return self._encode(_without(messages, num_dropped))
+            return encode_messages(self._model, _without(messages, num_dropped))
 
         whole = prompt(0)
         if len(whole) + (answer if self._on_full == "drop" else least) <= capacity:
@@ -158,12 +149,6 @@ class Conversation:
             f"the message takes {num_tokens} tokens with what must stand before and behind it, the context holds "
             f"{capacity}; shorten it{raising}"
         )
-
-    def _encode(self, messages: SequenceOf[Message]) -> list[int]:
-        template, tokenizer = self._model.chat_template, self._model.tokenizer
-        if template is None:
-            return tokenizer.encode("".join(message["content"] for message in messages))
-        return tokenizer.encode(template.render(messages), add_special_tokens=False)
 
 
 def _turns(messages: SequenceOf[Message]) -> list[int]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence as SequenceOf
 from pathlib import Path
 from typing import Any, overload
 
-from skipstone.conversation import Conversation, OnFull
+from skipstone.chatting_model import ChattingModel
 from skipstone.errors import ConfigError
-from skipstone.option_types import checked, checks_arguments
+from skipstone.option_types import checks_arguments
 from skipstone.options import generation_options
 from skipstone.prompt_cache import PromptCache
-from skipstone.runtime.engine import Draft, Room, Sequence, save_prefix
+from skipstone.runtime.engine import Draft, Sequence, save_prefix
 from skipstone.runtime.generation import (
     Choice,
     Generation,
@@ -28,12 +28,11 @@ from skipstone.runtime.generation import (
     with_seed,
 )
 from skipstone.runtime.methods import MethodChoice
-from skipstone.suggesting_model import SuggestingModel
 
 __all__ = ["LanguageModel", "generation_options"]
 
 
-class LanguageModel(SuggestingModel):
+class LanguageModel(ChattingModel):
     """A model ready to write. One object may serve any number of texts, one call at a time.
 
     Options of `stream` and `generate` are those of `GenerationOptions` (max_new_tokens, stop, decode and so on) and of
@@ -77,25 +76,6 @@ class LanguageModel(SuggestingModel):
         sequence.begin()
         sequence.extend(Draft.empty())
         return save_prefix(Path(file), sequence, len(sequence.token_ids) - 1)
-
-    @checks_arguments
-    def load_prefix(self, file: str | Path) -> PromptCache:
-        """Return what a file keeps, for `prompt_cache` of any number of texts; the file is checked once, and only read.
-
-        Raises: BundleError for a file that is missing, damaged, or made for other weights.
-        """
-        return PromptCache(self.runtime, Path(file), renews=False)
-
-    def prompt_cache(self, file: str | Path | PromptCache) -> PromptCache:
-        """Return the prompt cache in a file, which is made when it is missing and renewed for longer prompts.
-
-        Raises: ConfigError for what is no path, and for what another model has loaded.
-        """
-        if not isinstance(file, PromptCache):
-            return PromptCache(self.runtime, checked("prompt_cache", file, Path))
-        if file.model.bundle is not self.runtime.bundle:
-            raise ConfigError("this prompt cache is another model's; load the file with the model that is to read it")
-        return file
 
     @overload
     def generate(
@@ -195,10 +175,6 @@ class LanguageModel(SuggestingModel):
         sequence.require_room(options.max_new_tokens)
         return sequence
 
-    def room(self, token_ids: SequenceOf[int], options: GenerationOptions, *, num_rows: int = 1) -> Room:
-        """Return for how many tokens a prompt and its answer get room where nobody says; `told` says why no more."""
-        return self.runtime.room(num_rows=num_rows, num_tokens=len(token_ids) + options.max_new_tokens)
-
     def _samples(self, sequence: Sequence, count: int, options: GenerationOptions) -> Iterator[Generation]:
         sequence.extend(Draft.empty())
         options = options.seeded()
@@ -234,32 +210,3 @@ class LanguageModel(SuggestingModel):
         in probability at an exit: approximate. Raises: ConfigError, CacheFull, both before any work.
         """
         return choose(self.runtime, prompt, answers, dial=dial, normalize=normalize, closing=closing)
-
-    @checks_arguments
-    def chat(
-        self,
-        *,
-        system: str | None = None,
-        context_length: int | None = None,
-        exact: bool | None = None,
-        on_full: OnFull = "drop",
-        prompt_cache: str | Path | PromptCache | None = None,
-    ) -> Conversation:
-        """Return an empty conversation; its cache is kept between turns. `exact` is that of all its answers.
-
-        `on_full`: when the context is full, `drop` lets the oldest turns leave, `stop` refuses the next.
-        `prompt_cache` keeps what stands before the first turn, and that turn, for later talks; see `stream`.
-        """
-        cache = None if prompt_cache is None else self.prompt_cache(prompt_cache)
-        return Conversation(
-            self.runtime,
-            system=system,
-            context_length=context_length,
-            exact=exact,
-            on_full=on_full,
-            prompt_cache=cache,
-        )
-
-    def options(self, **options: Any) -> GenerationOptions:
-        """Return options given by name for this model, which knows what it recommends. Raises: ConfigError."""
-        return generation_options(recommended=self.runtime.manifest.sampling, **options)

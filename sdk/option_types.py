@@ -20,7 +20,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from skipstone.errors import ConfigError
 
-__all__ = ["check_fields", "checked", "checks_arguments"]
+__all__ = ["check_fields", "checked", "checks_arguments", "shown"]
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -85,7 +85,7 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     if origin is Literal and not (isinstance(value, str) and value in get_args(kind)):
         raise _wrong(name, value, kind)
     if origin is CallableType and not callable(value):
-        raise ConfigError(f"{name} must be a function, got {_shown(value)}")
+        raise ConfigError(f"{name} must be a function, got {shown(value)}")
     if is_dataclass(kind) and isinstance(kind, type) and not isinstance(value, kind):
         raise _wrong(name, value, kind)
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -125,7 +125,7 @@ def _path_or_other(name: str, value: Any) -> Any:
     except UnicodeEncodeError:  # half a character
         is_path = False
     if not is_path:
-        raise ConfigError(f"{name} {_shown(value)} can be no path")
+        raise ConfigError(f"{name} {shown(value)} can be no path")
     return value
 
 
@@ -145,7 +145,7 @@ def _mapping(name: str, value: Any, kind: Any) -> dict[Any, Any]:
         raise _wrong(name, value, kind)
     key_kind, item_kind = get_args(kind)
     return {
-        checked(f"a key of {name}", key, key_kind): checked(f"{name}[{_shown(key)}]", item, item_kind)
+        checked(f"a key of {name}", key, key_kind): checked(f"{name}[{shown(key)}]", item, item_kind)
         for key, item in value.items()
     }
 
@@ -170,7 +170,7 @@ def _kinds(owner: Any) -> Mapping[str, Any]:
 
 def _wrong(name: str, value: object, kind: Any) -> ConfigError:
     single = "the single string " if isinstance(value, str) and _is_list(kind) else ""
-    return ConfigError(f"{name} must be {_words(kind)}, got {single}{_shown(value)}")
+    return ConfigError(f"{name} must be {_words(kind)}, got {single}{shown(value)}")
 
 
 def _is_list(kind: Any) -> bool:
@@ -201,7 +201,7 @@ def _joined(words: list[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return the value in one short line."""
     try:
         text = " ".join(repr(value).split())

@@ -127,7 +127,7 @@ def _answer(conversation: Conversation, text: str, options: GenerationOptions, c
     """Write the answer to `text` as it comes, and its speed."""
     piece = None
     try:
-        for piece in conversation.reply(text, options):
+        for piece in conversation.stream(text, options):
             write(piece.text)
     except KeyboardInterrupt:
         write("\n")

@@ -41,7 +41,7 @@ def in_digits(tiny: Model) -> GenerationOptions:
 
 
 def say(conversation: Conversation, text: str, options: GenerationOptions = FREE) -> Generation:
-    return Generation.join(list(conversation.reply(text, options)))
+    return Generation.join(list(conversation.stream(text, options)))
 
 
 def prompt_ids(model: Model, conversation: Conversation, text: str) -> list[int]:
@@ -120,7 +120,7 @@ def test_a_cancelled_answer_stays_as_far_as_it_came(
     chat_model: Model, in_digits: GenerationOptions, fed: list[tuple[int, ...]], num_pieces: int
 ) -> None:
     conversation = Conversation(chat_model)
-    pieces: Iterator[Piece] = conversation.reply("Hello", in_digits)
+    pieces: Iterator[Piece] = conversation.stream("Hello", in_digits)
     shown = "".join(next(pieces).text for _ in range(num_pieces))
     pieces.close()  # type: ignore[attr-defined]
     assert conversation.messages[-1] == {"role": "assistant", "content": shown}
@@ -137,7 +137,7 @@ def test_an_answer_that_was_never_asked_for_leaves_no_message(chat_model: Model)
     conversation = Conversation(chat_model)
     say(conversation, "Hello")
     messages = list(conversation.messages)
-    conversation.reply("never mind", FREE)
+    conversation.stream("never mind", FREE)
     assert conversation.messages == messages
     token_ids = prompt_ids(chat_model, conversation, "Bye")
     assert say(conversation, "Bye").token_ids == fresh_answer(chat_model, token_ids, FREE).token_ids
@@ -149,7 +149,7 @@ def test_a_turn_that_does_not_fit_leaves_the_conversation_as_it_was(chat_model: 
     messages = list(conversation.messages)
     token_ids = list(conversation.token_ids)
     with pytest.raises(CacheFull, match="the context holds 60; shorten it, or raise --context up to 256"):
-        conversation.reply("quite a long message" * 3, FREE)
+        conversation.stream("quite a long message" * 3, FREE)
     assert (conversation.messages, conversation.token_ids) == (messages, token_ids)
     small = GenerationOptions(max_new_tokens=1, decode="plain")
     wanted = fresh_answer(chat_model, prompt_ids(chat_model, conversation, "x"), small)
@@ -159,7 +159,7 @@ def test_a_turn_that_does_not_fit_leaves_the_conversation_as_it_was(chat_model: 
 def test_an_empty_message_is_refused(chat_model: Model) -> None:
     conversation = Conversation(chat_model)
     with pytest.raises(ConfigError, match="the message is empty"):
-        conversation.reply("", FREE)
+        conversation.stream("", FREE)
     assert conversation.messages == []
 
 
@@ -179,7 +179,7 @@ def test_a_turn_that_is_refused_leaves_the_conversation_as_it_was(
     say(conversation, "Hello")
     messages = list(conversation.messages)
     with pytest.raises(ConfigError, match=message):
-        conversation.reply("and a fox?", GenerationOptions(max_new_tokens=8, **changes))
+        conversation.stream("and a fox?", GenerationOptions(max_new_tokens=8, **changes))
     assert conversation.messages == messages
     token_ids = prompt_ids(chat_model, conversation, "Bye")
     assert say(conversation, "Bye").token_ids == fresh_answer(chat_model, token_ids, FREE).token_ids

@@ -104,7 +104,7 @@ class Failing(Drafter):
 def talk(model: LanguageModel) -> None:
     talk = model.chat(system="Be brief.")
     for text in ("One.", "Two."):
-        list(talk.reply(text, GenerationOptions(max_new_tokens=6)))
+        list(talk.stream(text, GenerationOptions(max_new_tokens=6)))
 
 
 def batch(model: LanguageModel) -> None:
@@ -137,7 +137,7 @@ def never_started(model: LanguageModel) -> None:
 
 
 def answer_never_started(model: LanguageModel) -> None:
-    model.chat().reply("One.", GenerationOptions(max_new_tokens=6))
+    model.chat().stream("One.", GenerationOptions(max_new_tokens=6))
 
 
 def interrupted_between_tokens(model: LanguageModel) -> None:

@@ -51,7 +51,7 @@ def in_digits(model: Model) -> SamplingOptions:
 
 
 def say(conversation: Conversation, text: str, options: GenerationOptions) -> Generation:
-    return Generation.join(list(conversation.reply(text, options)))
+    return Generation.join(list(conversation.stream(text, options)))
 
 
 def prompt_of(model: Model, messages: list[dict[str, str]]) -> list[int]:
@@ -184,11 +184,11 @@ def test_a_message_that_is_longer_than_the_context_is_refused_and_the_talk_is_ke
     messages, token_ids = list(conversation.messages), conversation.token_ids
     fed.clear()
     with pytest.raises(CacheFull, match=r"the message .* \d+ tokens .* 100; shorten it, or raise --context up to 256"):
-        conversation.reply("long " * 40, options)
+        conversation.stream("long " * 40, options)
     assert (conversation.messages, conversation.token_ids, fed) == (messages, token_ids, [])
     whole = Conversation(chat_model)
     with pytest.raises(CacheFull, match=r"256; shorten it$"):
-        whole.reply("long " * 90, options)
+        whole.stream("long " * 90, options)
     assert say(conversation, "Bye", options).text and conversation.num_dropped == 0
 
 
@@ -198,7 +198,7 @@ def test_a_talk_may_stop_where_it_is_full(chat_model: Model) -> None:
     say(conversation, "Hello", options)
     messages = list(conversation.messages)
     with pytest.raises(CacheFull, match="the context of 80 tokens is full; raise --context, begin a new talk, or let"):
-        conversation.reply("Hello", options)
+        conversation.stream("Hello", options)
     assert conversation.messages == messages
 
 

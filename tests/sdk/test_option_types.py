@@ -177,7 +177,7 @@ def test_no_option_of_a_text_raises_anything_else_nor_later(
     for ask in (partial(model.generate, "x"), partial(model.generate, ["x", "y"])):
         if refused_or(lambda ask=ask: ask(**options)) is not None:  # type: ignore[misc]
             assert_no_call(tiny, partial(ask, **options))
-    refused_or(lambda: list(model.chat().reply("x", generation_options(**options))))
+    refused_or(lambda: list(model.chat().stream("x", generation_options(**options))))
 
 
 def assert_no_call(model: Model, action: Callable[[], object]) -> None:
@@ -219,7 +219,7 @@ def test_a_prompt_is_text_or_refused_before_any_work(tiny: Model, decode: str, p
             with pytest.raises(ConfigError):
                 wants_text(prompt)
         with pytest.raises(ConfigError, match="text must be a string"):
-            model.chat().reply(prompt, GenerationOptions())
+            model.chat().stream(prompt, GenerationOptions())
 
 
 @settings(max_examples=300, deadline=None)
@@ -234,7 +234,7 @@ def test_no_other_argument_raises_anything_else(tiny: Model, tmp_path_factory: A
         (model.samples, {"prompt": "x", "count": 1, "max_new_tokens": 2}, ("count", "context_length", "seed")),
         (model.choose, {"prompt": "x", "answers": ["a", "b"]}, ("prompt", "answers", "dial")),
         (model.chat, {}, ("system", "context_length", "exact", "on_full")),
-        (model.chat().reply, {"text": "x", "options": GenerationOptions(max_new_tokens=1)}, ("text", "options")),
+        (model.chat().stream, {"text": "x", "options": GenerationOptions(max_new_tokens=1)}, ("text", "options")),
         (ExportOptions.of, {}, tuple(inspect.signature(ExportOptions.of).parameters)[:-1]),
         (ExportOptions.of, {}, ("exits", "cuts", "revision", "draft_head", "exit_adapters", "target")),
         (skipstone.export, {"checkpoint": "missing", "output": out}, ("checkpoint", "output", "check", "force", "via")),

@@ -33,7 +33,7 @@ def recommending(model: Model, said: Mapping[str, float]) -> LanguageModel:
 
 
 def answer(model: LanguageModel, *given: GenerationOptions, **named: object) -> Generation:
-    return Generation.join(list(model.chat().reply("Hello", *given, **named)))
+    return Generation.join(list(model.chat().stream("Hello", *given, **named)))
 
 
 def test_a_conversation_samples_as_the_model_recommends(tiny: Model) -> None:
@@ -55,7 +55,7 @@ def test_options_as_a_whole_are_taken_as_they_are(tiny: Model) -> None:
     plain = answer(recommending(tiny, {}), GenerationOptions(max_new_tokens=8))
     assert plain.stats.seed is None
     with pytest.raises(ConfigError, match="temperature given beside options"):
-        recommending(tiny, {}).chat().reply("Hello", GenerationOptions(), temperature=1.0)
+        recommending(tiny, {}).chat().stream("Hello", GenerationOptions(), temperature=1.0)
 
 
 @pytest.mark.parametrize("prompts", [PROMPT, [PROMPT, "class Sequence:"]])

@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[2]
 PUBLIC_NAMES = {
     "Conversation",
     "Generation",
+    "GenerationOptions",
     "LanguageModel",
     "Piece",
+    "SamplingOptions",
     "SkipstoneError",
     "Stats",
     "Suggestion",

@@ -254,7 +254,7 @@ def test_several_samples_and_a_chat_go_on_from_one_cache(wrapped_opt: Model) -> 
     assert found == [model.generate(PROMPT, seed=seed, **options).token_ids for seed in (5, 6, 7)]
     assert found == [sample.token_ids for sample in model.samples(PROMPT, 3, first=3, seed=5, **options)]
     chat, plain = model.chat(), GenerationOptions(max_new_tokens=6)
-    answers = [Generation.join(list(chat.reply(text, plain))).text for text in ("one", "two")]
+    answers = [Generation.join(list(chat.stream(text, plain))).text for text in ("one", "two")]
     assert [message["content"] for message in chat.messages] == ["one", answers[0], "two", answers[1]]
 
 

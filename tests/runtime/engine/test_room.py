@@ -133,7 +133,7 @@ def test_a_talk_and_drafts_while_typing_take_the_default_and_refuse_with_its_pri
     talk = Conversation(less)
     assert talk.context_length == 256
     with pytest.raises(CacheFull, match=r"raise --context up to \d+ \(\d+ tokens take [\d.]+ MB in the fp32 cache\)"):
-        list(talk.reply(PROMPT * 60))
+        list(talk.stream(PROMPT * 60))
     assert Conversation(less, context_length=400).context_length == 400
     model = LanguageModel(less)
     assert isinstance(model.suggester(), Suggester)

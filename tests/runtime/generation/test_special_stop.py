@@ -77,7 +77,7 @@ def test_a_stop_string_that_holds_a_special_token_ends_the_text_before_it(
 def test_in_a_batch_and_in_a_chat_it_ends_the_text_too(model: LanguageModel, special_at: int, name: str) -> None:
     alone = model.generate(PROMPT, max_new_tokens=24, decode="plain", stop=name)
     together = model.generate([PROMPT, PROMPT], max_new_tokens=24, decode="plain", stop=[name])
-    pieces = model.chat().reply(PROMPT, max_new_tokens=24, decode="plain", stop=[name], sampling="greedy")
+    pieces = model.chat().stream(PROMPT, max_new_tokens=24, decode="plain", stop=[name], sampling="greedy")
     for found in (*together, Generation.join(list(pieces))):
         assert (found.text, found.finish_reason, len(found.token_ids)) == (alone.text, "stop", special_at + 1)
 

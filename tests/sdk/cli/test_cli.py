@@ -634,7 +634,7 @@ def test_chat_answers_each_line_as_python_does(cli: CommandLine, kind: str, requ
     assert outcome.code == 0
     conversation = skipstone.load(path).chat(system="Be brief.")
     options = skipstone.options.generation_options(max_new_tokens=10)
-    answers = ["".join(piece.text for piece in conversation.reply(text, options)) for text in ("Hello", "And you?")]
+    answers = ["".join(piece.text for piece in conversation.stream(text, options)) for text in ("Hello", "And you?")]
     assert outcome.out == "".join(f"{answer}\n" for answer in answers)
     remarks = outcome.err.splitlines()
     assert ("has no chat template" in remarks[0]) == (kind == "bundle")
@@ -671,7 +671,7 @@ def test_each_turn_of_a_chat_has_a_seed_of_its_own_which_it_says(cli: CommandLin
     conversation = skipstone.load(bundle).chat()
     answers = []
     for seed in seeds:
-        reply = conversation.reply("Hello", max_new_tokens=8, temperature=1.5, seed=seed)
+        reply = conversation.stream("Hello", max_new_tokens=8, temperature=1.5, seed=seed)
         answers.append("".join(piece.text for piece in reply))
     assert outcome.out == "".join(f"{answer}\n" for answer in answers)
 

@@ -226,7 +226,7 @@ def test_a_chat_turn_does_not_add_the_earlier_turns_again(fresh: Callable[[], Mo
     sampling = SamplingOptions(banned_ids=tuple(others))
     options = GenerationOptions(max_new_tokens=8, decode="suffix", sampling=sampling)
     for turn in range(3):
-        Generation.join(list(conversation.reply(f"Message {turn}", options)))
+        Generation.join(list(conversation.stream(f"Message {turn}", options)))
     num_added = memory.index.end - memory.index.capacity
     num_tokens = len(conversation.token_ids)
     # Each turn adds a boundary, and the last token before it once more, which was not yet in the cache.

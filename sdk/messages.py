@@ -1,0 +1,107 @@
+"""Messages of a chat, as programs give them: their shape, and the tokens that a model reads of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as SequenceOf
+from typing import Any, Final, TypeAlias
+
+from skipstone.errors import ConfigError
+from skipstone.option_types import shown
+from skipstone.runtime.engine import Model
+from skipstone.runtime.text import require_text
+
+__all__ = ["Message", "checked_messages", "encode_messages", "written_end"]
+
+Message: TypeAlias = dict[str, Any]
+"""What stands in a list of messages: a `role`, a `content`, and what the model's template knows besides."""
+
+ROLES: Final = ("system", "developer", "user", "assistant", "tool")
+ASKING: Final = ("user", "tool")
+SHAPE: Final = '[{"role": "user", "content": "..."}]'
+LEAST_END: Final = 3  # letters: a template may write a single quote or a full stop behind an answer
+
+
+def checked_messages(messages: object) -> list[Message]:
+    """Return copies of messages that ask for an answer, each content as one string.
+
+    Content may be a list of parts `{"type": "text", "text": ...}`, which are joined; of an assistant that calls tools
+    it may be missing. The last message must be of the `user` or of a `tool`. What else stands in a message goes to the
+    template as it is. Raises: ConfigError for any other shape, TextError for what is no text.
+    """
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, SequenceOf):
+        raise ConfigError(f"messages must be a list such as {SHAPE}, got {shown(messages)}")
+    if not messages:
+        raise ConfigError(f"the list of messages is empty; give at least one, such as {SHAPE}")
+    checked = [_checked(message, f"messages[{place}]") for place, message in enumerate(messages)]
+    if (role := checked[-1]["role"]) not in ASKING:
+        raise ConfigError(
+            f"the last message is the {role}'s, and an answer follows one of the user or of a tool; end with such a one"
+        )
+    return checked
+
+
+def _checked(message: object, name: str) -> Message:
+    if not isinstance(message, Mapping) or not all(isinstance(key, str) for key in message):
+        raise ConfigError(f"{name} must be a mapping of role and content, got {shown(message)}")
+    role = message.get("role")
+    if role not in ROLES:
+        found = "has no role" if "role" not in message else f"has the role {shown(role)}"
+        raise ConfigError(f"{name} {found}; roles are {', '.join(ROLES)}")
+    is_call = role == "assistant" and bool(message.get("tool_calls"))
+    if message.get("content") is None:
+        if not is_call:
+            raise ConfigError(f"{name} has no content; give it a string")
+        return {**message, "content": ""}
+    content = _text_of(message["content"], f"{name}['content']")
+    if not content and role in ASKING[:1]:
+        raise ConfigError(f"the message {name} is empty; give at least one character")
+    require_text(content)
+    return {**message, "content": content}
+
+
+def _text_of(content: object, name: str) -> str:
+    """Return a content as one string."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple):
+        raise ConfigError(f"{name} must be a string, got {shown(content)}")
+    texts = [_text_of_part(part, f"{name}[{place}]") for place, part in enumerate(content)]
+    return "".join(texts)
+
+
+def _text_of_part(part: object, name: str) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+        raise ConfigError(f'{name} must be a part such as {{"type": "text", "text": "..."}}, got {shown(part)}')
+    if part["type"] != "text":
+        raise ConfigError(f"{name} is of the type {shown(part['type'])}, and models here read text only; leave it out")
+    if not isinstance(part.get("text"), str):
+        raise ConfigError(f"{name} has no text; give it a string")
+    return str(part["text"])
+
+
+def encode_messages(model: Model, messages: SequenceOf[Mapping[str, Any]]) -> list[int]:
+    """Return the tokens of messages and of what the model's template writes before an answer.
+
+    Without a template they are those of the bare text of all messages. Raises: ConfigError of the template.
+    """
+    template, tokenizer = model.chat_template, model.tokenizer
+    if template is None:
+        return tokenizer.encode("".join(message["content"] for message in messages))
+    return tokenizer.encode(template.render(messages), add_special_tokens=False)
+
+
+def written_end(model: Model) -> tuple[str, ...]:
+    """Return how the template ends an answer, as a stop string, where that is text and no token.
+
+    A model trained with `<|im_end|>` that its vocabulary lacks writes it letter by letter.
+    """
+    template, tokenizer = model.chat_template, model.tokenizer
+    end = "" if template is None else template.turn_end().partition("\n")[0].strip()
+    if len(end) < LEAST_END:
+        return ()
+    first = tokenizer.encode(end, add_special_tokens=False)[0]
+    is_token = first in tokenizer.special_ids or first in model.manifest.stop_ids
+    return () if is_token else (end,)
