@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skipstone.devices.buffer import Binding, Buffer
+from skipstone.devices.cancellation import Cancellation, Cancelled, cancellable, current_cancellation, run_cancellable
 from skipstone.devices.capabilities import LACKS, Capability
 from skipstone.devices.catalog import DeviceInfo, catalog
 from skipstone.devices.cpu import CpuDevice
@@ -35,6 +36,8 @@ __all__ = [
     "Binding",
     "BoundedDevice",
     "Buffer",
+    "Cancellation",
+    "Cancelled",
     "Capability",
     "CpuDevice",
     "Device",
@@ -49,8 +52,10 @@ __all__ = [
     "ThreadedDevice",
     "Workers",
     "bounded",
+    "cancellable",
     "catalog",
     "choose_device",
+    "current_cancellation",
     "fastest_first",
     "free_bytes",
     "give_back",
@@ -58,5 +63,6 @@ __all__ = [
     "own_processors",
     "physical_cores",
     "provider_devices",
+    "run_cancellable",
     "speed_of",
 ]

@@ -58,4 +58,4 @@ class Binding(Protocol):
         """Let the output `name` fill a buffer."""
 
     def run(self) -> None:
-        """Run the graph once."""
+        """Run the graph once. Raises: Cancelled; see `run_cancellable`."""

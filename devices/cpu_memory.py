@@ -9,6 +9,7 @@ import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
 from skipstone.devices.buffer import Place
+from skipstone.devices.cancellation import run_cancellable
 from skipstone.errors import DeviceError
 
 __all__ = ["NO_MEMORY", "CpuBinding", "CpuBuffer"]
@@ -68,9 +69,9 @@ class CpuBinding:
         self._binding.bind_ortvalue_output(name, buffer.value)
 
     def run(self) -> None:
-        """Run the graph once. Raises: DeviceError where the memory does not suffice."""
+        """Run the graph once. Raises: DeviceError where the memory does not suffice; Cancelled."""
         try:
-            self._session.run_with_iobinding(self._binding)
+            run_cancellable(lambda options: self._session.run_with_iobinding(self._binding, options))
         except Exception as error:  # onnxruntime's errors have no base of their own
             if NO_MEMORY in str(error):
                 raise DeviceError(

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import onnxruntime as ort
 
+from skipstone.devices.cancellation import run_cancellable
 from skipstone.devices.cpu_memory import CpuBuffer
 from skipstone.devices.provider_memory import ProviderBuffer, ProviderMemory
 
@@ -63,7 +64,7 @@ class ProviderBinding:
         for view in {id(buffer): buffer for buffer in self._inputs.values()}.values():
             if (copy := self._copies.get(id(view))) is not None:
                 copy.take(view)
-        self._session.run_with_iobinding(self._binding)
+        run_cancellable(lambda options: self._session.run_with_iobinding(self._binding, options))
         for view in {id(buffer): buffer for buffer in self._outputs.values()}.values():
             if (copy := self._copies.get(id(view))) is not None:
                 view.take(copy)

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from skipstone.api import export, load
     from skipstone.conversation import Conversation
+    from skipstone.devices.cancellation import Cancellation
     from skipstone.errors import SkipstoneError
     from skipstone.language_model import LanguageModel
+    from skipstone.runtime.engine.reading import PromptProgress
     from skipstone.runtime.generation.generation import Generation, Piece
     from skipstone.runtime.generation.options import GenerationOptions
     from skipstone.runtime.generation.stats import Stats
@@ -31,11 +33,13 @@ if TYPE_CHECKING:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
+    "Cancellation",
     "Conversation",
     "Generation",
     "GenerationOptions",
     "LanguageModel",
     "Piece",
+    "PromptProgress",
     "SamplingOptions",
     "SkipstoneError",
     "Stats",
@@ -46,12 +50,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cancellation": "skipstone.devices.cancellation",
     "Conversation": "skipstone.conversation",
     "Generation": "skipstone.runtime.generation.generation",
     "GenerationOptions": "skipstone.runtime.generation.options",
     "LanguageModel": "skipstone.language_model",
     "Piece": "skipstone.runtime.generation.generation",
     "SamplingOptions": "skipstone.runtime.sampling.options",
+    "PromptProgress": "skipstone.runtime.engine.reading",
     "SkipstoneError": "skipstone.errors",
     "Stats": "skipstone.runtime.generation.stats",
     "Suggestion": "skipstone.runtime.suggest.suggestion",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from skipstone.conversation import Conversation, OnFull
+from skipstone.devices import Cancellation
 from skipstone.errors import ConfigError
 from skipstone.messages import checked_messages, encode_messages, written_end
 from skipstone.option_types import checked, checks_arguments
 from skipstone.options import chat_options, generation_options
 from skipstone.prompt_cache import PromptCache
-from skipstone.runtime.engine import Room
-from skipstone.runtime.generation import Generation, GenerationOptions, Piece, stream
+from skipstone.runtime.engine import PromptProgress, Room
+from skipstone.runtime.generation import Generation, GenerationOptions, Piece, TextWatch, stream
 from skipstone.suggesting_model import SuggestingModel
 
 __all__ = ["ChattingModel"]
@@ -73,7 +75,7 @@ class ChattingModel(SuggestingModel):
 
         `chat([{"role": "user", "content": "hi"}], max_new_tokens=64)` gives what the first turn of a conversation
         gives. Roles are system, developer, user, assistant and tool, as far as the model's template takes them; options
-        are those of `generate`, and what is not said is as in a chat: tokens are chosen as the model recommends. An
+        are those of `generate`, `cancel` and `on_prompt` too, and what is not said is as in a chat: tokens are chosen as the model recommends. An
         answer that meets the end of the context is cut there. With `stream=True`, as the clients of OpenAI, ollama and
         llama.cpp spell it, it comes piece by piece.
 
@@ -116,11 +118,22 @@ class ChattingModel(SuggestingModel):
         messages: object,
         context_length: int | None,
         prompt_cache: str | Path | PromptCache | None,
+        cancel: Cancellation | None = None,
+        on_prompt: Callable[[PromptProgress], None] | None = None,
+        on_measuring: Callable[[str], None] | None = None,
         **options: Any,
     ) -> Iterator[Piece]:
         """Yield the answer to messages."""
+        watch = TextWatch(cancel, on_prompt, on_measuring=on_measuring)
         chosen = chat_options(recommended=self.runtime.manifest.sampling, **options)
         token_ids = encode_messages(self.runtime, checked_messages(messages))
+        cache = None if prompt_cache is None else self.prompt_cache(prompt_cache)
+        begin = partial(self._begin_answer, token_ids, chosen, context_length, cache)
+        return watch.opened(begin, num_prompt_tokens=len(token_ids))
+
+    def _begin_answer(
+        self, token_ids: list[int], chosen: GenerationOptions, context_length: int | None, cache: PromptCache | None
+    ) -> Iterator[Piece]:
         if context_length is None:
             context_length = self.room(token_ids, chosen).num_tokens
         sequence = self.runtime.new_sequence(context_length=context_length, exact=chosen.wants_exact)
@@ -132,9 +145,8 @@ class ChattingModel(SuggestingModel):
             max_new_tokens=min(chosen.max_new_tokens, sequence.room),
             stop=(*chosen.stop, *written_end(self.runtime)),
         )
-        if prompt_cache is None:
+        if cache is None:
             return stream(self.runtime, sequence, chosen)
-        cache = self.prompt_cache(prompt_cache)
         cache.fill(sequence, chosen)
         return cache.keeping(sequence, chosen, stream(self.runtime, sequence, chosen))
 

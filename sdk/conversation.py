@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
+from skipstone.devices import Cancellation
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.messages import Message, encode_messages, written_end
 from skipstone.option_types import checks_arguments
 from skipstone.options import chat_options
 from skipstone.prompt_cache import PromptCache
-from skipstone.runtime.engine import Model, memory_told
-from skipstone.runtime.generation import Generation, GenerationOptions, Piece, stream
+from skipstone.runtime.engine import Model, PromptProgress, memory_told
+from skipstone.runtime.generation import Generation, GenerationOptions, Piece, TextWatch, stream
 from skipstone.runtime.text import require_text
 
 __all__ = ["Conversation", "OnFull"]
@@ -67,13 +69,32 @@ class Conversation:
         return self._sequence.capacity
 
     @checks_arguments
-    def reply(self, text: str, options: GenerationOptions | None = None, **named: Any) -> Generation:
+    def reply(
+        self,
+        text: str,
+        options: GenerationOptions | None = None,
+        *,
+        cancel: Cancellation | None = None,
+        on_prompt: Callable[[PromptProgress], None] | None = None,
+        **named: Any,
+    ) -> Generation:
         """Return the answer to `text` when it is whole; `stream` gives it as it comes, and says the rest."""
-        return Generation.join(list(self.stream(text, options, **named)))
+        return Generation.join(list(self.stream(text, options, cancel=cancel, on_prompt=on_prompt, **named)))
 
     @checks_arguments
-    def stream(self, text: str, options: GenerationOptions | None = None, **named: Any) -> Iterator[Piece]:
-        """Yield the answer to `text` piece by piece. An answer that is cancelled stays, as far as it came.
+    def stream(
+        self,
+        text: str,
+        options: GenerationOptions | None = None,
+        *,
+        cancel: Cancellation | None = None,
+        on_prompt: Callable[[PromptProgress], None] | None = None,
+        **named: Any,
+    ) -> Iterator[Piece]:
+        """Yield the answer to `text` piece by piece. An answer that is cancelled stays, as far as it came; one that was
+        cancelled before its first token leaves the conversation as it was, without the question.
+
+        `cancel` and `on_prompt` are as in `LanguageModel.stream`.
 
         Without `options` tokens are chosen as the model recommends, and options given by name change single values:
         `stream("Hello", max_new_tokens=40, temperature=0)`. `options` are taken as they are.
@@ -82,6 +103,7 @@ class Conversation:
         """
         if options is not None and named:
             raise ConfigError(f"{', '.join(named)} given beside options; put all of them in one of the two")
+        watch = TextWatch(cancel, on_prompt)
         options = options or chat_options(recommended=self._model.manifest.sampling, **named)
         if not text:
             raise ConfigError("the message is empty; give at least one character")
@@ -93,7 +115,7 @@ class Conversation:
         options = replace(
             options, max_new_tokens=min(options.max_new_tokens, room), stop=(*options.stop, *written_end(self._model))
         )
-        pieces = self._pieces(options)
+        pieces = watch.opened(partial(self._pieces, options), num_prompt_tokens=len(token_ids))
         return self._answer(_without(messages, num_dropped), num_dropped, pieces)
 
     def _pieces(self, options: GenerationOptions) -> Iterator[Piece]:
@@ -105,14 +127,16 @@ class Conversation:
         return cache.keeping(sequence, options, stream(self._model, sequence, options))
 
     def _answer(self, messages: list[Message], num_dropped: int, pieces: Iterator[Piece]) -> Iterator[Piece]:
-        self.num_dropped += num_dropped
         shown: list[str] = []
         try:
             for piece in pieces:
-                shown.append(piece.text)
+                if piece.token_ids or piece.text or piece.finish_reason != "cancelled":
+                    shown.append(piece.text)
                 yield piece
         finally:
-            self.messages = [*messages, {"role": "assistant", "content": "".join(shown)}]
+            if shown:
+                self.num_dropped += num_dropped
+                self.messages = [*messages, {"role": "assistant", "content": "".join(shown)}]
 
     def _fitting(self, messages: list[Message], options: GenerationOptions) -> tuple[int, list[int]]:
         """Return how many turns leave, and the tokens of what stays. Raises: CacheFull when even one does not fit."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
 from skipstone.chatting_model import ChattingModel
+from skipstone.devices import Cancellation, Cancelled
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.options import generation_options
 from skipstone.prompt_cache import PromptCache
-from skipstone.runtime.engine import Draft, Sequence, save_prefix
+from skipstone.runtime.engine import Draft, PromptProgress, Sequence, save_prefix
 from skipstone.runtime.generation import (
     Choice,
     Generation,
@@ -20,6 +23,8 @@ from skipstone.runtime.generation import (
     Normalize,
     Piece,
     Samples,
+    TextWatch,
+    cancelled_piece,
     choose,
     require_side_by_side,
     stream,
@@ -30,6 +35,9 @@ from skipstone.runtime.generation import (
 from skipstone.runtime.methods import MethodChoice
 
 __all__ = ["LanguageModel", "generation_options"]
+
+OnPrompt = Callable[[PromptProgress], None]
+OnMeasuring = Callable[[str], None]
 
 
 class LanguageModel(ChattingModel):
@@ -48,20 +56,30 @@ class LanguageModel(ChattingModel):
         *,
         context_length: int | None = None,
         prompt_cache: str | Path | PromptCache | None = None,
+        cancel: Cancellation | None = None,
+        on_prompt: OnPrompt | None = None,
+        on_measuring: OnMeasuring | None = None,
         **options: Any,
     ) -> Iterator[Piece]:
         """Yield pieces of the text that follows `prompt`; the last says why it ended and what it cost.
 
         `prompt_cache` is a file that keeps what the prompt begins with for later texts, or what `load_prefix` gives.
-        Stop iterating to cancel. Raises: ConfigError, CacheFull, BundleError for another file, all before any work.
+        `cancel` ends the text at once, from any thread, also while the prompt is read; or stop iterating. `on_prompt`
+        hears how far the prompt is read, after each piece of it; `on_measuring`, at the first use of a bundle on a
+        device, what is measured. Raises: ConfigError, CacheFull, BundleError for another file, all before any work.
         """
-        chosen = self.options(**options)
-        sequence = self._read(prompt, chosen, context_length)
-        if prompt_cache is None:
-            return stream(self.runtime, sequence, chosen)
-        cache = self.prompt_cache(prompt_cache)
-        cache.fill(sequence, chosen)
-        return cache.keeping(sequence, chosen, stream(self.runtime, sequence, chosen))
+        watch = TextWatch(cancel, on_prompt, on_measuring=on_measuring)
+        chosen, token_ids = self.options(**options), self.encode(prompt)
+        cache = None if prompt_cache is None else self.prompt_cache(prompt_cache)
+
+        def begin() -> Iterator[Piece]:
+            sequence = self._read(token_ids, chosen, context_length)
+            if cache is None:
+                return stream(self.runtime, sequence, chosen)
+            cache.fill(sequence, chosen)
+            return cache.keeping(sequence, chosen, stream(self.runtime, sequence, chosen))
+
+        return watch.opened(begin, num_prompt_tokens=len(token_ids))
 
     @checks_arguments
     def save_prefix(self, file: str | Path, prompt: str, *, context_length: int | None = None) -> int:
@@ -84,12 +102,22 @@ class LanguageModel(ChattingModel):
         *,
         context_length: int | None = None,
         prompt_cache: str | Path | PromptCache | None = None,
+        cancel: Cancellation | None = None,
+        on_prompt: OnPrompt | None = None,
+        on_measuring: OnMeasuring | None = None,
         **options: Any,
     ) -> Generation: ...
 
     @overload
     def generate(
-        self, prompts: SequenceOf[str], *, context_length: int | None = None, **options: Any
+        self,
+        prompts: SequenceOf[str],
+        *,
+        context_length: int | None = None,
+        cancel: Cancellation | None = None,
+        on_prompt: OnPrompt | None = None,
+        on_measuring: OnMeasuring | None = None,
+        **options: Any,
     ) -> list[Generation]: ...
 
     @checks_arguments
@@ -99,28 +127,46 @@ class LanguageModel(ChattingModel):
         *,
         context_length: int | None = None,
         prompt_cache: str | Path | PromptCache | None = None,
+        cancel: Cancellation | None = None,
+        on_prompt: OnPrompt | None = None,
+        on_measuring: OnMeasuring | None = None,
         **options: Any,
     ) -> Generation | list[Generation]:
         """Return what follows a prompt, or each of several.
 
         Each gets the text it gets alone. Several are decoded together, one row each, when `decode` is `auto` or `plain`
         and that changes no text: with int4 and int8 it would, at near ties, so there it takes `exact=False`.
-        `prompt_cache` is for one prompt; see `stream`.
+        `prompt_cache` is for one prompt; it, `cancel`, `on_prompt` and `on_measuring` are as in `stream`. Of several
+        texts all that have not ended are cancelled; texts that are decoded together count their prompts together.
         """
-        if isinstance(prompts, str):
-            pieces = self.stream(prompts, context_length=context_length, prompt_cache=prompt_cache, **options)
+
+        def alone(prompt: str) -> Generation:
+            pieces = self.stream(
+                prompt,
+                context_length=context_length,
+                prompt_cache=prompt_cache,
+                cancel=cancel,
+                on_prompt=on_prompt,
+                on_measuring=on_measuring,
+                **options,
+            )
             return Generation.join(list(pieces))
+
+        if isinstance(prompts, str):
+            return alone(prompts)
         if prompt_cache is not None:
             raise ConfigError("prompt_cache is for one prompt; give prompts one by one, or leave it out")
-        chosen = self.options(**options)
+        watch, chosen = TextWatch(cancel, on_prompt, on_measuring=on_measuring), self.options(**options)
         encoded = [self.encode(prompt) for prompt in prompts]
         if not self._takes_batches(chosen):
-            if encoded:
-                self._read(max(prompts, key=lambda prompt: len(self.encode(prompt))), chosen, context_length)
-            return [self.generate(prompt, context_length=context_length, **options) for prompt in prompts]
+            with suppress(Cancelled), watch.meanwhile():
+                if encoded:
+                    self._read(max(encoded, key=len), chosen, context_length)
+            return [alone(prompt) for prompt in prompts]
         of_prompts: list[list[Piece]] = [[] for _ in encoded]
         if encoded:
-            for index, piece in stream_batch(self.runtime, encoded, chosen, context_length=context_length):
+            pieces = stream_batch(self.runtime, encoded, chosen, context_length=context_length)
+            for index, piece in watch.over(pieces):
                 of_prompts[index].append(piece)
         return [Generation.join(of_prompt) for of_prompt in of_prompts]
 
@@ -132,7 +178,16 @@ class LanguageModel(ChattingModel):
 
     @checks_arguments
     def samples(
-        self, prompt: str, count: int, *, first: int | None = None, context_length: int | None = None, **options: Any
+        self,
+        prompt: str,
+        count: int,
+        *,
+        first: int | None = None,
+        context_length: int | None = None,
+        cancel: Cancellation | None = None,
+        on_prompt: OnPrompt | None = None,
+        on_measuring: OnMeasuring | None = None,
+        **options: Any,
     ) -> Samples:
         """Yield `count` texts that follow one prompt, with the seeds from `seed` on; the prompt is read once.
 
@@ -141,9 +196,10 @@ class LanguageModel(ChattingModel):
 
         With `first` texts are decoded side by side, the first so many to end are yielded, and the others cancelled.
         Then each is the text that its seed gives alone up to near ties; with `exact` bit by bit, one row for a call.
+        `cancel`, `on_prompt` and `on_measuring` are as in `stream`; behind a text that was cancelled there is no other.
         Raises: ConfigError, CacheFull, both before any work.
         """
-        chosen = self.options(**options)
+        watch, chosen = TextWatch(cancel, on_prompt, on_measuring=on_measuring), self.options(**options)
         if count < 1:
             raise ConfigError(f"count, the number of samples, must be at least 1, got {count}")
         if count > 1 and chosen.sampling.greedy:
@@ -154,19 +210,23 @@ class LanguageModel(ChattingModel):
             require_side_by_side(chosen)
         chosen.sampling.require_vocabulary(self.runtime.manifest.dimensions.vocab_size)
         num_rows = 1 + (1 if first is None else count)  # the prompt's own, and those that go on from it
-        sequence = self._read(prompt, chosen, context_length, num_rows=num_rows)
-        return Samples(
-            self._samples(sequence, count, chosen) if first is None else self._firsts(sequence, count, first, chosen)
-        )
+        token_ids = self.encode(prompt)
+        try:
+            with watch.meanwhile():
+                sequence = self._read(token_ids, chosen, context_length, num_rows=num_rows)
+        except Cancelled:
+            return Samples(iter((Generation.join([cancelled_piece(len(token_ids))]),)))
+        if first is None:
+            return Samples(self._samples(sequence, count, chosen, watch))
+        return Samples(self._firsts(sequence, count, first, chosen, watch))
 
     def _read(
-        self, prompt: str, options: GenerationOptions, context_length: int | None, *, num_rows: int = 1
+        self, token_ids: list[int], options: GenerationOptions, context_length: int | None, *, num_rows: int = 1
     ) -> Sequence:
         """Return a sequence that holds the prompt, with room for the text, one of so many at once.
 
         Raises: ConfigError, CacheFull.
         """
-        token_ids = self.encode(prompt)
         if context_length is None:
             context_length = self.room(token_ids, options, num_rows=num_rows).num_tokens
         sequence = self.runtime.new_sequence(context_length=context_length, exact=options.wants_exact)
@@ -175,16 +235,26 @@ class LanguageModel(ChattingModel):
         sequence.require_room(options.max_new_tokens)
         return sequence
 
-    def _samples(self, sequence: Sequence, count: int, options: GenerationOptions) -> Iterator[Generation]:
-        sequence.extend(Draft.empty())
-        options = options.seeded()
+    def _samples(
+        self, sequence: Sequence, count: int, options: GenerationOptions, watch: TextWatch
+    ) -> Iterator[Generation]:
+        """Yield the texts one after the other, up to one that is cancelled."""
+        options, num_tokens = options.seeded(), len(sequence.token_ids)
+        with suppress(Cancelled), watch.meanwhile():
+            sequence.extend(Draft.empty())  # the first text finds that it is cancelled
         for number in range(count):
-            yield Generation.join(list(stream(self.runtime, sequence.fork(), with_seed(options, number))))
+            begin = partial(stream, self.runtime, sequence.fork(), with_seed(options, number))
+            made = Generation.join(list(watch.opened(begin, num_prompt_tokens=num_tokens)))
+            yield made
+            if made.finish_reason == "cancelled":
+                return
 
-    def _firsts(self, sequence: Sequence, count: int, first: int, options: GenerationOptions) -> Iterator[Generation]:
+    def _firsts(
+        self, sequence: Sequence, count: int, first: int, options: GenerationOptions, watch: TextWatch
+    ) -> Iterator[Generation]:
         """Yield the texts that end first, as they end."""
         pieces: list[list[Piece]] = [[] for _ in range(count)]
-        for number, piece in stream_side_by_side(self.runtime, sequence, options, count=count):
+        for number, piece in watch.over(stream_side_by_side(self.runtime, sequence, options, count=count)):
             pieces[number].append(piece)
             if piece.finish_reason is not None:
                 yield Generation.join(pieces[number])

@@ -7,6 +7,7 @@ from skipstone.runtime.bundle.bundle import Bundle
 from skipstone.runtime.bundle.experts_entry import ExpertLevel, ExpertsEntry
 from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
 from skipstone.runtime.bundle.manifest import MANIFEST_NAME, Dimensions, LayerCache, Manifest, StageEntry
+from skipstone.runtime.bundle.measuring import MeasuringWatch, measured_by
 from skipstone.runtime.bundle.notes import Note
 from skipstone.runtime.bundle.ring_layout import RingLayout
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
@@ -41,6 +42,7 @@ __all__ = [
     "FileEntry",
     "LayerCache",
     "Manifest",
+    "MeasuringWatch",
     "Note",
     "Provenance",
     "RingLayout",
@@ -52,6 +54,7 @@ __all__ = [
     "format_of",
     "graph_of",
     "kind_and_cache",
+    "measured_by",
     "parse_json",
     "read_typed",
     "variant_file",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from skipstone.errors import ConfigError
+from skipstone.runtime.bundle.measuring import measuring
 from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
 
 __all__ = ["Note"]
@@ -100,7 +101,8 @@ class Note(Generic[T]):
         """Return what `folder` keeps, else what `make` returns, which is kept from now on where it can be."""
         finding = self.find(folder)
         if finding is None:
-            finding = make()
+            with measuring(self.what):
+                finding = make()
             if folder is not None:
                 self.save(finding, self.path(folder))
         return finding

@@ -15,6 +15,7 @@ from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.prefill import MOST_PREFILL_KL, PrefillName, prefill_by_default, prefill_kl
 from skipstone.runtime.engine.prefix_file import LEAST_LEFT, Prefix, save_prefix
+from skipstone.runtime.engine.reading import PromptProgress, PromptWatch, current_watch, watched_by
 from skipstone.runtime.engine.room import Room, cache_bytes, cache_layouts, memory_told
 from skipstone.runtime.engine.rotary_tables import rotary_rows
 from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule
@@ -46,6 +47,8 @@ __all__ = [
     "Part",
     "PrefillName",
     "Prefix",
+    "PromptProgress",
+    "PromptWatch",
     "Room",
     "RowRule",
     "Sequence",
@@ -57,6 +60,7 @@ __all__ = [
     "branches_behind",
     "cache_bytes",
     "cache_layouts",
+    "current_watch",
     "device_note",
     "exit_stages",
     "groups_of",
@@ -72,5 +76,6 @@ __all__ = [
     "runs_cache",
     "save_prefix",
     "threads_note",
+    "watched_by",
     "why_chains",
 ]

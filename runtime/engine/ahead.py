@@ -116,7 +116,9 @@ class Ahead:
         early.add(new, rows)
         if then:
             last, part = range(len(new) - 1, len(new)), Part(then, pruned=pruned)
+            self.rows = None  # no later stage is believed to have rows that it may not get
             _, logits = self._runner.run(new, last, part, length=length, hidden=early.rows[num_seen:])
+            self.rows = early
         row: NDArray[np.float32] = logits[-1]
         return row
 

@@ -16,6 +16,7 @@ from skipstone.devices import Binding, Buffer
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.feed import HIDDEN, Feed, Part
+from skipstone.runtime.engine.interruptible import interruptible
 from skipstone.runtime.engine.sessions import Sessions
 
 __all__ = ["BucketCall"]
@@ -78,7 +79,7 @@ class BucketCall:
         for window, buffer in graphs.biases.items():
             seen = _who_sees_whom(bias, length + piece.start, graphs.num_rows, context, window)
             buffer.write(np.maximum(seen, self._lowest))
-        graphs.run()
+        interruptible(graphs.run, self._sessions.device, num_tokens=count)()
         place = length + piece.start
         for name, rows in graphs.presents.items():
             self._cache.named(name).write(rows.read()[0, :, :count], np.s_[text, :, place : place + count])

@@ -17,6 +17,7 @@ from skipstone.runtime.bundle import Dimensions
 from skipstone.runtime.engine.cache import KVCache, layer_number
 from skipstone.runtime.engine.draft_vocabulary import DraftVocabulary
 from skipstone.runtime.engine.feed import WHOLE, Feed, Part
+from skipstone.runtime.engine.interruptible import interruptible
 from skipstone.runtime.engine.sessions import Sessions
 
 __all__ = ["BoundCall"]
@@ -77,7 +78,9 @@ class BoundCall:
             self.bindings.append(self._bind(device.bind(session), session, buffers | states))
         takes_bias = [_takes(session, "attention_bias") for session in self.sessions]
         self._biased = [binding for binding, biased in zip(self.bindings, takes_bias, strict=True) if biased]
-        self._kind = feed.token_ids[..., 0].size.bit_length(), part  # of calls that cost nearly the same
+        num_tokens = feed.token_ids[..., 0].size
+        self._kind = num_tokens.bit_length(), part  # of calls that cost nearly the same
+        self._run_all = interruptible(self._run_graphs, device, num_tokens=num_tokens)
         self._owner = sessions  # the last to go
 
     def _allocate(self, device: Device, feed: Feed, dimensions: Dimensions) -> dict[str, Buffer]:
@@ -153,7 +156,7 @@ class BoundCall:
             binding.read_from("attention_bias", bias, (1, 1, num_rows, total))
         if self._vocabulary is not None:
             self._vocabulary.bind(self.bindings[-1])
-        self._owner.crew.run(self._kind, self.sessions, self._run_graphs)
+        self._owner.crew.run(self._kind, self.sessions, self._run_all)
         return self._logits.read() if self._vocabulary is None else self._vocabulary.logits()
 
     def _run_graphs(self) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.devices import run_cancellable
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.feed import WHOLE, Feed
+from skipstone.runtime.engine.interruptible import interruptible
 from skipstone.runtime.engine.sessions import Sessions
 
 __all__ = ["WrappedCall"]
@@ -62,7 +64,11 @@ class WrappedCall:
             feeds[f"past_key_values.{name}"] = np.ascontiguousarray(buffer.read(np.s_[:, :, :length]))
         results: list[NDArray[np.float32]] = []
         kind = self._num_tokens.bit_length(), WHOLE
-        self._owner.crew.run(kind, self.sessions, lambda: results.extend(self._session.run(self._outputs, feeds)))
+
+        def run() -> None:
+            results.extend(run_cancellable(lambda options: self._session.run(self._outputs, feeds, options)))
+
+        self._owner.crew.run(kind, self.sessions, interruptible(run, self._owner.device, num_tokens=self._num_tokens))
         logits, *presents = results
         for buffer, present in zip(self._buffers.values(), presents, strict=True):
             buffer.write(present[:, :, length:], np.s_[:, :, length:total])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from skipstone.runtime.bundle import PREFILL
@@ -40,16 +40,14 @@ class PromptReader:
         """Note that the cache was given rows of the prompt that such graphs had read."""
         self.num_read = num_read if self.is_on else 0
 
-    def read(self, token_ids: Sequence[int], num_cached: int) -> int:
-        """Read what waits of the prompt, but for its last token; return how many rows are cached then."""
+    def read(self, token_ids: Sequence[int], num_cached: int) -> Iterator[int]:
+        """Read what waits of the prompt, but for its last token; yield how many rows are cached after each piece."""
         end = self.num_prompt - 1
-        if not self.is_on or num_cached >= end:
-            return num_cached
-        most = self._runner.most_at_once
-        for start in range(num_cached, end, most):
-            self._runner.read(token_ids[start : min(start + most, end)], READING, length=start)
-        self.num_read = end
-        return end
+        while self.is_on and num_cached < end:
+            stop = min(num_cached + self._runner.most_at_once, end)
+            self._runner.read(token_ids[num_cached:stop], READING, length=num_cached)
+            self.num_read = num_cached = stop
+            yield stop
 
     def cut(self, num_tokens: int) -> None:
         """Note that the text has only so many tokens, or that so many may be kept."""

@@ -15,6 +15,7 @@ from skipstone.runtime.engine.device_fit import require_several_rows, why_chains
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import Blends, Part, TreeMask
 from skipstone.runtime.engine.prompt_reader import PromptReader
+from skipstone.runtime.engine.reading import current_watch
 from skipstone.runtime.engine.room import memory_told
 from skipstone.runtime.engine.rounding import FREE_ROWS, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
@@ -342,20 +343,24 @@ class Sequence:
 
         Returns [1 + N, V]: row 0 follows the pending token, row i the i-th drafted one. It is the call's own buffer,
         valid until the next call. Raises: CacheFull before any work when the draft does not fit; ConfigError for a tree
-        where `takes_trees` is False.
+        where `takes_trees` is False; Cancelled, and then the pieces that were read before stay cached.
         """
         if not self.token_ids:
             raise ConfigError("the text is empty; append at least one token")
         self.require_feedable(draft)
         self._leave_pending()
         self._turn()
+        watch = current_watch()
+        watch.expect(self.num_waiting, piece=self.prefill_chunk)
         self._read()
         is_tree, num_logits = not draft.is_chain, 1 + len(draft)
         waiting = [*self.token_ids[self.num_cached :], *draft.token_ids]
         *pieces, last = self._runner.pieces(waiting, num_logits, is_tree=is_tree)
         for piece in pieces:
             self._feed(piece, num_logits=1)
+            watch.read(len(piece))
         logits = self._feed(last, num_logits=num_logits, tree=TreeMask.of(draft) if is_tree else None)
+        watch.read(len(last) - len(draft))
         self.ahead.forget()
         self.num_cached -= len(draft)
         self._draft = draft
@@ -411,10 +416,10 @@ class Sequence:
 
     def _read(self) -> None:
         """Read what waits of a prompt by the graphs for that, where there are some."""
-        num_cached = self._reader.read(self.token_ids, self.num_cached)
-        if num_cached > self.num_cached:
-            self.num_cached = num_cached
+        for num_cached in self._reader.read(self.token_ids, self.num_cached):
+            num_read, self.num_cached = num_cached - self.num_cached, num_cached
             self.ahead.forget()
+            current_watch().read(num_read)
 
     def mark_cached(self, num_tokens: int, *, is_long: bool) -> None:
         """Note that the cache was given the rows of the first tokens, with the angles of long texts or others.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.devices import Cancelled
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import (
     Call,
@@ -17,12 +18,13 @@ from skipstone.runtime.engine import (
     KVCache,
     Model,
     Sequence,
+    current_watch,
     groups_of,
     open_call,
     pending_feed,
     read_together,
 )
-from skipstone.runtime.generation.generation import SAME_IN_FLOAT32, Piece, token_logprobs
+from skipstone.runtime.generation.generation import SAME_IN_FLOAT32, Piece, cancelled_piece, token_logprobs
 from skipstone.runtime.generation.opening import Opening
 from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Clock
@@ -67,11 +69,19 @@ class _Row:
             stats=self.clock.stats(self.opening.num_prompt_tokens) if ended else None,
         )
 
+    def cancelled(self) -> Piece:
+        """End the text, and return its last piece."""
+        num_prompt_tokens = self.opening.num_prompt_tokens
+        if not self.clock.has_begun:
+            self.clock.num_fed = self.sequence.num_cached
+        text, stats = self.builder.cancel(), self.clock.stats(num_prompt_tokens)
+        return cancelled_piece(num_prompt_tokens, text=text, stats=stats)
+
 
 def stream_batch(
     model: Model, prompts: SequenceOf[SequenceOf[int]], options: GenerationOptions, *, context_length: int | None = None
 ) -> Iterator[tuple[int, Piece]]:
-    """Yield (index of the prompt, piece) until every prompt's text has ended.
+    """Yield (index of the prompt, piece) until every prompt's text has ended or is cancelled.
 
     Prompts are read into their rows of one cache, short ones together, then decoded together; lengths may differ. Each
     row is a sequence of its own in every other way: its own noise, limits and stop. Raises: CacheFull, ConfigError
@@ -82,17 +92,35 @@ def stream_batch(
     if model.manifest.is_traced:
         raise ConfigError("a graph of optimum takes one text at a time, no batch; decode one after the other")
     options.sampling.require_vocabulary(model.manifest.dimensions.vocab_size)
-    options = options.seeded()
+    rows: list[_Row] = []
+    try:
+        yield from _stream_rows(model, prompts, options.seeded(), rows, context_length=context_length)
+    except Cancelled:
+        for index, row in enumerate(rows):
+            if row.is_open:
+                yield index, row.cancelled()
+        for index in range(len(rows), len(prompts)):
+            yield index, cancelled_piece(len(prompts[index]))
+
+
+def _stream_rows(
+    model: Model,
+    prompts: SequenceOf[SequenceOf[int]],
+    options: GenerationOptions,
+    rows: list[_Row],
+    *,
+    context_length: int | None,
+) -> Iterator[tuple[int, Piece]]:
+    """Yield the pieces; `rows` gets one for each prompt, in order."""
     if context_length is None:
         longest = max(map(len, prompts)) + options.max_new_tokens
         context_length = model.room(num_rows=len(prompts), num_tokens=longest).num_tokens
     cache = model.new_cache(context_length=context_length, batch=len(prompts))
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     place_of = {index: place for place, index in enumerate(by_length)}
-    rows = [
-        _open_row(model, model.sequence_in(cache.row(place_of[index])), prompt, options)
-        for index, prompt in enumerate(prompts)
-    ]
+    current_watch().expect(sum(map(len, prompts)))
+    for index, prompt in enumerate(prompts):
+        rows.append(_open_row(model, model.sequence_in(cache.row(place_of[index])), prompt, options))
     sequences = [rows[index].sequence for index in by_length]
     promise, same_text = StopDecision(options.stop_below).promise, _same_text(model)
     reader = _Reader(model, cache, sequences)
@@ -137,6 +165,7 @@ class _Reader:
         if place not in self._read:
             start, at = time.perf_counter(), slice(group.start, group.stop)
             logits = read_together(self._sequences[at], self._cache.rows(at))
+            current_watch().read(sum(len(sequence.token_ids) for sequence in self._sequences[at]))
             seconds = (time.perf_counter() - start) / len(group)
             self._read |= {place: (row[None], seconds) for place, row in zip(group, logits, strict=True)}
         return self._read.pop(place)

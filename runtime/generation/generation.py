@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.devices import Cancelled
 from skipstone.errors import ConfigError
 from skipstone.runtime.decoding import Drafter, Step, decode
 from skipstone.runtime.decoding.verify import rule_named
@@ -25,9 +26,9 @@ from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Clock, Stats
 from skipstone.runtime.methods import ApproximateContext, MethodChoice, dial_setting
 from skipstone.runtime.sampling import Sampler, logprob_of, top_logprobs
-from skipstone.runtime.text import FinishReason, StopDecision
+from skipstone.runtime.text import FinishReason, StopDecision, TextBuilder
 
-__all__ = ["SAME_IN_FLOAT32", "Generation", "Piece", "TokenLogprobs", "same_text", "stream"]
+__all__ = ["SAME_IN_FLOAT32", "Generation", "Piece", "TokenLogprobs", "cancelled_piece", "same_text", "stream"]
 
 SAME_IN_FLOAT32 = "plain decoding's, up to the last bits of float32"
 """What `Stats.same_text` says of a text without quantized weights, however its rows stood."""
@@ -58,6 +59,12 @@ class Piece:
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
+
+
+def cancelled_piece(prompt_tokens: int, *, text: str = "", stats: Stats | None = None) -> Piece:
+    """Return the last piece of a text that is cancelled; without `stats` nothing was done for it."""
+    stats = stats or Stats.of_nothing(prompt_tokens)
+    return Piece(text=text, token_ids=(), finish_reason="cancelled", stats=stats)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,13 +199,29 @@ def _pieces(
     approximate: str | None = None,
     same_text: str | None = None,
 ) -> Iterator[Piece]:
-    """Yield what each step adds to the text, until it ends."""
+    """Yield what each step adds to the text, until it ends or is cancelled."""
     promises = (approximate, StopDecision(options.stop_below).promise)
     said = "; ".join(filter(None, promises)) or None
     start, calls = time.perf_counter() - opening.seconds, sequence.sessions.crew.calls
     clock = Clock(opening.num_fed, said, options.sampling.seed, same_text, start, calls)
     builder, prompt_tokens = opening.text_builder(), opening.num_prompt_tokens
-    for step in chain(opening.steps, steps):
+    try:
+        yield from _until_end(sequence, options, chain(opening.steps, steps), builder, clock, prompt_tokens)
+    except Cancelled:
+        if not clock.has_begun:
+            clock.num_fed = max(0, sequence.num_cached - (prompt_tokens - opening.num_fed))
+        yield cancelled_piece(prompt_tokens, text=builder.cancel(), stats=clock.stats(prompt_tokens))
+
+
+def _until_end(
+    sequence: Sequence,
+    options: GenerationOptions,
+    steps: Iterator[Step],
+    builder: TextBuilder,
+    clock: Clock,
+    prompt_tokens: int,
+) -> Iterator[Piece]:
+    for step in steps:
         text, num_taken = builder.take(step.token_ids, step.logits)
         if num_taken < len(step.token_ids):  # plain decoding would not have made what stands behind the end
             sequence.rollback(len(sequence.token_ids) - len(step.token_ids) + num_taken)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.devices import Cancelled
 from skipstone.errors import ConfigError
 from skipstone.runtime.engine import Model, Sequence, open_branches
-from skipstone.runtime.generation.generation import SAME_IN_FLOAT32, Piece, same_text, token_logprobs
+from skipstone.runtime.generation.generation import SAME_IN_FLOAT32, Piece, cancelled_piece, same_text, token_logprobs
 from skipstone.runtime.generation.options import GenerationOptions
 from skipstone.runtime.generation.stats import Clock
 from skipstone.runtime.methods import MethodChoice
@@ -79,11 +80,16 @@ class _Text:
             stats=None if self.is_open else self.clock.stats(self.num_prompt_tokens),
         )
 
+    def cancelled(self) -> Piece:
+        """End the text, and return its last piece."""
+        text, stats = self.builder.cancel(), self.clock.stats(self.num_prompt_tokens)
+        return cancelled_piece(self.num_prompt_tokens, text=text, stats=stats)
+
 
 def stream_side_by_side(
     model: Model, sequence: Sequence, options: GenerationOptions, *, count: int
 ) -> Iterator[tuple[int, Piece]]:
-    """Yield (number of the text, piece) until all `count` texts have ended; stop iterating to cancel.
+    """Yield (number of the text, piece) until all `count` texts have ended or are cancelled.
 
     They follow `sequence`, which stays as it is, and their seeds follow each other from that of the options on. Raises:
     ConfigError for options that only a text alone has; CacheFull.
@@ -92,6 +98,16 @@ def stream_side_by_side(
     sequence.begin()
     options, said = options.seeded(), _same_text(model, sequence, options)
     texts = [_Text.of(model, sequence, with_seed(options, number), said) for number in range(count)]
+    try:
+        yield from _until_all_end(sequence, options, texts)
+    except Cancelled:
+        for number, text in enumerate(texts):
+            if text.is_open:
+                yield number, text.cancelled()
+
+
+def _until_all_end(sequence: Sequence, options: GenerationOptions, texts: list[_Text]) -> Iterator[tuple[int, Piece]]:
+    count = len(texts)
     numbers = list(range(count))
     with open_branches(sequence, most=count, steps=options.max_new_tokens - 1) as branches:
         branches.reorder([0] * count)

@@ -8,8 +8,11 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 __all__ = ["Clock", "DrafterStats", "Stats", "peak_memory_bytes", "process_peak_bytes"]
+
+LEAST_S: Final = 1e-9
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,6 +37,8 @@ class Stats:
     were made by so many layers. `seed` gives the same text again; None where no chance was in it.
     `threads` has how many model calls ran on so many threads, where that follows the machine; empty where it is fixed.
     `same_text` says of a lossless one how near the text is to plain decoding's.
+    `measuring_s` is what measuring the device took before the text, once for a bundle; no other figure has it.
+    Of a text that was cancelled while its prompt was read, `prefill_tokens_per_s` is the speed of what was read.
     """
 
     prompt_tokens: int
@@ -54,6 +59,12 @@ class Stats:
     depths: dict[int, int] = field(default_factory=dict)
     seed: int | None = None
     threads: dict[int, int] = field(default_factory=dict)
+    measuring_s: float = 0.0
+
+    @classmethod
+    def of_nothing(cls, prompt_tokens: int) -> Stats:
+        """Return what a text cost that was cancelled before anything was done for it."""
+        return Clock(0).stats(prompt_tokens)
 
 
 @dataclass(slots=True)
@@ -82,6 +93,11 @@ class Clock:
 
     def __post_init__(self) -> None:
         self._before = self.calls.copy()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first token was given out."""
+        return self._first is not None
 
     def step(
         self,
@@ -121,11 +137,11 @@ class Clock:
         return Stats(
             prompt_tokens=prompt_tokens,
             new_tokens=self._tokens,
-            prefill_tokens_per_s=self.num_fed / (made - self._start),
+            prefill_tokens_per_s=self.num_fed / max(made - self._start, LEAST_S),
             decode_tokens_per_s=num_decoded / (now - made) if num_decoded else 0.0,
             ttft_s=first - self._start,
             model_calls=self._calls,
-            tokens_per_call=self._tokens / self._calls,
+            tokens_per_call=self._tokens / self._calls if self._calls else 0.0,
             drafters=self._drafters,
             draft_s=draft_s,
             model_s=model_s,

@@ -17,9 +17,9 @@ from skipstone.runtime.text.tokenizer import Tokenizer
 
 __all__ = ["FinishReason", "TextBuilder"]
 
-FinishReason = Literal["stop", "length", "unsure", "loop"]
+FinishReason = Literal["stop", "length", "unsure", "loop", "cancelled"]
 """`stop`: a stop token or stop string; `length`: the limit of new tokens; `unsure`: the chance set by `stop_below`;
-`loop`: the same tokens over and over, as `stop_loops` says."""
+`loop`: the same tokens over and over, as `stop_loops` says; `cancelled`: by a `Cancellation`."""
 
 
 class TextBuilder:
@@ -82,6 +82,12 @@ class TextBuilder:
                 self.finish_reason = "stop" if stopped else "loop" if loops else "length"
                 return "".join([*shown, self._end()]), num_taken
         return "".join(shown), len(token_ids)
+
+    def cancel(self) -> str:
+        """End the text where it is; return what was held back of it."""
+        text = self._end()
+        self.finish_reason = "cancelled"
+        return text
 
     def _name(self, token_id: int) -> str:
         return self._tokenizer.piece(token_id) or ""

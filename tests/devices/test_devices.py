@@ -81,7 +81,7 @@ def test_too_large_a_buffer_is_a_device_error(make: str) -> None:
 
 
 def test_a_call_that_memory_does_not_suffice_for_says_what_helps() -> None:
-    def run_with_iobinding(binding: object) -> None:
+    def run_with_iobinding(binding: object, options: object) -> None:
         raise RuntimeError("[ONNXRuntimeError] : 6 : while running a node: std::bad_alloc")
 
     session = SimpleNamespace(io_binding=lambda: None, run_with_iobinding=run_with_iobinding)
