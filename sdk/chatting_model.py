@@ -75,9 +75,9 @@ class ChattingModel(SuggestingModel):
 
         `chat([{"role": "user", "content": "hi"}], max_new_tokens=64)` gives what the first turn of a conversation
         gives. Roles are system, developer, user, assistant and tool, as far as the model's template takes them; options
-        are those of `generate`, `cancel` and `on_prompt` too, and what is not said is as in a chat: tokens are chosen as the model recommends. An
-        answer that meets the end of the context is cut there. With `stream=True`, as the clients of OpenAI, ollama and
-        llama.cpp spell it, it comes piece by piece.
+        are those of `generate`, `cancel` and `on_prompt` too, and what is not said is as in a chat: tokens are chosen
+        as the model recommends. An answer that meets the end of the context is cut there. With `stream=True`, as the
+        clients of OpenAI, ollama and llama.cpp spell it, it comes piece by piece.
 
         Of a conversation: `system` stands before the first turn, `exact` is that of all its answers. `on_full`: when
         the context is full, `drop`, the default, lets the oldest turns leave, `stop` refuses the next.
