@@ -30,6 +30,7 @@ from skipstone.cli import (
 from skipstone.cli.bench import bench
 from skipstone.cli.command import add_command
 from skipstone.cli.evaluate import evaluate
+from skipstone.cli.reading import StoppedReading
 from skipstone.cli.tune import tune
 from skipstone.errors import SkipstoneError
 
@@ -88,6 +89,9 @@ def main() -> NoReturn:
     warnings.showwarning = _show_warning
     try:
         code = app(args=sys.argv[1:] or ["--help"], prog_name="skipstone", standalone_mode=False)
+    except StoppedReading as error:
+        sys.stderr.write(f"skipstone: {error}\n")
+        sys.exit(INTERRUPTED)
     except (SkipstoneError, TyperException) as error:
         if "--traceback" in sys.argv[1:] and isinstance(error, SkipstoneError):
             raise

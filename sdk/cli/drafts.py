@@ -18,6 +18,9 @@ __all__ = ["DepthPainter", "DraftPainter", "speed_line", "stats_table"]
 COLOURS = (32, 36, 33, 35, 34, 31)  # of ANSI: green, cyan, yellow, magenta, blue, red
 
 
+SHOWN_S = 0.05  # what took less is not worth a word
+
+
 class _Painter:
     """Colours the tokens of a text by their makers; those without a name stay as they are."""
 
@@ -102,9 +105,11 @@ class DepthPainter(_Painter):
 
 def speed_line(stats: Stats) -> str:
     """Return the speed of a generation in one line."""
+    measured = f"; measured this device once in {stats.measuring_s:.1f} s" if stats.measuring_s >= SHOWN_S else ""
     return (
         f"{stats.prompt_tokens} prompt tokens at {stats.prefill_tokens_per_s:.0f}/s, "
         f"{stats.new_tokens} new at {stats.decode_tokens_per_s:.1f}/s, peak {stats.peak_memory_bytes / 1e6:.0f} MB"
+        f"{measured}"
     )
 
 

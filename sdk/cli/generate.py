@@ -21,6 +21,7 @@ from skipstone.cli.options import (
     PromptCacheOption,
     told_context,
 )
+from skipstone.cli.reading import ReadingLine
 from skipstone.cli.standard_input import read_prompt
 from skipstone.cli.terminal import notes, print_json, write
 from skipstone.errors import ConfigError
@@ -134,13 +135,15 @@ def run(
     room = model.room(model.encode(text), generation_options(**options), num_rows=rows)
     options["context_length"] = told_context(context, room, quiet=showing.quiet)
     cache = None if prompt_cache is None else model.prompt_cache(prompt_cache)
-    if showing.samples > 1:
-        made = model.samples(text, showing.samples, **options)
-        _write_samples(made, showing)
-    elif showing.as_json:
-        print_json(model.generate(text, prompt_cache=cache, **options).to_json())
-    else:
-        _write_text(model, text, {**options, "prompt_cache": cache}, showing)
+    with ReadingLine(quiet=showing.quiet) as line:
+        options |= {"on_prompt": line, "on_measuring": line.on_measuring}
+        if showing.samples > 1:
+            made = model.samples(text, showing.samples, **options)
+            _write_samples(made, showing)
+        elif showing.as_json:
+            print_json(model.generate(text, prompt_cache=cache, **options).to_json())
+        else:
+            _write_text(model, text, {**options, "prompt_cache": cache}, showing)
     if cache is not None:
         notes(quiet=showing.quiet).print("\n".join(cache.told()) or "prompt cache: nothing to read or to keep")
 
