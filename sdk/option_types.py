@@ -6,6 +6,7 @@ None means "not set", so it gives the default. This module imports the errors on
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import os
@@ -56,7 +57,11 @@ def checks_arguments(function: Callable[Arguments, Result]) -> Callable[Argument
 
     @functools.wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        bound, kinds = signature.bind(*args, **kwargs), _kinds(function)
+        kinds = _kinds(function)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}() {error}{_nearest(kwargs, signature.parameters)}") from None
         for name, value in bound.arguments.items():
             parameter = signature.parameters[name]
             if parameter.kind is not parameter.VAR_KEYWORD:
@@ -64,6 +69,12 @@ def checks_arguments(function: Callable[Arguments, Result]) -> Callable[Argument
         return function(*bound.args, **bound.kwargs)
 
     return call
+
+
+def _nearest(given: Iterable[str], known: Mapping[str, object]) -> str:
+    """Return the question whether another argument was meant, where one is near."""
+    nearest = [match for name in given if name not in known for match in difflib.get_close_matches(name, known, n=1)]
+    return f"; did you mean {', '.join(nearest)}?" if nearest else ""
 
 
 def _argument(parameter: inspect.Parameter, value: object, kind: Any) -> Any:
@@ -187,6 +198,8 @@ def _words(kind: Any, *, many: bool = False) -> str:
         return _joined(_choices(kind, many=many))
     if _is_list(kind):
         return f"a list of {_words(arguments[0], many=True)}"
+    if origin is CallableType:
+        return "functions" if many else "a function"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return f"a mapping of {' to '.join(_words(argument, many=True) for argument in arguments)}"
     return _WORDS[kind][many] if kind in _WORDS else f"{kind.__name__}{' objects' if many else ''}"

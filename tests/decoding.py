@@ -18,6 +18,14 @@ from skipstone.runtime.engine import Draft, Model, Sequence
 from skipstone.runtime.methods.depth import SkipSet
 from skipstone.runtime.sampling import Sampler, SamplingOptions
 
+
+def leaning(token_ids: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A processor of a user's that depends on the whole text: it bans every third token, others after each text."""
+    logits[int(token_ids.sum()) % 3 :: 3] = -np.inf
+    logits[(token_ids[-1] * 7) % len(logits)] += 2.0
+    return logits
+
+
 PROMPT = (1, 50, 60, 70)
 VOCAB_SIZE = 307
 GREEDY = SamplingOptions()
@@ -28,6 +36,8 @@ OPTIONS = (
     # These look back at the text, so they show whether drafted positions see the right history.
     SamplingOptions(temperature=1.0, repetition_penalty=1.5, presence_penalty=0.5, no_repeat_ngram=2, seed=5),
     SamplingOptions(repetition_penalty=2.0, frequency_penalty=0.7),
+    SamplingOptions(processors=(leaning,)),
+    SamplingOptions(processors=(leaning,), temperature=1.0, top_k=30, seed=6),
 )
 
 

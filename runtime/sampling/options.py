@@ -8,6 +8,7 @@ from typing import Any
 
 from skipstone.errors import ConfigError
 from skipstone.option_types import check_fields
+from skipstone.runtime.sampling.own_steps import OwnStep, OwnSteps
 from skipstone.runtime.sampling.penalties import (
     BannedTokens,
     FrequencyPenalty,
@@ -33,6 +34,13 @@ class SamplingOptions:
     `temperature` 0 is greedy. Presence and frequency penalty count the answer, `repetition_penalty` and
     `no_repeat_ngram` the prompt too. `seed` fixes the text: where it is None one is drawn
     for each text. A greedy text has no chance in it and ignores the seed.
+
+    `processors` are functions of your own, `function(token_ids, logits) -> logits`, called one after the other behind
+    penalties and bans and before the temperature. `token_ids` [T], int64 and read-only, are all tokens before the one
+    to choose: the prompt, with what a chat template writes, and the answer so far. `logits` [V], float32, are a copy:
+    change them and return them, or return new ones; -inf bans a token, -inf was banned before. A function must depend
+    on its arguments alone: drafts are judged by it as well, at places that the text may never reach, several times, and
+    from other threads. Then every method gives the text of plain decoding.
     Raises: ConfigError for a value out of range, and for a truncation at temperature 0.
     """
 
@@ -49,13 +57,14 @@ class SamplingOptions:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     banned_ids: tuple[int, ...] = ()
     min_new_tokens: int = 0
+    processors: tuple[OwnStep, ...] = ()
     seed: int | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         require(self.seed is None or 0 <= self.seed < 2**64, "seed", self.seed, "at least 0 and below 2**64")
         # The steps check their own values.
-        self.processors(stop_ids=(), num_prompt_tokens=0)
+        self.steps(stop_ids=(), num_prompt_tokens=0)
         if self.greedy:
             for name, off in NEEDS_TEMPERATURE.items():
                 if getattr(self, name) != off:
@@ -78,7 +87,7 @@ class SamplingOptions:
         if len(set(self.banned_ids)) == vocab_size:
             raise ConfigError(f"banned_ids bans every token of the model, all {vocab_size}; leave one")
 
-    def processors(self, *, stop_ids: Collection[int], num_prompt_tokens: int) -> tuple[LogitProcessor, ...]:
+    def steps(self, *, stop_ids: Collection[int], num_prompt_tokens: int) -> tuple[LogitProcessor, ...]:
         """Return the steps that are on, for one text, in the order in which they run."""
         steps: tuple[tuple[Any, Any, Callable[[Any], LogitProcessor]], ...] = (
             (self.logit_bias, {}, LogitBias),
@@ -88,6 +97,7 @@ class SamplingOptions:
             (self.presence_penalty, 0.0, lambda value: PresencePenalty(value, num_prompt_tokens)),
             (self.frequency_penalty, 0.0, lambda value: FrequencyPenalty(value, num_prompt_tokens)),
             (self.no_repeat_ngram, 0, NoRepeatNgram),
+            (self.processors, (), OwnSteps),
             (self.temperature, 0.0, Temperature),
             (self.top_k, 0, TopK),
             (self.typical, 1.0, LocallyTypical),

@@ -32,7 +32,7 @@ class Sampler:
     @classmethod
     def from_options(cls, options: SamplingOptions, *, stop_ids: Collection[int], num_prompt_tokens: int) -> Sampler:
         """Return the sampler of one text, whose prompt has `num_prompt_tokens` tokens. No seed counts as 0."""
-        processors = options.processors(stop_ids=stop_ids, num_prompt_tokens=num_prompt_tokens)
+        processors = options.steps(stop_ids=stop_ids, num_prompt_tokens=num_prompt_tokens)
         return cls(processors=processors, seed=options.seed or 0, greedy=options.greedy)
 
     def choose(self, logits: NDArray[np.float32], history: Sequence[int]) -> int:

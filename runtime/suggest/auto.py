@@ -70,6 +70,8 @@ def choose_way(sequence: Sequence, request: SuggestRequest) -> WayChoice:
     """
     if not request.sampling.greedy:
         return WayChoice(name="branch", reason="it is the way that draws")
+    if request.sampling.processors and request.ngrams is None:
+        return WayChoice(name="branch", reason="it asks the processors about each draft")
     if not sequence.takes_blends:
         return WayChoice(name="branch", reason="this bundle takes no blends")
     if request.ngrams is not None:

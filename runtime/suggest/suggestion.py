@@ -70,6 +70,11 @@ class SuggestRequest:
         if not self.sampling.greedy:
             raise ConfigError(f"{name} draws nothing, so a temperature has no place; leave it out, or take branch")
 
+    def require_no_processors(self, name: str) -> None:
+        """Raise ConfigError for functions of the user's, where the way `name` has one law for texts that differ."""
+        if self.sampling.processors:
+            raise ConfigError(f"{name} has one law for all drafts, and processors look at each; take branch or beam")
+
     def ends(self, token_ids: SequenceOf[int]) -> bool:
         """Whether a draft with these tokens is at its end."""
         return len(token_ids) >= self.max_new_tokens or token_ids[-1] in self.stop_ids

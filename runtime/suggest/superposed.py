@@ -33,6 +33,7 @@ def superposed(sequence: Sequence, request: SuggestRequest) -> Generator[None, N
     Source: Superposed Decoding (Shen et al., 2024).
     """
     request.require_greedy("superposed")
+    request.require_no_processors("superposed")
     prompt = list(sequence.token_ids)
     mixing = mixing_for(request.num_drafts, num_prompt_tokens=len(prompt))
     drafts = Superposition(prompt, request.num_drafts, mixing=mixing, ngrams=request.ngrams, stop_ids=request.stop_ids)

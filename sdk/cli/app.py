@@ -33,6 +33,7 @@ from skipstone.cli.evaluate import evaluate
 from skipstone.cli.reading import StoppedReading
 from skipstone.cli.tune import tune
 from skipstone.errors import SkipstoneError
+from skipstone.spellings import option_here
 
 __all__ = ["app", "main"]
 
@@ -42,7 +43,11 @@ app = typer.Typer(
     name="skipstone",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "token_normalize_func": option_here,  # for `--max-tokens`, `--temp` and the like
+    },
 )
 
 

@@ -123,6 +123,13 @@ def test_none_gives_the_default() -> None:
     assert Sample(**dict.fromkeys(entry.name for entry in fields(Sample))) == Sample()
 
 
+def test_an_unknown_argument_names_the_nearest() -> None:
+    with pytest.raises(TypeError, match=r"^load\(\) got an unexpected .* 'max_thread'; did you mean max_threads\?$"):
+        skipstone.load("pebble", max_thread=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^load\(\) missing a required argument: 'bundle'$"):
+        skipstone.load()  # type: ignore[call-arg]
+
+
 def test_arguments_of_functions_are_checked_alike() -> None:
     @checks_arguments
     def multiply(count: int, *, share: float = 0.5, **rest: Any) -> float:

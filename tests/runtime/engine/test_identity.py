@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from decoding import leave_out
+from decoding import leaning, leave_out
 from numpy.typing import NDArray
 
 import skipstone
@@ -81,8 +81,13 @@ def plain(fp32: LanguageModel) -> Any:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temperature": 0.8, "seed": 5}, {"temperature": 1.2, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 6}],
-    ids=["greedy", "sampled", "penalized"],
+    [
+        {},
+        {"temperature": 0.8, "seed": 5},
+        {"temperature": 1.2, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 6},
+        {"processors": (leaning,)},
+    ],
+    ids=["greedy", "sampled", "penalized", "processors"],
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_in_fp32_every_drafter_writes_the_plain_text(

@@ -31,6 +31,7 @@ from skipstone.runtime.sampling import (
     TopP,
     gumbel,
 )
+from skipstone.runtime.sampling.own_steps import OwnSteps
 
 PROBABILITIES = np.array([0.4, 0.25, 0.2, 0.1, 0.05])
 LOGITS = np.log(PROBABILITIES).astype(np.float32)
@@ -184,6 +185,7 @@ EVERY_OPTION: dict[str, Any] = {
     "presence_penalty": 0.1,
     "frequency_penalty": 0.1,
     "no_repeat_ngram": 3,
+    "processors": (lambda token_ids, logits: logits,),
     "temperature": 0.8,
     "top_k": 4,
     "typical": 0.95,
@@ -212,6 +214,7 @@ def test_the_steps_run_in_the_documented_order() -> None:
         PresencePenalty,
         FrequencyPenalty,
         NoRepeatNgram,
+        OwnSteps,
         Temperature,
         TopK,
         LocallyTypical,
