@@ -104,6 +104,7 @@ class Conversation:
         if options is not None and named:
             raise ConfigError(f"{', '.join(named)} given beside options; put all of them in one of the two")
         watch = TextWatch(cancel, on_prompt)
+        self._model.sessions.gate.require_open()
         options = options or chat_options(recommended=self._model.manifest.sampling, **named)
         if not text:
             raise ConfigError("the message is empty; give at least one character")

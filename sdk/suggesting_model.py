@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from skipstone.errors import ConfigError
 from skipstone.ngrams import ngrams_for
 from skipstone.option_types import checks_arguments
 from skipstone.options import sampling_options
 from skipstone.runtime.costs import CacheChoice, known_curve
-from skipstone.runtime.engine import Model, Sequence
+from skipstone.runtime.engine import CLOSED, Model, Sequence
 from skipstone.runtime.suggest import (
     Suggestion,
     SuggestRequest,
@@ -33,7 +34,33 @@ class SuggestingModel:
 
     def __init__(self, model: Model, *, cache_choice: CacheChoice | None = None) -> None:
         """`cache_choice` says why the model has its type of cache; None where it was not chosen by its cost."""
-        self.runtime, self.cache_choice = model, cache_choice
+        self._model: Model | None = model
+        self.cache_choice = cache_choice
+
+    @property
+    def runtime(self) -> Model:
+        """The model without the API around it. Raises: ConfigError where it is closed."""
+        if self._model is None:
+            raise ConfigError(CLOSED)
+        return self._model
+
+    def close(self) -> None:
+        """Free the model's memory; whatever is asked of it then raises ConfigError. Twice is once.
+
+        A call of the model that runs in another thread ends first, and the text there ends with that error. What
+        `with skipstone.load(...) as model:` does at its end. Raises: ConfigError inside a call of this thread, where a
+        signal's handler may be.
+        """
+        if self._model is not None:
+            self._model.close()
+            self._model = None
+
+    def __enter__(self) -> Self:
+        self.runtime.sessions.gate.require_open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
 
     @checks_arguments
     def encode(self, prompt: str) -> list[int]:

@@ -11,6 +11,7 @@ from skipstone.runtime.engine.device_fit import why_chains
 from skipstone.runtime.engine.device_note import device_note
 from skipstone.runtime.engine.draft import Draft
 from skipstone.runtime.engine.feed import HIDDEN, WHOLE, Blends, Feed, Part, TreeMask
+from skipstone.runtime.engine.gate import CLOSED
 from skipstone.runtime.engine.model import Model, exit_stages
 from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.prefill import MOST_PREFILL_KL, PrefillName, prefill_by_default, prefill_kl
@@ -30,6 +31,7 @@ __all__ = [
     "ANY_ROWS",
     "CACHE_TYPES",
     "CACHE_WORDS",
+    "CLOSED",
     "HIDDEN",
     "LEAST_LEFT",
     "MOST_PREFILL_KL",

@@ -79,7 +79,8 @@ class BucketCall:
         for window, buffer in graphs.biases.items():
             seen = _who_sees_whom(bias, length + piece.start, graphs.num_rows, context, window)
             buffer.write(np.maximum(seen, self._lowest))
-        interruptible(graphs.run, self._sessions.device, num_tokens=count)()
+        with self._sessions.gate:
+            interruptible(graphs.run, self._sessions.device, num_tokens=count)()
         place = length + piece.start
         for name, rows in graphs.presents.items():
             self._cache.named(name).write(rows.read()[0, :, :count], np.s_[text, :, place : place + count])

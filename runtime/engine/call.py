@@ -80,7 +80,7 @@ class BoundCall:
         self._biased = [binding for binding, biased in zip(self.bindings, takes_bias, strict=True) if biased]
         num_tokens = feed.token_ids[..., 0].size
         self._kind = num_tokens.bit_length(), part  # of calls that cost nearly the same
-        self._run_all = interruptible(self._run_graphs, device, num_tokens=num_tokens)
+        self._num_tokens = num_tokens
         self._owner = sessions  # the last to go
 
     def _allocate(self, device: Device, feed: Feed, dimensions: Dimensions) -> dict[str, Buffer]:
@@ -156,7 +156,11 @@ class BoundCall:
             binding.read_from("attention_bias", bias, (1, 1, num_rows, total))
         if self._vocabulary is not None:
             self._vocabulary.bind(self.bindings[-1])
-        self._owner.crew.run(self._kind, self.sessions, self._run_all)
+        run_all = interruptible(
+            self._run_graphs, self._owner.device, num_tokens=self._num_tokens
+        )  # kept, it were a circle
+        with self._owner.gate:
+            self._owner.crew.run(self._kind, self.sessions, run_all)
         return self._logits.read() if self._vocabulary is None else self._vocabulary.logits()
 
     def _run_graphs(self) -> None:

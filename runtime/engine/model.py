@@ -165,6 +165,18 @@ class Model:
         cache_type = nearest_cache_type(bundle, device, self.sessions.cache_type)
         return Model(bundle, device, profiles=self.profiles, cache_type=cache_type)
 
+    def close(self) -> None:
+        """Drop the sessions, those of the draft model too, and all that is kept between texts; twice is once.
+
+        A model call that runs in another thread ends first; whatever is called then raises ConfigError. Raises:
+        ConfigError in a thread whose own call runs, as a signal's handler may meet it.
+        """
+        if isinstance(draft_model := self.shared.find("draft model"), Model):
+            draft_model.close()
+        self.sessions.close()
+        self.spares.clear()
+        self.shared.clear()
+
     @checks_arguments
     def new_sequence(self, *, context_length: int | None = None, exact: bool | None = False) -> Sequence:
         """Return an empty sequence with room for `context_length` tokens, by default all that the model can see.
@@ -172,6 +184,7 @@ class Model:
         An `exact` one may have room for one token less; see `Sequence`. None: exact where, and as long as, that is
         cheap here, and drafts may still branch. Raises: ConfigError where the model is not exact.
         """
+        self.sessions.gate.require_open()
         rules = self.rounding.rules if exact or (exact is None and self.is_exact_by_default) else None
         if exact is None and rules is not None:
             rules = replace(rules, alone_from=self.rounding.exact_until)

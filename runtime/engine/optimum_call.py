@@ -68,7 +68,9 @@ class WrappedCall:
         def run() -> None:
             results.extend(run_cancellable(lambda options: self._session.run(self._outputs, feeds, options)))
 
-        self._owner.crew.run(kind, self.sessions, interruptible(run, self._owner.device, num_tokens=self._num_tokens))
+        run_all = interruptible(run, self._owner.device, num_tokens=self._num_tokens)
+        with self._owner.gate:
+            self._owner.crew.run(kind, self.sessions, run_all)
         logits, *presents = results
         for buffer, present in zip(self._buffers.values(), presents, strict=True):
             buffer.write(present[:, :, length:], np.s_[:, :, length:total])

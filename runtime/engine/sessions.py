@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from threading import Lock
+from typing import Protocol
 
 from skipstone.devices import Capability, Device, Session, StagedDevice, ThreadedDevice, give_back
 from skipstone.errors import ConfigError, DeviceError
@@ -12,6 +13,7 @@ from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.cache_types import checked_cache_type
 from skipstone.runtime.engine.crew import Crew
 from skipstone.runtime.engine.feed import Part
+from skipstone.runtime.engine.gate import Gate
 from skipstone.runtime.engine.room import memory_told
 from skipstone.runtime.engine.rotary_tables import RotaryTables
 
@@ -20,6 +22,12 @@ __all__ = ["Sessions"]
 
 # What smaller models leave behind is not worth the search for it.
 LEAST_BYTES = 4 << 20
+
+
+class Closable(Protocol):
+    """What keeps sessions, and can let them go."""
+
+    def close(self) -> None: ...
 
 
 class Sessions:
@@ -42,7 +50,9 @@ class Sessions:
         self._opened: dict[str, Session] = {}
         self.crew = Crew(device.threads, adapts=isinstance(device, ThreadedDevice) and device.adapts)
         is_large = self.manifest.total_bytes >= LEAST_BYTES
-        weakref.finalize(self, _close, self.crew, self._opened, is_large).atexit = False
+        self._drop = weakref.finalize(self, _close, self.crew, self._opened, is_large)
+        self._drop.atexit = False
+        self.gate, self.workspaces = Gate(), weakref.WeakSet[Closable]()
         head = [self.manifest.head] if self.manifest.head else []
         self._files = [*(stage.file for stage in self.manifest.stages), *head]
         self.device = device.for_stages() if len(self._files) > 1 and isinstance(device, StagedDevice) else device
@@ -126,6 +136,14 @@ class Sessions:
                 self._rotary_tables = RotaryTables(self.manifest, self.device, length=capacity)
             return self._rotary_tables
 
+    def close(self) -> None:
+        """Let no more calls in, wait for those that run, and drop the sessions. Raises: as `Gate.close`."""
+        self.gate.close()
+        for workspace in list(self.workspaces):
+            workspace.close()
+        self._rotary_tables = None
+        self._drop()
+
     def _graph(self, file: str, kind: str = "") -> Session:
         """Return a plain graph as a kind of variant, "" for none, has it; opened when first asked for."""
         if kind and kind not in self.manifest.variant_kinds:
@@ -133,6 +151,7 @@ class Sessions:
             raise ConfigError(f"the bundle has no {kind} graphs (it has {known}); export it again with them")
         name = self.manifest.graph_file(file, kind=kind, cache_type=self.cache_type)
         with self._lock:
+            self.gate.require_open()
             if name not in self._opened:
                 session = self._opened[name] = self.device.open_session(self._path / name)
                 if self.crew.adapts and isinstance(self.device, ThreadedDevice):

@@ -26,6 +26,11 @@ class SharedStores:
             store: T = self._stores[name]
             return store
 
+    def clear(self) -> None:
+        """Forget all stores."""
+        with self._lock:
+            self._stores.clear()
+
     def find(self, name: str) -> Any | None:
         """Return the store `name` if it is there."""
         with self._lock:

@@ -50,6 +50,7 @@ class Workspace:
         self._bound_calls = bound_calls
         self._calls: OrderedDict[_Shape, Call] = OrderedDict()
         self._scratch = Scratch(sessions.device)
+        sessions.workspaces.add(self)
 
     def call(self, feed: Feed, part: Part = WHOLE) -> Call:
         """Return the call for feeds of this shape and with these rows, bound when first asked for."""
@@ -62,6 +63,12 @@ class Workspace:
             self._calls[key] = self._open(feed, part)
         self._calls.move_to_end(key)
         return self._calls[key]
+
+    def close(self) -> None:
+        """Forget the calls that are bound, and so the sessions that they hold."""
+        self._calls.clear()
+        self._scratch = Scratch(self.sessions.device)
+        self.__dict__.pop("draft_vocabulary", None)
 
     def _open(self, feed: Feed, part: Part) -> Call:
         vocabulary = self.draft_vocabulary if part.head and part.pruned else None
@@ -96,6 +103,11 @@ class Spares:
                 self._spare = None
                 return spare
         return Workspace(self._sessions, self._sessions.new_cache(most), bound_calls=self._bound_calls)
+
+    def clear(self) -> None:
+        """Forget the spare workspace."""
+        with self._lock:
+            self._spare = None
 
     def give(self, workspace: Workspace) -> None:
         with self._lock:
