@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from skipstone.async_pieces import async_pieces, join_async
 from skipstone.conversation import Conversation, OnFull
 from skipstone.devices import Cancellation
 from skipstone.errors import ConfigError
@@ -16,7 +17,7 @@ from skipstone.messages import checked_messages, encode_messages, written_end
 from skipstone.option_types import checked, checks_arguments
 from skipstone.options import chat_options, generation_options
 from skipstone.prompt_cache import PromptCache
-from skipstone.runtime.engine import PromptProgress, Room
+from skipstone.runtime.engine import Draft, PromptProgress, Room, save_prefix
 from skipstone.runtime.generation import Generation, GenerationOptions, Piece, TextWatch, stream
 from skipstone.suggesting_model import SuggestingModel
 
@@ -93,6 +94,36 @@ class ChattingModel(SuggestingModel):
         pieces = self._answer(messages, context_length, prompt_cache, **options)
         return pieces if stream else Generation.join(list(pieces))
 
+    @overload
+    def achat(
+        self,
+        messages: SequenceOf[Mapping[str, Any]],
+        *,
+        stream: Literal[False] = False,
+        cancel: Cancellation | None = None,
+        **options: Any,
+    ) -> Coroutine[Any, Any, Generation]: ...
+
+    @overload
+    def achat(
+        self,
+        messages: SequenceOf[Mapping[str, Any]],
+        *,
+        stream: Literal[True],
+        cancel: Cancellation | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[Piece, None]: ...
+
+    def achat(
+        self, messages: Any, *, stream: bool = False, cancel: Cancellation | None = None, **options: Any
+    ) -> Coroutine[Any, Any, Generation] | AsyncGenerator[Piece, None]:
+        """Return the answer to messages for asyncio, as `chat` gives it: `await` it, or iterate with `stream=True`.
+
+        See `astream`.
+        """
+        pieces = async_pieces(lambda cancel: self.chat(messages, stream=True, cancel=cancel, **options), cancel)
+        return pieces if stream else join_async(pieces)
+
     def _conversation(
         self,
         system: str | None,
@@ -149,6 +180,20 @@ class ChattingModel(SuggestingModel):
             return stream(self.runtime, sequence, chosen)
         cache.fill(sequence, chosen)
         return cache.keeping(sequence, chosen, stream(self.runtime, sequence, chosen))
+
+    @checks_arguments
+    def save_prefix(self, file: str | Path, prompt: str, *, context_length: int | None = None) -> int:
+        """Compute a prompt and keep its rows in a file for texts that begin with it; return the bytes of the file.
+
+        Raises: ConfigError for fewer than two tokens, CacheFull, OutputError.
+        """
+        token_ids = self.encode(prompt)
+        room = self.runtime.room(num_tokens=len(token_ids)).num_tokens if context_length is None else context_length
+        sequence = self.runtime.new_sequence(context_length=room, exact=None)
+        sequence.append(token_ids)
+        sequence.begin()
+        sequence.extend(Draft.empty())
+        return save_prefix(Path(file), sequence, len(sequence.token_ids) - 1)
 
     @checks_arguments
     def load_prefix(self, file: str | Path) -> PromptCache:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+from skipstone.async_pieces import async_pieces, join_async
 from skipstone.devices import Cancellation
 from skipstone.errors import CacheFull, ConfigError
 from skipstone.messages import Message, encode_messages, written_end
@@ -118,6 +119,31 @@ class Conversation:
         )
         pieces = watch.opened(partial(self._pieces, options), num_prompt_tokens=len(token_ids))
         return self._answer(_without(messages, num_dropped), num_dropped, pieces)
+
+    def astream(
+        self,
+        text: str,
+        options: GenerationOptions | None = None,
+        *,
+        cancel: Cancellation | None = None,
+        **named: Any,
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield the answer to `text` for asyncio, as `stream` does; see `LanguageModel.astream`.
+
+        One answer at a time: begin the next when this has ended.
+        """
+        return async_pieces(lambda cancel: self.stream(text, options, cancel=cancel, **named), cancel)
+
+    async def areply(
+        self,
+        text: str,
+        options: GenerationOptions | None = None,
+        *,
+        cancel: Cancellation | None = None,
+        **named: Any,
+    ) -> Generation:
+        """Return the answer to `text` for asyncio, when it is whole."""
+        return await join_async(self.astream(text, options, cancel=cancel, **named))
 
     def _pieces(self, options: GenerationOptions) -> Iterator[Piece]:
         """Yield the answer's pieces; what stands before the first answer may come from the prompt cache."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
+from skipstone.async_pieces import async_pieces, join_async
 from skipstone.chatting_model import ChattingModel
 from skipstone.devices import Cancellation, Cancelled
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.options import generation_options
 from skipstone.prompt_cache import PromptCache
-from skipstone.runtime.engine import Draft, PromptProgress, Sequence, save_prefix
+from skipstone.runtime.engine import Draft, PromptProgress, Sequence
 from skipstone.runtime.generation import (
     Choice,
     Generation,
@@ -41,12 +42,13 @@ OnMeasuring = Callable[[str], None]
 
 
 class LanguageModel(ChattingModel):
-    """A model ready to write. One object may serve any number of texts, one call at a time.
+    """A model ready to write. One object may serve any number of texts, in any number of threads.
 
     Options of `stream` and `generate` are those of `GenerationOptions` (max_new_tokens, stop, decode and so on) and of
     `SamplingOptions` (temperature, top_k, top_p, min_p, seed and so on); without any, the likeliest token wins. With
     `sampling="model"` tokens are chosen as the model recommends, in all that no other option says. None stands for an
-    option that is not set. An option or a prompt of another type is refused before any work.
+    option that is not set. An option or a prompt of another type is refused before any work. Calls of the model run one
+    at a time, those of several texts in turn.
     """
 
     @checks_arguments
@@ -81,19 +83,20 @@ class LanguageModel(ChattingModel):
 
         return watch.opened(begin, num_prompt_tokens=len(token_ids))
 
-    @checks_arguments
-    def save_prefix(self, file: str | Path, prompt: str, *, context_length: int | None = None) -> int:
-        """Compute a prompt and keep its rows in a file for texts that begin with it; return the bytes of the file.
+    def astream(
+        self, prompt: str, *, cancel: Cancellation | None = None, **options: Any
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield what `stream` does, for asyncio: the event loop never waits for the model.
 
-        Raises: ConfigError for fewer than two tokens, CacheFull, OutputError.
+        A piece is made when it is asked for, in a thread of the text's own. Where the task is cancelled the model call
+        ends at once, and a `cancel` that is given is cancelled too. Several texts at a time share the model call by
+        call. `options` are those of `stream`; what it raises comes with the first piece.
         """
-        token_ids = self.encode(prompt)
-        room = self.runtime.room(num_tokens=len(token_ids)).num_tokens if context_length is None else context_length
-        sequence = self.runtime.new_sequence(context_length=room, exact=None)
-        sequence.append(token_ids)
-        sequence.begin()
-        sequence.extend(Draft.empty())
-        return save_prefix(Path(file), sequence, len(sequence.token_ids) - 1)
+        return async_pieces(lambda cancel: self.stream(prompt, cancel=cancel, **options), cancel)
+
+    async def agenerate(self, prompt: str, *, cancel: Cancellation | None = None, **options: Any) -> Generation:
+        """Return what `generate` gives for a prompt, for asyncio; see `astream`."""
+        return await join_async(self.astream(prompt, cancel=cancel, **options))
 
     @overload
     def generate(
