@@ -14,17 +14,15 @@ import skipstone
 
 def start(model: skipstone.LanguageModel, prompt: str, pieces: queue.Queue[str | None]) -> Callable[[], None]:
     """Write the answer to `pieces`, None at its end; return the function that cancels it."""
-    cancelled = threading.Event()
+    cancellation = skipstone.Cancellation()
 
     def work() -> None:
-        for piece in model.stream(prompt, max_new_tokens=200):
+        for piece in model.stream(prompt, max_new_tokens=200, cancel=cancellation):
             pieces.put(piece.text)
-            if cancelled.is_set():
-                break  # leaving the loop is all it takes
         pieces.put(None)
 
     threading.Thread(target=work, daemon=True).start()
-    return cancelled.set
+    return cancellation.cancel
 
 
 def main() -> None:

@@ -1,15 +1,19 @@
-"""Texts for asyncio: a thread for each makes its pieces when they are asked for, and the event loop never waits."""
+"""Texts for asyncio: a thread for each makes its pieces when they are asked for, and the event loop never waits.
+
+asyncio and threads are imported when they are used: who does not use them starts sooner.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from skipstone.devices import Cancellation
 from skipstone.runtime.generation import Generation, Piece
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["async_pieces", "join_async"]
 
@@ -24,6 +28,9 @@ async def async_pieces(
     No piece is made before it is asked for. Where the task is cancelled the running model call ends at once, and the
     task when it has; the text keeps what was yielded. Raises: what `begin` and the text do, at the next piece.
     """
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     cancellation, loop = cancel or Cancellation(), asyncio.get_running_loop()
     thread = ThreadPoolExecutor(1, thread_name_prefix="skipstone text")
     pieces: Iterator[Piece] = iter(())
@@ -40,6 +47,8 @@ async def async_pieces(
 
 async def _made(made: asyncio.Future[T], cancellation: Cancellation) -> T:
     """Return what a thread makes; where the task is cancelled, end that first."""
+    import asyncio
+
     try:
         return await asyncio.shield(made)
     except asyncio.CancelledError:
