@@ -7,7 +7,7 @@ from collections.abc import Sequence as SequenceOf
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeGuard, overload
 
 from skipstone.async_pieces import async_pieces, join_async
 from skipstone.chatting_model import ChattingModel
@@ -54,7 +54,7 @@ class LanguageModel(ChattingModel):
     @checks_arguments
     def stream(
         self,
-        prompt: str,
+        prompt: str | SequenceOf[int],
         *,
         context_length: int | None = None,
         prompt_cache: str | Path | PromptCache | None = None,
@@ -65,6 +65,7 @@ class LanguageModel(ChattingModel):
     ) -> Iterator[Piece]:
         """Yield pieces of the text that follows `prompt`; the last says why it ended and what it cost.
 
+        A prompt is a string, or its tokens as a list of ids, such as `encode` gives.
         `prompt_cache` is a file that keeps what the prompt begins with for later texts, or what `load_prefix` gives.
         `cancel` ends the text at once, from any thread, also while the prompt is read; or stop iterating. `on_prompt`
         hears how far the prompt is read, after each piece of it; `on_measuring`, at the first use of a bundle on a
@@ -101,7 +102,7 @@ class LanguageModel(ChattingModel):
     @overload
     def generate(
         self,
-        prompts: str,
+        prompts: str | SequenceOf[int],
         *,
         context_length: int | None = None,
         prompt_cache: str | Path | PromptCache | None = None,
@@ -126,7 +127,7 @@ class LanguageModel(ChattingModel):
     @checks_arguments
     def generate(
         self,
-        prompts: str | SequenceOf[str],
+        prompts: str | SequenceOf[int] | SequenceOf[str],
         *,
         context_length: int | None = None,
         prompt_cache: str | Path | PromptCache | None = None,
@@ -143,7 +144,7 @@ class LanguageModel(ChattingModel):
         texts all that have not ended are cancelled; texts that are decoded together count their prompts together.
         """
 
-        def alone(prompt: str) -> Generation:
+        def alone(prompt: str | SequenceOf[int]) -> Generation:
             pieces = self.stream(
                 prompt,
                 context_length=context_length,
@@ -155,7 +156,7 @@ class LanguageModel(ChattingModel):
             )
             return Generation.join(list(pieces))
 
-        if isinstance(prompts, str):
+        if _is_prompt(prompts):
             return alone(prompts)
         if prompt_cache is not None:
             raise ConfigError("prompt_cache is for one prompt; give prompts one by one, or leave it out")
@@ -182,7 +183,7 @@ class LanguageModel(ChattingModel):
     @checks_arguments
     def samples(
         self,
-        prompt: str,
+        prompt: str | SequenceOf[int],
         count: int,
         *,
         first: int | None = None,
@@ -283,3 +284,8 @@ class LanguageModel(ChattingModel):
         in probability at an exit: approximate. Raises: ConfigError, CacheFull, both before any work.
         """
         return choose(self.runtime, prompt, answers, dial=dial, normalize=normalize, closing=closing)
+
+
+def _is_prompt(prompts: str | SequenceOf[int] | SequenceOf[str]) -> TypeGuard[str | SequenceOf[int]]:
+    """Whether it is one prompt: a string, or its tokens."""
+    return isinstance(prompts, str) or (bool(prompts) and not isinstance(prompts[0], str))

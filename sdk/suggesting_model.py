@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as SequenceOf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +24,7 @@ from skipstone.runtime.suggest import (
     require_ngrams_used,
     way_named,
 )
-from skipstone.runtime.text import NgramStore
+from skipstone.runtime.text import NgramStore, Spelling
 from skipstone.suggester import Suggester
 
 __all__ = ["SuggestingModel"]
@@ -63,12 +64,35 @@ class SuggestingModel:
         self.close()
 
     @checks_arguments
-    def encode(self, prompt: str) -> list[int]:
-        """Return the token ids of a prompt. Raises: ConfigError when it is empty."""
+    def encode(self, prompt: str | SequenceOf[int]) -> list[int]:
+        """Return the token ids of a prompt, which may be given as such. Raises: ConfigError when it is empty, or for an
+        id that is no token."""
+        if not isinstance(prompt, str):
+            return self._checked_ids(prompt)
         token_ids = self.runtime.tokenizer.encode(prompt)
         if not prompt or not token_ids:  # a start token alone is no prompt either
             raise ConfigError("the prompt is empty; give at least one character")
         return token_ids
+
+    def spell(self, token_id: int) -> bytes:
+        """Return the bytes that a token spells, which need not be whole characters; of a special token its name."""
+        tokenizer = self.runtime.tokenizer
+        if token_id in tokenizer.special_ids:
+            return (tokenizer.piece(token_id) or "").encode()
+        try:
+            return self.runtime.shared.get("spelling", lambda: Spelling(tokenizer)).of(token_id)
+        except ConfigError:  # a vocabulary of another kind
+            return tokenizer.decode([token_id]).encode()
+
+    def _checked_ids(self, token_ids: SequenceOf[int]) -> list[int]:
+        """Return ids that are given. Raises: ConfigError as `encode`."""
+        num_tokens = self.runtime.manifest.dimensions.vocab_size
+        if not token_ids:
+            raise ConfigError("the prompt is empty; give at least one token")
+        unknown = [token_id for token_id in token_ids if not 0 <= token_id < num_tokens]
+        if unknown:
+            raise ConfigError(f"the prompt holds {unknown[0]}, which is no token; ids are 0 to {num_tokens - 1}")
+        return list(token_ids)
 
     @checks_arguments
     def suggest(

@@ -6,12 +6,12 @@ Three layers, each adds one thing: `decode` makes tokens, `stream` makes text of
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ __all__ = ["SAME_IN_FLOAT32", "Generation", "Piece", "TokenLogprobs", "cancelled
 
 SAME_IN_FLOAT32 = "plain decoding's, up to the last bits of float32"
 """What `Stats.same_text` says of a text without quantized weights, however its rows stood."""
+Spell: TypeAlias = Callable[[int], bytes]
+"""What a token spells, in bytes that need not be whole characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,20 @@ class TokenLogprobs:
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...]
+
+    def to_json(self, spell: Spell | None) -> dict[str, Any]:
+        """Return plain data. With what tokens `spell`, each has its `text`, where � stands for a part of a character,
+        and its `bytes`, whole numbers."""
+        top = [_spelled(token_id, logprob, spell) for token_id, logprob in self.top]
+        return {**_spelled(self.token_id, self.logprob, spell), "top": top}
+
+
+def _spelled(token_id: int, logprob: float, spell: Spell | None) -> dict[str, Any]:
+    told: dict[str, Any] = {"token_id": token_id, "logprob": logprob}
+    if spell is None:
+        return told
+    spelled = spell(token_id)
+    return told | {"text": spelled.decode("utf-8", errors="replace"), "bytes": [*spelled]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +75,15 @@ class Piece:
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
+
+    def to_json(self, spell: Spell | None = None) -> dict[str, Any]:
+        """Return plain data: text and tokens, log probabilities as of `Generation.to_json`, and at the end the rest."""
+        data: dict[str, Any] = {"text": self.text, "token_ids": [*self.token_ids]}
+        if self.logprobs:
+            data["logprobs"] = [entry.to_json(spell) for entry in self.logprobs]
+        if self.stats is None:
+            return data
+        return data | {"finish_reason": self.finish_reason, "stats": self.stats.to_json()}
 
 
 def cancelled_piece(prompt_tokens: int, *, text: str = "", stats: Stats | None = None) -> Piece:
@@ -92,16 +117,13 @@ class Generation:
             logprobs=tuple(entry for piece in pieces for entry in piece.logprobs),
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data; `logprobs` only where they were asked for, depths only of an approximate text,
-        a seed only where chance was in it."""
-        data = asdict(self)
-        if not self.logprobs:
-            del data["logprobs"]
-        if self.stats.approximate is None:
-            del data["stats"]["approximate"], data["stats"]["depths"]
-        if self.stats.seed is None:
-            del data["stats"]["seed"]
+    def to_json(self, spell: Spell | None = None) -> dict[str, Any]:
+        """Return plain data; `logprobs` only where they were asked for, depths only of an approximate text, a seed only
+        where chance was in it. `spell` gives the bytes of a token, as `LanguageModel.spell` does."""
+        data = asdict(self) | {"stats": self.stats.to_json()}
+        if self.logprobs:
+            return data | {"logprobs": [entry.to_json(spell) for entry in self.logprobs]}
+        del data["logprobs"]
         return data
 
 

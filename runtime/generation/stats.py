@@ -6,9 +6,9 @@ import resource
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["Clock", "DrafterStats", "Stats", "peak_memory_bytes", "process_peak_bytes"]
 
@@ -60,6 +60,15 @@ class Stats:
     seed: int | None = None
     threads: dict[int, int] = field(default_factory=dict)
     measuring_s: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data: depths only of an approximate text, a seed only where chance was in it."""
+        data = asdict(self)
+        if self.approximate is None:
+            del data["approximate"], data["depths"]
+        if self.seed is None:
+            del data["seed"]
+        return data
 
     @classmethod
     def of_nothing(cls, prompt_tokens: int) -> Stats:

@@ -60,7 +60,7 @@ class LengthFlags:
     ] = None
     stop_loops: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="End a text that repeats up to N tokens for ever; 0: off, chat 32."),
+        typer.Option(metavar="N", min=0, help="End a text that repeats up to N tokens for ever; 0: off; answers 32."),
     ] = None
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import select
+import stat
 import sys
-from typing import TextIO
+from typing import Final, TextIO
 
 from skipstone.errors import ConfigError
 
-__all__ = ["read_line", "read_prompt", "require_input"]
+__all__ = ["read_document", "read_line", "read_prompt", "require_input"]
+
+PATIENCE_S: Final = 5.0
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -15,6 +20,32 @@ def read_prompt(prompt: str | None) -> str:
     if prompt is not None:
         return prompt
     source = require_input("give the text with --prompt")
+    try:
+        return source.read()
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def read_document(*, patience_s: float = PATIENCE_S) -> str:
+    """Return what comes through a pipe or from a file on standard input, beside a prompt that was given; else "".
+
+    A terminal is not read, nor what is no file, such as /dev/null or a socket. Raises: ConfigError where it cannot be
+    read, and for a pipe in which nothing comes for `patience_s` seconds, so that nothing waits for ever.
+    """
+    source = sys.stdin
+    try:
+        number = source.fileno()
+        mode = os.fstat(number).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or no file at all
+        return ""
+    if stat.S_ISFIFO(mode):
+        if os.name == "posix" and not select.select([number], [], [], patience_s)[0]:
+            raise ConfigError(
+                f"standard input is a pipe in which nothing came for {patience_s:.0f} s; "
+                "write the document to it, or add < /dev/null if there is none"
+            )
+    elif not stat.S_ISREG(mode):
+        return ""
     try:
         return source.read()
     except OSError as error:

@@ -67,9 +67,14 @@ def write(text: str) -> None:
         raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
 
-def print_json(data: Any) -> None:
+def print_json(data: Any, *, indent: int | None = 2) -> None:
     is_utf8 = (getattr(sys.stdout, "encoding", None) or "").lower() == "utf-8"
-    write(json.dumps(data, indent=2, ensure_ascii=not is_utf8) + "\n")
+    write(json.dumps(data, indent=indent, ensure_ascii=not is_utf8) + "\n")
+
+
+def print_json_line(data: Any) -> None:
+    """Write one line of JSON Lines."""
+    print_json(data, indent=None)
 
 
 def print_columns(rows: Iterable[tuple[str, str]]) -> None:

@@ -157,8 +157,10 @@ def test_logprobs_give_the_likeliest_tokens_of_each_position(cli: CommandLine, b
     result = json.loads(cli("generate", bundle, "-p", PROMPT, "-n", 6, "--logprobs", 3, "--json").out)
     assert [entry["token_id"] for entry in result["logprobs"]] == result["token_ids"]
     for entry in result["logprobs"]:
-        assert entry["top"][0] == [entry["token_id"], entry["logprob"]]
-        assert [logprob for _, logprob in entry["top"]] == sorted((p for _, p in entry["top"]), reverse=True)
+        assert entry["top"][0] == {name: value for name, value in entry.items() if name != "top"}
+        assert bytes(entry["bytes"]).decode(errors="replace") == entry["text"]
+        chances = [likely["logprob"] for likely in entry["top"]]
+        assert chances == sorted(chances, reverse=True)
         assert len(entry["top"]) == 3
 
 
