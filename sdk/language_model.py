@@ -161,12 +161,13 @@ class LanguageModel(ChattingModel):
         if prompt_cache is not None:
             raise ConfigError("prompt_cache is for one prompt; give prompts one by one, or leave it out")
         watch, chosen = TextWatch(cancel, on_prompt, on_measuring=on_measuring), self.options(**options)
-        encoded = [self.encode(prompt) for prompt in prompts]
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        encoded = [self.encode(text) for text in texts]
         if not self._takes_batches(chosen):
             with suppress(Cancelled), watch.meanwhile():
                 if encoded:
                     self._read(max(encoded, key=len), chosen, context_length)
-            return [alone(prompt) for prompt in prompts]
+            return [alone(text) for text in texts]
         of_prompts: list[list[Piece]] = [[] for _ in encoded]
         if encoded:
             pieces = stream_batch(self.runtime, encoded, chosen, context_length=context_length)

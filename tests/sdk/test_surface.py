@@ -36,8 +36,8 @@ COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --draft-model --draft-model-precision --target "
     "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --prune --recipe --check "
     "--prefill --cache --buckets --experts --active --distill --force --quiet",
-    "generate": "--prompt --system --raw --stream --max-new-tokens --min-new-tokens --decode --device --threads --max-threads --context --stop "
-    "--logprobs "
+    "generate": "--prompt --system --raw --stream --max-new-tokens --min-new-tokens --decode --device --threads "
+    "--max-threads --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
     f"--stop-below --stop-loops --min-agreement --dial --calibration --complete-words --json --quiet {DRAFTING} "
     f"--prompt-cache --prefill --active --cache {SAMPLING} {PENALTIES}",
