@@ -56,6 +56,8 @@ async def _made(made: asyncio.Future[T], cancellation: Cancellation) -> T:
         with suppress(BaseException):
             await made
         raise
+    finally:
+        del made  # it may hold an error, whose frames hold it
 
 
 def _next(pieces: Iterator[Piece]) -> Piece | None:

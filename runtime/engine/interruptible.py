@@ -60,4 +60,4 @@ def run_interruptibly(call: Callable[[], None]) -> None:
                 has_ended.wait(ENDS_S)
         raise
     if errors:
-        raise errors[0]
+        raise errors.pop()  # what stays here would keep its own frames, and the sessions in them

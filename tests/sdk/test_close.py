@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections.abc import Callable
@@ -91,6 +92,19 @@ def test_closing_frees_the_sessions_though_conversations_and_begun_texts_are_the
     assert conversation.messages == messages
     del conversation, suggester, begun
     assert runtime() is None
+
+
+def test_closing_frees_what_a_cancelled_prompt_held(model: LanguageModel) -> None:
+    cancel = skipstone.Cancellation()
+    sessions = [weakref.ref(graph) for graph in model.runtime.sessions.graphs]
+    model.runtime.prefill_chunk = 32
+    gc.disable()
+    try:
+        text = model.generate(PROMPT * 6, max_new_tokens=2, cancel=cancel, on_prompt=lambda progress: cancel.cancel())
+        model.close()
+        assert text.finish_reason == "cancelled" and not any(session() for session in sessions)
+    finally:
+        gc.enable()
 
 
 def test_closing_waits_for_the_call_in_another_thread_and_the_text_there_ends(model: LanguageModel) -> None:
