@@ -157,7 +157,7 @@ class ChattingModel(SuggestingModel):
         """Yield the answer to messages."""
         watch = TextWatch(cancel, on_prompt, on_measuring=on_measuring)
         chosen = chat_options(recommended=self.runtime.manifest.sampling, **options)
-        token_ids = encode_messages(self.runtime, checked_messages(messages))
+        token_ids = encode_messages(self.runtime, checked_messages(messages, self.runtime.chat_template))
         cache = None if prompt_cache is None else self.prompt_cache(prompt_cache)
         begin = partial(self._begin_answer, token_ids, chosen, context_length, cache)
         return watch.opened(begin, num_prompt_tokens=len(token_ids))

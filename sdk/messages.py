@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 from skipstone.errors import ConfigError
 from skipstone.option_types import shown
 from skipstone.runtime.engine import Model
-from skipstone.runtime.text import require_text
+from skipstone.runtime.text import ChatTemplate, require_text
 
 __all__ = ["Message", "checked_messages", "encode_messages", "written_end"]
 
@@ -22,18 +22,19 @@ SHAPE: Final = '[{"role": "user", "content": "..."}]'
 LEAST_END: Final = 3  # letters: a template may write a single quote or a full stop behind an answer
 
 
-def checked_messages(messages: object) -> list[Message]:
+def checked_messages(messages: object, template: ChatTemplate | None = None) -> list[Message]:
     """Return copies of messages that ask for an answer, each content as one string.
 
     Content may be a list of parts `{"type": "text", "text": ...}`, which are joined; of an assistant that calls tools
-    it may be missing. The last message must be of the `user` or of a `tool`. What else stands in a message goes to the
-    template as it is. Raises: ConfigError for any other shape, TextError for what is no text.
+    it may be missing. The last message must be of the `user` or of a `tool`. Other roles than the usual ones are those
+    that the `template` names. What else stands in a message goes to it as it is.
+    Raises: ConfigError for any other shape, TextError for what is no text.
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, SequenceOf):
         raise ConfigError(f"messages must be a list such as {SHAPE}, got {shown(messages)}")
     if not messages:
         raise ConfigError(f"the list of messages is empty; give at least one, such as {SHAPE}")
-    checked = [_checked(message, f"messages[{place}]") for place, message in enumerate(messages)]
+    checked = [_checked(message, f"messages[{place}]", template) for place, message in enumerate(messages)]
     if (role := checked[-1]["role"]) not in ASKING:
         raise ConfigError(
             f"the last message is the {role}'s, and an answer follows one of the user or of a tool; end with such a one"
@@ -41,11 +42,12 @@ def checked_messages(messages: object) -> list[Message]:
     return checked
 
 
-def _checked(message: object, name: str) -> Message:
+def _checked(message: object, name: str, template: ChatTemplate | None) -> Message:
     if not isinstance(message, Mapping) or not all(isinstance(key, str) for key in message):
         raise ConfigError(f"{name} must be a mapping of role and content, got {shown(message)}")
     role = message.get("role")
-    if role not in ROLES:
+    is_named = isinstance(role, str) and bool(role) and template is not None and template.names_role(role)
+    if role not in ROLES and not is_named:
         found = "has no role" if "role" not in message else f"has the role {shown(role)}"
         raise ConfigError(f"{name} {found}; roles are {', '.join(ROLES)}")
     is_call = role == "assistant" and bool(message.get("tool_calls"))
@@ -90,7 +92,12 @@ def encode_messages(model: Model, messages: SequenceOf[Mapping[str, Any]]) -> li
     template, tokenizer = model.chat_template, model.tokenizer
     if template is None:
         return tokenizer.encode("".join(message["content"] for message in messages))
-    return tokenizer.encode(template.render(messages), add_special_tokens=False)
+    shown = [_in_parts(message) for message in messages] if template.wants_parts else messages
+    return tokenizer.encode(template.render(shown), add_special_tokens=False)
+
+
+def _in_parts(message: Mapping[str, Any]) -> Message:
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 
 def written_end(model: Model) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import json
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -38,7 +39,7 @@ class ChatTemplate:
     def __init__(
         self, source: str, *, tool_use: str | None = None, special_tokens: Mapping[str, str] | None = None
     ) -> None:
-        self._special_tokens = dict(special_tokens or {})
+        self._special_tokens, self._source = dict(special_tokens or {}), f"{source} {tool_use or ''}"
         try:
             self._template = _environment().from_string(source)
             self._tool_use = self._template if tool_use is None else _environment().from_string(tool_use)
@@ -88,6 +89,23 @@ class ChatTemplate:
             if before:
                 return behind.strip()
         return ""
+
+    def names_role(self, role: str) -> bool:
+        """Whether the template says something of a role by its name, as some do beside the usual ones."""
+        return f"'{role}'" in self._source or f'"{role}"' in self._source
+
+    @cached_property
+    def wants_parts(self) -> bool:
+        """Whether a content must be a list of parts, as templates for pictures want: as a string it is not shown."""
+        question = "0f7aquestion9c2e"
+        shown = [self._shows(question, content) for content in (question, [{"type": "text", "text": question}])]
+        return shown == [False, True]
+
+    def _shows(self, question: str, content: str | list[dict[str, str]]) -> bool:
+        try:
+            return question in self.render([{"role": "user", "content": content}])
+        except ConfigError:
+            return False
 
     def render(
         self,

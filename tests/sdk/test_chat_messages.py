@@ -70,6 +70,28 @@ def test_a_call_of_a_tool_needs_no_words_and_its_result_is_answered() -> None:
     assert checked_messages([user(), call, result]) == [user(), {**call, "content": ""}, result]
 
 
+def test_a_role_that_the_template_names_is_taken_beside_the_usual_ones() -> None:
+    template = ChatTemplate("{% if messages[0].role == 'document' %}{{ messages[0].content }}{% endif %}")
+    document = {"role": "document", "content": "Foxes."}
+    assert checked_messages([document, user()], template) == [document, user()]
+    with pytest.raises(ConfigError, match="has the role 'document'"):
+        checked_messages([document, user()], ChatTemplate(TEMPLATE))
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_a_template_that_wants_parts_gets_them(tiny: Model, model: LanguageModel, talks: bool) -> None:
+    runtime = copy.copy(tiny)
+    content = "{% for part in message.content %}{{ part.text }}{% endfor %}"
+    runtime.chat_template = ChatTemplate(TEMPLATE.replace("{{ message.content }}", content))
+    assert runtime.chat_template.wants_parts and not ChatTemplate(TEMPLATE).wants_parts
+    of_parts, options = LanguageModel(runtime), {"max_new_tokens": 8, "seed": 1}
+    if talks:
+        found, wanted = (one.chat(system="Be brief.").reply("Hello", **options) for one in (of_parts, model))
+    else:
+        found, wanted = (one.chat([user()], **options) for one in (of_parts, model))
+    assert (found.token_ids, found.prompt_tokens) == (wanted.token_ids, wanted.prompt_tokens)
+
+
 def test_the_given_messages_stay_as_they_are() -> None:
     given = [user([{"type": "text", "text": "a"}])]
     checked_messages(given)
