@@ -209,3 +209,35 @@ def test_texts_of_several_threads_take_turns_and_stay_what_they_are(model: Langu
     for thread in threads:
         thread.join()
     assert texts == {prompt: model.generate(prompt, **OPTIONS).text for prompt in prompts}
+
+
+@pytest.mark.parametrize("call", ["generate", "chat", "reply", "achat"])
+def test_another_thread_cancels_while_the_prompt_is_read(model: LanguageModel, call: str) -> None:
+    runtime = copy.copy(model.runtime)
+    runtime.prefill_chunk = 8
+    reader, cancel, has_begun = LanguageModel(runtime), skipstone.Cancellation(), threading.Event()
+    num_read: list[int] = []
+
+    def noting(progress: skipstone.PromptProgress) -> None:
+        num_read.append(progress.num_read)
+        has_begun.set()
+        time.sleep(0.02)
+
+    def cancel_soon() -> None:
+        has_begun.wait(10)
+        cancel.cancel()
+
+    canceller = threading.Thread(target=cancel_soon)
+    canceller.start()
+    options: dict[str, Any] = {"max_new_tokens": 20, "cancel": cancel, "on_prompt": noting}
+    messages = [{"role": "user", "content": PROMPT * 8}]
+    texts = {
+        "generate": lambda: reader.generate(PROMPT * 8, **options),
+        "chat": lambda: reader.chat(messages, **options),
+        "reply": lambda: reader.chat().reply(PROMPT * 8, **options),
+        "achat": lambda: asyncio.run(reader.achat(messages, **options)),
+    }
+    text = texts[call]()
+    canceller.join()
+    assert text.finish_reason == "cancelled" and not text.token_ids
+    assert len(num_read) < 4
