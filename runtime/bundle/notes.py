@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,11 @@ __all__ = ["Note"]
 
 T = TypeVar("T")
 FORMAT_VERSION = 2
+DAMAGED = ".damaged"
+
+
+class _VersionError(DataError):
+    """A file of another version, which may be whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +84,9 @@ class Note(Generic[T]):
             finding = None if difference else read_typed(self.finding, file.finding, name="the finding")
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}; make it with {self.command}") from error
-        except DataError as error:
-            raise ConfigError(f"{path} is no {self.what}: {error}; make it anew with {self.command}") from error
+        except (DataError, RecursionError) as error:
+            told = error if isinstance(error, DataError) else "it is nested too deep"
+            raise ConfigError(f"{path} is no {self.what}: {told}; make it anew with {self.command}") from error
         if finding is None:
             raise ConfigError(f"{path} was made for {difference}; make one for this bundle with {self.command}")
         return finding
@@ -92,27 +99,48 @@ class Note(Generic[T]):
         return None
 
     def find(self, folder: Path | None) -> T | None:
-        """Return what `folder` keeps; None where it keeps nothing that can be used."""
-        with contextlib.suppress(ConfigError):
+        """Return what `folder` keeps; None where it keeps nothing that can be used.
+
+        A damaged file is set aside, so that it is told of once; one that this version cannot know stays.
+        """
+        try:
             return self.kept(folder)
+        except ConfigError as error:
+            is_damaged = isinstance(error.__cause__, DataError | RecursionError)
+            if folder is not None and is_damaged and not isinstance(error.__cause__, _VersionError):
+                self._set_aside(self.path(folder), error)
         return None
 
-    def find_or_make(self, folder: Path | None, make: Callable[[], T]) -> T:
-        """Return what `folder` keeps, else what `make` returns, which is kept from now on where it can be."""
+    def _set_aside(self, path: Path, error: ConfigError) -> None:
+        """Give a file that cannot be used another name, and say why."""
+        aside, told = path.with_suffix(DAMAGED), str(error).partition("; ")[0]
+        try:
+            path.replace(aside)
+        except OSError:  # it is told of again, as it stays
+            aside = path
+        warnings.warn(f"{told}; it is left out, and lies at {aside.name}", RuntimeWarning, stacklevel=4)
+
+    def find_or_make(
+        self, folder: Path | None, make: Callable[[], T], *, is_kept: Callable[[T], bool] = lambda finding: True
+    ) -> T:
+        """Return what `folder` keeps, else what `make` returns.
+
+        That is kept from now on where it can be, and `is_kept` says so.
+        """
         finding = self.find(folder)
         if finding is None:
             with measuring(self.what):
                 finding = make()
-            if folder is not None:
+            if folder is not None and is_kept(finding):
                 self.save(finding, self.path(folder))
         return finding
 
 
 def _read_file(content: bytes) -> _File:
-    data = _upgraded(parse_json(content))
+    data = _upgraded(parse_json(content, finite=True))
     version = format_of(data)
     if version != FORMAT_VERSION:
-        raise DataError(f"format {version} is of another version, this one reads {FORMAT_VERSION}")
+        raise _VersionError(f"format {version} is of another version, this one reads {FORMAT_VERSION}")
     return read_typed(_File, data, name="the file")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from math import isfinite
 from types import UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -27,10 +28,14 @@ class DataError(SkipstoneError):
     """JSON data that is not what a dataclass holds; it says which field is wrong."""
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Return the data in `text`. Raises: DataError when it is not JSON, or a field stands twice."""
+def parse_json(text: str | bytes, *, finite: bool = False) -> Any:
+    """Return the data in `text`. Raises: DataError when it is not JSON, or a field stands twice.
+
+    `finite`: nor any number that is none, or too large.
+    """
+    hooks = {"parse_float": _finite, "parse_constant": _finite} if finite else {}
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        return json.loads(text, object_pairs_hook=_unique_keys, **hooks)
     except (ValueError, RecursionError) as error:
         raise DataError(f"the file is not JSON: {error}") from error
 
@@ -115,6 +120,12 @@ class _Reader:
             shown = JSON_NAMES[type(value)] if isinstance(value, list | dict) else json.dumps(value)[:60]
             raise DataError(f"{where or self._name}: {JSON_NAMES[kind]} is wanted, found {shown}")
         return value
+
+
+def _finite(text: str) -> float:
+    if not isfinite(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 def _unique_keys(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:

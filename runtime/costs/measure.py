@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 from skipstone.devices import Capability
 from skipstone.runtime.bundle import Note
@@ -18,6 +19,7 @@ ROWS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 # What a row more takes of a plain step, where it was not measured: between what large and small models take.
 ROUGH_ROW = 0.2
 CONTEXTS, MAX_CONTEXT = (64, 512), 2048
+AGAIN = 4
 
 
 def measure_costs(
@@ -35,6 +37,7 @@ def measure_costs(
     that others on the machine disturbed least. The cache holds zeros, written here: memory that never was costs less to
     read. So no more of it is measured than the memory allows. It holds for so
     many `threads`, by default all of the device. `on_progress` gets the share that is done, 0..1.
+    Times that no machine has are measured again, in up to `AGAIN` sweeps of their own.
     Cost: `budget_s` at most, more for large models.
     """
     with model.sessions.crew.fixed(threads):
@@ -64,8 +67,26 @@ def _measured(
         sweeps += 1
         spent = max(sweeps / max_sweeps, (time.perf_counter() - start) / budget_s)
         on_progress(min(1.0, sweeps / min_sweeps, spent))
+    curve = _curve(rows, contexts, times)
+    for _ in range(AGAIN):
+        for context, count in ((contexts[c], rows[r]) for c, r in curve.doubtful):
+            workspace.cache.turn_to([context], count)
+            times[context, count] = [_time_s(calls[count], count, context) for _ in range(AGAIN)]
+        curve = _curve(rows, contexts, times)
+    return curve
+
+
+def _curve(
+    rows: tuple[int, ...], contexts: tuple[int, ...], times: Mapping[tuple[int, int], Sequence[float]]
+) -> CostCurve:
+    """Return the shortest times by context and rows, and how far the usual ones are above them."""
     seconds = tuple(tuple(min(times[context, count]) for count in rows) for context in contexts)
-    return CostCurve(rows=rows, contexts=contexts, seconds=seconds)
+    usual = tuple(tuple(median(times[context, count]) for count in rows) for context in contexts)
+    spread = tuple(
+        tuple(time / least - 1 for time, least in zip(*lines, strict=True))
+        for lines in zip(usual, seconds, strict=True)
+    )
+    return CostCurve(rows=rows, contexts=contexts, seconds=seconds, spread=spread)
 
 
 def _time_s(call: Call, num_rows: int, context: int) -> float:
@@ -80,10 +101,16 @@ def _feed(num_rows: int, context: int) -> Feed:
 
 
 def cost_curve(model: Model, *, measure: Callable[[Model], CostCurve] = measure_costs) -> CostCurve:
-    """Return what calls of this model cost here; measured when no file knows it, which takes about a second."""
-    return model.shared.get(
-        "cost curve", lambda: costs_note(model).find_or_make(model.profiles, lambda: measure(model))
-    )
+    """Return what calls of this model cost here; measured when no file knows it, which takes about a second.
+
+    A curve that was disturbed is not kept.
+    """
+
+    def find() -> CostCurve:
+        note = costs_note(model)
+        return note.find_or_make(model.profiles, lambda: measure(model), is_kept=lambda curve: curve.is_sound)
+
+    return model.shared.get("cost curve", find)
 
 
 def known_curve(model: Model) -> CostCurve | None:
@@ -107,4 +134,4 @@ def rough_curve(step_s: float) -> CostCurve:
 
 def costs_note(model: Model, *, threads: int | None = None) -> Note[CostCurve]:
     """Return the note of a model's cost curve on its device, by default on all of its threads."""
-    return device_note(CostCurve, model.sessions, name="costs", what="cost curve", threads=threads)
+    return device_note(CostCurve, model.sessions, name="row-costs", what="cost curve", threads=threads)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
+from math import inf
 from time import perf_counter
 
 import numpy as np
 
+from skipstone.errors import ConfigError
 from skipstone.runtime.costs.rates import tokens_per_s
 from skipstone.runtime.engine import Draft, Feed, Model, Part, Sequence, Workspace, device_note, exit_stages
 from skipstone.runtime.sampling import gap, saturation
@@ -95,6 +97,16 @@ class ExitTimes:
     exit_s: Mapping[int, float]
     late_s: Mapping[int, tuple[float, ...]]
     states_s: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        late = [seconds for times in self.late_s.values() for seconds in times]
+        states = [seconds for times in self.states_s.values() for seconds in times]
+        if not all(0 < seconds < inf for seconds in (self.full_s, *self.exit_s.values(), *late, *states)):
+            raise ConfigError("the times of exits are all above 0")
+        if self.exit_s.keys() != self.late_s.keys() or any(
+            len(times) != len(LATE_ROWS) for times in self.late_s.values()
+        ):
+            raise ConfigError(f"the times of exits are {len(LATE_ROWS)} behind each")
 
     def rate(self, num_layers: int, share: float, *, reads_states: bool = False) -> float:
         """Return the expected tokens per second of an exit at which this `share` of tokens leaves.

@@ -7,6 +7,7 @@ they differ.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from skipstone.errors import ConfigError
 from skipstone.runtime.engine.feed import Feed
 from skipstone.runtime.engine.sessions import Sessions
 from skipstone.runtime.engine.workspace import Workspace
@@ -39,6 +41,7 @@ MAX_EXACT_PRICE: Final = 0.03
 # Numbers of rows that are compared with one more than the last of them; with all of them where float32 is multiplied.
 COUNTS, ALL_COUNTS = (1, 3), (1, 2, 3, 5, 7, 8, 11)
 _PROMPT = 3
+MOST_ADDED: Final = 64
 ROUNDING_CONTEXT: Final = _PROMPT + ALL_COUNTS[-1] + 1  # tokens of a workspace that suffices
 TIMED_PAIRS: Final = 15
 # What a byte of values takes that is copied for a second row of attention, beside a byte of weights that is read:
@@ -54,6 +57,10 @@ class RowRule:
 
     least: int = 1
     multiple: int = 1
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.least <= MOST_ADDED and 1 <= self.multiple <= MOST_ADDED):
+            raise ConfigError(f"rows are fed by 1 to {MOST_ADDED}, got {self.least} and {self.multiple}")
 
     def fed(self, num_rows: int) -> int:
         """Return how many rows are fed for so many that are wanted."""
@@ -71,6 +78,10 @@ class RowRules:
     layers: RowRule = RowRule()
     head: RowRule = RowRule()
     alone_from: int = NEVER
+
+    def __post_init__(self) -> None:
+        if self.alone_from < 0:
+            raise ConfigError(f"a row is alone from 0 tokens on, got {self.alone_from}")
 
     @property
     def adds_rows(self) -> bool:
@@ -100,6 +111,10 @@ class Rounding:
     rules: RowRules | None
     price: float
     attention_price: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.price < math.inf and 0 <= self.attention_price < math.inf):
+            raise ConfigError(f"prices are 0 or more, got {self.price} and {self.attention_price}")
 
     @property
     def is_free(self) -> bool:

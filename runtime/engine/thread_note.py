@@ -9,10 +9,14 @@ from pathlib import Path
 import onnxruntime
 
 from skipstone.devices import Device, ThreadedDevice, physical_cores
+from skipstone.errors import ConfigError
 from skipstone.runtime.bundle import Bundle, Note
 from skipstone.runtime.engine.device_note import hardware_name
 
 __all__ = ["BestThreads", "on_best_threads", "threads_note"]
+
+
+MOST = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +26,12 @@ class BestThreads:
     threads: int
     awake_us: int
     processors: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (
+            1 <= self.threads <= MOST and 0 <= self.awake_us <= MOST and all(0 <= at <= MOST for at in self.processors)
+        ):
+            raise ConfigError("the best threads are 1 or more, awake for 0 us or more, on processors from 0 on")
 
 
 def threads_note(bundle: Bundle, device: Device) -> Note[BestThreads]:

@@ -1,4 +1,4 @@
-"""A line on the terminal while a prompt is read: how far, how fast, how long it takes yet; gone with the first token."""
+"""A line on the terminal while a prompt is read: how far, how fast, how long yet; gone with the first token."""
 
 from __future__ import annotations
 

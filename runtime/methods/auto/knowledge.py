@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from skipstone.runtime.costs import MAX_ROWS
 from skipstone.runtime.decoding import Acceptance, Counts
@@ -107,19 +108,35 @@ class CallTimes:
     """How much longer or shorter calls take than the curve says: all of them, and those of so many rows beyond that.
 
     A curve measured in a busy moment so mends itself, and a machine that slows down does not make rows look cheap that
-    were not fed of late. Each call moves both factors by a small step towards what it took: so they follow the median,
-    and one slow call counts no more than any.
+    were not fed of late. The first plain calls set the first factor, by their median, where the curve knows what they
+    took: else they set their own. The first two calls of a number
+    of rows set the second: the shorter one is believed. From then on each call moves both factors by a small step
+    towards what it took: so they follow the median, and one slow call counts no more than any.
     """
 
     STEP = 1.02
-    MOST_SCALE, MOST = 4.0, 2.0
+    MOST_SCALE, MOST = 4.0, 8.0
+    NUM_PLAIN, NUM_TRIED = 4, 2
 
     def __init__(self) -> None:
         self._scale = 1.0
         self._factors = [1.0] * (MAX_ROWS + 1)
+        self._first = [list[float]() for _ in range(MAX_ROWS + 1)]  # as multiples of what was expected
 
-    def update(self, rows: int, *, measured_s: float, expected_s: float) -> None:
-        """Count one call that was expected to take `expected_s` before any correction."""
+    def is_known(self, rows: int) -> bool:
+        """Whether calls of so many rows have told what they take."""
+        return len(self._first[rows]) >= (self.NUM_TRIED if rows > 1 else self.NUM_PLAIN)
+
+    def update(self, rows: int, *, measured_s: float, expected_s: float, tells_scale: bool = True) -> None:
+        """Count one call that was expected to take `expected_s` before any correction.
+
+        `tells_scale`: plain calls tell of all.
+        """
+        if not self.is_known(rows):
+            self._first[rows].append(measured_s / expected_s)
+            if rows > 1 or self.is_known(rows):
+                self._believe(rows, is_of_all=rows == 1 and tells_scale)
+                return
         ratio = measured_s / (expected_s * self._scale * self._factors[rows])
         if 1 / self.STEP <= ratio <= self.STEP:
             return
@@ -127,12 +144,30 @@ class CallTimes:
         self._scale = min(max(self._scale * step, 1 / self.MOST_SCALE), self.MOST_SCALE)
         self._factors[rows] = min(max(self._factors[rows] * step, 1 / self.MOST), self.MOST)
 
-    def correct(self, costs: Sequence[float]) -> list[float]:
-        """Return the costs of 0, 1, 2 ... rows as recent calls suggest; more rows never cost less."""
-        corrected = [0.0]
-        for cost, factor in zip(costs[1:], self._factors[1:], strict=True):
-            corrected.append(max(corrected[-1], cost * self._scale * factor))
-        return corrected
+    def _believe(self, rows: int, *, is_of_all: bool) -> None:
+        """Set a factor by the first calls: of two the shorter one, of plain ones the median."""
+        first = sorted(self._first[rows])
+        middle = first[0] if rows > 1 else first[(len(first) - 1) // 2]
+        if is_of_all:
+            self._scale, self._factors[rows] = min(max(middle, 1 / self.MOST_SCALE), self.MOST_SCALE), 1.0
+        else:
+            self._factors[rows] = min(max(middle / self._scale, 1 / self.MOST), self.MOST)
+
+    def correct(self, costs: Sequence[float], hopeful: Sequence[float] | None = None) -> list[float]:
+        """Return the costs of 0, 1, 2 ... rows as recent calls suggest; more rows never cost less.
+
+        Numbers of rows that no call has told about take what is `hopeful`, where that is less, and no more than larger
+        numbers that are known.
+        """
+        corrected = [cost * self._scale * factor for cost, factor in zip(costs, self._factors, strict=True)]
+        most = float("inf")
+        for rows in range(len(costs) - 1, 0, -1):
+            if self.is_known(rows):
+                most = min(most, corrected[rows])
+            elif rows > 1:
+                lower = corrected[rows] if hopeful is None else hopeful[rows] * self._scale
+                corrected[rows] = min(corrected[rows], lower, most)
+        return [*accumulate(corrected, max)]
 
 
 class Knowledge:

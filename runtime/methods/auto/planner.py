@@ -87,6 +87,7 @@ class Planner(Drafter):
         self._knowledge = knowledge or Knowledge()
         self._sources = [Source.of(guard, self._knowledge) for guard in guards]
         self._curve, self._rule, self._clock = curve, rule, clock
+        self._tells_scale = curve is None or curve.tells_scale
         self._budget = Budget(SHARE)
         self._expected: list[float] = []
         self._costs: list[float] = []
@@ -107,6 +108,8 @@ class Planner(Drafter):
             self._num_resting -= 1
             self._asked_s, self._called_at = 0.0, start
             return NOTHING
+        if self._curve is not None:
+            self._costs_at(len(history))  # plain calls tell, too, how the curve is off
         left_s = self._budget.left_s(limit)
         draft = self._best(history, limit, left_s) if left_s > 0 and limit > 0 and self._sources else NOTHING
         self._called_at = self._clock()
@@ -176,10 +179,11 @@ class Planner(Drafter):
         """Return the seconds of a call of so many rows, [0] being free."""
         if context >= self._costs_until or not self._costs:
             curve = self._curve or rough_curve(self._budget.plain_s)
+            fed = [0, *(min(self._rule.fed(rows), MAX_ROWS) for rows in range(1, MAX_ROWS + 1))]
             costs = curve.costs(context, max_rows=MAX_ROWS)
-            costs = [0.0, *(costs[min(self._rule.fed(rows), MAX_ROWS)] for rows in range(1, MAX_ROWS + 1))]
+            costs, hopeful = ([by[rows] for rows in fed] for by in (costs, curve.hopeful(context, max_rows=MAX_ROWS)))
             self._expected, self._costs_until = costs, context + CONTEXT_STEP
-            self._costs = self._knowledge.times.correct(costs)
+            self._costs = self._knowledge.times.correct(costs, hopeful)
             if self._curve is None:
                 self._costs = self._knowledge.rows.seen(self._costs)
             self._extras = self._worst()
@@ -218,8 +222,13 @@ class Planner(Drafter):
     def _learn(self, seen: Round) -> float:
         """Score the proposals of the round and what asking for them took; return the seconds of those that read."""
         rows, read_s = 1 + len(seen.draft), 0.0
-        if self._num_tokens and seen.model_s and not seen.num_peeked:
-            self._knowledge.times.update(rows, measured_s=seen.model_s, expected_s=self._expected[rows])
+        if self._expected and seen.model_s and not seen.num_peeked:
+            times = self._knowledge.times
+            was_known = times.is_known(rows)
+            expected_s, tells_scale = self._expected[rows], self._tells_scale
+            times.update(rows, measured_s=seen.model_s, expected_s=expected_s, tells_scale=tells_scale)
+            if times.is_known(rows) != was_known:
+                self._costs_until = 0
         for proposal in self._proposals:
             guard, record = proposal.source.guard, proposal.source.record
             proposal.source.learn(proposal.draft, seen.token_ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,7 @@ from rich.progress import TaskProgressColumn
 
 from skipstone.cli.command import unfold
 from skipstone.cli.options import BundleArgument, Place, PlotOption, Printing
-from skipstone.cli.terminal import aligned, note_kept, print_json, progress_bar, write
+from skipstone.cli.terminal import aligned, note_kept, notes, print_json, progress_bar, write
 
 if TYPE_CHECKING:
     from skipstone.runtime.costs import CostCurve
@@ -38,8 +39,9 @@ def run(
 
     Milliseconds of a call for so many rows and cached tokens. `--decode auto` then plans with it; without it,
     it learns from the calls of a text. Of a bundle with an int8 cache both types are measured, which `--cache auto`
-    chooses by. Where the number of threads follows the machine, the curves on fewer are kept too. Measure again when
-    the machine was busy.
+    chooses by. Where the number of threads follows the machine, the curves on fewer are kept too. The times are the
+    shortest; `spread` is how far above them they usually were. What was disturbed by other programs is measured again,
+    and a curve that stays so is not kept.
     """
     from skipstone.bench import plot_costs, require_plot
     from skipstone.bundled import notes_folder
@@ -55,11 +57,12 @@ def run(
         curve = curves[measured.sessions.cache_type] = _measure(measured, seconds / len(models), quiet=printing.quiet)
         note = costs_note(measured)
         paths.append(note.path(model.profiles or notes_folder()))
-        kept = note.save(curve, paths[-1]) and kept
+        kept = curve.is_sound and note.save(curve, paths[-1]) and kept
         for threads in measured.sessions.crew.steps[:-1]:
             fewer, note = seconds / len(models) / 2, costs_note(measured, threads=threads)
             curve = _measure(measured, fewer, threads=threads, quiet=printing.quiet)
-            kept = note.save(curve, note.path(model.profiles or notes_folder())) and kept
+            if curve.is_sound:
+                kept = note.save(curve, note.path(model.profiles or notes_folder())) and kept
     first = curves[model.sessions.cache_type]
     if plot is not None:
         plot_costs(first, title=f"{bundle} on {model.device.name}, {model.device.threads} threads", path=plot)
@@ -73,7 +76,10 @@ def run(
         write(_table(curve))
     if len(curves) > 1:
         write(_crossings(curves, limit=model.manifest.context_length))
-    note_kept(paths[0], "the curve is", kept=kept, quiet=printing.quiet)
+    if all(curve.is_sound for curve in curves.values()):
+        note_kept(paths[0], "the curve is", kept=kept, quiet=printing.quiet)
+    else:
+        notes(quiet=printing.quiet).print("the machine was too busy to measure, so the curve is not kept; try again")
 
 
 def _other_caches(model: Model, place: Place) -> list[Model]:
@@ -112,12 +118,16 @@ def _measure(model: Model, seconds: float, *, threads: int | None = None, quiet:
 
 
 def _table(curve: CostCurve) -> str:
-    """Return milliseconds by rows and context, and beside them how often each guess must be right to pay."""
-    head = ["rows", *(f"ms at {context}" for context in curve.contexts), "x one row", "pays from"]
+    """Return milliseconds by rows and context; how far above them calls usually were; how often a guess must be right
+    to pay."""
+    head = ["rows", *(f"ms at {context}" for context in curve.contexts), "spread", "x one row", "pays from"]
     lines = []
     for index, rows in enumerate(curve.rows):
         times = [line[index] for line in curve.seconds]
+        spread = median(line[index] for line in curve.spread) if curve.spread else 0.0
         factor = times[0] / curve.seconds[0][0]
         pays = f"{(factor - 1) / (rows - 1):.0%}" if rows > 1 else ""
-        lines.append([str(rows), *(f"{1e3 * seconds:.3g}" for seconds in times), f"{factor:.2f}", pays])
+        lines.append(
+            [str(rows), *(f"{1e3 * seconds:.3g}" for seconds in times), f"{spread:.0%}", f"{factor:.2f}", pays]
+        )
     return aligned([head, *lines])

@@ -327,10 +327,12 @@ def test_tune_shows_what_rows_cost_and_keeps_it(cli: CommandLine, bundle: Path, 
 
 def test_tune_measures_anew_and_auto_plans_with_it(cli: CommandLine, bundle: Path, cache: Path) -> None:
     told = json.loads(cli("tune", bundle, "--seconds", 0.1, "--json").out)
-    assert set(told) == {"bundle", "device", "threads", "rows", "contexts", "seconds"}
+    assert set(told) == {"bundle", "device", "threads", "rows", "contexts", "seconds", "spread"}
     assert (told["bundle"], told["device"], told["contexts"]) == (str(bundle), "cpu", [64, 240])
     (file,) = (cache / "profiles").iterdir()
-    assert json.loads(file.read_text())["finding"] == {name: told[name] for name in ("rows", "contexts", "seconds")}
+    assert json.loads(file.read_text())["finding"] == {
+        name: told[name] for name in ("rows", "contexts", "seconds", "spread")
+    }
     kept = file.stat().st_ino
     assert cli("generate", bundle, "-p", PROMPT, "-n", 4, "--decode", "auto").code == 0
     assert [*(cache / "profiles").iterdir()] == [file] and file.stat().st_ino == kept, "it is not measured again"

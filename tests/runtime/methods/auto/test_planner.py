@@ -419,7 +419,7 @@ def test_the_factors_of_calls_follow_the_median() -> None:
         times.update(2, measured_s=65.0 if index % 3 == 0 else 1.3, expected_s=1.0)
     corrected = times.correct([0.0] + [1.0] * MAX_ROWS)
     assert corrected[2] == pytest.approx(1.3, rel=0.1)
-    assert 1 < corrected[1] < 1.2, "half of it is taken for the whole machine"
+    assert 1 <= corrected[1] < 1.2, "plain calls tell what they take"
 
 
 def test_one_slow_call_counts_no_more_than_any() -> None:
@@ -435,8 +435,8 @@ def test_corrected_costs_never_fall_and_stay_within_bounds(calls: list[tuple[int
         times.update(rows, measured_s=measured_ms / 1e3, expected_s=costs[rows])
     corrected = times.correct(costs)
     assert corrected[0] == 0 and corrected == sorted(corrected) and len(corrected) == len(costs)
-    assert all(cost / 8 <= after for cost, after in zip(costs, corrected, strict=True))
-    assert max(corrected) <= 8 * max(costs)
+    assert all(cost / 32 <= after for cost, after in zip(costs, corrected, strict=True))
+    assert max(corrected) <= 32 * max(costs)
 
 
 def test_a_curve_that_is_wrong_mends_itself() -> None:
@@ -447,7 +447,7 @@ def test_a_curve_that_is_wrong_mends_itself() -> None:
     half = np.random.default_rng(0).random(3000) < 0.5
     run = simulation(lambda _: [Scripted(clock, lambda at: half[at], length=1)], curve=wrong, real=real, clock=clock)
     run.run(2500)
-    assert 10 < run.num_drafted < 100, "half of the guesses are right, which would pay on the wrong curve only"
+    assert 1 < run.num_drafted < 100, "half of the guesses are right, which would pay on the wrong curve only"
 
 
 def test_a_prompt_that_nobody_was_asked_for_tells_nothing() -> None:
