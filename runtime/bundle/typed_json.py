@@ -33,9 +33,9 @@ def parse_json(text: str | bytes, *, finite: bool = False) -> Any:
 
     `finite`: nor any number that is none, or too large.
     """
-    hooks = {"parse_float": _finite, "parse_constant": _finite} if finite else {}
+    number = _finite if finite else float
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, **hooks)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_float=number, parse_constant=number)
     except (ValueError, RecursionError) as error:
         raise DataError(f"the file is not JSON: {error}") from error
 

@@ -196,7 +196,7 @@ def test_errors_arrive_with_the_first_piece(model: LanguageModel) -> None:
         asyncio.run(model.achat([{"role": "user", "content": "x"}], processors=[failing]))
 
 
-def test_texts_of_several_threads_take_turns_and_stay_what_they_are(model: LanguageModel) -> None:
+def test_texts_of_several_threads_stay_what_they_are(model: LanguageModel) -> None:
     prompts = [f"{PROMPT} # {number}" for number in range(4)]
     texts: dict[str, str] = {}
 

@@ -316,10 +316,11 @@ def test_tune_shows_what_rows_cost_and_keeps_it(cli: CommandLine, bundle: Path, 
     outcome = cli("tune", bundle, "--seconds", 0.1)
     assert outcome.code == 0
     lines = [re.split(r" {2,}", line.strip()) for line in outcome.out.splitlines()]
-    assert lines[0] == ["rows", "ms at 64", "ms at 240", "x one row", "pays from"]
+    assert lines[0] == ["rows", "ms at 64", "ms at 240", "spread", "x one row", "pays from"]
     assert [line[0] for line in lines[1:4]] == ["1", "2", "3"]
-    assert lines[1][3:] == ["1.00"]
-    for rows, _, _, factor, pays in lines[2:]:
+    assert lines[1][4:] == ["1.00"]
+    for rows, _, _, spread, factor, pays in lines[2:]:
+        assert spread.endswith("%")
         assert float(pays.rstrip("%")) == pytest.approx(100 * (float(factor) - 1) / (int(rows) - 1), abs=2)
     (file,) = (cache / "profiles").iterdir()
     assert outcome.err == f"kept in {file}\n"
