@@ -47,8 +47,7 @@ class LanguageModel(ChattingModel):
     Options of `stream` and `generate` are those of `GenerationOptions` (max_new_tokens, stop, decode and so on) and of
     `SamplingOptions` (temperature, top_k, top_p, min_p, seed and so on); without any, the likeliest token wins. With
     `sampling="model"` tokens are chosen as the model recommends, in all that no other option says. None stands for an
-    option that is not set. An option or a prompt of another type is refused before any work. Calls of the model run one
-    at a time, those of several texts in turn.
+    option that is not set. An option or a prompt of another type is refused before any work.
     """
 
     @checks_arguments
@@ -90,8 +89,8 @@ class LanguageModel(ChattingModel):
         """Yield what `stream` does, for asyncio: the event loop never waits for the model.
 
         A piece is made when it is asked for, in a thread of the text's own. Where the task is cancelled the model call
-        ends at once, and a `cancel` that is given is cancelled too. Several texts at a time share the model call by
-        call. `options` are those of `stream`; what it raises comes with the first piece.
+        ends at once, and a `cancel` that is given is cancelled too. Several texts run side by side. `options` are those
+        of `stream`; what it raises comes with the first piece.
         """
         return async_pieces(lambda cancel: self.stream(prompt, cancel=cancel, **options), cancel)
 
