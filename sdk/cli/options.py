@@ -168,12 +168,14 @@ class Place:
         """
         from skipstone.api import load
         from skipstone.devices import DEFAULT_DEVICE
+        from skipstone.runtime.bundle import MeasuringWatch, measured_by
 
         if self.cache is CacheChoiceName.auto:
             options |= {"cache": "auto", "expected_decode": decode, "expected_tokens": num_tokens}
         else:
             options |= {"cache": self.cache_name}
-        model = load(bundle, device=self.device, threads=self.threads, max_threads=self.max_threads, **options)
+        with measured_by(MeasuringWatch(_tell_measuring)):
+            model = load(bundle, device=self.device, threads=self.threads, max_threads=self.max_threads, **options)
         told = model.runtime.device_told
         if told is not None and model.runtime.device.name != DEFAULT_DEVICE:  # to fall back there is a warning
             notes().print(told)
@@ -190,6 +192,12 @@ class Printing:
 
     as_json: JsonOption = False
     quiet: QuietOption = False
+
+
+def _tell_measuring(what: str) -> None:
+    """Say on a terminal that the device is measured, which takes a second or so."""
+    if (console := notes()).is_terminal:
+        console.print(f"measuring this device once: {what}")
 
 
 def told_context(context: int | None, room: Room, *, quiet: bool) -> int:
