@@ -16,11 +16,13 @@ from skipstone.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 PUBLIC_NAMES = {
+    "Cancellation",
     "Conversation",
     "Generation",
     "GenerationOptions",
     "LanguageModel",
     "Piece",
+    "PromptProgress",
     "SamplingOptions",
     "SkipstoneError",
     "Stats",

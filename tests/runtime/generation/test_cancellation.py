@@ -203,3 +203,39 @@ def test_a_file_of_a_prompt_that_was_cancelled_is_not_written(model: LanguageMod
     again = model.generate(PROMPT, prompt_cache=file, **QUICK)
     assert again.text == model.generate(PROMPT, **QUICK).text
     assert file.exists()
+
+
+def test_a_text_is_decoded_beside_one_that_reads(model: LanguageModel) -> None:
+    """Tokens come between the pieces of another thread's prompt."""
+    counts: list[int] = []
+    made, ready, stop = 0, threading.Event(), Cancellation()
+
+    def decode() -> None:
+        nonlocal made
+        for _ in model.stream("def", max_new_tokens=4000, context_length=4096, decode="plain", cancel=stop):
+            made += 1
+            ready.set()
+
+    thread = threading.Thread(target=decode)
+    thread.start()
+    assert ready.wait(10)
+    model.generate(PROMPT * 3, on_prompt=lambda progress: counts.append(made), max_new_tokens=1, context_length=4096)
+    stop.cancel()
+    thread.join(10)
+    assert counts[-1] > counts[0]
+
+
+def test_a_draft_model_that_reads_the_prompt_is_heard_and_cancelled(
+    make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
+) -> None:
+    size = {"max_position_embeddings": 4096}
+    small = make_checkpoint(num_hidden_layers=1, **size)
+    model = skipstone.load(make_bundle(make_checkpoint(**size), draft_model=small))
+    num_pieces = -(-len(model.encode(PROMPT)) // 256)
+    after = CancelAfter(num_pieces + 2)
+    options = {"decode": "model", "max_new_tokens": 50, "context_length": 4096}
+    made = model.generate(PROMPT, cancel=after.cancellation, on_prompt=after, **options)
+    assert (made.finish_reason, len(made.token_ids)) == ("cancelled", 1)
+    assert len(after.heard) == num_pieces + 2
+    whole = model.generate(PROMPT, **options)
+    assert whole.token_ids == model.generate(PROMPT, **options | {"decode": "plain"}).token_ids
