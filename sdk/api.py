@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from skipstone.bundled import BUNDLED, bundled_bundle, notes_folder
+from skipstone.bundled import notes_folder
 from skipstone.devices import Device, bounded, open_device
 from skipstone.errors import ConfigError
+from skipstone.kept_exports import resolve
 from skipstone.language_model import LanguageModel
 from skipstone.option_types import checks_arguments
 from skipstone.planning import plan
@@ -47,6 +48,9 @@ def load(
     expected_tokens: int | None = None,
 ) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
+
+    A checkpoint folder, a GGUF file or a hub id is exported first, as `export` does it without options, and kept in the
+    user's cache; the next time it is only opened. See `skipstone cache`.
 
     `device` is a name of `skipstone devices`, with a unit where there are several, such as `cuda:1`; or `auto` for the
     best that works, which says in `model.runtime.device_told` what it took and why not others, and warns where it fell
@@ -93,11 +97,6 @@ def _chosen_cache(folder: Path, device: Device, decode: str | None, num_tokens: 
     """Return the type of cache that is quicker for such texts."""
     rows = MethodChoice.parse("auto" if decode is None else decode).usual_rows
     return find_cache(Bundle.open(folder), device, notes_folder(), num_rows=rows, context=num_tokens)
-
-
-def resolve(bundle: str | Path) -> Path:
-    """Return the folder of a bundle given as a path or as the name of a bundled model."""
-    return bundled_bundle(str(bundle)) if str(bundle) in BUNDLED else Path(bundle)
 
 
 @checks_arguments

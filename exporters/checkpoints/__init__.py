@@ -13,6 +13,7 @@ from skipstone.exporters.checkpoints.exit_adapters import (
     weights_identity,
 )
 from skipstone.exporters.checkpoints.files import optional_json
+from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
 from skipstone.exporters.checkpoints.inventory import left_out, require_tensors, with_stored_biases
 from skipstone.exporters.checkpoints.opening import open_checkpoint
 from skipstone.exporters.checkpoints.safetensors_file import safetensors_in
@@ -36,6 +37,8 @@ __all__ = [
     "adapters_bytes",
     "adapters_for",
     "check_shape",
+    "fetch",
+    "is_hub_id",
     "left_out",
     "open_checkpoint",
     "open_weights",

@@ -28,6 +28,7 @@ from skipstone.cli import (
     train_experts,
 )
 from skipstone.cli.bench import bench
+from skipstone.cli.cache import cache
 from skipstone.cli.command import add_command
 from skipstone.cli.evaluate import evaluate
 from skipstone.cli.reading import StoppedReading
@@ -84,7 +85,7 @@ for command in (
     demo,
 ):
     add_command(app, command)
-for name, group in {"tune": tune, "bench": bench, "eval": evaluate}.items():
+for name, group in {"tune": tune, "bench": bench, "eval": evaluate, "cache": cache}.items():
     app.add_typer(group, name=name)
 
 

@@ -49,11 +49,13 @@ def run(
     provider is here, it is asked itself; elsewhere a table of its operators answers. Multiply-adds are those of
     products of matrices, attention and experts.
     """
-    from skipstone.api import resolve
+    from skipstone.cli.naming import bundle_folder
     from skipstone.placement import check_target
     from skipstone.runtime.bundle import Bundle
 
-    placement = check_target(Bundle.open(resolve(bundle)), target, rows=rows, context=context, every_graph=every_graph)
+    placement = check_target(
+        Bundle.open(bundle_folder(bundle)), target, rows=rows, context=context, every_graph=every_graph
+    )
     if as_json:
         print_json(_as_json(placement))
     else:

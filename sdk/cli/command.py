@@ -114,11 +114,15 @@ def add_command(app: typer.Typer, module: ModuleType) -> None:
     app.command(name=module.NAME, epilog=module.EXAMPLES, cls=PanelCommand)(module.run)
 
 
-def command_group(kind: type[DefaultGroup], *modules: ModuleType, help_text: str, examples: str) -> typer.Typer:
+def command_group(
+    kind: type[DefaultGroup],
+    *modules: ModuleType,
+    help_text: str,
+    examples: str,
+    metavar: str = "[COMMAND] BUNDLE ...",
+) -> typer.Typer:
     """Return a group of the commands in `modules`."""
-    group = typer.Typer(
-        cls=kind, help=help_text, epilog=examples, subcommand_metavar="[COMMAND] BUNDLE ...", rich_markup_mode=None
-    )
+    group = typer.Typer(cls=kind, help=help_text, epilog=examples, subcommand_metavar=metavar, rich_markup_mode=None)
     for module in modules:
         add_command(group, module)
     return group

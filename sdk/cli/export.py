@@ -5,24 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.progress import DownloadColumn, TaskProgressColumn
 
 from skipstone.cli.command import unfold
 from skipstone.cli.export_flags import CalibrationFlags, DraftModelFlags, StageFlags, Via, WeightFlags, plan_keywords
+from skipstone.cli.export_lines import ExportLines
 from skipstone.cli.options import QuietOption
-from skipstone.cli.terminal import notes, progress_bar
-from skipstone.watcher import Watcher
-
-if TYPE_CHECKING:
-    from skipstone.exporters import ExportPlan
-    from skipstone.exporters.optimum import WrappedPlan
+from skipstone.cli.terminal import notes
 
 NAME = "export"
 EXAMPLES = """\b
@@ -76,33 +69,11 @@ def run(
         force=force,
         **asdict(calibration) | {"cache": calibration.cache.value},
     )
-    planned = job.run(_Terminal(quiet=quiet), command=shlex.join(["skipstone", *sys.argv[1:]]))
+    planned = job.run(ExportLines(quiet=quiet), command=shlex.join(["skipstone", *sys.argv[1:]]))
     seconds = time.perf_counter() - start
     notes(quiet=quiet).print(f"{output}: {planned.recipe.name}, {_size(output)}, {seconds:.1f} s")
     if line := job.advice(planned):
         notes(quiet=quiet).print(line)
-
-
-class _Terminal(Watcher):
-    """Shows remarks and progress on standard error."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-
-    def remark(self, line: str) -> None:
-        notes(quiet=self._quiet).print(line)
-
-    @contextmanager
-    def searching(self, title: str) -> Iterator[Callable[[float], None]]:
-        with progress_bar(title, total=1.0, count=TaskProgressColumn(), quiet=self._quiet) as (progress, task):
-            yield lambda share: progress.update(task, completed=share)
-
-    @contextmanager
-    def writing(self, plan: ExportPlan | WrappedPlan) -> Iterator[Callable[[int], None]]:
-        total, bytes_each = plan.work
-        with progress_bar("exporting", total=total, count=DownloadColumn(), quiet=self._quiet) as (progress, task):
-            yield lambda count: progress.advance(task, count * bytes_each)
-            progress.update(task, completed=total)
 
 
 def _size(bundle: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 import typer
 
+from skipstone.cli.completion import complete_methods
 from skipstone.cli.options import (
     CalibrationOption,
     DraftDeviceOption,
@@ -70,7 +71,12 @@ class DraftFlags:
 
     panel: ClassVar[str] = "Decoding"
     decode: Annotated[
-        str, typer.Option(metavar="METHOD", help="auto, plain, or drafters, the cheapest first: ngram,model.")
+        str,
+        typer.Option(
+            metavar="METHOD",
+            autocompletion=complete_methods,
+            help="auto, plain, or drafters, the cheapest first: ngram,model.",
+        ),
     ] = "auto"
     draft_model: DraftModelOption = None
     draft_device: DraftDeviceOption = None

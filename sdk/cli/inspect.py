@@ -44,12 +44,12 @@ def run(
 
     Layers, sizes, precision, exits, draft model, cache, memory and where it comes from; its whole manifest with --json.
     """
-    from skipstone.api import resolve
     from skipstone.bundled import notes_folder
     from skipstone.check import draft_head_tokens, part_sizes
+    from skipstone.cli.naming import bundle_folder
     from skipstone.runtime.methods.depth import exits_note
 
-    opened = Bundle.open(resolve(bundle))
+    opened = Bundle.open(bundle_folder(bundle))
     if recipe:
         print_json(dict(opened.manifest.recipe))
         return

@@ -46,7 +46,7 @@ def run(
     `suggest --ngrams STORE` makes drafts that continue as these texts do. Files are read as plain text; in folders,
     hidden files and those that are no UTF-8 text are left out. A store fits the bundles of one tokenizer.
     """
-    from skipstone.api import resolve
+    from skipstone.cli.naming import bundle_folder
     from skipstone.ngrams import find_texts, parse_size, require_place, vocabulary_of
     from skipstone.runtime.bundle import Bundle
     from skipstone.runtime.text import NgramCounts, Tokenizer
@@ -54,7 +54,7 @@ def run(
     start, limit = time.perf_counter(), None if max_size is None else parse_size(max_size)
     require_place(output, force=force)
     found = find_texts(files)
-    opened = Bundle.open(resolve(bundle))
+    opened = Bundle.open(bundle_folder(bundle))
     counts = NgramCounts()
     num_skipped = _count(found, Tokenizer.load(opened.path), counts, quiet=printing.quiet)
     if not counts.num_tokens:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skipstone.cli.completion import complete_devices, complete_models
 from skipstone.cli.terminal import OutputFormat, notes
 from skipstone.errors import ConfigError
 
@@ -48,7 +49,14 @@ __all__ = [
     "told_context",
 ]
 
-BundleArgument = Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle folder, or the word pebble.")]
+BundleArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="Bundle folder, checkpoint, GGUF file, hub id, or the word pebble.",
+        autocompletion=complete_models,
+    ),
+]
 CalibrationOption = Annotated[
     Path | None,
     typer.Option("--calibration", metavar="FILE", help="With --min-agreement: use this calibration, not the kept one."),
@@ -77,15 +85,31 @@ NormalizeOption = Annotated[
 ClosingOption = Annotated[bool, typer.Option("--closing", help="Count a stop token behind each answer, too.")]
 DeviceOption = Annotated[
     str,
-    typer.Option("--device", metavar="NAME", help="Where to run: see `skipstone devices`; auto: the best that works."),
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        autocompletion=complete_devices,
+        help="Where to run: see `skipstone devices`; auto: the best that works.",
+    ),
 ]
 DraftDeviceOption = Annotated[
     str | None,
-    typer.Option("--draft-device", metavar="NAME", help="Where the draft model runs; default: as --device."),
+    typer.Option(
+        "--draft-device",
+        metavar="NAME",
+        autocompletion=complete_devices,
+        help="Where the draft model runs; default: as --device.",
+    ),
 ]
 DraftModelOption = Annotated[
     str | None,
-    typer.Option("--draft-model", "--drafter", metavar="BUNDLE", help="A smaller bundle of the family that drafts."),
+    typer.Option(
+        "--draft-model",
+        "--drafter",
+        metavar="BUNDLE",
+        autocompletion=complete_models,
+        help="A smaller bundle of the family that drafts.",
+    ),
 ]
 OutputOption = Annotated[OutputFormat, typer.Option("--output", "-o", help="How to print the result.")]
 PlotOption = Annotated[
@@ -167,6 +191,7 @@ class Place:
         By `decode` and the `num_tokens` of a text, where they are known, its type of cache is chosen, if it is to be.
         """
         from skipstone.api import load
+        from skipstone.cli.naming import bundle_folder
         from skipstone.devices import DEFAULT_DEVICE
         from skipstone.runtime.bundle import MeasuringWatch, measured_by
 
@@ -174,8 +199,11 @@ class Place:
             options |= {"cache": "auto", "expected_decode": decode, "expected_tokens": num_tokens}
         else:
             options |= {"cache": self.cache_name}
+        if options.get("draft_model") is not None:
+            options["draft_model"] = bundle_folder(options["draft_model"])
+        folder = bundle_folder(bundle)
         with measured_by(MeasuringWatch(_tell_measuring)):
-            model = load(bundle, device=self.device, threads=self.threads, max_threads=self.max_threads, **options)
+            model = load(folder, device=self.device, threads=self.threads, max_threads=self.max_threads, **options)
         told = model.runtime.device_told
         if told is not None and model.runtime.device.name != DEFAULT_DEVICE:  # to fall back there is a warning
             notes().print(told)

@@ -128,7 +128,7 @@ CHECKPOINTS: dict[str, tuple[Damage, str]] = {
     ),
 }
 BUNDLES: dict[str, tuple[Damage, str]] = {
-    "no folder": (shutil.rmtree, "bundle is not a folder"),
+    "no folder": (shutil.rmtree, "there is no bundle here: "),
     "no manifest": (remove("skipstone.json"), r"bundle is not a bundle: it has no skipstone\.json"),
     "a manifest that is garbage": (replace("skipstone.json", b"\xff"), r"bundle/skipstone\.json: "),
     "a manifest of a newer version": (
@@ -156,11 +156,6 @@ def test_a_bundle_that_cannot_run_is_refused(refused: Refused, place: Path, case
     damage, pattern = BUNDLES[case]
     damage(place / "bundle")
     refused("generate bundle -p x", pattern)
-
-
-def test_a_checkpoint_in_the_place_of_a_bundle_is_told_how_to_become_one(refused: Refused) -> None:
-    for command in ("generate checkpoint -p x", "inspect checkpoint", "bench checkpoint", "chat checkpoint"):
-        refused(command, "checkpoint is a checkpoint, not a bundle: run `skipstone export` on it first")
 
 
 def test_an_altered_byte_is_found_by_verify(refused: Refused, place: Path) -> None:
@@ -227,7 +222,7 @@ OPTIONS = {
     "eval bundle --text bundle": "bundle cannot be read: Is a directory",
     "eval bundle --text bundle/weights.bin": r"weights\.bin is not UTF-8 text: .* at byte \d+",
     "eval bundle --text text.txt --max-tokens 1": "'--max-tokens'",
-    "eval bundle --text text.txt --reference checkpoint": "checkpoint is a checkpoint, not a bundle",
+    "eval bundle --text text.txt --reference chekpoint": "there is no chekpoint here",
     "inspect bundle --unheard-of": "No such option: --unheard-of; see skipstone inspect --help",
     "inspect bundle --traceback": "No such option: --traceback",
     "unheard-of": "No such command 'unheard-of'; see skipstone --help",

@@ -76,6 +76,8 @@ COMMANDS = {
     "eval sparsity": "--text --methods --at --of --calibrate --max-tokens --prompt --seed --beside --json --quiet",
     "eval choices": "--cases --normalize --closing --cache --device --threads --max-threads --json --quiet",
     "demo": "--quiet",
+    "cache list": "--json",
+    "cache remove": "--all --older-than --quiet",
 }
 GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
 

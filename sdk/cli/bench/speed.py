@@ -35,12 +35,12 @@ def run(
     Load time, time to first token, prefill, decoding, peak memory, with plain decoding after random tokens; medians
     over the runs.
     """
-    from skipstone.api import resolve
     from skipstone.bench import benchmark
+    from skipstone.cli.naming import bundle_folder
 
     with progress_bar("run", total=runs, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
         result = benchmark(
-            resolve(bundle),
+            bundle_folder(bundle),
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,
             runs=runs,

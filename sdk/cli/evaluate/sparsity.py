@@ -113,11 +113,11 @@ def _judge(
 
 
 def _besides(bundles: Sequence[str], planned: ExportPlan) -> Iterator[Beside]:
-    from skipstone.api import resolve
+    from skipstone.cli.naming import bundle_folder
     from skipstone.sparsity import besides
 
     for bundle in bundles:
-        yield from besides(resolve(bundle), planned.architecture)
+        yield from besides(bundle_folder(bundle), planned.architecture)
 
 
 def _table(rows: Sequence[SparsityRow], options: SparsityOptions) -> str:

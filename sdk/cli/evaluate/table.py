@@ -57,9 +57,9 @@ def compare(
 
 
 def _resolved(bundle: str) -> str:
-    from skipstone.api import resolve
+    from skipstone.cli.naming import bundle_folder
 
-    return str(resolve(bundle))
+    return str(bundle_folder(bundle))
 
 
 def _windows(bundle: str, paths: Sequence[Path], max_tokens: int | None, window: int) -> list[list[int]]:

@@ -40,9 +40,9 @@ def run(
     battery. Nothing is kept if other programs are busy meanwhile. Other commands then take as many threads at most, and
     fewer while the machine is busy, unless --threads fixes a number.
     """
-    from skipstone.api import resolve
     from skipstone.bench import measure_threads
     from skipstone.bundled import notes_folder
+    from skipstone.cli.naming import bundle_folder
     from skipstone.devices import open_device, own_processors, physical_cores
     from skipstone.runtime.bundle import Bundle
     from skipstone.runtime.engine import threads_note
@@ -50,7 +50,7 @@ def run(
     counts = range(1, (most or physical_cores()) + 1)
     with progress_bar("threads", total=None, count=MofNCompleteColumn(), quiet=printing.quiet) as (bar, task):
         speeds = measure_threads(
-            resolve(bundle),
+            bundle_folder(bundle),
             counts,
             new_tokens=new_tokens,
             runs=runs,
@@ -58,7 +58,7 @@ def run(
             on_progress=lambda count: bar.advance(task, count),
         )
     best = max(speeds, key=lambda speed: speed.decode_tokens_per_s)
-    note = threads_note(Bundle.open(resolve(bundle)), open_device(device))
+    note = threads_note(Bundle.open(bundle_folder(bundle)), open_device(device))
     path = note.path(notes_folder())
     is_busy = any(speed.is_starved for speed in speeds)
     kept = not is_busy and note.save(best.place, path)

@@ -14,8 +14,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import save_file
 
 from skipstone.errors import CheckpointError
-from skipstone.exporters.checkpoints import open_checkpoint
-from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
+from skipstone.exporters.checkpoints import fetch, is_hub_id, open_checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SETTINGS = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}

@@ -33,7 +33,7 @@ COMMANDS = (
     *("export", "generate", "suggest", "choose", "chat", "inspect", "devices"),
     *("check-target", "train-exits", "train-experts", "ngrams", "demo"),
 )
-GROUPS = ("tune", "bench", "eval")
+GROUPS = ("tune", "bench", "eval", "cache")
 PROMPT = "def add(first, second):"
 TEMPLATE = (
     "{% for message in messages %}<s>{{ message.role }}: {{ message.content }}</s>{% endfor %}"

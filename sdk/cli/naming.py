@@ -1,0 +1,17 @@
+"""Models by their names on the command line; what is no bundle is exported before the eyes of the user."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+__all__ = ["bundle_folder"]
+
+
+def bundle_folder(name: str, *, quiet: bool = False) -> Path:
+    """Return the bundle folder of a model, as `skipstone.kept_exports.resolve`, and show its export."""
+    from skipstone.cli.export_lines import ExportLines
+    from skipstone.kept_exports import resolve
+
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "generate")
+    return resolve(name, watcher=ExportLines(quiet=quiet), command=command)
