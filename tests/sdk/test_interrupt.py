@@ -114,6 +114,7 @@ def test_ctrl_c_ends_a_text_where_it_is(make_checkpoint: MakeCheckpoint, make_bu
     process = start(program, "generate", bundle, "-p", "def", "-n", 8000, "--min-new-tokens", 8000)
     assert process.stdin is not None
     process.stdin.close()  # an open pipe is waited for: a document may come
+    process.stdin = None
     assert process.stdout is not None
     first = process.stdout.read(1)
     process.send_signal(signal.SIGINT)

@@ -21,7 +21,7 @@ from skipstone.runtime.sampling import SamplingOptions
 FLAGS = (LengthFlags, DraftFlags, DecodingFlags, SamplingFlags)
 OF_LOADING = {"draft_model", "draft_device", "suffix_memory"}
 OF_METHODS = {"active"}  # which sets the method and its dial
-NOT_AT_THE_COMMAND_LINE = {"logit_bias", "banned_ids"}
+NOT_AT_THE_COMMAND_LINE = {"logit_bias", "banned_ids", "processors"}
 
 
 @pytest.fixture
