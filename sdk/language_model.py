@@ -199,7 +199,8 @@ class LanguageModel(ChattingModel):
         can be judged: `best` of n, the `vote` of the majority, the `coverage` of a task.
 
         With `first` texts are decoded side by side, the first so many to end are yielded, and the others cancelled.
-        Then each is the text that its seed gives alone up to near ties; with `exact` bit by bit, one row for a call.
+        Each is the text that its seed gives alone, one row for a call; with `exact=False`, and in fp32, calls are made
+        of rows of all of them, and a text is the same up to near ties, or the last bits of float32.
         `cancel`, `on_prompt` and `on_measuring` are as in `stream`; behind a text that was cancelled there is no other.
         Raises: ConfigError, CacheFull, both before any work.
         """

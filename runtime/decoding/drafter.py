@@ -115,6 +115,7 @@ class Guard:
 
     def __init__(self, drafter: Drafter, sequence: Sequence) -> None:
         self._drafter, self._sequence = drafter, sequence
+        self._has_room = sequence.draft_room > 0  # else nothing is asked or shown, so that it costs nothing
 
     @property
     def name(self) -> str:
@@ -137,7 +138,8 @@ class Guard:
 
     def propose(self, limit: int, *, min_chance: float = 0.0) -> Draft:
         """Return a draft of at most `limit` tokens that the model can verify; empty after a failure."""
-        limit = min(limit, self._sequence.draft_room)
+        room = self._sequence.draft_room
+        limit, self._has_room = min(limit, room), room > 0
         if limit < 1:
             return Draft.empty()
         try:
@@ -149,7 +151,9 @@ class Guard:
         return draft
 
     def observe(self, seen: Round) -> None:
-        """Show the drafter what the call gave."""
+        """Show the drafter what the call gave, unless no draft could be verified there."""
+        if not self._has_room:
+            return
         try:
             self._drafter.observe(seen)
         except Exception as error:  # as above

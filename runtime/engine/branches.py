@@ -48,17 +48,20 @@ class Branches(Protocol):
 
 
 @contextmanager
-def open_branches(sequence: Sequence, *, most: int, steps: int) -> Iterator[Branches]:
+def open_branches(sequence: Sequence, *, most: int, steps: int, alone: bool = False) -> Iterator[Branches]:
     """Read the text of a sequence and yield its branches; afterwards the sequence is as it came, its cache too.
 
     There are at most `most` branches, and each takes at most `steps` tokens. They are rows of one cache where that can
-    be, which is the quickest for long texts; else rows of a batch; else sequences of their own. Branches of an exact
-    sequence are exact as far as it is. Raises: CacheFull.
+    be, which is the quickest for long texts; else rows of a batch; else sequences of their own. With `alone` they are
+    these in any case: each has the bits that it has without the others. Raises: CacheFull.
     """
     sequence.require_room(steps)
     length = len(sequence.token_ids)
     try:
         logits = sequence.extend(Draft.empty()).copy()
+        if alone:
+            yield ForkedBranches(sequence, logits)
+            return
         with branches_behind(sequence, logits, most=most, steps=steps) as branches:
             yield branches
     finally:

@@ -181,11 +181,12 @@ class Model:
     def new_sequence(self, *, context_length: int | None = None, exact: bool | None = False) -> Sequence:
         """Return an empty sequence with room for `context_length` tokens, by default all that the model can see.
 
-        An `exact` one may have room for one token less; see `Sequence`. None: exact where, and as long as, that is
-        cheap here, and drafts may still branch. Raises: ConfigError where the model is not exact.
+        An `exact` one may have room for one token less; see `Sequence`. None: exact, too, but where quantized weights
+        are; drafts have room only as long as exact ones cost little. Raises: ConfigError where no rule makes it so.
         """
         self.sessions.gate.require_open()
         rules = self.rounding.rules if exact or (exact is None and self.is_exact_by_default) else None
+        takes_drafts = exact is not None or not self.is_exact_by_default or rules is not None
         if exact is None and rules is not None:
             rules = replace(rules, alone_from=self.rounding.exact_until)
         if exact and rules is None:
@@ -198,6 +199,7 @@ class Model:
             context_length,
             rules=rules,
             chains_only=bool(exact),
+            takes_drafts=takes_drafts,
             prefill_chunk=self.prefill_chunk,
             reads_apart=self.reads_apart,
         )
@@ -205,7 +207,7 @@ class Model:
     @property
     def is_exact_by_default(self) -> bool:
         """Whether texts are exact where nobody says. In float32 a last bit stays one: drafts may as well branch."""
-        return self.manifest.recipe["name"] != "fp32" and self.rounding.is_cheap
+        return bool(self.manifest.recipe["name"] != "fp32")
 
     @property
     def rounding(self) -> Rounding:

@@ -70,7 +70,7 @@ def save_prefix(path: Path, sequence: Sequence, num_tokens: int) -> int:
         format_version=FORMAT_VERSION,
         made_for=_made_for(sequence),
         num_tokens=num_tokens,
-        exact=sequence.exact,
+        exact=sequence.rules is not None,
         is_long=sequence.is_long,
         first_rows=sequence.cache.first_rows,
         checksums=tuple(zlib.crc32(block.data) for block in _blocks(sequence, num_tokens)),
@@ -128,7 +128,7 @@ class Prefix:
         most = max(0, min(shared, num_tokens - left))
         if sequence.reads_apart and sequence.sessions.manifest.exact:  # rows do not depend on those beside them
             return most
-        if left > LEAST_LEFT or not (sequence.exact and self._header.exact):
+        if left > LEAST_LEFT or not (sequence.rules and self._header.exact):
             return most - most % chunk
         # A last piece of one row may round in another way: there must be one with the file only where there is without.
         single = num_tokens % chunk == 1

@@ -36,7 +36,7 @@ __all__ = [
     "measure_rounding",
 ]
 
-# Texts are exact by default where that makes a plain step longer by no more than this share, in the mean of a text.
+# Texts give attention a second row by default where that makes a plain step longer by no more than this, in the mean.
 MAX_EXACT_PRICE: Final = 0.03
 # Numbers of rows that are compared with one more than the last of them; with all of them where float32 is multiplied.
 COUNTS, ALL_COUNTS = (1, 3), (1, 2, 3, 5, 7, 8, 11)
@@ -72,7 +72,8 @@ class RowRule:
 class RowRules:
     """The rule for what the layers are fed, and for the rows whose logits are asked for.
 
-    Behind `alone_from` tokens attention takes a single row as it is, which then has other bits than among several.
+    Behind `alone_from` tokens a single row that the model made goes as it is, without a second one of any kind, and
+    may have other bits than among several.
     """
 
     layers: RowRule = RowRule()
@@ -122,18 +123,16 @@ class Rounding:
         return self.rules is not None and not self.rules.adds_rows
 
     @property
-    def is_cheap(self) -> bool:
-        """Whether texts follow the rules where nobody says if they should."""
-        return self.rules is not None and self.price <= MAX_EXACT_PRICE
-
-    @property
     def exact_until(self) -> int:
-        """How long texts follow the rules where nobody says if they should, in tokens.
+        """How long rows follow the rules where nobody says if they should, in tokens: drafts can be verified so far.
 
-        There the price is twice what it may be, so from the first token to there it is that in the mean.
+        There attention's price is twice what it may be, so from the first token to there it is that in the mean. A
+        price that was timed is another one each time, and a text must not depend on it: where rows are added to
+        layers or head, it is 0.
         """
-        until = 2 * (MAX_EXACT_PRICE - self.price) / self.attention_price if self.attention_price else NEVER
-        return min(NEVER, int(until)) if self.is_cheap else 0
+        if not self.is_free:
+            return 0
+        return min(NEVER, int(2 * MAX_EXACT_PRICE / self.attention_price)) if self.attention_price else NEVER
 
     def price_at(self, num_tokens: int) -> float:
         """Return by how much the rules lengthen a plain step behind so many tokens."""

@@ -42,6 +42,7 @@ class Runner:
         self.most_at_once = chunk if self.takes_several_rows else NEVER
         layouts = {layer.ring_layout for layer in workspace.sessions.manifest.cache}
         self._ring_layouts = [layout for layout in layouts if layout is not None]
+        self.num_given = 0  # tokens of a prompt, whose rows have the same bits in whatever pieces they are fed
         self.is_long = False  # whether rows have the angles of long texts, further down in the rotary tables
 
     def position(self, place: int) -> int:
@@ -59,10 +60,9 @@ class Runner:
 
     def bind(self, num_rows: int, *, length: int) -> None:
         """Bind the call of so many tokens behind `length`, with logits for each, so that its first takes no longer."""
-        num_fed, rows = self.rules.layers.fed(num_rows), self._rows(range(num_rows), WHOLE)
-        self._workspace.call(
-            Feed.of([PADDING_ID] * num_fed, rows=rows, alone=self._is_alone(num_fed, length, self.rules))
-        )
+        rules, is_alone = self._rules_at(num_rows, length, WHOLE)
+        rows = _rows(range(num_rows), WHOLE, rules)
+        self._workspace.call(Feed.of([PADDING_ID] * rules.layers.fed(num_rows), rows=rows, alone=is_alone))
 
     def run(
         self,
@@ -122,15 +122,15 @@ class Runner:
         hidden: SequenceOf[NDArray[np.float32]],
         tree: TreeMask | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        rules = self._rules_of(part)
+        rules, is_alone = self._rules_at(len(token_ids), length, part)
         fed = [*token_ids, *[PADDING_ID] * (rules.layers.fed(len(token_ids)) - len(token_ids))]
         feed = Feed(
             np.asarray(fed)[None, :, None],
             np.asarray([length]),
-            self._rows(asked, part),
+            _rows(asked, part, rules),
             np.asarray([self.position(length)]),
             tree=tree,
-            alone=self._is_alone(len(fed), length, rules),
+            alone=is_alone,
         )
         if hidden:
             # What memory holds by chance may be no number, and spoil the others: rows that pad are zeros.
@@ -148,13 +148,14 @@ class Runner:
                 part = Blends(blends.token_ids[at], blends.weights[at])
                 logits.append(self.run_blends(part, length=length + piece.start).copy())
             return np.concatenate(logits)
-        num_padding, asked = self.rules.layers.fed(len(blends)) - len(blends), range(len(blends))
+        rules, is_alone = self._rules_at(len(blends), length, WHOLE)
+        num_padding, asked = rules.layers.fed(len(blends)) - len(blends), range(len(blends))
         token_ids, weights = (
             np.concatenate([values, *[values[-1:]] * num_padding]) for values in (blends.token_ids, blends.weights)
         )
-        rows, start = self._rows(asked, WHOLE), self.position(length)
+        rows, start = _rows(asked, WHOLE, rules), self.position(length)
         feed = Feed(token_ids[None], np.asarray([length]), rows, np.asarray([start]), weights[None])
-        feed.alone = self._is_alone(len(token_ids), length, self.rules)
+        feed.alone = is_alone
         return self._run(feed, asked, WHOLE)[1]
 
     def run_in_pieces(
@@ -183,23 +184,26 @@ class Runner:
             feed = Feed(np.asarray(tokens)[None, :, None], np.asarray([place]), range(0), start)
             self._workspace.call(feed, part).run(feed)
 
-    def _is_alone(self, num_fed: int, length: int, rules: RowRules) -> bool:
-        """Whether attention takes these rows, behind `length` others, as a single one."""
-        return num_fed == 1 and (length >= rules.alone_from or not self.takes_several_rows)
+    def _rules_at(self, num_rows: int, length: int, part: Part) -> tuple[RowRules, bool]:
+        """Return the rules for rows behind `length` others, and whether they are a single one that goes as it is.
 
-    def _rules_of(self, part: Part) -> RowRules:
-        """Return the rules for a part; what fewer experts give is a guess, and may round as it likes."""
-        return FREE_ROWS if part.active else self.rules
-
-    def _rows(self, asked: range, part: Part) -> range | tuple[int, ...]:
-        """Return the rows whose logits are computed: those asked for, the last of them again where rules say so."""
-        if not part.head:
-            return range(0)
-        num_more = self._rules_of(part).head.fed(len(asked)) - len(asked)
-        if not num_more or part.pruned:  # guesses may round as they like
-            return asked
-        return (*asked, *[asked[-1]] * num_more)
+        What fewer experts give is a guess, and may round as it likes.
+        """
+        rules = FREE_ROWS if part.active else self.rules
+        is_behind = length >= max(rules.alone_from, self.num_given)
+        is_alone = num_rows == 1 and (is_behind or not self.takes_several_rows)
+        return (FREE_ROWS if is_alone else rules), is_alone
 
     def _run(self, feed: Feed, asked: range, part: Part) -> tuple[Call, NDArray[np.float32]]:
         call = self._workspace.call(feed, part)
         return call, call.run(feed)[: len(asked)]
+
+
+def _rows(asked: range, part: Part, rules: RowRules) -> range | tuple[int, ...]:
+    """Return the rows whose logits are computed: those asked for, the last of them again where rules say so."""
+    if not part.head:
+        return range(0)
+    num_more = rules.head.fed(len(asked)) - len(asked)
+    if not num_more or part.pruned:  # guesses may round as they like
+        return asked
+    return (*asked, *[asked[-1]] * num_more)

@@ -17,7 +17,7 @@ from skipstone.runtime.engine.feed import Blends, Part, TreeMask
 from skipstone.runtime.engine.prompt_reader import PromptReader
 from skipstone.runtime.engine.reading import current_watch
 from skipstone.runtime.engine.room import memory_told
-from skipstone.runtime.engine.rounding import FREE_ROWS, RowRules
+from skipstone.runtime.engine.rounding import FREE_ROWS, NEVER, RowRules
 from skipstone.runtime.engine.runner import PREFILL_CHUNK, Runner
 from skipstone.runtime.engine.sessions import Sessions
 from skipstone.runtime.engine.shared_tokens import num_shared
@@ -32,8 +32,9 @@ class Sequence:
     Invariant: `num_cached` < len(token_ids) unless both are 0: the last token is pending, emitted and not yet in the
     cache. Between `extend` and `commit` the cache also holds the draft's rows. Not safe to share between threads.
 
-    An exact sequence gives the same bits for a token, drafted in a chain or not, up to the length that its `rules` say:
-    it feeds rows by them; see `Runner`.
+    An exact sequence gives a token the bits that plain decoding gives it: it feeds rows by its `rules`, see `Runner`,
+    and has room for drafts up to the length at which they end. The rows of a prompt, which `begin` tells, have the same
+    bits in whatever pieces they are read.
 
     Some models (LongRoPE) have other angles for all positions of a text once it is longer than `long_rope_from` tokens.
     At the call that crosses this length, in either direction, the whole text is fed again.
@@ -55,17 +56,18 @@ class Sequence:
         *,
         rules: RowRules | None = None,
         chains_only: bool = False,
+        takes_drafts: bool = True,
         prefill_chunk: int = PREFILL_CHUNK,
         reads_apart: bool = False,
     ) -> None:
         """`spares` gives a fork its workspace; `prefill_chunk` is the number of tokens of a piece of a prompt.
 
-        Without `rules` the sequence is not exact. With `chains_only` it takes no drafts that branch. With `reads_apart`
-        graphs of their own read prompts; see `PromptReader`.
+        Without `rules` the sequence is exact only where it takes no drafts. With `chains_only` none branches.
+        With `reads_apart` graphs of their own read prompts; see `PromptReader`.
         """
         self._workspace, self._spares = workspace, spares
         self._manifest, self.cache = workspace.sessions.manifest, workspace.cache
-        self.rules, self._chains_only = rules, chains_only
+        self.rules, self._chains_only, self._takes_drafts = rules, chains_only, takes_drafts
         self._runner = Runner(workspace, rules=rules or FREE_ROWS, chunk=prefill_chunk)
         # How many tokens fit. A row that the rules add has a position too, and older graphs know no more of them.
         adds_rows = self._runner.rules.layers != FREE_ROWS.layers
@@ -86,6 +88,7 @@ class Sequence:
         *,
         rules: RowRules | None = None,
         chains_only: bool = False,
+        takes_drafts: bool = True,
         prefill_chunk: int = PREFILL_CHUNK,
         reads_apart: bool = False,
     ) -> Sequence:
@@ -99,6 +102,7 @@ class Sequence:
             spares,
             rules=rules,
             chains_only=chains_only,
+            takes_drafts=takes_drafts,
             prefill_chunk=prefill_chunk,
             reads_apart=reads_apart,
         )
@@ -107,8 +111,15 @@ class Sequence:
 
     @property
     def exact(self) -> bool:
-        """Whether a token has the same bits, drafted in a chain or not."""
-        return self.rules is not None
+        """Whether a token has the bits of plain decoding, with every drafter."""
+        return self.rules is not None or not self._takes_drafts
+
+    @property
+    def drafts_until(self) -> int:
+        """How long the text may be for drafts to be verified to the bit; a text that is not exact has no such end."""
+        if not self._takes_drafts:
+            return 0
+        return NEVER if self.rules is None else self.rules.alone_from
 
     @property
     def num_waiting(self) -> int:
@@ -149,9 +160,11 @@ class Sequence:
 
     @property
     def draft_room(self) -> int:
-        """How many guesses the next call can verify: those that fit before positions change, where the device takes
-        several rows."""
-        return self.steady_room if self._runner.takes_several_rows else 0
+        """How many guesses the next call can verify: those that fit before positions change, and before an exact text
+        takes its rows one by one, where the device takes several rows."""
+        if not self._runner.takes_several_rows:
+            return 0
+        return max(0, min(self.steady_room, self.drafts_until - len(self.token_ids)))
 
     @property
     def steady_room(self) -> int:
@@ -213,11 +226,12 @@ class Sequence:
         self.append(token_ids[shared:])
 
     def begin(self) -> None:
-        """Let all tokens that are there be the prompt of the text that follows.
+        """Let all tokens that are there be the prompt of the text that follows, whose rows are never fed alone.
 
         Where graphs of their own read prompts, rows that decoding wrote are forgotten, so that a text does not depend
         on what was cached.
         """
+        self._runner.num_given = 0 if self.rules is None else len(self.token_ids)
         kept = self._reader.begin(len(self.token_ids), self.num_cached)
         if kept < self.num_cached:
             self.num_cached = kept
@@ -334,7 +348,7 @@ class Sequence:
 
     def prepare(self, most_guesses: int) -> None:
         """Make ready for drafts of up to so many guesses: the first call of each length would take longer else."""
-        most = min(most_guesses, self.capacity - 1) if self._runner.takes_several_rows else 0
+        most = min(most_guesses, self.capacity - 1, self.draft_room)
         for num_rows in range(1, 2 + most):
             self._runner.bind(num_rows, length=len(self.token_ids))
 
@@ -478,6 +492,7 @@ class Sequence:
         del self.token_ids[length:]
         self.ahead.forget()
         self._reader.cut(length)
+        self._runner.num_given = min(self._runner.num_given, length)
         self._leave_pending()
 
     def fork(self) -> Sequence:
@@ -487,13 +502,14 @@ class Sequence:
             self.cache.capacity,
             rules=self.rules,
             chains_only=self._chains_only,
+            takes_drafts=self._takes_drafts,
             prefill_chunk=self._runner.chunk,
             reads_apart=self.reads_apart,
         )
         twin._reader.copy_from(self._reader)
         twin.cache.copy_from(self.cache, self.num_cached + len(self._draft or ()))
         twin.token_ids, twin.num_cached, twin._draft = list(self.token_ids), self.num_cached, self._draft
-        twin._runner.is_long = self._runner.is_long
+        twin._runner.is_long, twin._runner.num_given = self._runner.is_long, self._runner.num_given
         return twin
 
     def check(self) -> None:

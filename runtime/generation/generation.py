@@ -32,6 +32,7 @@ __all__ = ["SAME_IN_FLOAT32", "Generation", "Piece", "TokenLogprobs", "cancelled
 
 SAME_IN_FLOAT32 = "plain decoding's, up to the last bits of float32"
 """What `Stats.same_text` says of a text without quantized weights, however its rows stood."""
+SAME_BITS = "plain decoding's, bit by bit"
 Spell: TypeAlias = Callable[[int], bytes]
 """What a token spells, in bytes that need not be whole characters."""
 
@@ -174,16 +175,20 @@ def same_text(model: Model, sequence: Sequence, method: MethodChoice, options: G
     if model.manifest.recipe["name"] == "fp32":
         return SAME_IN_FLOAT32
     rounding = model.rounding
-    if rounding.rules is None:
-        return "plain decoding's up to near ties: in this bundle, rows round as those beside them let them"
-    most = len(sequence.token_ids) + options.max_new_tokens
-    price = f"{rounding.price_at(most):.1%} of a plain step"
-    until = 0 if sequence.rules is None else sequence.rules.alone_from
-    if until <= len(sequence.token_ids):
-        return f"plain decoding's up to near ties; --exact would take {price}"
+    if not sequence.exact:
+        return "plain decoding's up to near ties"
+    most, until = len(sequence.token_ids) + options.max_new_tokens, sequence.drafts_until
+    if not any(named.verifies for named in method.methods):
+        return SAME_BITS
+    if not until:
+        return f"{SAME_BITS}, without drafts: rows round by those beside them here (--no-exact drafts, up to near ties)"
     if until < most:
-        return f"plain decoding's, bit by bit up to {until:,} tokens, then up to near ties; --exact would take {price}"
-    return "plain decoding's, bit by bit" + (f", for {price}" if rounding.price_at(most) >= 0.0005 else "")
+        return (
+            f"{SAME_BITS}; drafts end behind {until:,} tokens "
+            "(--no-exact goes on, up to near ties; a bundle with an int8 cache drafts on)"
+        )
+    price = rounding.price_at(most)
+    return SAME_BITS + (f", for {price:.1%} of a plain step" if price >= 0.0005 else "")
 
 
 def _stream_approximate(

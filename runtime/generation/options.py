@@ -23,8 +23,9 @@ class GenerationOptions:
     `decode` is `plain`, `auto`, drafters joined by commas, or an approximate method. `verify` is the rule for drafts:
     `match` gives the text of plain decoding; `rejection` and `k-seq` give another text of the same law.
 
-    With `exact` the text and its logits are those of plain decoding bit by bit: drafts are chains, and rows are added
-    where kernels round one row in another way than several. None: where that adds at most 3 % to a plain step here;
+    By default the text and its logits are those of plain decoding bit by bit, and drafts, chains where weights are
+    quantized, end where that would be dear: kernels round one row in another way than several. With `exact` rows are
+    added to the end of the text, at any price; False drafts to the end without, up to near ties, and may branch.
     `Stats.same_text` says what was done.
 
     An approximate method, such as `exit`, wants `min_agreement`, the share of tokens, 0.8 to 1, that must be the full

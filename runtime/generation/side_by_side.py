@@ -109,7 +109,7 @@ def stream_side_by_side(
 def _until_all_end(sequence: Sequence, options: GenerationOptions, texts: list[_Text]) -> Iterator[tuple[int, Piece]]:
     count = len(texts)
     numbers = list(range(count))
-    with open_branches(sequence, most=count, steps=options.max_new_tokens - 1) as branches:
+    with open_branches(sequence, most=count, steps=options.max_new_tokens - 1, alone=sequence.exact) as branches:
         branches.reorder([0] * count)
         logits = np.repeat(branches.logits, count, axis=0)
         while True:
@@ -126,7 +126,7 @@ def _until_all_end(sequence: Sequence, options: GenerationOptions, texts: list[_
 
 def _same_text(model: Model, sequence: Sequence, options: GenerationOptions) -> str:
     """Return how near the texts are to those of plain decoding."""
-    if options.exact:
+    if sequence.exact:
         return same_text(model, sequence, MethodChoice.parse(options.decode), options)
     if model.manifest.recipe["name"] == "fp32":
         return SAME_IN_FLOAT32

@@ -98,7 +98,7 @@ class MethodChoice:
             sampler=sampler,
             sequence=sequence,
             shared=model.shared,
-            trees=sequence.takes_trees and (self.needs_trees or not sequence.exact),
+            trees=sequence.takes_trees and not sequence.exact,
             rule=self.rule,  # type: ignore[arg-type]
         )
         if text_only and not all(method.text_only for method in self.methods):

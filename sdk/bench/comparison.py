@@ -18,7 +18,7 @@ from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import checks_arguments
 from skipstone.runtime.engine import Model, SharedStores
 from skipstone.runtime.generation import Generation, GenerationOptions, peak_memory_bytes, stream
-from skipstone.runtime.methods import PLAIN
+from skipstone.runtime.methods import PLAIN, MethodChoice
 
 __all__ = ["compare", "method_names", "unread"]
 
@@ -129,7 +129,8 @@ def _runs(
 def _run(model: Model, task: _Task, options: GenerationOptions) -> tuple[Generation, int | None]:
     """Return the continuation of a prompt, and the most memory that the process held meanwhile, if that can be told."""
     counted_anew = _forget_peak_memory()
-    sequence = model.new_sequence()
+    trees = MethodChoice.parse(options.decode).needs_trees
+    sequence = model.new_sequence(exact=False if trees else options.wants_exact)
     sequence.append(task.token_ids)
     generation = Generation.join(list(stream(model, sequence, options)))
     return generation, generation.stats.peak_memory_bytes if counted_anew else None

@@ -61,8 +61,8 @@ def run(
     A model with a chat template is asked as a user asks it, unless --raw is given; others continue the text. With -p,
     what is piped or redirected to standard input is put behind the prompt.
     Drafters: ngram, suffix, recycle, jacobi, lookahead; model, async-model, tree, staged, big-little with a small
-    model; self, free, skip with exits or stages. They keep plain decoding's text, with int4 and int8 tree and
-    lookahead up to near ties only; --stats says how near a text is.
+    model; self, free, skip with exits or stages. They keep plain decoding's text bit by bit, and draft as long as
+    that can be; tree and lookahead, with int4 and int8, take --no-exact. --stats says what a text is.
     Approximate: exit, adaptive, skipdecode, switch, cascade, and big-little with --dial; `skipstone tune` calibrates
     them, `skipstone eval method` shows what they cost and bring.
     Other texts of small models, with --dial: momentum leaves loops, adadec looks ahead where the model is unsure,

@@ -104,7 +104,7 @@ class DecodingFlags:
         bool | None,
         typer.Option(
             "--exact/--no-exact",
-            help="The bits of plain decoding with every drafter; by default where that costs at most 3 %.",
+            help="By default drafts end where exact ones are dear. --exact: exact to the end; --no-exact: near ties.",
         ),
     ] = None
     min_agreement: Annotated[

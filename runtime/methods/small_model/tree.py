@@ -26,7 +26,9 @@ def open_tree(context: DrafterContext) -> Drafter:
     model = drafter_of(context, "tree", own_tokenizer=False)
     text = follower_of(context, model)
     if not context.trees:
-        raise ConfigError("this text takes chains only, which tree does not draft; use model")
+        raise ConfigError(
+            "this text takes chains only, which tree does not draft; use model, or leave exact texts with --no-exact"
+        )
     if not text.sequence.takes_trees:
         why = why_chains(model.manifest, model.device) or "rows are added to its calls"
         raise ConfigError(f"the small model of the bundle cannot run trees, because {why}; use model")

@@ -13,6 +13,7 @@ from conftest import MakeBundle, MakeCheckpoint
 from family_cases import CASES
 from numpy.typing import NDArray
 
+from skipstone.errors import ConfigError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.engine import Draft, Feed, Model, Workspace
 from skipstone.runtime.engine.rounding import (
@@ -66,16 +67,20 @@ def test_where_rows_agree_only_attention_has_a_price() -> None:
 
 
 def test_texts_follow_rules_until_the_mean_price_is_what_it_may_be() -> None:
-    found = Rounding(rules=ANY_ROWS, price=0.01, attention_price=0.0001)
-    assert found.exact_until == pytest.approx(2 * (MAX_EXACT_PRICE - 0.01) / 0.0001, abs=1)
+    found = Rounding(rules=ANY_ROWS, price=0.0, attention_price=0.0001)
+    assert found.exact_until == pytest.approx(2 * MAX_EXACT_PRICE / 0.0001, abs=1)
     assert Rounding(rules=ANY_ROWS, price=0.0).exact_until == NEVER
-    assert Rounding(rules=ANY_ROWS, price=MAX_EXACT_PRICE + 0.01, attention_price=0.0001).exact_until == 0
+
+
+@pytest.mark.parametrize("price", [0.0, MAX_EXACT_PRICE / 2, 1.0])
+def test_where_rows_are_added_no_text_hangs_on_a_price_that_was_timed(price: float) -> None:
+    assert Rounding(rules=RowRules(RowRule(2)), price=price).exact_until == 0
 
 
 def test_a_row_alone_that_is_off_gets_a_second_one() -> None:
     found = measured(lambda count: count == 1)
     assert found.rules == RowRules(RowRule(2), RowRule())
-    assert found.price == pytest.approx(0.02) and found.is_cheap
+    assert found.price == pytest.approx(0.02)
 
 
 def test_an_odd_row_that_is_off_gets_another_in_layers_and_head() -> None:
@@ -85,11 +90,7 @@ def test_an_odd_row_that_is_off_gets_another_in_layers_and_head() -> None:
 
 def test_rows_that_never_agree_have_no_rule() -> None:
     found = measured(lambda count: count < 4)
-    assert found == Rounding(rules=None, price=0.0) and not found.is_cheap
-
-
-def test_a_dear_rule_is_not_followed_unasked() -> None:
-    assert not Rounding(rules=ANY_ROWS, price=MAX_EXACT_PRICE + 0.01).is_cheap
+    assert found == Rounding(rules=None, price=0.0) and found.exact_until == 0
 
 
 @pytest.mark.parametrize(
@@ -172,14 +173,14 @@ def test_an_exact_text_is_exact_to_its_end(make_checkpoint: MakeCheckpoint, make
     assert np.array_equal(rows_of(model, [*range(1, len(TEXT))], exact=True), rows_of(model, [], exact=True))
 
 
-def test_a_text_says_up_to_where_it_is_exact(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> None:
+def test_a_text_says_up_to_where_it_drafts(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> None:
     bundle = make_bundle(make_checkpoint("llama"), precision="int8")
     model = LanguageModel(with_price(bundle, 2 * MAX_EXACT_PRICE / 20))
     short, long = (model.generate("def add", max_new_tokens=count).stats.same_text for count in (4, 40))
     assert short is not None and short.startswith("plain decoding's, bit by bit, for")
-    assert long is not None and long.startswith("plain decoding's, bit by bit up to 20 tokens, then up to near ties")
-    prompt = "def add(a, b):\n    return a + b\n" * 3
-    assert "--exact would take" in (model.generate(prompt, max_new_tokens=4).stats.same_text or "")
+    assert long is not None and long.startswith("plain decoding's, bit by bit; drafts end behind 20 tokens (--no-exact")
+    free = model.generate("def add", max_new_tokens=40, exact=False).stats.same_text
+    assert free == "plain decoding's up to near ties"
 
 
 def test_without_a_word_texts_are_exact_and_say_so(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> None:
@@ -195,8 +196,10 @@ def test_without_a_word_texts_are_exact_and_say_so(make_checkpoint: MakeCheckpoi
 
 def test_drafts_that_branch_say_that_they_may_part(make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle) -> None:
     model = LanguageModel(Model.open(make_bundle(make_checkpoint("llama"), precision="int8")))
-    found = model.generate("def add", decode="lookahead", max_new_tokens=4)
+    found = model.generate("def add", decode="lookahead", max_new_tokens=4, exact=False)
     assert found.stats.same_text == "plain decoding's up to near ties, as drafts branch"
+    with pytest.raises(ConfigError, match="use jacobi, or leave exact texts with --no-exact"):
+        model.generate("def add", decode="lookahead", max_new_tokens=4)
 
 
 @pytest.mark.parametrize(
