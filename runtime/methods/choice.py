@@ -93,6 +93,7 @@ class MethodChoice:
             raise ConfigError(
                 f"{self.names[0]} drafts nothing and may change the text; it is for generate and eval only"
             )
+        self._require_chains(sequence)
         context = DrafterContext(
             model=model,
             sampler=sampler,
@@ -110,6 +111,15 @@ class MethodChoice:
         if join:
             return join(context, drafters)
         return in_order(context, drafters) if len(drafters) > 1 else drafters[0]
+
+    def _require_chains(self, sequence: Sequence) -> None:
+        """Raise ConfigError for drafts that branch, where the text must have the bits of plain decoding."""
+        for method in self.methods:
+            if method.needs_trees and sequence.exact and sequence.takes_trees:
+                raise ConfigError(
+                    f"{method.name} drafts trees, which cannot be verified to the bit with quantized weights; give "
+                    f"--no-exact (exact=False) for a text up to near ties, or use {method.chain_method}"
+                )
 
 
 def weighed_methods(model: Model | None = None, *, text_only: bool = False) -> tuple[Method, ...]:

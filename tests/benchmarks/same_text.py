@@ -1,9 +1,11 @@
-"""Compare greedy texts of a real chat model, plain and with drafts, and price what keeps them equal.
+"""Compare greedy texts of a real chat model, made in all ways that should change none, and price what keeps them equal.
 
-    python tests/benchmarks/same_text.py BUNDLE [BUNDLE ...] --tokens 120
+    python tests/benchmarks/same_text.py BUNDLE [BUNDLE ...] --tokens 240
 
-For each bundle: on how many of 8 everyday prompts `auto`, `auto` again and `ngram` give the tokens of `plain`, and what
-the second row of attention takes of a plain step: the bundle runs beside a copy whose graphs have none, alternating.
+For each bundle: on how many of 8 everyday prompts the tokens of `plain` come again by `auto`, twice, by `ngram` and
+`suffix,recycle`, in a batch, as streams that take turns and from threads. From some 170 tokens on the default drafts
+nothing on a float32 cache, so texts should be longer. And what the second row of attention takes of a plain step: the
+bundle runs beside a copy whose graphs have none, alternating.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import shutil
 import statistics
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 
 import onnx
@@ -23,7 +27,7 @@ import skipstone
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.engine import Draft
 
-METHODS = ("auto", "auto", "ngram")
+METHODS = ("auto", "auto", "ngram", "suffix,recycle")
 PROMPTS = (
     "Write a short poem about the sea.",
     "What is the capital of France and what is it known for?",
@@ -37,20 +41,35 @@ PROMPTS = (
 
 
 def num_equal(model: LanguageModel, num_tokens: int) -> int:
-    """Return on how many prompts all methods give the tokens of plain decoding."""
+    """Return on how many prompts all ways give the tokens of plain decoding."""
+    template, options = model.runtime.chat_template, {"max_new_tokens": num_tokens}
+    prompts = [
+        prompt if template is None else template.render([{"role": "user", "content": prompt}]) for prompt in PROMPTS
+    ]
+    plain = [model.generate(prompt, decode="plain", **options).token_ids for prompt in prompts]
+    ways = {
+        f"{decode}, {number}": [model.generate(prompt, decode=decode, **options).token_ids for prompt in prompts]
+        for number, decode in enumerate(METHODS)
+    }
+    ways["batch"] = [made.token_ids for made in model.generate(prompts, **options)]
+    ways["in turns"] = _in_turns(model, prompts, options)
+    with ThreadPoolExecutor(4) as threads:
+        ways["threads"] = list(threads.map(lambda prompt: model.generate(prompt, **options).token_ids, prompts))
     equal = 0
-    for prompt in PROMPTS:
-        template = model.runtime.chat_template
-        text = prompt if template is None else template.render([{"role": "user", "content": prompt}])
-        token_ids = model.runtime.tokenizer.encode(text)
-        plain, *drafted = (_greedy(model, text, decode, num_tokens) for decode in ("plain", *METHODS))
-        equal += all(tokens == plain for tokens in drafted)
-        print(f"  {'same' if all(tokens == plain for tokens in drafted) else 'PARTS':6} {len(token_ids):4} {prompt}")
+    for number, prompt in enumerate(PROMPTS):
+        parts = [way for way, texts in ways.items() if texts[number] != plain[number]]
+        length = len(model.runtime.tokenizer.encode(prompts[number])) + len(plain[number])
+        print(f"  {'PARTS: ' + '; '.join(parts) if parts else 'same':6} {length:4} tokens  {prompt}")
+        equal += not parts
     return equal
 
 
-def _greedy(model: LanguageModel, text: str, decode: str, num_tokens: int) -> tuple[int, ...]:
-    return model.generate(text, decode=decode, max_new_tokens=num_tokens).token_ids
+def _in_turns(model: LanguageModel, prompts: list[str], options: dict[str, int]) -> list[tuple[int, ...]]:
+    """Return the tokens of streams of which each gives a piece in its turn."""
+    texts: list[tuple[int, ...]] = [()] * len(prompts)
+    for pieces in zip_longest(*(model.stream(prompt, **options) for prompt in prompts)):
+        texts = [text + (piece.token_ids if piece else ()) for text, piece in zip(texts, pieces, strict=True)]
+    return texts
 
 
 def without_second_rows(bundle: Path, folder: Path) -> Path:
@@ -107,7 +126,7 @@ def price(bundle: Path, *, length: int, pairs: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", nargs="+", type=Path)
-    parser.add_argument("--tokens", type=int, default=120)
+    parser.add_argument("--tokens", type=int, default=240)
     parser.add_argument("--pairs", type=int, default=15, help="alternating runs of each price; 0 leaves prices out")
     options = parser.parse_args()
     for bundle in options.bundles:

@@ -18,7 +18,13 @@ from skipstone.runtime.engine.rounding import MAX_EXACT_PRICE, Rounding, RowRule
 
 BORDER = 40
 # Of 3 to 90 tokens: some end before the border, some cross it, some begin behind it.
-WORDS = ["def add(first, second):\n", "    return first + second\n", "class Sequence:\n", "The quick brown fox ", "€ 猫 "]
+WORDS = [
+    "def add(first, second):\n",
+    "    return first + second\n",
+    "class Sequence:\n",
+    "The quick brown fox ",
+    "€ 猫 ",
+]
 PROMPTS = [" ".join(WORDS[number % 5 :] * (1 + number // 7)) + str(number) for number in range(20)]
 METHODS = ("plain", "auto", "ngram", "suffix,recycle", "self")
 ATTENTION = Rounding(rules=ANY_ROWS, price=0.0, attention_price=2 * MAX_EXACT_PRICE / BORDER)

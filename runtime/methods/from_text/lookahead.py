@@ -175,13 +175,10 @@ class LookaheadDrafter(Drafter):
 def open_lookahead(context: DrafterContext) -> LookaheadDrafter:
     """Return a drafter for one text. Raises: ConfigError where drafts may not branch."""
     if not context.trees:
-        raise ConfigError(
-            "this text takes chains only, which lookahead does not draft; "
-            "use jacobi, or leave exact texts with --no-exact"
-        )
+        raise ConfigError("lookahead needs drafts that branch, which this sequence does not take; use jacobi")
     if context.rule != "match":
         raise ConfigError(f"lookahead has no laws of its guesses, which the rule {context.rule} needs; use match")
     return LookaheadDrafter(stop_ids=context.model.manifest.stop_ids)
 
 
-METHOD = Method(name="lookahead", drafts=open_lookahead, needs_trees=True, usual_rows=11)
+METHOD = Method(name="lookahead", drafts=open_lookahead, needs_trees=True, chain_method="jacobi", usual_rows=11)

@@ -26,9 +26,7 @@ def open_tree(context: DrafterContext) -> Drafter:
     model = drafter_of(context, "tree", own_tokenizer=False)
     text = follower_of(context, model)
     if not context.trees:
-        raise ConfigError(
-            "this text takes chains only, which tree does not draft; use model, or leave exact texts with --no-exact"
-        )
+        raise ConfigError("this text takes chains only, which tree does not draft; use model")
     if not text.sequence.takes_trees:
         why = why_chains(model.manifest, model.device) or "rows are added to its calls"
         raise ConfigError(f"the small model of the bundle cannot run trees, because {why}; use model")
@@ -203,4 +201,11 @@ def as_draft(root: Node, *, source: str) -> Draft:
     )
 
 
-METHOD = Method(name="tree", needs=(DRAFT_MODEL,), drafts=open_tree, needs_trees=True, usual_rows=1 + MOST_GUESSES)
+METHOD = Method(
+    name="tree",
+    needs=(DRAFT_MODEL,),
+    drafts=open_tree,
+    needs_trees=True,
+    chain_method="model",
+    usual_rows=1 + MOST_GUESSES,
+)
