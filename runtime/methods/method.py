@@ -146,10 +146,10 @@ class Method:
     an `auto_rank`, the cheapest first, where a model meets their needs and each `is_ready`: what `tune` finds for it
     is kept. `stands_alone`: no drafters can be named beside it. `text_only`: it never looks at logits. `remembers`: it
     keeps texts in the suffix memory. `takes_batches`: several texts may be decoded together without its drafts.
-    `needs_trees`: its drafts branch, or there are none; `chain_method` drafts in its place where they cannot. `chance`: whether tokens may be drawn, at a temperature above
-    0. `all_layers`: every token is made by all layers, also where its text is approximate. `usual_rows` are those of
-    its usual call of the whole model, by which a type of cache is chosen. `verifies`: its drafts go through the model
-    in a call of several rows.
+    `needs_trees`: its drafts branch, or there are none; `chain_method` drafts in its place where they cannot.
+    `chance`: whether tokens may be drawn, at a temperature above 0. `all_layers`: every token is made by all layers,
+    also where its text is approximate. `usual_rows` are those of its usual call of the whole model, by which a type of
+    cache is chosen. `verifies`: its drafts go through the model in a call of several rows.
     """
 
     name: str
