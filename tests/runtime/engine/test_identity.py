@@ -106,10 +106,10 @@ def test_in_fp32_every_drafter_writes_the_plain_text(
 def test_in_int4_a_text_parts_from_the_plain_one_only_where_two_tokens_are_nearly_as_likely(
     int4: LanguageModel,
 ) -> None:
-    plain = texts_of(int4, "plain", logprobs=2)
+    plain = texts_of(int4, "plain", logprobs=2, exact=False)
     num_different = 0
     for method in METHODS:
-        for found, wanted in zip(texts_of(int4, method), plain, strict=True):
+        for found, wanted in zip(texts_of(int4, method, exact=False), plain, strict=True):
             if found.token_ids == wanted.token_ids:
                 continue
             num_different += 1
