@@ -153,3 +153,33 @@ def test_numbers_that_others_left_in_a_cache_change_no_text(bundle: Path, plain:
             buffer.write(np.full(buffer.shape, np.nan, np.float32))
         model.runtime.spares.give(workspace)
         assert bits(model.generate(PROMPTS[number], context_length=200, **OPTIONS)) == plain[number]
+
+
+def test_up_to_the_border_an_answer_leaves_the_rows_that_reading_it_gives(bundle: Path) -> None:
+    """So a second turn is that of `model.chat` with the same messages."""
+    model = opened(bundle).runtime
+    talk = model.new_sequence(exact=None)
+    talk.append(list(range(5, 15)))
+    talk.begin()
+    for _ in range(15):
+        talk.commit([int(talk.extend(Draft.empty())[0].argmax())])
+    talk.append([7, 8, 9])
+    talk.begin()
+    read = model.new_sequence(exact=None)
+    read.append(talk.token_ids)
+    read.begin()
+    assert np.array_equal(talk.extend(Draft.empty()), read.extend(Draft.empty()))
+
+
+@pytest.mark.parametrize("cut", [1, 30, 45, 59])
+def test_a_prompt_has_the_same_rows_in_whatever_pieces_it_is_read(bundle: Path, cut: int) -> None:
+    model, token_ids = opened(bundle).runtime, [5 + 7 * number % 200 for number in range(60)]
+    pieces, whole = model.new_sequence(exact=None), model.new_sequence(exact=None)
+    pieces.append(token_ids[:cut])
+    pieces.begin()
+    pieces.extend(Draft.empty())
+    pieces.append(token_ids[cut:])
+    pieces.begin()
+    whole.append(token_ids)
+    whole.begin()
+    assert np.array_equal(pieces.extend(Draft.empty()), whole.extend(Draft.empty()))
