@@ -7,11 +7,13 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from skipstone.async_pieces import async_pieces, join_async
 from skipstone.devices import Cancellation
 from skipstone.errors import CacheFull, ConfigError
+from skipstone.message_files import load_messages, save_messages
 from skipstone.messages import Message, encode_messages, written_end
 from skipstone.option_types import checks_arguments
 from skipstone.options import chat_options
@@ -26,6 +28,7 @@ OnFull = Literal["drop", "stop"]
 
 ANSWER_SHARE = 0.25
 KEPT_SHARE = 0.5
+SYSTEM = "system"
 
 
 class Conversation:
@@ -144,6 +147,74 @@ class Conversation:
     ) -> Generation:
         """Return the answer to `text` for asyncio, when it is whole."""
         return await join_async(self.astream(text, options, cancel=cancel, **named))
+
+    @property
+    def system(self) -> str | None:
+        """What the model is told first; None without it. A new one keeps the turns, and is read with the next one."""
+        first = self.messages[0] if self.messages else None
+        return str(first["content"]) if first is not None and first["role"] == SYSTEM else None
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        rest = self.messages[1:] if self.system is not None else self.messages
+        self.messages = [{"role": SYSTEM, "content": text}, *rest] if text else [*rest]
+
+    def undo(self) -> str | None:
+        """Take the last turn back, question and answer, and return its question; None where there is none.
+
+        What stands before it stays in the cache.
+        """
+        turns = _turns(self.messages)
+        if not turns:
+            return None
+        question = str(self.messages[turns[-1]]["content"])
+        self.messages = self.messages[: turns[-1]]
+        return question
+
+    def clear(self) -> None:
+        """Take all turns back. The system prompt stays."""
+        turns = _turns(self.messages)
+        self.messages = self.messages[: turns[0]] if turns else self.messages
+
+    @checks_arguments
+    def regenerate(self, options: GenerationOptions | None = None, **named: Any) -> Iterator[Piece]:
+        """Yield another answer to the last question; arguments are those of `stream`.
+
+        The old answer stays where the new one ends before its first token. Raises: ConfigError where nothing was asked,
+        and as `stream`.
+        """
+        before = self.messages
+        question = self.undo()
+        if question is None:
+            raise ConfigError("there is no question to answer again; ask one first")
+        try:
+            pieces = self.stream(question, options, **named)
+        except BaseException:
+            self.messages = before
+            raise
+        return self._replacing(before, pieces)
+
+    def _replacing(self, before: list[Message], pieces: Iterator[Piece]) -> Iterator[Piece]:
+        kept = self.messages
+        try:
+            yield from pieces
+        finally:
+            if self.messages is kept:  # nothing came
+                self.messages = before
+
+    def save(self, file: str | Path) -> None:
+        """Write the messages to a file, a JSON list as chat services take it: [{"role": ..., "content": ...}, ...].
+
+        A file of another kind is not replaced. Raises: OutputError.
+        """
+        save_messages(Path(file), self.messages)
+
+    def load(self, file: str | Path) -> None:
+        """Take the messages of a file that `save` wrote, or of a JSON object that holds them as `messages`.
+
+        Raises: ConfigError for another file; the conversation is then as it was.
+        """
+        self.messages = load_messages(Path(file))
 
     def _pieces(self, options: GenerationOptions) -> Iterator[Piece]:
         """Yield the answer's pieces; what stands before the first answer may come from the prompt cache."""

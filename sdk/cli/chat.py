@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
+import json
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,6 +13,7 @@ from skipstone.cli.generation import DraftFlags, LengthFlags, SamplingFlags, giv
 from skipstone.cli.options import (
     BundleArgument,
     ContextOption,
+    JsonOption,
     Place,
     PrefillChoice,
     PrefillOption,
@@ -22,24 +22,20 @@ from skipstone.cli.options import (
     require_lossless,
     told_context,
 )
-from skipstone.cli.standard_input import read_line, require_input
-from skipstone.cli.terminal import notes, write
-from skipstone.errors import CacheFull, TextError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from skipstone.conversation import Conversation
-    from skipstone.runtime.generation import GenerationOptions
+from skipstone.cli.standard_input import require_input
+from skipstone.cli.talk import TOLD, Editor, Lines, Source, Talk, can_edit
+from skipstone.cli.terminal import notes
 
 NAME = "chat"
 EXAMPLES = """\b
 Examples:
   skipstone chat my-bundle --system "Answer in one sentence."
+  skipstone chat model.gguf --temperature 0.3
+  skipstone chat my-bundle --json < questions.txt
   skipstone chat pebble --sampling greedy --max-new-tokens 40"""
 
 INPUT_ADVICE = "a chat reads its messages there"
-NUM_SEEDS = 2**64  # seeds lie below
+HISTORY = "chat_history"
 
 
 class OnFullName(StrEnum):
@@ -63,12 +59,16 @@ def run(
     ] = OnFullName.drop,
     prompt_cache: PromptCacheOption = None,
     prefill: PrefillOption = PrefillChoice.auto,
+    as_json: JsonOption = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Show answers as they are, Markdown not rendered.")] = False,
+    no_history: Annotated[bool, typer.Option("--no-history", help="Forget what was typed when the talk ends.")] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Talk to a model.
 
-    Tokens are chosen as the model recommends. Each turn computes only its new tokens. Ctrl-C stops an answer, Ctrl-D
-    ends the talk.
+    Tokens are chosen as the model recommends. Each turn computes only its new tokens. On a terminal /help lists the
+    commands; Ctrl-C stops an answer, Ctrl-D ends the talk. Elsewhere each line of standard input is a message; with
+    --json each answer is one line with a JSON object, and a message may be one too: {"content": "..."}.
     """
     from skipstone.options import chat_options
 
@@ -83,68 +83,43 @@ def run(
     conversation = model.chat(system=system, context_length=context, on_full=on_full.value, prompt_cache=cache)
     if model.runtime.chat_template is None:
         console.print(f"{bundle} has no chat template: it continues the bare text of all turns")
-    told, num_turns = False, 0
-    while (text := _ask(console.is_terminal and not quiet)) is not None:
-        if text.strip():
-            of_turn = _seeded_for(num_turns, options)
-            num_turns += _try_to_answer(conversation, text, of_turn, console, stops=on_full is OnFullName.stop)
-            if cache is not None and num_turns == 1:
-                for line in cache.told():
-                    console.print(line, style="dim")
-                cache = None
-        if conversation.num_dropped and not told:
-            told = True
-            full = f"the context of {conversation.context_length} tokens is full"
-            console.print(f"{full}: the oldest turns leave, from now on too; --on-full stop ends the talk there")
+    talk = Talk(
+        model,
+        conversation,
+        options,
+        console,
+        cache=cache,
+        stops=on_full is OnFullName.stop,
+        plain=plain,
+        as_json=as_json,
+        quiet=quiet,
+    )
+    is_typed = not as_json and can_edit()
+    if is_typed:
+        console.print("/help lists the commands, Ctrl-D leaves", style="dim")
+    talk.run(_source(is_typed=is_typed, as_json=as_json, no_history=no_history), takes_commands=is_typed)
 
 
-def _try_to_answer(
-    conversation: Conversation, text: str, options: GenerationOptions, console: Console, *, stops: bool
-) -> bool:
-    """Answer `text`, and return whether it could be: say why where it is no text or does not fit.
+def _source(*, is_typed: bool, as_json: bool, no_history: bool) -> Source:
+    """Return where messages come from."""
+    if not is_typed:
+        return JsonLines(INPUT_ADVICE) if as_json else Lines(INPUT_ADVICE)
+    from skipstone.bundled import cache_folder
 
-    Raises: CacheFull only when the talk `stops` there.
-    """
-    try:
-        _answer(conversation, text, options, console)
-    except (CacheFull, TextError) as error:
-        if stops and isinstance(error, CacheFull):
-            raise
-        sys.stderr.write(f"skipstone: {error}\n")
-        return False
-    return True
+    return Editor(TOLD, None if no_history else cache_folder() / HISTORY)
 
 
-def _seeded_for(num_turns: int, options: GenerationOptions) -> GenerationOptions:
-    """Return the options of the turn behind so many: the first seed and one more for each, so that noise differs."""
-    first = options.sampling.seed
-    if first is None:
-        return options
-    return replace(options, sampling=replace(options.sampling, seed=(first + num_turns) % NUM_SEEDS))
+class JsonLines(Lines):
+    """Messages of a program: a line is a text, or a JSON string, or a JSON object with the `content`."""
 
-
-def _answer(conversation: Conversation, text: str, options: GenerationOptions, console: Console) -> None:
-    """Write the answer to `text` as it comes, and its speed."""
-    piece = None
-    try:
-        for piece in conversation.stream(text, options):
-            write(piece.text)
-    except KeyboardInterrupt:
-        write("\n")
-        console.print("stopped", style="dim")
-        return
-    write("\n")
-    if piece is not None and (stats := piece.stats) is not None:
-        speed = f"{stats.new_tokens} tokens at {stats.decode_tokens_per_s:.1f}/s"
-        seed = "" if stats.seed is None else f", seed {stats.seed}"
-        console.print(f"{speed}, first after {stats.ttft_s:.2f} s{seed}", style="dim")
-    if piece is not None and piece.finish_reason == "loop":
-        console.print("the answer fell into a loop and was ended; --stop-loops 0 lets it run", style="dim")
-
-
-def _ask(prompted: bool) -> str | None:
-    """Return the next line of the user, or None at the end of input."""
-    if prompted:
-        sys.stderr.write("> ")
-        sys.stderr.flush()
-    return read_line(INPUT_ADVICE)
+    def read(self) -> str | None:
+        """Return the next message, None behind the last."""
+        line = super().read()
+        if line is None or line[:1] not in ('"', "{"):
+            return line
+        try:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
+            return line
+        content = told.get("content") if isinstance(told, dict) else told
+        return content if isinstance(content, str) else line

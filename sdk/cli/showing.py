@@ -10,7 +10,7 @@ import typer
 
 from skipstone.cli.drafts import DepthPainter, DraftPainter, speed_line, stats_table
 from skipstone.cli.options import Printing
-from skipstone.cli.terminal import notes, print_json, print_json_line, write
+from skipstone.cli.terminal import notes, print_json, print_json_line, visible, write
 from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _written(
     """Yield the pieces on, and write each as it comes; only a JSON object of all of them is written later."""
     for piece in pieces:
         if not showing.as_json:
-            write(piece.text if painter is None else painter.paint(piece))
+            write(visible(piece.text) if painter is None else painter.paint(piece))
         elif showing.stream:
             print_json_line(piece.to_json(model.spell))
         yield piece

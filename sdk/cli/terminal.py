@@ -36,6 +36,14 @@ __all__ = [
 ]
 
 
+# All but tab and line feed; the pictures of Unicode for the first 32 and Delete, a question mark for those of Latin-1.
+SHOWN = {
+    **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"},
+    0x7F: "\u2421",
+    **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
+}
+
+
 def notes(*, quiet: bool = False) -> Console:
     """Return the console for remarks and progress; styles only on a terminal and without NO_COLOR."""
     return Console(
@@ -65,6 +73,13 @@ def write(text: str) -> None:
         if isinstance(error, BrokenPipeError):
             raise typer.Exit from error
         raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def visible(text: str) -> str:
+    """Return a text whose control characters a terminal shows and does not obey; elsewhere the text as it is."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return text
+    return text.translate(SHOWN)
 
 
 def print_json(data: Any, *, indent: int | None = 2) -> None:
