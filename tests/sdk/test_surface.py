@@ -46,7 +46,8 @@ COMMANDS = {
     "suggest": "--prompt --num-drafts --max-new-tokens --method --ngrams --complete-words --context --interactive "
     "--cache --device --threads --max-threads --json --quiet",
     "choose": "--prompt --answer --dial --normalize --closing --cache --device --threads --max-threads --json --quiet",
-    "chat": "--json --plain --no-history --system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
+    "chat": "--json --plain --no-history "
+    "--system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
     f"--prompt-cache --prefill --cache {DRAFTING} --suffix-memory --device --threads --max-threads --quiet "
     f"{SAMPLING} {PENALTIES}",
     "inspect": "--verify --recipe --json --quiet",
