@@ -40,9 +40,9 @@ TALK = ("Name three colours.", "/undo", "/system Answer in one sentence.", "What
 HEAD = """\
 # The first hour
 
-What a person with a chat model types first, and what the terminal shows: recorded by `python tests/first_hour.py MODEL.gguf`,
-here with SmolLM2-135M-Instruct ([where to get it](first-model.md)), which is small enough to be quick and to talk nonsense. The
-same steps run as a test (`tests/sdk/cli/test_first_hour.py`).
+What a person with a chat model types first, and what the terminal shows: recorded by
+`python tests/first_hour.py MODEL.gguf`, here with SmolLM2-135M-Instruct ([where to get it](first-model.md)), which is small
+enough to be quick and to talk nonsense. The same steps run as a test (`tests/sdk/cli/test_first_hour.py`).
 """
 
 
@@ -60,9 +60,9 @@ def commands(model: str) -> list[tuple[str, str]]:
         ("A typing error", f"skipstone generate {near} -p hi"),
         (
             "For programs",
-            f'skipstone generate {model} -p "Hello!" --max-tokens 6 --json --stream -q | tail -n 1 | cut -c 1-90',
+            f'skipstone generate {model} -p "Hello!" --max-tokens 6 --json --stream -q | {LAST}',
         ),
-        ("What was drafted, and where the time went", f'skipstone generate {model} -p "{COUNT}" -n 64 --stats'),
+        (DRAFTED, f'skipstone generate {model} -p "{AGAIN}" -n 64 --stats'),
         ("Python", "python hello.py"),
         ("What is kept", "skipstone cache"),
     ]

@@ -59,7 +59,7 @@ def _help(talk: Talk, argument: str) -> None:
     width = max(map(len, names))
     for name, command in zip(names, COMMANDS.values(), strict=True):
         talk.tell(f"{name:{width}}  {command.told}")
-    talk.tell(talk.tell('Alt-Enter begins a line, """ begins and ends several; Ctrl-C stops an answer'))
+    talk.tell('Alt-Enter begins a line, """ begins and ends several; Ctrl-C stops an answer')
 
 
 def _system(talk: Talk, argument: str) -> None:
