@@ -41,8 +41,9 @@ HEAD = """\
 # The first hour
 
 What a person with a chat model types first, and what the terminal shows: recorded by
-`python tests/first_hour.py MODEL.gguf`, here with SmolLM2-135M-Instruct ([where to get it](first-model.md)), which is small
-enough to be quick and to talk nonsense. The same steps run as a test (`tests/sdk/cli/test_first_hour.py`).
+`python tests/first_hour.py MODEL.gguf`, here with SmolLM2-135M-Instruct ([where to get it](first-model.md)).
+It is small enough to be quick and to talk nonsense. The same steps run as a test
+(`tests/sdk/cli/test_first_hour.py`).
 """
 
 
