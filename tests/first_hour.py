@@ -26,6 +26,7 @@ PAPER = (
 )
 PYTHON = """\
 import skipstone
+
 with skipstone.load("{model}") as model:
     for piece in model.stream("The capital of France is", max_new_tokens=4):
         print(piece.text, end="")

@@ -8,48 +8,56 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from typing import Annotated, NoReturn, TextIO
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Final, NoReturn, TextIO
 
 import typer
 from typer.exceptions import TyperException
 
-from skipstone.cli import (
-    chat,
-    check_target,
-    choose,
-    demo,
-    devices,
-    export,
-    generate,
-    inspect,
-    ngrams,
-    suggest,
-    train_exits,
-    train_experts,
-)
-from skipstone.cli.bench import bench
-from skipstone.cli.cache import cache
 from skipstone.cli.command import add_command
-from skipstone.cli.evaluate import evaluate
 from skipstone.cli.reading import StoppedReading
-from skipstone.cli.tune import tune
 from skipstone.errors import SkipstoneError
 from skipstone.spellings import option_here
 
-__all__ = ["app", "main"]
+__all__ = ["main", "program"]
 
 INTERRUPTED = 130  # the shells' number for Ctrl-C
 
-app = typer.Typer(
-    name="skipstone",
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 100,
-        "token_normalize_func": option_here,  # for `--max-tokens`, `--temp` and the like
-    },
+COMMANDS: Final = (
+    *("export", "generate", "suggest", "choose", "chat", "inspect", "devices"),
+    *("check-target", "train-exits", "train-experts", "ngrams", "demo"),
 )
+"""Each is a module of this package."""
+GROUPS: Final = {"tune": "tune", "bench": "bench", "eval": "evaluate", "cache": "cache"}
+"""Each is a package in this one, which holds the group by the same name."""
+
+
+def program(words: Sequence[str]) -> typer.Typer:
+    """Return the program as far as these words need it: the command that they name, or all for help and mistakes.
+
+    To import a command takes some milliseconds, and all of them a tenth of a second.
+    """
+    app = typer.Typer(
+        name="skipstone",
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "max_content_width": 100,
+            "token_normalize_func": option_here,  # for `--max-tokens`, `--temp` and the like
+        },
+    )
+    app.callback()(options)
+    named = next((word for word in words if word in COMMANDS or word in GROUPS), None)
+    is_plain = named is not None and all(word == "--traceback" for word in words[: words.index(named)])
+    for name in COMMANDS:
+        if not is_plain or name == named:
+            add_command(app, import_module(f"skipstone.cli.{name.replace('-', '_')}"))
+    for name, package in GROUPS.items():
+        if not is_plain or name == named:
+            app.add_typer(getattr(import_module(f"skipstone.cli.{package}"), package), name=name)
+    return app
 
 
 def _show_version(wanted: bool) -> None:
@@ -60,7 +68,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
     version: Annotated[
@@ -70,31 +77,13 @@ def options(
     """Fast, lossless LLM decoding on the device in front of you: export a checkpoint, run the bundle."""
 
 
-for command in (
-    export,
-    generate,
-    suggest,
-    choose,
-    chat,
-    inspect,
-    devices,
-    check_target,
-    train_exits,
-    train_experts,
-    ngrams,
-    demo,
-):
-    add_command(app, command)
-for name, group in {"tune": tune, "bench": bench, "eval": evaluate, "cache": cache}.items():
-    app.add_typer(group, name=name)
-
-
 def main() -> NoReturn:
     """Run the program and leave with its exit code."""
     _bear_any_text()
     warnings.showwarning = _show_warning
     try:
-        code = app(args=sys.argv[1:] or ["--help"], prog_name="skipstone", standalone_mode=False)
+        words = sys.argv[1:] or ["--help"]
+        code = program(words)(args=words, prog_name="skipstone", standalone_mode=False)
     except StoppedReading as error:
         sys.stderr.write(f"skipstone: {error}\n")
         sys.exit(INTERRUPTED)

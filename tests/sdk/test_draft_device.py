@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import skipstone
 from skipstone.bench import Category, Prompt, Suite, compare
-from skipstone.cli.app import app
+from skipstone.cli.app import program
 from skipstone.devices import Capability, CpuDevice, open_device
 from skipstone.errors import ConfigError, DeviceError, SkipstoneError
 from skipstone.runtime.costs import CostCurve, costs_note
@@ -178,7 +178,7 @@ def test_a_draft_device_that_cannot_run_trees_says_so(joined: Path) -> None:
 
 
 def command(*arguments: str | Path) -> tuple[int, str]:
-    found = CliRunner().invoke(app, [*map(str, arguments)])
+    found = CliRunner().invoke(program([]), [*map(str, arguments)])
     return found.exit_code, str(found.exception) if isinstance(found.exception, SkipstoneError) else found.output
 
 

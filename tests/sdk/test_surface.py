@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import skipstone
-from skipstone.cli.app import app
+from skipstone.cli.app import program
 
 ROOT = Path(__file__).parents[2]
 PUBLIC_NAMES = {
@@ -161,7 +161,7 @@ def test_the_files_that_a_document_names_exist(document: str) -> None:
 
 
 def help_of(*command: str) -> str:
-    result = CliRunner(env={"COLUMNS": "100"}).invoke(app, [*command, "--help"], prog_name="skipstone")
+    result = CliRunner(env={"COLUMNS": "100"}).invoke(program([]), [*command, "--help"], prog_name="skipstone")
     assert result.exit_code == 0, result.output
     return result.output
 

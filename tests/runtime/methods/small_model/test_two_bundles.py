@@ -12,7 +12,7 @@ from conftest import MakeBundle, MakeCheckpoint
 from typer.testing import CliRunner
 
 import skipstone
-from skipstone.cli.app import app
+from skipstone.cli.app import program
 from skipstone.cli.options import require_drafter, require_suffix
 from skipstone.errors import BundleError, ConfigError
 from skipstone.runtime.engine import Model
@@ -110,7 +110,7 @@ def test_a_small_model_that_is_not_smaller_is_refused(large: Path, small: Path, 
 
 
 def test_a_folder_that_is_no_bundle_is_refused_at_once(large: Path, small_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is not a folder"):
+    with pytest.raises(BundleError, match="there is no .* here"):
         skipstone.load(large, draft_model=tmp_path / "nowhere")
     with pytest.raises(BundleError, match="is a checkpoint, not a bundle"):
         skipstone.load(large, draft_model=small_checkpoint)
@@ -149,7 +149,7 @@ def test_a_small_model_with_other_tokens_drafts_through_text(large: Path, foreig
 
 
 def generated(*arguments: str | Path) -> tuple[int, str]:
-    found = CliRunner().invoke(app, ["generate", *map(str, arguments), "-p", "def f(", "-n", "12", "--quiet"])
+    found = CliRunner().invoke(program([]), ["generate", *map(str, arguments), "-p", "def f(", "-n", "12", "--quiet"])
     return found.exit_code, found.stdout
 
 
@@ -160,7 +160,9 @@ def test_the_command_line_takes_another_bundle(large: Path, small: Path) -> None
 
 
 def test_an_option_that_the_method_would_not_use_is_refused(large: Path, small: Path) -> None:
-    found = CliRunner().invoke(app, ["generate", str(large), "-p", "x", "--decode", "ngram", "--drafter", str(small)])
+    found = CliRunner().invoke(
+        program([]), ["generate", str(large), "-p", "x", "--decode", "ngram", "--drafter", str(small)]
+    )
     assert isinstance(found.exception, ConfigError)
     assert str(found.exception) == "--draft-model names a small model, which --decode ngram does not use; add model"
 
