@@ -17,7 +17,7 @@ from skipstone.runtime.engine.optimum_call import WrappedCall
 from skipstone.runtime.engine.prefill import MOST_PREFILL_KL, PrefillName, prefill_by_default, prefill_kl
 from skipstone.runtime.engine.prefix_file import LEAST_LEFT, Prefix, save_prefix
 from skipstone.runtime.engine.reading import PromptProgress, PromptWatch, current_watch, watched_by
-from skipstone.runtime.engine.room import Room, cache_bytes, cache_layouts, memory_told
+from skipstone.runtime.engine.room import Room, cache_bytes, cache_layouts, memory_told, most_tokens
 from skipstone.runtime.engine.rotary_tables import rotary_rows
 from skipstone.runtime.engine.rounding import ANY_ROWS, RowRule
 from skipstone.runtime.engine.sequence import Sequence
@@ -67,6 +67,7 @@ __all__ = [
     "exit_stages",
     "groups_of",
     "memory_told",
+    "most_tokens",
     "on_best_threads",
     "open_branches",
     "open_call",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-import onnx_ir as ir
+import onnx
 
 from skipstone.runtime.bundle import PREFILL, Bundle
 
@@ -35,9 +36,7 @@ def part_sizes(bundle: Bundle) -> dict[str, int]:
     manifest, tensors = bundle.manifest, dict[int, tuple[str, int]]()
     files = [*(stage.file for stage in manifest.stages), *([manifest.head] if manifest.head else [])]
     for file in [*files, *manifest.adapters.values()]:  # a draft head has no bytes but the head's
-        for value in ir.load(bundle.path / file).graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor) and value.name:
-                tensors[value.const_value.offset or 0] = (value.name, value.const_value.nbytes)
+        tensors |= {start: (name, size) for name, start, size in _stored(bundle.path / file)}
     sizes: dict[str, int] = {}
     for name, num_bytes in tensors.values():
         part = _part(name)
@@ -51,13 +50,22 @@ def _of_variants(bundle: Bundle, taken: Mapping[int, int]) -> Iterator[tuple[str
     """Yield the part and the bytes of each tensor that only variants read; `taken` are sizes by offset."""
     ends = {at: at + size for at, size in taken.items()}
     for file in sorted({file for files in bundle.manifest.variants.values() for file in files.values()}):
-        for value in ir.load(bundle.path / file).graph.initializers.values():
-            if not (isinstance(tensor := value.const_value, ir.ExternalTensor) and value.name):
-                continue
-            at = tensor.offset or 0
+        for name, at, size in _stored(bundle.path / file):
             if not any(start <= at < end for start, end in ends.items()):  # some read rows of what others read
-                ends[at] = at + tensor.nbytes
-                yield _part_of_variant(value.name), tensor.nbytes
+                ends[at] = at + size
+                yield _part_of_variant(name), size
+
+
+def _stored(graph: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, offset and bytes of each tensor of a graph that lies in the weights' file."""
+    for tensor in _graph(graph).initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            told = {entry.key: entry.value for entry in tensor.external_data}
+            yield tensor.name, int(told.get("offset", 0)), int(told["length"])
+
+
+def _graph(file: Path) -> onnx.GraphProto:
+    return onnx.load(file, load_external_data=False).graph
 
 
 def _part_of_variant(name: str) -> str:
@@ -70,11 +78,8 @@ def draft_head_tokens(bundle: Bundle) -> int | None:
     """Return how many of the first tokens of the vocabulary the draft head knows; None where there is none."""
     if (file := bundle.manifest.draft_head) is None:
         return None
-    (shape,) = (out.shape for out in ir.load(bundle.path / file).graph.outputs if out.name == "logits")
-    assert shape is not None, "the export wrote [R, V]"
-    num_first = shape[1]
-    assert isinstance(num_first, int), "the export wrote a number"
-    return num_first
+    (logits,) = (out for out in _graph(bundle.path / file).output if out.name == "logits")
+    return int(logits.type.tensor_type.shape.dim[1].dim_value)  # the export wrote [R, V]
 
 
 def _part(name: str) -> str:

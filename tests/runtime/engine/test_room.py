@@ -14,8 +14,7 @@ from skipstone.devices import CpuDevice
 from skipstone.errors import CacheFull, DeviceError
 from skipstone.language_model import LanguageModel
 from skipstone.runtime.bundle import LayerCache
-from skipstone.runtime.engine import Model
-from skipstone.runtime.engine.room import Room, cache_bytes, cache_layouts, memory_told, most_tokens
+from skipstone.runtime.engine import Model, Room, cache_bytes, cache_layouts, memory_told, most_tokens
 from skipstone.suggester import Suggester
 
 MIB = 1 << 20
