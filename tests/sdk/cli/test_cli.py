@@ -481,7 +481,7 @@ def test_inspect_tells_the_memory_of_each_type_of_cache_in_aligned_columns(cli: 
     (start,) = [number for number, line in enumerate(lines) if line.startswith("memory ")]
     head, values = lines[start : start + 2]
     assert re.search(r"cache +weights +process +tokens +their cache +together +of 256 tokens$", head)
-    assert re.search(r"^ +fp32  +\d+\.\d MB +80\.0 MB +0\.3 MB +\d+\.\d MB +0\.3 MB$", values)
+    assert re.search(r"^ +fp32  +\d+\.\d MB +80\.0 MB +256 +0\.3 MB +\d+\.\d MB +0\.3 MB$", values)
     assert len(head) == len(values)
 
 
