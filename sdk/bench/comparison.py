@@ -31,6 +31,7 @@ def compare(
     *,
     new_tokens: int = 128,
     rounds: int = 3,
+    exact: bool | None = None,
     on_progress: Callable[[int], None] = lambda num_runs: None,
 ) -> Comparison:
     """Return what each method makes of the suite, greedily, with plain decoding as the base in any case.
@@ -38,13 +39,14 @@ def compare(
     A method is `auto`, or drafters joined by `+`, such as `ngram+model`. Each prompt is continued by all methods in
     turn, in another order each round; stop tokens are ignored, so that all make `new_tokens`. A method remembers what
     it saw within a round, as for a user with one question after another, and nothing of other rounds: no answer is
-    ever read from memory. `on_progress` gets the runs done. Each run makes the system count the peak memory of this
+    ever read from memory. `exact` is that of all texts; with False drafts go on where near ties may part from plain
+    decoding. `on_progress` gets the runs done. Each run makes the system count the peak memory of this
     process anew. Raises: ConfigError, CacheFull, both before a run counts.
     """
     names = method_names(methods)
     if new_tokens < 2 or rounds < 1:
         raise ConfigError(f"a comparison needs at least 2 new tokens and 1 round, got {new_tokens} and {rounds}")
-    options = {name: _options(name, new_tokens) for name in names}
+    options = {name: replace(_options(name, new_tokens), exact=exact) for name in names}
     tasks, peak_bytes = _tasks(model, suite, new_tokens), peak_memory_bytes()
     runs = _runs(model, tasks, options, rounds, on_progress)
     return Comparison(

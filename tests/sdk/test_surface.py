@@ -66,7 +66,7 @@ COMMANDS = {
     "tune threads": "--most --new-tokens --runs --device --json --quiet",
     "bench speed": "--prompt-tokens --new-tokens --runs --prefill "
     "--cache --device --threads --max-threads --output --quiet",
-    "bench suite": "--suite --decode --draft-device --new-tokens --runs --plot "
+    "bench suite": "--exact --suite --decode --draft-device --new-tokens --runs --plot "
     "--cache --device --threads --max-threads --output --quiet",
     "bench replay": "--text --decode --cache --device --threads --max-threads --output --quiet",
     "eval text": "--text --reference --max-tokens --window --no-speed --plot "

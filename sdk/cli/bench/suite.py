@@ -41,6 +41,9 @@ def run(
     draft_device: DraftDeviceOption = None,
     new_tokens: Annotated[int, typer.Option(metavar="N", min=2, help="Tokens to make.")] = 128,
     runs: Annotated[int, typer.Option(metavar="N", min=1, help="Runs that count, after one that warms up.")] = 3,
+    exact: Annotated[
+        bool | None, typer.Option("--exact/--no-exact", help="As in generate: --no-exact drafts on, up to near ties.")
+    ] = None,
     plot: PlotOption = None,
     output: OutputOption = OutputFormat.md,
     quiet: QuietOption = False,
@@ -65,6 +68,7 @@ def run(
             names,
             new_tokens=new_tokens,
             rounds=runs,
+            exact=exact,
             on_progress=lambda count: progress.update(task, completed=count),
         )
     _show(comparison, output)
