@@ -42,7 +42,7 @@ def choose_device(
     name: str = DEFAULT_DEVICE, *, threads: int | None = None, accept: Accept = lambda device: None
 ) -> DeviceChoice:
     """Return a device as `open_device` does; for `auto` one that `accept` takes too, with the reason."""
-    return _best(threads, accept) if name == AUTO else DeviceChoice(_named(name, threads))
+    return _best(threads, accept) if name.strip().lower() == AUTO else DeviceChoice(_named(name, threads))
 
 
 def _best(threads: int | None, accept: Accept) -> DeviceChoice:

@@ -12,9 +12,9 @@ from typing import Final
 
 from skipstone.errors import BundleError, OutputError
 from skipstone.quant import Recipe
-from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.bundle import Bundle, Manifest
 
-__all__ = ["BUNDLED", "CALIBRATION_TEXT", "bundled_bundle", "cache_folder", "notes_folder"]
+__all__ = ["BUNDLED", "CALIBRATION_TEXT", "bundled_bundle", "cache_folder", "checkpoint_told", "notes_folder"]
 
 _HERE = Path(__file__).parent / "models"
 BUNDLED: Mapping[str, Path] = {name: _HERE / name for name in ("pebble", "pebble-mini")}
@@ -35,6 +35,13 @@ def cache_folder() -> Path:
 def notes_folder() -> Path:
     """Return the folder for all that is found out about bundles: measurements, calibrations, layers to leave out."""
     return cache_folder() / "profiles"
+
+
+def checkpoint_told(manifest: Manifest) -> str:
+    """Return what a bundle was exported from, as `skipstone export` takes it: a bundled model by its name."""
+    made = manifest.provenance
+    names = (name for name, folder in BUNDLED.items() if made.source == str(folder) or made.command == f"load {name}")
+    return next(names, made.source)
 
 
 def bundled_bundle(name: str) -> Path:

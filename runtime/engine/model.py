@@ -15,7 +15,6 @@ from skipstone.devices import (
     bounded,
     choose_device,
     give_back,
-    open_device,
 )
 from skipstone.errors import ConfigError
 from skipstone.option_types import checks_arguments
@@ -94,6 +93,7 @@ class Model:
         self.bundle, self.device, self.manifest = bundle, device, bundle.manifest
         self.shared, self.profiles = SharedStores(), profiles
         self.device_told: str | None = None
+        self.draft_device_told: str | None = None
         self.tokenizer = Tokenizer.load(bundle.path)
         if bundle.manifest.total_bytes >= LEAST_BYTES:
             give_back()  # reading a tokenizer leaves more behind than it keeps, in pieces too small for the weights
@@ -123,7 +123,8 @@ class Model:
         Without `threads` it takes as many as are fastest now, at most `max_threads`, by default as many as
         `profiles` keep for this bundle here, else all physical cores.
         `device` may be `auto`: `device_told` says then which was taken and why.
-        The draft model runs on `draft_device`, by default on the same; `threads` are those of either.
+        The draft model runs on `draft_device`, by default on the same, or `auto`, of which `draft_device_told` tells;
+        `threads` are those of either.
         `cache` is the type of cache, `fp32` or `int8`; None is the bundle's own. `prefill` says which graphs read
         prompts: `int8`, the `same` that decode, or `auto` for what the bundle says. Raises: BundleError, DeviceError;
         ConfigError for a draft model that is not smaller or not there, and for a type of cache, or graphs, that are
@@ -131,16 +132,17 @@ class Model:
         """
         bundle, other = Bundle.open(Path(path)), None if draft_model is None else Bundle.open(Path(draft_model))
         choice = choose_device(device, threads=threads, accept=lambda device: require_fit(bundle, device))
+        drafting = None if draft_device is None else choose_device(draft_device, threads=threads)
         model = cls(
             bundle,
             on_best_threads(bundle, bounded(choice.device, threads=threads, max_threads=max_threads), profiles),
             profiles=profiles,
             draft_model=other,
-            draft_device=None if draft_device is None else open_device(draft_device, threads=threads),
+            draft_device=None if drafting is None else drafting.device,
             cache_type=None if cache is None else CACHE_TYPES[cache],
             prefill=prefill,
         )
-        model.device_told = choice.told
+        model.device_told, model.draft_device_told = choice.told, None if drafting is None else drafting.told
         if choice.fell_back:
             warnings.warn(str(choice.told), RuntimeWarning, stacklevel=2)
         return model

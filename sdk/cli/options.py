@@ -207,6 +207,8 @@ class Place:
         told = model.runtime.device_told
         if told is not None and model.runtime.device.name != DEFAULT_DEVICE:  # to fall back there is a warning
             notes().print(told)
+        if (told := model.runtime.draft_device_told) is not None:
+            notes().print(f"small model: {told}")
         return model
 
     def load_reference(self, bundle: str) -> LanguageModel:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from skipstone.bundled import checkpoint_told
 from skipstone.errors import ConfigError
 from skipstone.exporters.graph import TARGETS
 from skipstone.placement.judge import DYNAMIC, OUTSIDE, WRONG_TYPE
@@ -103,7 +104,7 @@ def _changes(manifest: Manifest, target: Target, graphs: tuple[GraphPlacement, .
         return []
     if better != made_for:
         needs = "; ".join(_needs(groups)) or "other graphs"
-        return [f"{needs}: skipstone export {manifest.provenance.source} -o NEW --target {better}"]
+        return [f"{needs}: skipstone export {checkpoint_told(manifest)} -o NEW --target {better}"]
     left = sorted({group.operator for group in groups if group.work})
     return [f"{', '.join(left)} stay on the CPU, whatever export does"] if left else []
 

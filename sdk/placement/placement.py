@@ -119,11 +119,12 @@ class Target:
 
         Raises: ConfigError when it is not known, or there is neither a table nor its provider.
         """
-        base = name.partition(":")[0]
-        doors = {door.name: door for door in DOORS}
+        name = name.strip().lower()
+        base, doors = name.partition(":")[0], {door.name: door for door in DOORS}
         if base not in known_targets() and base not in doors:
             known = ", ".join(sorted({*known_targets(), *doors}))
-            raise ConfigError(f"target {name!r} is not known; known are {known}")
+            what = f"target {name!r} is not known" if name else "no target is named"
+            raise ConfigError(f"{what}; known are {known}")
         door = doors.get(SAME_AS.get(base, base))
         here = door is not None and has_provider(door)
         if base not in known_targets() and not here:

@@ -81,6 +81,7 @@ def test_auto_takes_the_first_with_hardware_of_its_own_and_says_why_not_the_othe
     assert choice.told is not None and choice.told.startswith("device auto takes quick, A quick GPU; not ")
     assert "not other: there is no such GPU here" in choice.told
     assert choose_device("quick").told is None
+    assert choose_device(" AUTO ").told == choice.told
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,10 @@ def test_a_draft_device_that_nothing_would_use_is_refused(
     code, text = command(*arguments(joined), "--draft-device", "second")
     assert code != 0
     assert "--draft-device is where a small model runs, which" in text and reason in text
+
+
+def test_auto_says_which_device_drafts(joined: Path) -> None:
+    code, printed = command("generate", joined, "-p", "a", "-n", "2", "--decode", "model", "--draft-device", "AUTO")
+    assert code == 0
+    assert "small model: device auto takes cpu; not " in printed
+    assert Model.open(joined, draft_device="cpu").draft_device_told is None

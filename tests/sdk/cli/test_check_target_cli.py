@@ -58,3 +58,15 @@ def test_an_unknown_target_is_one_line(
     done = cli("check-target", make_bundle(make_checkpoint(), precision="int4"), "npu")
     assert done.code == 2
     assert done.err.startswith("skipstone: target 'npu' is not known; known are android-cpu, ")
+
+
+def test_an_empty_target_is_said_and_letters_may_be_large(
+    cli: CommandLine, make_checkpoint: MakeCheckpoint, make_bundle: MakeBundle
+) -> None:
+    bundle = make_bundle(make_checkpoint(), precision="int4")
+    assert cli("check-target", bundle, " ").err.startswith("skipstone: no target is named; known are android-cpu, ")
+    assert cli("check-target", bundle, "CoreML").out == cli("check-target", bundle, "coreml").out
+
+
+def test_a_bundled_model_is_exported_again_by_its_name(cli: CommandLine) -> None:
+    assert "skipstone export pebble -o NEW --target " in cli("check-target", "pebble", "qnn").out
