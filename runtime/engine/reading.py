@@ -13,11 +13,16 @@ __all__ = ["PromptProgress", "PromptWatch", "current_watch", "watched_by"]
 
 @dataclass(frozen=True, slots=True)
 class PromptProgress:
-    """How far a prompt is read: `num_read` of the `num_tokens` that are not cached, in so many seconds."""
+    """How far a prompt is read: `num_read` of the `num_tokens` that are not cached, in so many seconds.
+
+    `half_read` are the tokens that were read when about half of these were, in `half_s`; 0 where there was one piece.
+    """
 
     num_read: int
     num_tokens: int
     seconds: float
+    half_read: int = 0
+    half_s: float = 0.0
 
     @property
     def tokens_per_s(self) -> float:
@@ -26,8 +31,18 @@ class PromptProgress:
 
     @property
     def left_s(self) -> float:
-        """About how many seconds the rest takes, at the speed so far; 0 where there is none yet."""
-        return (self.num_tokens - self.num_read) / self.tokens_per_s if self.tokens_per_s else 0.0
+        """About how many seconds the rest takes; 0 where there is no speed yet.
+
+        A token behind a longer text takes longer. So where the second half of what is read was slower than the first,
+        the rest is taken to slow as much with each token, for at most as many tokens as are read.
+        """
+        if not self.tokens_per_s:
+            return 0.0
+        cost = (self.seconds - self.half_s) / (self.num_read - self.half_read)
+        if self.half_read:
+            slower = max(0.0, cost - self.half_s / self.half_read) / (self.num_read / 2)
+            cost += slower * min((self.num_tokens - self.half_read) / 2, self.num_read)
+        return (self.num_tokens - self.num_read) * cost
 
 
 OnPrompt = Callable[[PromptProgress], None]
@@ -43,7 +58,7 @@ class PromptWatch:
         self._on_prompt, self._clock = on_prompt, clock
         self.num_read = self.num_tokens = 0
         self.has_begun = False  # whether the text has a token: then a few that wait are drafts, and no prompt
-        self._start = clock()
+        self._start, self._pieces = clock(), [(0, 0.0)]
 
     def expect(self, num_tokens: int, *, piece: int = 1) -> None:
         """Note that so many tokens are read next; few of them, up to a `piece` once the text has begun, are none."""
@@ -51,6 +66,7 @@ class PromptWatch:
             return
         if self.num_read == self.num_tokens:
             self.num_read, self.num_tokens, self._start = 0, 0, self._clock()
+            self._pieces = [(0, 0.0)]
         self.num_tokens = max(self.num_tokens, self.num_read + num_tokens)
 
     def read(self, num_tokens: int) -> None:
@@ -59,7 +75,10 @@ class PromptWatch:
             return
         self.num_read = min(self.num_read + num_tokens, self.num_tokens)
         if self._on_prompt is not None:
-            self._on_prompt(PromptProgress(self.num_read, self.num_tokens, self._clock() - self._start))
+            seconds = self._clock() - self._start
+            half = min(self._pieces, key=lambda piece: abs(2 * piece[0] - self.num_read))
+            self._pieces.append((self.num_read, seconds))
+            self._on_prompt(PromptProgress(self.num_read, self.num_tokens, seconds, *half))
 
 
 _CURRENT: ContextVar[PromptWatch | None] = ContextVar("prompt watch", default=None)

@@ -77,7 +77,7 @@ def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.mark.usefixtures("devices")
 def test_auto_takes_the_first_with_hardware_of_its_own_and_says_why_not_the_others() -> None:
     choice = choose_device("auto")
-    assert choice.device.name == "quick" == open_device("auto").name
+    assert choice.device.name == "quick" == open_device("auto").name == open_device(" AUTO").name
     assert choice.told is not None and choice.told.startswith("device auto takes quick, A quick GPU; not ")
     assert "not other: there is no such GPU here" in choice.told
     assert choose_device("quick").told is None
