@@ -78,7 +78,7 @@ def run(
     loading = drafts.for_loading()
     options = {**given(length, drafts, decoding, sampling), "logprobs": showing.logprobs}
     generation_options(**options)  # a wrong value is refused before the model is loaded
-    text = read_prompt(None) if prompt is None else joined(prompt, read_document())
+    text = read_prompt(None) if prompt is None else joined(prompt, read_document(quiet=showing.quiet))
     num_tokens = _expected_tokens(context, text, length)
     model = place.load(bundle, decode=drafts.decode, num_tokens=num_tokens, prefill=prefill.value, **loading)
     put = asking.put(model, bundle, text, complete_words=decoding.complete_words)

@@ -8,11 +8,12 @@ import stat
 import sys
 from typing import Final, TextIO
 
+from skipstone.cli.terminal import notes
 from skipstone.errors import ConfigError
 
 __all__ = ["read_document", "read_line", "read_prompt", "require_input"]
 
-PATIENCE_S: Final = 5.0
+PATIENCE_S: Final = 2.0
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -26,11 +27,11 @@ def read_prompt(prompt: str | None) -> str:
         raise _unreadable(error) from error
 
 
-def read_document(*, patience_s: float = PATIENCE_S) -> str:
+def read_document(*, quiet: bool = False, patience_s: float = PATIENCE_S) -> str:
     """Return what comes through a pipe or from a file on standard input, beside a prompt that was given; else "".
 
-    A terminal is not read, nor what is no file, such as /dev/null or a socket. Raises: ConfigError where it cannot be
-    read, and for a pipe in which nothing comes for `patience_s` seconds, so that nothing waits for ever.
+    A terminal is not read, nor what is no file, such as /dev/null or a socket. Where nothing comes through a pipe for
+    `patience_s` seconds it is said that it is waited for, unless `quiet`. Raises: ConfigError where it cannot be read.
     """
     source = sys.stdin
     try:
@@ -38,14 +39,11 @@ def read_document(*, patience_s: float = PATIENCE_S) -> str:
         mode = os.fstat(number).st_mode
     except (AttributeError, OSError, ValueError):  # closed, or no file at all
         return ""
-    if stat.S_ISFIFO(mode):
-        if os.name == "posix" and not select.select([number], [], [], patience_s)[0]:
-            raise ConfigError(
-                f"standard input is a pipe in which nothing came for {patience_s:.0f} s; "
-                "write the document to it, or add < /dev/null if there is none"
-            )
-    elif not stat.S_ISREG(mode):
+    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
         return ""
+    is_waited_for = stat.S_ISFIFO(mode) and os.name == "posix"
+    if is_waited_for and not select.select([number], [], [], patience_s)[0]:
+        notes(quiet=quiet).print("waiting for the text on standard input; where none comes, add < /dev/null")
     try:
         return source.read()
     except OSError as error:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from command_line import CommandLine
@@ -145,12 +146,19 @@ def test_a_document_stands_behind_what_is_asked(bundle: Path, model: LanguageMod
     assert alone.stdout == model.chat(asked, sampling="greedy", max_new_tokens=6, min_new_tokens=6).text + "\n"
 
 
-def test_a_pipe_in_which_nothing_comes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, writing = os.pipe()
-    with os.fdopen(reading) as source, os.fdopen(writing, "w"):
-        monkeypatch.setattr(sys, "stdin", source)
-        with pytest.raises(ConfigError, match="nothing came for 0 s; write the document to it, or add < /dev/null"):
-            read_document(patience_s=0.01)
+def test_a_pipe_in_which_nothing_comes_is_waited_for_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for quiet in (False, True):
+        reading, writing = os.pipe()
+        late = Timer(0.05, lambda end: os.write(end, b"late") and os.close(end), args=[writing])
+        with os.fdopen(reading) as source:
+            monkeypatch.setattr(sys, "stdin", source)
+            late.start()
+            assert read_document(quiet=quiet, patience_s=0.001) == "late"
+        late.join()
+        said = "waiting for the text on standard input; where none comes, add < /dev/null\n"
+        assert capfd.readouterr().err == ("" if quiet else said)
 
 
 def test_a_closed_standard_input_is_no_document(monkeypatch: pytest.MonkeyPatch) -> None:
