@@ -12,10 +12,11 @@ from conftest import MakeCheckpoint
 from gguf_files import WriteGguf
 from safetensors.numpy import save_file
 
-from skipstone.api import export, load, plan
+from skipstone.api import export, plan
 from skipstone.errors import BundleError, CheckpointError, ConfigError
 from skipstone.exporters.checkpoints import open_checkpoint
 from skipstone.exporters.checkpoints.file_kinds import file_kind
+from skipstone.runtime.bundle import Bundle
 
 NAMES = ["Model.GGUF", "model", "sha256-6f85a640a97cf2bf5b8e764087b1e83da0fdb51d7c9fab7d0fece9385611df83", "a.bin"]
 
@@ -58,7 +59,7 @@ def test_an_adapter_in_place_of_a_model_says_where_it_belongs(tmp_path: Path) ->
 def test_a_gguf_file_in_place_of_a_bundle_says_what_to_do(write_gguf: WriteGguf, tmp_path: Path) -> None:
     blob = Path(shutil.copy(write_gguf("llama"), tmp_path / "blob"))
     with pytest.raises(BundleError, match=r"blob is a GGUF file, not a bundle: run `skipstone export` on it first"):
-        load(blob)
+        Bundle.open(blob)
     with pytest.raises(ConfigError, match="revision 'main' does not apply to the local file"):
         export(blob, tmp_path / "out", revision="main")
 

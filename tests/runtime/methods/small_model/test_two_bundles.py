@@ -109,11 +109,12 @@ def test_a_small_model_that_is_not_smaller_is_refused(large: Path, small: Path, 
             skipstone.load(target, draft_model=drafter)
 
 
-def test_a_folder_that_is_no_bundle_is_refused_at_once(large: Path, small_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_bundle_is_refused_at_once(large: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"there is no .* here"):
         skipstone.load(large, draft_model=tmp_path / "nowhere")
-    with pytest.raises(BundleError, match="is a checkpoint, not a bundle"):
-        skipstone.load(large, draft_model=small_checkpoint)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError, match=r"is not a bundle: it has no skipstone\.json"):
+        skipstone.load(large, draft_model=tmp_path / "empty")
 
 
 @pytest.fixture(scope="session")
