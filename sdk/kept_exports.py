@@ -18,7 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from skipstone.bundled import BUNDLED, bundled_bundle, cache_folder
+from skipstone.bundled import BUNDLED, cache_folder
+from skipstone.bundled_export import bundled_bundle
 from skipstone.errors import BundleError, CheckpointError, OutputError
 from skipstone.runtime.bundle import MANIFEST_NAME, Bundle
 from skipstone.watcher import Watcher
