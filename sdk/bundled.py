@@ -9,7 +9,7 @@ from typing import Final
 
 from skipstone.runtime.bundle import Manifest
 
-__all__ = ["BUNDLED", "CALIBRATION_TEXT", "bundled_bundle", "cache_folder", "checkpoint_told", "notes_folder"]
+__all__ = ["BUNDLED", "CALIBRATION_TEXT", "cache_folder", "checkpoint_told", "notes_folder"]
 
 _HERE = Path(__file__).parent / "models"
 BUNDLED: Mapping[str, Path] = {name: _HERE / name for name in ("pebble", "pebble-mini")}

@@ -14,7 +14,7 @@ import tokenizers
 from conftest import MakeBundle, MakeCheckpoint
 from tokenizers import decoders, models
 
-from skipstone import bundled as pebble
+from skipstone import bundled_export as pebble
 from skipstone.api import export, plan
 from skipstone.errors import BundleError, ConfigError
 from skipstone.exporters import ExportOptions, plan_export, with_draft_model
