@@ -49,8 +49,8 @@ def test_the_default_chooses_nothing(both: Path) -> None:
         load(both, expected_decode="plain")
 
 
-def test_a_bundle_of_one_type_has_nothing_to_choose() -> None:
-    choice = load("pebble", cache="auto").cache_choice
+def test_a_bundle_of_one_type_has_nothing_to_choose(tiny_checkpoint: Path, make_bundle: MakeBundle) -> None:
+    choice = load(make_bundle(tiny_checkpoint), cache="auto").cache_choice
     assert choice is not None
     assert choice.told == "cache fp32: the bundle and the device have no other"
 

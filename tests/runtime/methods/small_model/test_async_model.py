@@ -259,8 +259,12 @@ def test_ctrl_c_while_a_guess_is_waited_for_ends_the_text_and_the_thread(tiny: M
         time.sleep(0.02)
 
     drafter, _ = opened(small, Pausing(sampler_of(GREEDY), random.Random(0), interrupt))
-    with pytest.raises(KeyboardInterrupt):
-        write(tiny, drafter, GREEDY)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background of a shell ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write(tiny, drafter, GREEDY)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert threads() == []
 
 
