@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from skipstone.bundled import notes_folder
+from skipstone.by_name import resolve
 from skipstone.devices import Device, bounded, open_device
 from skipstone.errors import ConfigError
-from skipstone.kept_exports import resolve
 from skipstone.language_model import LanguageModel
 from skipstone.option_types import checks_arguments
 from skipstone.planning import plan

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from skipstone.runtime.bundle import Manifest
+if TYPE_CHECKING:
+    from skipstone.runtime.bundle import Manifest
 
 __all__ = ["BUNDLED", "CALIBRATION_TEXT", "cache_folder", "checkpoint_told", "notes_folder"]
 

@@ -9,9 +9,9 @@ __all__ = ["bundle_folder"]
 
 
 def bundle_folder(name: str, *, quiet: bool = False) -> Path:
-    """Return the bundle folder of a model, as `skipstone.kept_exports.resolve`, and show its export."""
+    """Return the bundle folder of a model, as `skipstone.by_name.resolve`, and show its export."""
+    from skipstone.by_name import resolve
     from skipstone.cli.export_lines import ExportLines
-    from skipstone.kept_exports import resolve
 
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "generate")
     return resolve(name, watcher=ExportLines(quiet=quiet), command=command)

@@ -14,8 +14,8 @@ import tokenizers
 from conftest import MakeBundle, MakeCheckpoint
 from tokenizers import decoders, models
 
-from skipstone import bundled_export as pebble
 from skipstone.api import export, plan
+from skipstone.by_name import bundled_export as pebble
 from skipstone.errors import BundleError, ConfigError
 from skipstone.exporters import ExportOptions, plan_export, with_draft_model
 from skipstone.quant import Recipe

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from command_line import CommandLine
@@ -13,8 +17,11 @@ from conftest import MakeBundle
 from gguf_files import WriteGguf
 
 import skipstone
+from skipstone.by_name import exports_folder, kept_exports, resolve
+from skipstone.by_name.model_name import PRECISIONS
 from skipstone.errors import BundleError, CheckpointError, OutputError
-from skipstone.kept_exports import exports_folder, kept_exports, resolve
+from skipstone.exporters import Precision
+from skipstone.runtime.bundle import Bundle
 from skipstone.watcher import Watcher
 
 
@@ -157,8 +164,68 @@ def test_a_hub_that_does_not_answer_is_told_with_a_command_that_works(monkeypatc
         raise CheckpointError(f"cannot fetch {hub_id} from the hub: check the network")
 
     monkeypatch.setattr("skipstone.exporters.checkpoints.fetch", fetch)
-    with pytest.raises(CheckpointError, match=r"no folder someone/model here.*it is: skipstone load ./FOLDER"):
+    with pytest.raises(CheckpointError, match=r'no folder someone/model here.*it is: skipstone.load\("./FOLDER"\)'):
         resolve("someone/model")
+
+
+def test_a_precision_behind_the_name_is_exported_for_itself(checkpoint: Path) -> None:
+    usual, whole = resolve(checkpoint), resolve(f"{checkpoint}:fp32")
+    assert usual != whole and resolve(f"{checkpoint}:fp32") == whole
+    assert Bundle.open(whole).manifest.recipe["name"] == "fp32"
+    assert {kept.asked for kept in kept_exports()} == {str(checkpoint), f"{checkpoint}:fp32"}
+    with pytest.raises(BundleError, match=r"did you mean .*:int4"):
+        resolve(f"{checkpoint}:int44")
+    with pytest.raises(BundleError, match=r"keeps its precision: leave :int8 out"):
+        resolve(f"{usual}:int8")
+    assert set(PRECISIONS) == {*get_args(Precision)}
+
+
+def test_a_revision_of_a_hub_id_is_kept_for_itself(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def fetch(hub_id: str, revision: str | None) -> Path:
+        asked.append((hub_id, revision))
+        return checkpoint
+
+    for module in ("skipstone.exporters.checkpoints", "skipstone.exporters.checkpoints.opening"):
+        monkeypatch.setattr(f"{module}.fetch", fetch)
+    resolve("someone/model@v2:fp32")
+    assert {*asked} == {("someone/model", "v2")}
+    [kept] = kept_exports()
+    assert (kept.asked, kept.commit) == ("someone/model@v2:fp32", checkpoint.name)
+    with pytest.raises(BundleError, match="is not on the hub"):
+        resolve(f"{checkpoint}@v2")
+
+
+def test_a_file_that_was_moved_is_not_exported_again(gguf_file: Path, tmp_path: Path) -> None:
+    first = Path(shutil.copy(gguf_file, tmp_path / "one.gguf"))
+    made = resolve(first)
+    second = first.rename(tmp_path / "two.gguf")
+    assert resolve(second) == made
+    assert [kept.source for kept in kept_exports()] == [str(second)]
+
+
+def test_threads_that_ask_at_once_wait_for_one_export(checkpoint: Path) -> None:
+    heard = [Heard() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda watcher: resolve(checkpoint, watcher=watcher), heard))
+    assert {*made} == {resolve(checkpoint)}
+    told = [remark for watcher in heard for remark in watcher.remarks if "is exported once" in remark]
+    assert len(told) == 1
+
+
+def test_processes_that_ask_at_once_wait_for_one_export(checkpoint: Path) -> None:
+    code = "import sys; from skipstone.by_name import resolve; print(resolve(sys.argv[1]))"
+    words = [sys.executable, "-c", code, str(checkpoint)]
+    running = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in running] == [str(resolve(checkpoint))] * 2
+
+
+def test_a_cache_that_cannot_be_a_folder_is_told(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKIPSTONE_CACHE", "/dev/null/x")
+    assert cli("cache").err == (
+        "skipstone: /dev/null is a file, so /dev/null/x cannot be a folder; set SKIPSTONE_CACHE to another\n"
+    )
 
 
 def test_a_cache_that_cannot_be_written_is_told(checkpoint: Path, tmp_path: Path, cache: Path) -> None:
@@ -230,3 +297,15 @@ def test_the_shell_completes(
     monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
     outcome = CommandLine(monkeypatch, capfd)()
     assert {word for word in outcome.out.split() if word} == offered
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_complete_models(
+    shell: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    monkeypatch.setenv("_SKIPSTONE_COMPLETE", f"complete_{shell}")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "skipstone generate mo")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    told = CommandLine(monkeypatch, capfd)().out
+    assert "model" in told and "pebble" not in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 from skipstone.cli.options import JsonOption
 from skipstone.cli.terminal import print_json, write
+from skipstone.errors import OutputError
 
 __all__ = ["NAME", "run"]
 
@@ -27,6 +29,8 @@ def run(as_json: JsonOption = False) -> None:
     """
     from skipstone.bundled import cache_folder
 
+    if (near := _nearest(cache_folder())) is not None and not near.is_dir():
+        raise OutputError(f"{near} is a file, so {cache_folder()} cannot be a folder; set SKIPSTONE_CACHE to another")
     rows = list(_rows())
     if as_json:
         print_json({"folder": str(cache_folder()), "kept": rows})
@@ -34,6 +38,11 @@ def run(as_json: JsonOption = False) -> None:
     write(f"{cache_folder()}: {sum(row['bytes'] for row in rows) / 1e6:.1f} MB\n")
     if rows:
         _write_table(rows)
+
+
+def _nearest(folder: Path) -> Path | None:
+    """Return the part of a path that exists."""
+    return next((place for place in (folder, *folder.parents) if os.path.lexists(place)), None)
 
 
 def _write_table(rows: list[dict[str, Any]]) -> None:
@@ -54,11 +63,10 @@ def _told(row: dict[str, Any]) -> tuple[str, str, str, str, str]:
 def _rows() -> Iterator[dict[str, Any]]:
     """Yield what is kept, each as plain data."""
     from skipstone.bundled import BUNDLED, cache_folder, notes_folder
-    from skipstone.kept_exports import kept_exports
-    from skipstone.runtime.bundle import MANIFEST_NAME
+    from skipstone.by_name import MANIFEST_NAME, kept_exports
 
     for kept in kept_exports():
-        yield _row(kept.path, kept.source, kept.last_used, _note(kept))
+        yield _row(kept.path, kept.asked, kept.last_used, _note(kept))
     for folder in sorted(cache_folder().glob("pebble*")) if cache_folder().is_dir() else ():
         if (folder / MANIFEST_NAME).is_file():
             name = next((name for name in sorted(BUNDLED, key=len, reverse=True) if folder.name.startswith(name)), "")

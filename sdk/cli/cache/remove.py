@@ -13,7 +13,7 @@ from skipstone.cli.terminal import notes
 from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
-    from skipstone.kept_exports import KeptExport
+    from skipstone.by_name import KeptExport
 
 __all__ = ["NAME", "run"]
 
@@ -37,7 +37,7 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Remove exports that are kept of models run by name. They are made again when they are run."""
-    from skipstone.kept_exports import kept_exports
+    from skipstone.by_name import kept_exports
 
     ways = [bool(names), everything, older_than is not None]
     if sum(ways) != 1:
@@ -61,7 +61,7 @@ def _named(name: str, kept: list[KeptExport]) -> KeptExport:
     from pathlib import Path
 
     for export in kept:
-        if name in (export.name, export.source) or str(Path(name).resolve()) == export.source:
+        if name in (export.name, export.asked, *export.sources) or str(Path(name).resolve()) in export.sources:
             return export
     near = get_close_matches(name, [export.name for export in kept], n=1)
     meant = f"did you mean {near[0]}?" if near else "`skipstone cache` lists what is"

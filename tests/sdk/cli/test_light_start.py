@@ -47,3 +47,13 @@ def test_writing_a_text_imports_nothing_that_only_exports() -> None:
     assert "onnxruntime" in left
     assert not left & NEVER
     assert not {name for name in left if name.startswith("skipstone.exporters")}
+
+
+@pytest.mark.parametrize("words", ["generate p", "generate m --decode pl", "chat m --device c"])
+def test_completion_imports_no_engine_once_the_words_are_kept(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = f"skipstone {words}"
+    monkeypatch.setenv("_SKIPSTONE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+    imported()
+    assert not imported() & (NEVER | WORKING)
