@@ -6,6 +6,8 @@ from skipstone.runtime.bundle.buckets import Buckets
 from skipstone.runtime.bundle.bundle import Bundle
 from skipstone.runtime.bundle.experts_entry import ExpertLevel, ExpertsEntry
 from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
+from skipstone.runtime.bundle.graph_outline import GraphOutline
+from skipstone.runtime.bundle.graph_rules import OPERATORS, TRACED_OPERATORS, require_graph, require_operators
 from skipstone.runtime.bundle.manifest import MANIFEST_NAME, Dimensions, LayerCache, Manifest, StageEntry
 from skipstone.runtime.bundle.measuring import MeasuringWatch, measured_by
 from skipstone.runtime.bundle.notes import Note
@@ -28,9 +30,11 @@ from skipstone.runtime.bundle.writer import BundleWriter, Check, finish, write_m
 
 __all__ = [
     "MANIFEST_NAME",
+    "OPERATORS",
     "PLAIN_CACHE",
     "PREFILL",
     "SPARSE",
+    "TRACED_OPERATORS",
     "Buckets",
     "Bundle",
     "BundleWriter",
@@ -40,6 +44,7 @@ __all__ = [
     "ExpertLevel",
     "ExpertsEntry",
     "FileEntry",
+    "GraphOutline",
     "LayerCache",
     "Manifest",
     "MeasuringWatch",
@@ -57,6 +62,8 @@ __all__ = [
     "measured_by",
     "parse_json",
     "read_typed",
+    "require_graph",
+    "require_operators",
     "variant_file",
     "variant_name",
     "write_manifest",

@@ -11,7 +11,7 @@ from skipstone.runtime.bundle.typed_json import format_of
 
 __all__ = ["FORMAT_VERSION", "refuse_newer", "upgraded"]
 
-FORMAT_VERSION: Final = 9
+FORMAT_VERSION: Final = 10
 
 # The fields that each format added, with what their absence means.
 ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
@@ -27,6 +27,9 @@ ADDED_FIELDS: Mapping[int, Mapping[str, object]] = {
 LEFT_OUT_OF_CACHES: Mapping[int, tuple[str, ...]] = {7: ("k_scale", "v_scale")}
 # Fields that a format added to each layer's cache, with what their absence means.
 ADDED_TO_CACHES: Mapping[int, Mapping[str, object]] = {8: {"ring": None}}
+
+# Fields that a format added to the entry of each file, with what their absence means.
+ADDED_TO_FILES: Mapping[int, Mapping[str, object]] = {10: {"blocks": ""}}
 
 # What a field of an older format is called today: the format that renamed it, its old name, its new one.
 RENAMED_FIELDS = ((5, "drafter", "draft_model"),)
@@ -46,6 +49,8 @@ def upgraded(data: Any) -> Any:
         known["cache"] = _layers(known["cache"], found)
     if isinstance(known.get("other_caches"), dict):
         known["other_caches"] = {name: _layers(layers, found) for name, layers in known["other_caches"].items()}
+    if isinstance(known.get("files"), dict):
+        known["files"] = {name: _with_added(entry, ADDED_TO_FILES, found) for name, entry in known["files"].items()}
     return {**known, **added, "format_version": FORMAT_VERSION}
 
 
@@ -59,8 +64,16 @@ def _layer(data: Any, found: int) -> Any:
     if not isinstance(data, dict):
         return data
     lost = {name for number, names in LEFT_OUT_OF_CACHES.items() if number > found for name in names}
-    added = {name: value for number, more in ADDED_TO_CACHES.items() if number > found for name, value in more.items()}
-    return {**added, **{key: value for key, value in data.items() if key not in lost or value is not None}}
+    kept = {key: value for key, value in data.items() if key not in lost or value is not None}
+    return _with_added(kept, ADDED_TO_CACHES, found)
+
+
+def _with_added(data: Any, added_fields: Mapping[int, Mapping[str, object]], found: int) -> Any:
+    """Return an entry of an older format with what its missing fields mean."""
+    if not isinstance(data, dict):
+        return data
+    added = {name: value for number, more in added_fields.items() if number > found for name, value in more.items()}
+    return {**added, **data}
 
 
 def refuse_newer(data: object) -> None:

@@ -6,14 +6,17 @@ import ctypes
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
 from skipstone.errors import BundleError, OutputError
-from skipstone.runtime.bundle.bundle import Bundle, _hidden, _lock, _read_manifest, _remove, _sha256, mend
+from skipstone.runtime.bundle.bundle import Bundle, read_manifest
 from skipstone.runtime.bundle.file_entry import FileEntry
+from skipstone.runtime.bundle.file_hashes import entry_of
+from skipstone.runtime.bundle.leftovers import hidden, lock_for_writing, mend, remove
 from skipstone.runtime.bundle.manifest import MANIFEST_NAME, Manifest
 
 __all__ = ["BundleWriter", "Check", "finish", "write_manifest"]
@@ -33,9 +36,10 @@ class BundleWriter:
 
     def __init__(self, target: Path, force: bool) -> None:
         self.target = Path(os.path.realpath(target))
-        self.path = _hidden(self.target, "partial", os.getpid())
+        self.path = hidden(self.target, "partial", os.getpid())
         self._force = force
         self._lock: int | None = None
+        self._is_shown = False
         try:
             mend(self.target)
             self._check_target()
@@ -49,7 +53,7 @@ class BundleWriter:
         except OSError as error:
             raise self._output_error(error) from error
         except KeyboardInterrupt:  # `__exit__` does not run when `__enter__` does not return
-            _remove(self.path)
+            remove(self.path)
             raise
         return self
 
@@ -65,18 +69,33 @@ class BundleWriter:
             _replace(self.target, self.path)
         else:
             self.path.rename(self.target)
+        self._is_shown, has_locks = True, self._lock is not None
+        self._unlock()  # the lock went with the folder, which all may read now
+        self._let_go_of_old(has_locks)
         _sync([self.target.parent])
         return Bundle(path=self.target, manifest=manifest)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _remove(self.path)  # the unfinished bundle, or by now the one that was replaced
-        if self._lock is not None:
-            os.close(self._lock)
+        if not self._is_shown:
+            remove(self.path)
+        self._unlock()
         mend(self.target)
         if isinstance(error, OSError) and self._comes_from_writing(error):
             raise self._output_error(error) from error
+
+    def _let_go_of_old(self, has_locks: bool) -> None:
+        """Leave the bundle that was replaced to `mend`, which removes it when no model reads it any more."""
+        if not has_locks:
+            remove(self.path)
+        elif self.path.exists():
+            self.path.rename(hidden(self.target, "partial", time.time_ns()))  # the next export here needs the name
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _check_target(self) -> None:
         if not os.path.lexists(self.target):
@@ -94,7 +113,7 @@ class BundleWriter:
     def _claim(self) -> None:
         try:
             self.path.mkdir()
-            self._lock = _lock(self.path)
+            self._lock = lock_for_writing(self.path)
         except (FileExistsError, BlockingIOError) as error:
             raise OutputError(
                 f"{self.target} is being written by another export: wait for it, or remove {self.path} if there is none"
@@ -117,7 +136,7 @@ class BundleWriter:
 def write_manifest(folder: Path, make_manifest: Callable[[Mapping[str, FileEntry]], Manifest]) -> Manifest:
     """Hash the files in `folder`, write the manifest that `make_manifest` gives for them, and return it."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    manifest = make_manifest({file.relative_to(folder).as_posix(): _entry(file) for file in files})
+    manifest = make_manifest({file.relative_to(folder).as_posix(): entry_of(file) for file in files})
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
@@ -126,7 +145,7 @@ def _replace(target: Path, new: Path) -> None:
     """Put folder `new` in the place of `target` and the old one in that of `new`, in one step where that can be."""
     if _exchange(target, new):
         return
-    old = _hidden(target, "old", os.getpid())
+    old = hidden(target, "old", os.getpid())
     target.rename(old)
     new.rename(target)
     old.rename(new)
@@ -151,15 +170,11 @@ def _exchange(first: Path, second: Path) -> bool:
 def _strangers(folder: Path) -> list[str]:
     """Return the files in `folder` that no manifest in it names."""
     try:
-        known = {MANIFEST_NAME, *_read_manifest(folder).files}
+        known = {MANIFEST_NAME, *read_manifest(folder).files}
     except BundleError:
         known = {MANIFEST_NAME}
     files = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
     return sorted(set(files) - known)
-
-
-def _entry(file: Path) -> FileEntry:
-    return FileEntry(size=file.stat().st_size, sha256=_sha256(file))
 
 
 def _sync(paths: Iterable[Path]) -> None:

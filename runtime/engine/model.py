@@ -94,10 +94,11 @@ class Model:
         self.shared, self.profiles = SharedStores(), profiles
         self.device_told: str | None = None
         self.draft_device_told: str | None = None
-        self.tokenizer = Tokenizer.load(bundle.path)
+        with bundle.named_in_errors():
+            self.tokenizer = Tokenizer.load(bundle.place)
+            self.chat_template = ChatTemplate.load(bundle.place, only=bundle.manifest.files)
         if bundle.manifest.total_bytes >= LEAST_BYTES:
             give_back()  # reading a tokenizer leaves more behind than it keeps, in pieces too small for the weights
-        self.chat_template = ChatTemplate.load(bundle.path)
         self.reads_apart = reads_apart(bundle, prefill)
         self.sessions = Sessions(bundle, device, cache_type=cache_type)
         self.spares = Spares(self.sessions, bound_calls=bound_calls)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from skipstone.devices import Capability, Device, Session, StagedDevice, ThreadedDevice, give_back
 from skipstone.errors import ConfigError, DeviceError
-from skipstone.runtime.bundle import Bundle
+from skipstone.runtime.bundle import Bundle, require_graph
 from skipstone.runtime.engine.cache import KVCache
 from skipstone.runtime.engine.cache_types import checked_cache_type
 from skipstone.runtime.engine.crew import Crew
@@ -43,7 +43,7 @@ class Sessions:
 
         Raises: ConfigError for a type that the bundle has no graphs for, or the device no kernels.
         """
-        self.manifest, self._path, self._lock = bundle.manifest, bundle.path, Lock()
+        self.manifest, self._bundle, self._lock = bundle.manifest, bundle, Lock()
         self.cache_type = checked_cache_type(bundle, device, cache_type)
         self.cache_layout = self.manifest.layout(self.cache_type)
         self._rotary_tables: RotaryTables | None = None
@@ -153,7 +153,10 @@ class Sessions:
         with self._lock:
             self.gate.require_open()
             if name not in self._opened:
-                session = self._opened[name] = self.device.open_session(self._path / name)
+                place = self._bundle.file(name)
+                with self._bundle.named_in_errors():
+                    require_graph(place, self.manifest, file=file, kind=kind, cache_type=self.cache_type)
+                    session = self._opened[name] = self.device.open_session(place)
                 if self.crew.adapts and isinstance(self.device, ThreadedDevice):
                     self.crew.join(session, self.device.workers(session))
             return self._opened[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -47,13 +47,14 @@ class ChatTemplate:
             raise _template_error(error) from error
 
     @classmethod
-    def load(cls, folder: Path) -> ChatTemplate | None:
+    def load(cls, folder: Path, *, only: Collection[str] | None = None) -> ChatTemplate | None:
         """The template of a bundle or checkpoint, with its special tokens; None when it has none.
 
-        Files with a template go before the `chat_template` of `tokenizer_config.json`. Raises BundleError for files
-        that cannot be read.
+        Files with a template go before the `chat_template` of `tokenizer_config.json`. Of them all only those in
+        `only`, where it is given, are read. Raises BundleError for files that cannot be read.
         """
         names = (*_TOKEN_FILES, *(name for names in _TEMPLATE_FILES.values() for name in names))
+        names = tuple(name for name in names if only is None or name in only)
         texts = {name: _read_text(folder / name) for name in names if (folder / name).is_file()}
         return cls.of_texts(texts, folder=folder)
 

@@ -36,7 +36,7 @@ def part_sizes(bundle: Bundle) -> dict[str, int]:
     manifest, tensors = bundle.manifest, dict[int, tuple[str, int]]()
     files = [*(stage.file for stage in manifest.stages), *([manifest.head] if manifest.head else [])]
     for file in [*files, *manifest.adapters.values()]:  # a draft head has no bytes but the head's
-        tensors |= {start: (name, size) for name, start, size in _stored(bundle.path / file)}
+        tensors |= {start: (name, size) for name, start, size in _stored(bundle.file(file))}
     sizes: dict[str, int] = {}
     for name, num_bytes in tensors.values():
         part = _part(name)
@@ -50,7 +50,7 @@ def _of_variants(bundle: Bundle, taken: Mapping[int, int]) -> Iterator[tuple[str
     """Yield the part and the bytes of each tensor that only variants read; `taken` are sizes by offset."""
     ends = {at: at + size for at, size in taken.items()}
     for file in sorted({file for files in bundle.manifest.variants.values() for file in files.values()}):
-        for name, at, size in _stored(bundle.path / file):
+        for name, at, size in _stored(bundle.file(file)):
             if not any(start <= at < end for start, end in ends.items()):  # some read rows of what others read
                 ends[at] = at + size
                 yield _part_of_variant(name), size
@@ -78,7 +78,7 @@ def draft_head_tokens(bundle: Bundle) -> int | None:
     """Return how many of the first tokens of the vocabulary the draft head knows; None where there is none."""
     if (file := bundle.manifest.draft_head) is None:
         return None
-    (logits,) = (out for out in _graph(bundle.path / file).output if out.name == "logits")
+    (logits,) = (out for out in _graph(bundle.file(file)).output if out.name == "logits")
     return int(logits.type.tensor_type.shape.dim[1].dim_value)  # the export wrote [R, V]
 
 

@@ -158,7 +158,7 @@ def _end_tokens(bundle: Bundle) -> list[str]:
     """Return each token that ends a text, with its id and the places of the checkpoint that say so."""
     from skipstone.runtime.text import Tokenizer
 
-    tokenizer, sources = Tokenizer.load(bundle.path), bundle.manifest.stop_sources
+    tokenizer, sources = Tokenizer.load(bundle.place), bundle.manifest.stop_sources
     return [
         f"{tokenizer.piece(token_id)} ({token_id}): {sources.get(token_id, 'not kept in a bundle of this age')}"
         for token_id in bundle.manifest.stop_ids

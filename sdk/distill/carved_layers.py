@@ -62,7 +62,7 @@ def carved_layers(bundle: Bundle) -> dict[int, CarvedLayer]:
     sparse_files(bundle)
     layers: dict[int, CarvedLayer] = {}
     for file in bundle.manifest.variants[SPARSE].values():
-        layers |= _layers_of(ir.load(bundle.path / file).graph)
+        layers |= _layers_of(ir.load(bundle.file(file)).graph)
     return dict(sorted(layers.items()))
 
 

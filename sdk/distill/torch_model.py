@@ -40,7 +40,7 @@ class TorchModel:
         self._layers, self._manifest = carved_layers(bundle), manifest
         self._num_shared = manifest.experts.num_shared
         files = [stage.file for stage in manifest.stages] + ([] if manifest.head is None else [manifest.head])
-        self._graphs = [TorchGraph(bundle.path / file) for file in files]
+        self._graphs = [TorchGraph(bundle.file(file)) for file in files]
         self.routers: dict[int, LearningRouter] = {}
 
     def prepare(self, window: SequenceOf[int]) -> None:

@@ -47,7 +47,7 @@ def write_bundle(
     laws: SequenceOf[DenseLaw],
 ) -> list[LevelReport]:
     """Write the trained bundle; judge it, and the one that it comes from, by their own graphs. Raises: OutputError."""
-    source, manifest = plan.bundle.path, plan.bundle.manifest
+    source, manifest = plan.bundle.place, plan.bundle.manifest
     assert manifest.experts is not None, "a plan is for a bundle with experts"
     counts = {share: level.active for share, level in manifest.experts.levels.items() if float(share) < 1}
     with BundleWriter(plan.output, plan.replaces) as writer:

@@ -47,7 +47,7 @@ def _uses(bundle: Bundle) -> Iterator[tuple[ir.Node, int, ir.ExternalTensor]]:
     """Yield each node with a stored tensor and its place among the inputs."""
     manifest = bundle.manifest
     for file in [*(stage.file for stage in manifest.stages), *([manifest.head] if manifest.head else [])]:
-        for node in ir.load(bundle.path / file).graph.all_nodes():
+        for node in ir.load(bundle.file(file)).graph.all_nodes():
             for index, value in enumerate(node.inputs):
                 if value is not None and isinstance(value.const_value, ir.ExternalTensor):
                     yield node, index, value.const_value

@@ -60,7 +60,7 @@ def check_target(
     files = _every_file(manifest) if every_graph else _plain_files(manifest, rows, context)
     fixed = _fixed_sizes(manifest)
     graphs = tuple(
-        place_graph(bundle.path / file, named, rows=of_rows, context=of_context)
+        place_graph(bundle.file(file), named, rows=of_rows, context=of_context)
         for file in files
         for of_rows, of_context in [fixed.get(file, (rows, context))]
     )

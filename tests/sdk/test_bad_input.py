@@ -132,7 +132,7 @@ BUNDLES: dict[str, tuple[Damage, str]] = {
     "no manifest": (remove("skipstone.json"), r"bundle is not a bundle: it has no skipstone\.json"),
     "a manifest that is garbage": (replace("skipstone.json", b"\xff"), r"bundle/skipstone\.json: "),
     "a manifest of a newer version": (
-        set_json("skipstone.json", format_version=10),
+        set_json("skipstone.json", format_version=11),
         r"format 10 is newer than .* reads \(9\): upgrade with",
     ),
     "no weights": (remove("weights.bin"), r"weights\.bin is missing; copy or export the bundle again"),

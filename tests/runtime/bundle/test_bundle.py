@@ -377,7 +377,7 @@ def test_ctrl_c_while_the_place_is_being_claimed_leaves_nothing_behind(
     def interrupted(folder: Path) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skipstone.runtime.bundle.writer._lock", interrupted)
+    monkeypatch.setattr("skipstone.runtime.bundle.writer.lock_for_writing", interrupted)
     with pytest.raises(KeyboardInterrupt), BundleWriter(tmp_path / "bundle", force=False):
         pass
     assert list(tmp_path.iterdir()) == []

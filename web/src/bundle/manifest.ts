@@ -2,7 +2,7 @@ import { BundleError, messageOf } from "../errors.ts";
 
 export const MANIFEST_NAME = "skipstone.json";
 /** The newest format of bundles that is read here; docs/bundle.md describes it. */
-export const FORMAT_VERSION = 9;
+export const FORMAT_VERSION = 10;
 /** Targets of an export whose graphs are those of onnxruntime's own operators. */
 const TARGETS = ["ort", "android-cpu"];
 /** The first format in which the manifest has the rotary tables and the layout of caches as they are read here. */
