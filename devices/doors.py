@@ -9,7 +9,7 @@ from typing import Final
 
 from skipstone.errors import DeviceError
 
-__all__ = ["AUTO", "DOORS", "Door", "registered_devices"]
+__all__ = ["AUTO", "DOORS", "Door", "own_devices", "registered_devices"]
 
 GROUP = "skipstone.devices"
 AUTO: Final = "auto"
@@ -100,14 +100,18 @@ DOORS: Final = (
 )
 
 
+def own_devices() -> Mapping[str, EntryPoint]:
+    """Return what opens our own devices, by name."""
+    return {door.name: EntryPoint(name=door.name, value=door.opener, group=GROUP) for door in DOORS if door.opener}
+
+
 def registered_devices() -> Mapping[str, EntryPoint]:
     """Return what opens devices, by name: our own, then those of other packages.
 
     Raises: DeviceError when two have the same name, or one has a name that means something else.
     """
-    ours = [EntryPoint(name=door.name, value=door.opener, group=GROUP) for door in DOORS if door.opener]
     devices: dict[str, EntryPoint] = {}
-    for entry in (*ours, *entry_points(group=GROUP)):
+    for entry in (*own_devices().values(), *entry_points(group=GROUP)):
         if entry.name in devices:
             raise DeviceError(
                 f"the device {entry.name} is registered twice, by {devices[entry.name].value} and {entry.value}: "

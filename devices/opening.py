@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint
 from typing import TypeAlias
 
 from skipstone.devices.device import DEFAULT_DEVICE, Device, HardwareDevice
-from skipstone.devices.doors import AUTO, DOORS, registered_devices
+from skipstone.devices.doors import AUTO, DOORS, own_devices, registered_devices
 from skipstone.devices.probe import probe
 from skipstone.errors import DeviceError, SkipstoneError
 
@@ -72,6 +72,8 @@ def _told(taken: str, left_out: Sequence[str]) -> str:
 
 def _named(name: str, threads: int | None) -> Device:
     base, unit = split_name(name)
+    if base in (own := own_devices()):  # without a look at all packages that are installed
+        return _open(own[base], unit, threads)
     registered = registered_devices()
     if base in registered:
         return _open(registered[base], unit, threads)

@@ -67,6 +67,7 @@ from skipstone.runtime.bundle import (
     LayerCache,
     Manifest,
     Provenance,
+    SigningKey,
     StageEntry,
     Variants,
     finish,
@@ -216,16 +217,18 @@ class ExportPlan:
         force: bool = False,
         command: str = "",
         check: Check | None = None,
+        sign: SigningKey | None = None,
         on_progress: Callable[[int], None] = lambda num_parameters: None,
     ) -> None:
         """Write the bundle to `target`, whole or not at all.
 
         `on_progress` gets the number of parameters that were read since its last call. `check` gets the finished bundle
         in a hidden place, before it is shown, and returns figures for the manifest; where it raises, nothing appears.
+        `sign` is the key that signs the manifest.
         Raises: OutputError when the place is taken and not `force`, or cannot be written; CheckpointError for bad
         weights.
         """
-        with BundleWriter(target, force=force) as writer:
+        with BundleWriter(target, force=force, sign=sign) as writer:
             variants = _write_files(self, writer.path, on_progress)
             if (draft_model := self.draft_model) is not None:
                 folder = writer.path / DRAFT_MODEL_FOLDER

@@ -46,6 +46,7 @@ def load(
     prefill: PrefillName = "auto",
     expected_decode: str | None = None,
     expected_tokens: int | None = None,
+    verify_files: bool = False,
 ) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
 
@@ -66,7 +67,8 @@ def load(
     default half of what the model sees, that are written by the method `expected_decode`, by default `auto`. Why,
     stands in `model.cache_choice`. `prefill` says which graphs read prompts: `int8` those that `export --prefill int8`
     made, which are quicker and change texts a little, `same` those that decode; `auto` is what the bundle says,
-    whatever the prompt. Raises: BundleError, ConfigError, DeviceError, OutputError.
+    whatever the prompt. `verify_files` compares every byte of the bundle with its manifest first; without it only small
+    files, and a few blocks of large ones. Raises: BundleError, ConfigError, DeviceError, OutputError.
     """
     draft_model = draft_model if drafter is None else drafter
     folder, choice = resolve(bundle), None
@@ -85,6 +87,7 @@ def load(
         draft_device=draft_device,
         cache=choice.option if choice else None if cache == "auto" else cache,
         prefill=prefill,
+        verify_files=verify_files,
     )
     if suffix_memory is not None:
         vocabulary = model.manifest.files["tokenizer.json"].sha256
@@ -113,6 +116,7 @@ def export(
     active: float | None = None,
     distill: bool = False,
     cache: CacheName = "fp32",
+    sign: str | Path | None = None,
     on_progress: Callable[[int], None] = lambda num_parameters: None,
     **options: Unpack[PlanKeywords],
 ) -> Path:
@@ -128,7 +132,8 @@ def export(
     the bundle can use a part of it for each token, by default the share `active`, 0.5. `distill` fits what
     stands in for experts that are left out, where the text shows a gain.
     `cache` `int8` adds graphs whose cache holds integers, a quarter of the bytes, and makes that the bundle's own type;
-    its scales come from the text of `calibrate`, by default that of the package.
+    its scales come from the text of `calibrate`, by default that of the package. `sign` is the PEM file of an Ed25519
+    key that signs the bundle; whoever sets SKIPSTONE_TRUST loads bundles with such signatures only.
     The other options:
 
     - `precision`: `int4`, `int4-fast`, `int8` or `fp32`; without one, integers of the checkpoint are kept as they are,
@@ -166,6 +171,7 @@ def export(
         active=active,
         distill=distill,
         cache=cache,
+        sign=sign,
     )
     job.run(_Counting(on_progress))
     return job.output

@@ -15,7 +15,7 @@ from skipstone.exporters import SMALL_MODEL, ExportPlan, PlanKeywords, RecipeFil
 from skipstone.exporters.optimum import WrappedPlan
 from skipstone.planning import plan
 from skipstone.prune import find_pruning
-from skipstone.runtime.bundle import BundleWriter, Check
+from skipstone.runtime.bundle import BundleWriter, Check, SigningKey
 from skipstone.runtime.engine import CacheName
 from skipstone.watcher import Watcher
 
@@ -44,6 +44,7 @@ class ExportJob:
     active: float | None = None
     distill: bool = False
     cache: CacheName = "fp32"
+    sign: str | Path | None = None
 
     def run(self, watcher: Watcher, *, command: str = "") -> Plan:
         """Write the bundle, and return the plan that was carried out; `command` is what the manifest says of it.
@@ -51,6 +52,7 @@ class ExportJob:
         Raises: as `skipstone.export` does.
         """
         BundleWriter(self.output, force=self.force)  # a taken place is refused before a checkpoint is fetched
+        key = None if self.sign is None else SigningKey.read(Path(self.sign))
         if self.check:
             require_transformers()
         own = self._own_recipe()
@@ -77,12 +79,12 @@ class ExportJob:
         checks = _in_turn([check for check in (comparison, reading) if check is not None])
         if documents is None:
             planned = planned if budget is None else within_budget(planned, budget)
-            self._write(planned, checks, watcher, command)
+            self._write(planned, checks, key, watcher, command)
         else:
             with Calibration(planned, documents, budget=budget, seed=0 if own is None else own.seed) as calibration:
                 with watcher.searching("calibrating") as on_progress:
                     planned = calibration.solve(on_progress)
-                self._write(planned, calibration.check(checks), watcher, command)
+                self._write(planned, calibration.check(checks), key, watcher, command)
                 for remark in calibration.remarks:
                     watcher.remark(remark)
         for check in (comparison, reading):
@@ -123,11 +125,15 @@ class ExportJob:
             raise ConfigError(f"--active is a share of the experts, above 0 and up to 1, not {share:g}")
         return share
 
-    def _write(self, planned: Plan, check: Check | None, watcher: Watcher, command: str) -> None:
+    def _write(
+        self, planned: Plan, check: Check | None, key: SigningKey | None, watcher: Watcher, command: str
+    ) -> None:
         if self.cache == "int8" and isinstance(planned, ExportPlan):
             planned = planned.with_int8_cache(CacheScalesOfText(Documents.read(self.calibrate or AUTO)))
         with watcher.writing(planned) as on_progress:
-            planned.write(self.output, force=self.force, command=command, check=check, on_progress=on_progress)
+            planned.write(
+                self.output, force=self.force, command=command, check=check, sign=key, on_progress=on_progress
+            )
 
     def advice(self, planned: Plan) -> str | None:
         """Return what makes smaller, or nearer, bundles than this export did; None where nothing is known to."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, Literal
 
 import onnx_ir as ir
 
-from skipstone.errors import CheckpointError, ConfigError, UnsupportedModel
+from skipstone.errors import BundleError, CheckpointError, ConfigError, UnsupportedModel
 from skipstone.exporters.checkpoints import Checkpoint, TokenRoles, open_checkpoint, read_sampling, with_rows
 from skipstone.exporters.graph import WeightFile
 from skipstone.exporters.optimum.graph import WrappedGraph
@@ -22,13 +22,17 @@ from skipstone.exporters.optimum.weights import store_weights
 from skipstone.exporters.options import ExportOptions, default_recipe
 from skipstone.quant import Recipe
 from skipstone.runtime.bundle import (
+    TRACED_OPERATORS,
     BundleWriter,
     Check,
     Dimensions,
+    GraphOutline,
     Manifest,
     Provenance,
+    SigningKey,
     StageEntry,
     finish,
+    require_operators,
 )
 
 __all__ = ["WrappedPlan", "plan_wrapped"]
@@ -73,6 +77,7 @@ class WrappedPlan:
         force: bool = False,
         command: str = "",
         check: Check | None = None,
+        sign: SigningKey | None = None,
         on_progress: Callable[[int], None] = lambda num_parameters: None,
     ) -> None:
         """Write the graph that optimum makes of a checkpoint as a bundle to `target`, whole or not at all.
@@ -82,7 +87,7 @@ class WrappedPlan:
         Cost: the whole model in memory, and on disk once more while it works. Raises: UnsupportedModel when optimum
         does not know the family or its graph cannot decode; CheckpointError; OutputError.
         """
-        with BundleWriter(target, force=force) as writer:
+        with BundleWriter(target, force=force, sign=sign) as writer:
             make_manifest = _write_files(self, writer.path, command)
             finish(writer, lambda files, figures: make_manifest(files=files, check=figures), check)
 
@@ -149,6 +154,10 @@ def _write_files(plan: WrappedPlan, folder: Path, command: str) -> Callable[...,
     with WeightFile(folder / WEIGHTS_FILE) as weights:
         store_weights(model, plan.recipe, weights)
     ir.save(model, folder / STAGE_FILE)
+    try:
+        require_operators(GraphOutline.read(folder / STAGE_FILE), TRACED_OPERATORS)
+    except BundleError as error:
+        raise UnsupportedModel(f"the graph that optimum makes cannot go into a bundle: {error}") from error
     shutil.rmtree(traced)
     for name, content in plan.checkpoint.texts.items():
         (folder / name).write_bytes(content)

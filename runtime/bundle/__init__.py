@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipstone.runtime.bundle.buckets import Buckets
-from skipstone.runtime.bundle.bundle import Bundle
+from skipstone.runtime.bundle.bundle import Bundle, read_manifest
 from skipstone.runtime.bundle.experts_entry import ExpertLevel, ExpertsEntry
 from skipstone.runtime.bundle.file_entry import FileEntry, Provenance
 from skipstone.runtime.bundle.graph_outline import GraphOutline
@@ -13,6 +13,7 @@ from skipstone.runtime.bundle.measuring import MeasuringWatch, measured_by
 from skipstone.runtime.bundle.notes import Note
 from skipstone.runtime.bundle.ring_layout import RingLayout
 from skipstone.runtime.bundle.rotary_entry import RotaryEntry
+from skipstone.runtime.bundle.signature import SIGNATURE_NAME, TRUST, SigningKey, trusted_paths
 from skipstone.runtime.bundle.tokenizer_file import decoder_steps
 from skipstone.runtime.bundle.typed_json import DataError, format_of, parse_json, read_typed
 from skipstone.runtime.bundle.variants import (
@@ -33,8 +34,10 @@ __all__ = [
     "OPERATORS",
     "PLAIN_CACHE",
     "PREFILL",
+    "SIGNATURE_NAME",
     "SPARSE",
     "TRACED_OPERATORS",
+    "TRUST",
     "Buckets",
     "Bundle",
     "BundleWriter",
@@ -52,6 +55,7 @@ __all__ = [
     "Provenance",
     "RingLayout",
     "RotaryEntry",
+    "SigningKey",
     "StageEntry",
     "Variants",
     "decoder_steps",
@@ -61,9 +65,11 @@ __all__ = [
     "kind_and_cache",
     "measured_by",
     "parse_json",
+    "read_manifest",
     "read_typed",
     "require_graph",
     "require_operators",
+    "trusted_paths",
     "variant_file",
     "variant_name",
     "write_manifest",

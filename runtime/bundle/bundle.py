@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from skipstone.errors import BundleError, SkipstoneError
+from skipstone.runtime.bundle.beside import beside
 from skipstone.runtime.bundle.file_entry import FileEntry
 from skipstone.runtime.bundle.file_hashes import is_altered, sha256_of
 from skipstone.runtime.bundle.held_folder import HeldFolder
-from skipstone.runtime.bundle.leftovers import mend
+from skipstone.runtime.bundle.leftovers import is_own, mend
 from skipstone.runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from skipstone.runtime.bundle.signature import require_trusted, trusted_paths
 from skipstone.runtime.bundle.typed_json import format_of, parse_json
 
 __all__ = ["Bundle", "read_manifest"]
@@ -36,19 +38,38 @@ class Bundle:
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
         """Return the bundle in folder `path`, held. See `verify` for what is not compared here.
 
-        Every file is there in its size; those up to 4 MiB have the sha256 that the manifest says, and so have a few
-        blocks of each larger one. Raises: BundleError when it is not a bundle, or not a whole one, or one of a newer
-        version, or altered.
+        Every file is there in its size; those up to 2 MiB have the sha256 that the manifest says, and so have a few
+        blocks of each larger one. Where SKIPSTONE_TRUST names keys, one of them has signed the manifest, and all files
+        are compared whole. Raises: BundleError when it is not a bundle, or not a whole one, or one of a newer version,
+        or altered, or not signed; ConfigError for keys that cannot be read.
+        """
+        with cls.opening(path) as bundle:
+            return bundle
+
+    @classmethod
+    @contextmanager
+    def opening(cls, path: str | os.PathLike[str]) -> Iterator[Bundle]:
+        """Give the bundle in folder `path`, held, to be loaded while its files are compared, as `open` does it.
+
+        They are compared in a thread, whose error is raised at the end. Where keys are trusted, all is compared before.
+        Raises: as `open`.
         """
         folder = Path(path)
         try:
             mend(Path(os.path.realpath(folder)))
             _require_folder(folder)
             bundle = cls._held(folder, HeldFolder(folder))
-            bundle._refuse(bundle._altered(is_altered))
+            if keys := () if is_own(folder) else trusted_paths():
+                with bundle.named_in_errors():
+                    require_trusted(bundle.place, keys)
+                bundle.verify()
         except OSError as error:
             raise BundleError(f"{folder} cannot be read: {error.strerror} ({_name_of(error)})") from error
-        return bundle
+        wait = beside(lambda: None if keys else bundle._refuse(bundle._altered(is_altered)))
+        try:
+            yield bundle
+        finally:
+            wait()
 
     @classmethod
     def _held(cls, path: Path, folder: HeldFolder) -> Bundle:
@@ -98,6 +119,7 @@ class Bundle:
             return None
         if self.folder is None:
             return Bundle.open(self.path / name)
+        _require_folder(self.file(name), shown=self.path / name)
         return Bundle._held(self.path / name, HeldFolder(self.path / name, within=self.folder))
 
     def verify(self, progress: Callable[[int], None] | None = None) -> None:
@@ -127,12 +149,12 @@ class Bundle:
             raise BundleError(f"{self.path}: {', '.join(altered)} altered; copy or export the bundle again")
 
 
-def _require_folder(folder: Path) -> None:
-    """Raise BundleError for what is no folder of a bundle."""
+def _require_folder(folder: Path, *, shown: Path | None = None) -> None:
+    """Raise BundleError for what is no folder of a bundle; errors call it `shown`."""
     if folder.is_file() and _begins_as_gguf(folder):
-        raise BundleError(f"{folder} is a GGUF file, not a bundle: run `skipstone export` on it first")
+        raise BundleError(f"{shown or folder} is a GGUF file, not a bundle: run `skipstone export` on it first")
     if not folder.is_dir():
-        raise BundleError(f"{folder} is not a folder: a bundle is one, made by `skipstone export`")
+        raise BundleError(f"{shown or folder} is not a folder: a bundle is one, made by `skipstone export`")
 
 
 def read_manifest(folder: Path, *, shown: Path | None = None) -> Manifest:

@@ -6,7 +6,6 @@ to import than a model takes to load.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -27,7 +26,10 @@ VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE = 1, 2, 1, 1, 
 SHAPE_SIZE, SIZE_NUMBER, SIZE_NAME = 1, 1, 2
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
-Field: TypeAlias = "tuple[int, int | bytes]"
+# The byte before a graph in an attribute: the number of its field, and that bytes follow.
+KEYS_OF_GRAPHS: Final = tuple(bytes([number << 3 | 2]) for number in ATTRIBUTE_GRAPHS)
+Field: TypeAlias = tuple[int, int, int]
+"""The number of a field, and where its bytes begin and end; the field's value and -1 where it is a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,131 +66,137 @@ class GraphOutline:
             raise BundleError(f"{file.name} is no ONNX graph: {error}") from error
 
 
-def _outline(model: bytes) -> GraphOutline:
-    operators, weights = set[str](), dict[str, int]()
-    inputs, outputs = list[Argument](), list[Argument]()
-    graphs = list[bytes]()
-    is_nested = False
-    for number, value in _fields(model):
-        if number == MODEL_GRAPH:
-            graphs.append(_message(value))
-        is_nested |= number == MODEL_FUNCTION
+def _outline(data: bytes) -> GraphOutline:
+    fields = _fields(data, 0, len(data))
+    graphs = [(start, end) for number, start, end in fields if number == MODEL_GRAPH]
     if len(graphs) != 1:
         raise ValueError(f"it holds {len(graphs)} graphs")
-    for number, value in _fields(graphs[0]):
+    is_nested = any(number == MODEL_FUNCTION for number, _, _ in fields)
+    operators, weights = set[tuple[bytes, bytes]](), dict[str, int]()
+    arguments: dict[int, list[Argument]] = {GRAPH_INPUT: [], GRAPH_OUTPUT: []}
+    for number, start, end in _fields(data, *graphs[0]):
         if number == GRAPH_NODE:
-            operator, nested = _node(_message(value))
+            operator, nested = _node(data, start, end)
             operators.add(operator)
             is_nested |= nested
         elif number == GRAPH_INITIALIZER:
-            _add_weights(weights, _message(value))
-        elif number in (GRAPH_INPUT, GRAPH_OUTPUT):
-            (inputs if number == GRAPH_INPUT else outputs).append(_argument(_message(value)))
+            _add_weights(weights, data, start, end)
+        elif number in arguments:
+            arguments[number].append(_argument(data, start, end))
         is_nested |= number == GRAPH_SPARSE
     return GraphOutline(
-        operators=frozenset(operators),
-        inputs=tuple(inputs),
-        outputs=tuple(outputs),
+        operators=frozenset(_operator_name(*operator) for operator in operators),
+        inputs=tuple(arguments[GRAPH_INPUT]),
+        outputs=tuple(arguments[GRAPH_OUTPUT]),
         weights=weights,
         is_nested=is_nested,
     )
 
 
-def _node(node: bytes) -> tuple[str, bool]:
-    """Return the operator of a node, and whether an attribute of it is a graph."""
-    operator = domain = ""
+def _node(data: bytes, start: int, end: int) -> tuple[tuple[bytes, bytes], bool]:
+    """Return the domain and operator of a node, and whether an attribute of it is a graph."""
+    operator = domain = b""
     nested = False
-    for number, value in _fields(node):
+    for number, begin, stop in _fields(data, start, end):
         if number == NODE_OPERATOR:
-            operator = _text(value)
+            operator = data[begin:stop]
         elif number == NODE_DOMAIN:
-            domain = _text(value)
-        elif number == NODE_ATTRIBUTE:
-            nested |= any(number in ATTRIBUTE_GRAPHS for number, _ in _fields(_message(value)))
-    return (operator if domain in ("", "ai.onnx") else f"{domain}:{operator}"), nested
+            domain = data[begin:stop]
+        elif number == NODE_ATTRIBUTE and any(data.find(key, begin, stop) >= 0 for key in KEYS_OF_GRAPHS):
+            nested |= any(field in ATTRIBUTE_GRAPHS for field, _, _ in _fields(data, begin, stop))
+    return (domain, operator), nested
 
 
-def _add_weights(weights: dict[str, int], tensor: bytes) -> None:
+def _operator_name(domain: bytes, operator: bytes) -> str:
+    name = operator.decode("utf-8")
+    return name if domain in (b"", b"ai.onnx") else f"{domain.decode('utf-8')}:{name}"
+
+
+def _add_weights(weights: dict[str, int], data: bytes, start: int, end: int) -> None:
     """Add the file in which a tensor lies, and how many bytes it must have for it."""
-    place = {
-        _text(entry.get(ENTRY_KEY, b"")): _text(entry.get(ENTRY_VALUE, b""))
-        for number, value in _fields(tensor)
-        if number == TENSOR_EXTERNAL
-        for entry in [dict(_fields(_message(value)))]
-    }
+    place: dict[bytes, bytes] = {}
+    for number, begin, stop in _fields(data, start, end):
+        if number == TENSOR_EXTERNAL:
+            entry = _last(data, begin, stop)
+            place[entry.get(ENTRY_KEY, b"")] = entry.get(ENTRY_VALUE, b"")
     if place:
-        end = _number(place.get("offset", "0")) + _number(place.get("length", "0"))
-        name = place.get("location", "")
-        weights[name] = max(end, weights.get(name, 0))
+        last = _number(place.get(b"offset", b"0")) + _number(place.get(b"length", b"0"))
+        name = place.get(b"location", b"").decode("utf-8")
+        weights[name] = max(last, weights.get(name, 0))
 
 
-def _argument(value: bytes) -> Argument:
-    fields = dict(_fields(value))
-    kinds = dict(_fields(_message(fields.get(VALUE_TYPE, b""))))
-    tensor = dict(_fields(_message(kinds.get(TYPE_TENSOR, b""))))
-    element, sizes = tensor.get(TENSOR_ELEMENT, 0), tensor.get(TENSOR_SHAPE, b"")
-    if not isinstance(element, int):
-        raise ValueError("the type of an argument is no number")
-    shape = tuple(_size(_message(size)) for number, size in _fields(_message(sizes)) if number == SHAPE_SIZE)
-    return Argument(_text(fields.get(VALUE_NAME, b"")), element, shape)
+def _argument(data: bytes, start: int, end: int) -> Argument:
+    value = _last(data, start, end)
+    kinds = _last(value.get(VALUE_TYPE, b""))
+    tensor = kinds.get(TYPE_TENSOR, b"")
+    element, shape = 0, list[int | str]()
+    for number, begin, stop in _fields(tensor, 0, len(tensor)):
+        if number == TENSOR_ELEMENT and stop < 0:
+            element = begin
+        elif number == TENSOR_SHAPE and stop >= 0:
+            sizes = [(first, last) for size, first, last in _fields(tensor, begin, stop) if size == SHAPE_SIZE]
+            shape = [_size(tensor, *size) for size in sizes]
+    return Argument(value.get(VALUE_NAME, b"").decode("utf-8"), element, tuple(shape))
 
 
-def _size(size: bytes) -> int | str:
-    fields = dict(_fields(size))
-    number = fields.get(SIZE_NUMBER)
-    return number if isinstance(number, int) else _text(fields.get(SIZE_NAME, b""))
+def _size(data: bytes, start: int, end: int) -> int | str:
+    for number, begin, stop in _fields(data, start, end):
+        if number == SIZE_NUMBER and stop < 0:
+            return begin
+        if number == SIZE_NAME and stop >= 0:
+            return data[begin:stop].decode("utf-8")
+    return ""
 
 
-def _fields(message: bytes) -> Iterator[Field]:
-    """Yield the number and value of each field of a message, in order; values of fixed size are left out."""
-    place, end = 0, len(message)
+def _last(data: bytes, start: int = 0, end: int | None = None) -> dict[int, bytes]:
+    """Return the fields of a message that hold bytes, by their numbers; the last one counts."""
+    fields = _fields(data, start, len(data) if end is None else end)
+    return {number: data[begin:stop] for number, begin, stop in fields if stop >= 0}
+
+
+def _fields(data: bytes, place: int, end: int) -> list[Field]:
+    """Return the fields of a message that lies in `data` from `place` to `end`."""
+    fields = list[Field]()
     while place < end:
-        key, place = _varint(message, place)
+        key = data[place]
+        place += 1
+        if key >= 128:
+            key, place = _varint(data, place - 1)
         kind = key & 7
-        if kind == VARINT:
-            value, place = _varint(message, place)
-            yield key >> 3, value
-        elif kind == BYTES:
-            length, place = _varint(message, place)
-            if length > end - place:
-                raise ValueError("a field is longer than what holds it")
-            yield key >> 3, message[place : place + length]
-            place += length
+        if kind in (BYTES, VARINT):
+            value = data[place]
+            place += 1
+            if value >= 128:
+                value, place = _varint(data, place - 1)
+            if kind == VARINT:
+                fields.append((key >> 3, value, -1))
+                continue
+            fields.append((key >> 3, place, place + value))
+            place += value
         elif kind in (FIXED32, FIXED64):
             place += 4 if kind == FIXED32 else 8
         else:
             raise ValueError(f"a field has the unknown wire type {kind}")
+    if place > end:
+        raise ValueError("a field is longer than what holds it")
+    return fields
 
 
-def _varint(message: bytes, place: int) -> tuple[int, int]:
+def _varint(data: bytes, place: int) -> tuple[int, int]:
     """Return the number at a place, and the place behind it."""
-    byte = message[place]
-    if byte < 128:
-        return byte, place + 1
-    value, shift = byte & 127, 7
-    while byte >= 128:
+    value = shift = 0
+    while True:
+        byte = data[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+        shift += 7
         if shift > 63:
             raise ValueError("a number has more than 64 bits")
-        place += 1
-        byte = message[place]
-        value |= (byte & 127) << shift
-        shift += 7
-    return value, place + 1
 
 
-def _message(value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        raise ValueError("a number stands where a message is wanted")
-    return value
-
-
-def _text(value: int | bytes) -> str:
-    if isinstance(value, int):
-        raise ValueError("a number stands where a string is wanted")
-    return value.decode("utf-8")
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise ValueError(f"an offset is no whole number: {text[:40]!r}")
-    return int(text)
+def _number(digits: bytes) -> int:
+    if not (digits.isdigit() and len(digits) < 20):
+        raise ValueError(f"an offset is no whole number: {digits[:40]!r}")
+    return int(digits)

@@ -163,7 +163,8 @@ class _Kinds:
 
     def get(self, name: str) -> _Kind | None:
         """Return what the argument of a name must be; None where there is no such argument."""
-        stem, _, number = name.rpartition("_")
+        plain = re.sub("_of_[0-9]{1,9}$", "", name)  # a layer that gives back the cache of another
+        stem, _, number = plain.rpartition("_")
         if name in self._fixed or re.fullmatch("[0-9]{1,9}", number) is None:
             return self._fixed.get(name)
         return self._numbered(stem, int(number))

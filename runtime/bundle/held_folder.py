@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from skipstone.errors import BundleError
-from skipstone.runtime.bundle.leftovers import is_hidden, lock_for_reading
+from skipstone.runtime.bundle.leftovers import is_own, lock_for_reading
 
 __all__ = ["HeldFolder"]
 
@@ -50,7 +50,7 @@ def _opened(path: Path) -> int:
     until = time.monotonic() + PATIENCE_S
     while True:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        if is_hidden(path) or lock_for_reading(descriptor):  # who opens a hidden folder writes it, and has the lock
+        if is_own(path) or lock_for_reading(descriptor):  # this process has the lock
             return descriptor
         os.close(descriptor)
         if time.monotonic() > until:

@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-__all__ = ["hidden", "is_hidden", "lock_for_reading", "lock_for_writing", "mend", "remove", "remove_abandoned"]
+__all__ = ["hidden", "is_own", "lock_for_reading", "lock_for_writing", "mend", "remove", "remove_abandoned"]
 
 
 def mend(target: Path) -> None:
@@ -38,9 +38,9 @@ def hidden(target: Path, kind: str, pid: int) -> Path:
     return target.parent / f".{target.name}.{kind}-{pid}"
 
 
-def is_hidden(folder: Path) -> bool:
-    """Whether a folder is called as one that an export works in."""
-    return re.fullmatch(r"\..+\.partial-\d+", folder.name) is not None
+def is_own(folder: Path) -> bool:
+    """Whether a folder is called as one that an export of this process works in."""
+    return re.fullmatch(rf"\..+\.partial-{os.getpid()}", folder.name) is not None
 
 
 def _leftovers(target: Path, kind: str) -> list[int]:

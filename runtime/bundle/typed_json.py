@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -84,7 +85,7 @@ class _Reader:
 
     def _fields(self, kind: Any, values: dict[str, object], where: str) -> Any:
         prefix = f"{where}." if where else ""
-        kinds = get_type_hints(kind)
+        kinds = _hints(kind)
         names = [field.name for field in fields(kind)]
         for name in names:
             if name not in values:
@@ -120,6 +121,11 @@ class _Reader:
             shown = JSON_NAMES[type(value)] if isinstance(value, list | dict) else json.dumps(value)[:60]
             raise DataError(f"{where or self._name}: {JSON_NAMES[kind]} is wanted, found {shown}")
         return value
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _finite(text: str) -> float:

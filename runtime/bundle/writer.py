@@ -18,6 +18,7 @@ from skipstone.runtime.bundle.file_entry import FileEntry
 from skipstone.runtime.bundle.file_hashes import entry_of
 from skipstone.runtime.bundle.leftovers import hidden, lock_for_writing, mend, remove
 from skipstone.runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from skipstone.runtime.bundle.signature import SIGNATURE_NAME, SigningKey
 
 __all__ = ["BundleWriter", "Check", "finish", "write_manifest"]
 
@@ -34,7 +35,9 @@ class BundleWriter:
     be lost; later whenever the place cannot be written.
     """
 
-    def __init__(self, target: Path, force: bool) -> None:
+    def __init__(self, target: Path, force: bool, *, sign: SigningKey | None = None) -> None:
+        """The manifest is signed with the key `sign`, where one is given."""
+        self._signing_key = sign
         self.target = Path(os.path.realpath(target))
         self.path = hidden(self.target, "partial", os.getpid())
         self._force = force
@@ -63,6 +66,9 @@ class BundleWriter:
         Returns the new bundle. Cost: reads every file once and waits until the disk has them.
         """
         manifest = write_manifest(self.path, make_manifest)
+        if self._signing_key is not None:
+            signature = self._signing_key.sign((self.path / MANIFEST_NAME).read_bytes())
+            (self.path / SIGNATURE_NAME).write_bytes(signature)
         _sync([*self.path.rglob("*"), self.path])
         self._check_target()
         if os.path.lexists(self.target):
@@ -170,9 +176,9 @@ def _exchange(first: Path, second: Path) -> bool:
 def _strangers(folder: Path) -> list[str]:
     """Return the files in `folder` that no manifest in it names."""
     try:
-        known = {MANIFEST_NAME, *read_manifest(folder).files}
+        known = {MANIFEST_NAME, SIGNATURE_NAME, *read_manifest(folder).files}
     except BundleError:
-        known = {MANIFEST_NAME}
+        known = {MANIFEST_NAME, SIGNATURE_NAME}
     files = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
     return sorted(set(files) - known)
 

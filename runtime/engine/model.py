@@ -118,6 +118,7 @@ class Model:
         draft_device: str | None = None,
         cache: CacheName | None = None,
         prefill: PrefillName = "auto",
+        verify_files: bool = False,
     ) -> Model:
         """Return the bundle in folder `path`, ready to run, with that in folder `draft_model` as its draft model.
 
@@ -127,22 +128,27 @@ class Model:
         The draft model runs on `draft_device`, by default on the same, or `auto`, of which `draft_device_told` tells;
         `threads` are those of either.
         `cache` is the type of cache, `fp32` or `int8`; None is the bundle's own. `prefill` says which graphs read
-        prompts: `int8`, the `same` that decode, or `auto` for what the bundle says. Raises: BundleError, DeviceError;
+        prompts: `int8`, the `same` that decode, or `auto` for what the bundle says. `verify_files` compares every byte
+        of the bundles with their manifests first. Raises: BundleError, DeviceError;
         ConfigError for a draft model that is not smaller or not there, and for a type of cache, or graphs, that are
         not there.
         """
-        bundle, other = Bundle.open(Path(path)), None if draft_model is None else Bundle.open(Path(draft_model))
-        choice = choose_device(device, threads=threads, accept=lambda device: require_fit(bundle, device))
-        drafting = None if draft_device is None else choose_device(draft_device, threads=threads)
-        model = cls(
-            bundle,
-            on_best_threads(bundle, bounded(choice.device, threads=threads, max_threads=max_threads), profiles),
-            profiles=profiles,
-            draft_model=other,
-            draft_device=None if drafting is None else drafting.device,
-            cache_type=None if cache is None else CACHE_TYPES[cache],
-            prefill=prefill,
-        )
+        other = None if draft_model is None else Bundle.open(Path(draft_model))
+        with Bundle.opening(Path(path)) as bundle:
+            for opened in (bundle, other) if verify_files else ():
+                if opened is not None:
+                    opened.verify()
+            choice = choose_device(device, threads=threads, accept=lambda device: require_fit(bundle, device))
+            drafting = None if draft_device is None else choose_device(draft_device, threads=threads)
+            model = cls(
+                bundle,
+                on_best_threads(bundle, bounded(choice.device, threads=threads, max_threads=max_threads), profiles),
+                profiles=profiles,
+                draft_model=other,
+                draft_device=None if drafting is None else drafting.device,
+                cache_type=None if cache is None else CACHE_TYPES[cache],
+                prefill=prefill,
+            )
         model.device_told, model.draft_device_told = choice.told, None if drafting is None else drafting.told
         if choice.fell_back:
             warnings.warn(str(choice.told), RuntimeWarning, stacklevel=2)

@@ -10,16 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from skipstone.errors import BundleError, ConfigError
+from skipstone.runtime.text.limited_sandbox import LimitedSandbox
+from skipstone.runtime.text.template_budget import TemplateBudget
 
 __all__ = ["ChatTemplate"]
 
 _TEMPLATE_FILE: Final = "<template>"  # what jinja calls a template that was given as a string
+MOST_TOLD: Final = 500  # characters of what a template says in an error
 _REASONING: Final = ("reasoning_content", "thinking", "reasoning")
 _TOKEN_FILES: Final = ("tokenizer_config.json", "special_tokens_map.json")
 # A bundle has no folders of text files, a checkpoint has one.
@@ -33,18 +35,16 @@ class ChatTemplate:
     """A Jinja chat template that runs in a sandbox: it sees messages, tools and variables, and can change nothing.
 
     A checkpoint may bring a second template for prompts with tools (`tool_use`). Any failure in the template raises
-    ConfigError with its line number and message.
+    ConfigError with its line number and message, and so does one that would take too long or too much memory.
     """
 
     def __init__(
         self, source: str, *, tool_use: str | None = None, special_tokens: Mapping[str, str] | None = None
     ) -> None:
         self._special_tokens, self._source = dict(special_tokens or {}), f"{source} {tool_use or ''}"
-        try:
-            self._template = _environment().from_string(source)
-            self._tool_use = self._template if tool_use is None else _environment().from_string(tool_use)
-        except TemplateError as error:
-            raise _template_error(error) from error
+        self._sources = {False: source, True: source if tool_use is None else tool_use}
+        self._environment = _environment()
+        self._compiled: dict[str, Template] = {}
 
     @classmethod
     def load(cls, folder: Path, *, only: Collection[str] | None = None) -> ChatTemplate | None:
@@ -120,13 +120,20 @@ class ChatTemplate:
 
         `variables` are what this template knows besides, such as `enable_thinking`; they go before special tokens.
         """
-        template = self._template if tools is None else self._tool_use
         shown = [_as_templates_expect(message) for message in messages]
         given = {"messages": shown, "tools": tools, "add_generation_prompt": add_generation_prompt}
+        known = {"documents": None} | self._special_tokens | variables | given
         try:
-            return template.render({"documents": None} | self._special_tokens | variables | given)
+            template = self._template(self._sources[tools is not None])
+            return self._environment.within(TemplateBudget(known), lambda: template.render(known))
         except Exception as error:  # a template can raise whatever Python can: TypeError, KeyError, RecursionError
             raise _template_error(error) from error
+
+    def _template(self, source: str) -> Template:
+        """Return a source compiled, which is done when it is first needed: many models are never chatted with."""
+        if source not in self._compiled:
+            self._compiled[source] = self._environment.from_string(source)
+        return self._compiled[source]
 
 
 class _GenerationTag(Extension):
@@ -151,15 +158,13 @@ def _as_templates_expect(message: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> LimitedSandbox:
     """The environment that templates on the Hugging Face hub are written for."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
-    )
+    environment = LimitedSandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
-    return environment
+    return environment.finish()
 
 
 def _to_json(
@@ -188,7 +193,9 @@ def _template_error(error: Exception) -> ConfigError:
         lines.append(error.lineno)
     place = f"chat template, line {lines[-1]}" if lines else "chat template"
     message = error.message if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
-    return ConfigError(f"{place}: {' '.join(str(message).split())}")
+    if isinstance(error, RecursionError):
+        message = "it calls itself too deeply"
+    return ConfigError(f"{place}: {' '.join(str(message)[:MOST_TOLD].split())}")
 
 
 def _template_files(texts: Mapping[str, str]) -> dict[str, str]:

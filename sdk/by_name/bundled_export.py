@@ -33,7 +33,10 @@ def bundled_bundle(name: str, *, on_wait: Callable[[], None] = lambda: None) -> 
                 _export(name, path)
     except (OutputError, OSError) as error:
         if not _opens(path):
-            raise OutputError(f"{error}; SKIPSTONE_CACHE sets the folder") from error
+            told = str(error)
+            if isinstance(error, OSError):
+                told = f"{path} cannot be written: {error.strerror}: choose another place"
+            raise OutputError(f"{told}; SKIPSTONE_CACHE sets the folder") from error
     return path
 
 

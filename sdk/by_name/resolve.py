@@ -30,6 +30,7 @@ def resolve(model: str | Path, *, watcher: Watcher | None = None, command: str =
     """
     name, watcher = ModelName.parse(str(model)), watcher or Watcher()
     if name.place in BUNDLED:
+        _require_no_trust(name.place)
         if name.precision:
             return _of_files(BUNDLED[name.place], name, watcher, command)
         from skipstone.by_name.bundled_export import bundled_bundle
@@ -41,10 +42,25 @@ def resolve(model: str | Path, *, watcher: Watcher | None = None, command: str =
             raise BundleError(f"{path} is a bundle and keeps its precision: leave :{name.precision} out")
         return path
     if path.exists():
-        return _of_files(path, name, watcher, command) if is_checkpoint(path) else path
+        if not is_checkpoint(path):
+            return path
+        _require_no_trust(name.place)
+        return _of_files(path, name, watcher, command)
     if not is_hub_id(name.place):
         raise BundleError(unknown(name.place))
+    _require_no_trust(name.place)
     return _of_hub(name, watcher, command)
+
+
+def _require_no_trust(model: str) -> None:
+    """Raise BundleError for what would be exported now where only signed bundles are wanted."""
+    from skipstone.runtime.bundle import TRUST, trusted_paths
+
+    if trusted_paths():
+        raise BundleError(
+            f"{model} is no bundle, so nobody has signed it, and {TRUST} asks for that: export it with --sign KEY, or "
+            f"unset {TRUST}"
+        )
 
 
 def _on_wait(name: str, watcher: Watcher) -> Callable[[], None]:

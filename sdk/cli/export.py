@@ -29,7 +29,8 @@ Examples:
   skipstone export ./SmolLM2-135M -o smollm --recipe recipe.json
   skipstone export ./SmolLM2-135M -o drafter --prune 20%
   skipstone export ./SmolLM2-135M -o sparse --experts auto
-  skipstone export ./base -o tuned --lora ./adapter --check"""
+  skipstone export ./base -o tuned --lora ./adapter --check
+  skipstone export ./SmolLM2-135M -o signed --sign key.pem"""
 
 
 @unfold
@@ -52,6 +53,10 @@ def run(
         bool, typer.Option("--check", help="Compare with transformers first; needs it, and memory for the original.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT where it is a bundle.")] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", metavar="KEY", help="Sign the bundle with this Ed25519 key, a PEM file; needs [sign]."),
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Make a bundle of a checkpoint.
@@ -67,6 +72,7 @@ def run(
         options=plan_keywords(weights, stages, draft_model) | {"via": via.value if via else None},  # type: ignore[arg-type]
         check=check,
         force=force,
+        sign=sign,
         **asdict(calibration) | {"cache": calibration.cache.value},
     )
     planned = job.run(ExportLines(quiet=quiet), command=shlex.join(["skipstone", *sys.argv[1:]]))
@@ -77,9 +83,9 @@ def run(
 
 
 def _size(bundle: Path) -> str:
-    from skipstone.runtime.bundle import Bundle
+    from skipstone.runtime.bundle import read_manifest
 
-    manifest = Bundle.open(bundle).manifest
+    manifest = read_manifest(bundle)
     size = f"{manifest.total_bytes / 1e6:.1f} MB"
     if manifest.draft_model:
         size += f" with a draft model of {manifest.draft_model_bytes / 1e6:.1f} MB"

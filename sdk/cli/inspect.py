@@ -255,7 +255,7 @@ def _share_tokenizer(first: Bundle, second: Bundle) -> bool:
         return True
     from skipstone.runtime.text import Tokenizer, same_but_for_rows, same_tokenizer
 
-    large, small = Tokenizer.load(first.path), Tokenizer.load(second.path)
+    large, small = Tokenizer.load(first.place), Tokenizer.load(second.place)
     num_rows = second.manifest.dimensions.vocab_size
     return same_tokenizer(large, small) or same_but_for_rows(small, large, num_rows=num_rows)
 

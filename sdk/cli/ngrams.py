@@ -56,7 +56,7 @@ def run(
     found = find_texts(files)
     opened = Bundle.open(bundle_folder(bundle))
     counts = NgramCounts()
-    num_skipped = _count(found, Tokenizer.load(opened.path), counts, quiet=printing.quiet)
+    num_skipped = _count(found, Tokenizer.load(opened.place), counts, quiet=printing.quiet)
     if not counts.num_tokens:
         raise ConfigError("there is no text to count in; give UTF-8 files, or folders that hold some")
     store = counts.store(vocabulary=vocabulary_of(opened), min_count=min_count, max_bytes=limit)

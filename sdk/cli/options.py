@@ -167,6 +167,9 @@ class Place:
             help="Type of the cache; texts may differ by it. auto: the quicker one here. Default: the bundle's own.",
         ),
     ] = None
+    verify_files: Annotated[
+        bool, typer.Option("--verify-files", help="Compare every byte of the bundle with its manifest first.")
+    ] = False
 
     @property
     def cache_name(self) -> CacheName | None:
@@ -183,6 +186,16 @@ class Place:
             raise ConfigError("--max-threads lets the number of threads change, so nothing compares; give --threads")
         return self.threads
 
+    def folder(self, bundle: str) -> Path:
+        """Return the folder of a bundle by its name, with every byte compared where that is asked for."""
+        from skipstone.cli.naming import bundle_folder
+        from skipstone.runtime.bundle import Bundle
+
+        path = bundle_folder(bundle)
+        if self.verify_files:
+            Bundle.open(path).verify()
+        return path
+
     def load(
         self, bundle: str, *, decode: str | None = None, num_tokens: int | None = None, **options: Any
     ) -> LanguageModel:
@@ -191,7 +204,6 @@ class Place:
         By `decode` and the `num_tokens` of a text, where they are known, its type of cache is chosen, if it is to be.
         """
         from skipstone.api import load
-        from skipstone.cli.naming import bundle_folder
         from skipstone.devices import DEFAULT_DEVICE
         from skipstone.runtime.bundle import MeasuringWatch, measured_by
 
@@ -200,8 +212,8 @@ class Place:
         else:
             options |= {"cache": self.cache_name}
         if options.get("draft_model") is not None:
-            options["draft_model"] = bundle_folder(options["draft_model"])
-        folder = bundle_folder(bundle)
+            options["draft_model"] = self.folder(options["draft_model"])
+        folder = self.folder(bundle)
         with measured_by(MeasuringWatch(_tell_measuring)):
             model = load(folder, device=self.device, threads=self.threads, max_threads=self.max_threads, **options)
         told = model.runtime.device_told

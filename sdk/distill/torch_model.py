@@ -38,6 +38,7 @@ class TorchModel:
             raise UnsupportedModel("the graph of optimum has no experts")
         assert manifest.experts is not None, "carved_layers has looked"
         self._layers, self._manifest = carved_layers(bundle), manifest
+        self._bundle = bundle  # held while its weights are read
         self._num_shared = manifest.experts.num_shared
         files = [stage.file for stage in manifest.stages] + ([] if manifest.head is None else [manifest.head])
         self._graphs = [TorchGraph(bundle.file(file)) for file in files]

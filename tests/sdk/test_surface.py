@@ -34,21 +34,22 @@ PUBLIC_NAMES = {
 SAMPLING = "--sampling --temperature --top-k --top-p --min-p --typical --top-h --seed"
 PENALTIES = "--repetition-penalty --presence-penalty --frequency-penalty --no-repeat-ngram"
 DRAFTING = "--draft-model --draft-device"
+PLACE = "--device --threads --max-threads --verify-files"
 COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --draft-model --draft-model-precision --target "
     "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --prune --recipe --check "
-    "--prefill --cache --buckets --experts --active --distill --force --quiet",
+    "--prefill --cache --buckets --experts --active --distill --force --sign --quiet",
     "generate": "--prompt --system --raw --stream --max-new-tokens --min-new-tokens --decode --device --threads "
-    "--max-threads --context --stop --logprobs "
+    "--max-threads --verify-files --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
     f"--stop-below --stop-loops --min-agreement --dial --calibration --complete-words --json --quiet {DRAFTING} "
     f"--prompt-cache --prefill --active --cache {SAMPLING} {PENALTIES}",
     "suggest": "--prompt --num-drafts --max-new-tokens --method --ngrams --complete-words --context --interactive "
-    "--cache --device --threads --max-threads --json --quiet",
-    "choose": "--prompt --answer --dial --normalize --closing --cache --device --threads --max-threads --json --quiet",
+    f"--cache {PLACE} --json --quiet",
+    "choose": f"--prompt --answer --dial --normalize --closing --cache {PLACE} --json --quiet",
     "chat": "--json --plain --no-history "
     "--system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
-    f"--prompt-cache --prefill --cache {DRAFTING} --suffix-memory --device --threads --max-threads --quiet "
+    f"--prompt-cache --prefill --cache {DRAFTING} --suffix-memory {PLACE} --quiet "
     f"{SAMPLING} {PENALTIES}",
     "inspect": "--verify --recipe --json --quiet",
     "devices": "--check --json",
@@ -58,24 +59,22 @@ COMMANDS = {
     "train-experts": "--output --text --restart --active --steps --tokens --learning-rate --seed --threads --json "
     "--quiet",
     "ngrams": "--output --bundle --min-count --max-size --force --json --quiet",
-    "tune costs": "--seconds --plot --cache --device --threads --max-threads --json --quiet",
-    "tune exits": "--text --cache --device --threads --max-threads --json --quiet",
-    "tune skip": "--text --cache --device --threads --max-threads --json --quiet",
-    "tune dial": f"--decode --text --max-tokens {DRAFTING} --cache --device --threads --max-threads --json --quiet",
-    "tune active": "--text --budget --seed --cache --device --threads --max-threads --json --quiet",
+    "tune costs": f"--seconds --plot --cache {PLACE} --json --quiet",
+    "tune exits": f"--text --cache {PLACE} --json --quiet",
+    "tune skip": f"--text --cache {PLACE} --json --quiet",
+    "tune dial": f"--decode --text --max-tokens {DRAFTING} --cache {PLACE} --json --quiet",
+    "tune active": f"--text --budget --seed --cache {PLACE} --json --quiet",
     "tune threads": "--most --new-tokens --runs --device --json --quiet",
-    "bench speed": "--prompt-tokens --new-tokens --runs --prefill "
-    "--cache --device --threads --max-threads --output --quiet",
+    "bench speed": f"--prompt-tokens --new-tokens --runs --prefill --cache {PLACE} --output --quiet",
     "bench suite": "--exact --suite --decode --draft-device --new-tokens --runs --plot "
-    "--cache --device --threads --max-threads --output --quiet",
-    "bench replay": "--text --decode --cache --device --threads --max-threads --output --quiet",
-    "eval text": "--text --reference --max-tokens --window --no-speed --plot "
-    "--cache --device --threads --max-threads --json --quiet",
+    f"--cache {PLACE} --output --quiet",
+    "bench replay": f"--text --decode --cache {PLACE} --output --quiet",
+    "eval text": f"--text --reference --max-tokens --window --no-speed --plot --cache {PLACE} --json --quiet",
     "eval method": f"--text --decode --min-agreement --dial --own --calibration --max-tokens {DRAFTING} --plot "
-    "--cache --device --threads --max-threads --json --quiet",
-    "eval stops": "--text --stop-below --cache --device --threads --max-threads --json --quiet",
+    f"--cache {PLACE} --json --quiet",
+    "eval stops": f"--text --stop-below --cache {PLACE} --json --quiet",
     "eval sparsity": "--text --methods --at --of --calibrate --max-tokens --prompt --seed --beside --json --quiet",
-    "eval choices": "--cases --normalize --closing --cache --device --threads --max-threads --json --quiet",
+    "eval choices": f"--cases --normalize --closing --cache {PLACE} --json --quiet",
     "demo": "--quiet",
     "cache list": "--json",
     "cache remove": "--all --older-than --quiet",

@@ -36,11 +36,10 @@ def run(
     over the runs.
     """
     from skipstone.bench import benchmark
-    from skipstone.cli.naming import bundle_folder
 
     with progress_bar("run", total=runs, count=MofNCompleteColumn(), quiet=quiet) as (progress, task):
         result = benchmark(
-            bundle_folder(bundle),
+            place.folder(bundle),
             prompt_tokens=prompt_tokens,
             new_tokens=new_tokens,
             runs=runs,

@@ -40,8 +40,8 @@ def compare(
         require_plot(plot)
         if reference is None:
             raise ConfigError("--plot draws KL against a reference; add --reference")
-    given = [_resolved(bundle) for bundle in bundles]
-    reference = None if reference is None else _resolved(reference)
+    given = [str(place.folder(bundle)) for bundle in bundles]
+    reference = None if reference is None else str(place.folder(reference))
     source = next((name for name in ([reference] if reference else []) + given if not is_gguf(name)), None)
     if source is None:
         raise ConfigError("only GGUF files were given; add a bundle, which has the tokenizer to cut the text with")
@@ -56,20 +56,14 @@ def compare(
         _draw(rows, plot)
 
 
-def _resolved(bundle: str) -> str:
-    from skipstone.cli.naming import bundle_folder
-
-    return str(bundle_folder(bundle))
-
-
 def _windows(bundle: str, paths: Sequence[Path], max_tokens: int | None, window: int) -> list[list[int]]:
     from skipstone.evaluate import scored_windows
     from skipstone.runtime.bundle import Bundle
     from skipstone.runtime.text import ChatTemplate, Tokenizer
 
     opened = Bundle.open(Path(bundle))
-    tokenizer = Tokenizer.load(opened.path)
-    texts = read_documents(paths, ChatTemplate.load(opened.path))
+    tokenizer = Tokenizer.load(opened.place)
+    texts = read_documents(paths, ChatTemplate.load(opened.place, only=opened.manifest.files))
     return list(scored_windows(opened.manifest, tokenizer, texts, max_tokens=max_tokens, window=window))
 
 

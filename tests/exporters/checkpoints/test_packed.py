@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from altered_bundles import fit_manifest
 from conftest import MakeBundle, MakeCheckpoint
 from hypothesis import given
 from hypothesis import strategies as st
@@ -377,7 +378,7 @@ def with_float_inputs(bundle: Path, target: Path) -> Path:
             if attribute.name == "accuracy_level":
                 attribute.i = 0
         path.write_bytes(model.SerializeToString())
-    return target
+    return fit_manifest(target)
 
 
 def prompt_logits(bundle: Path) -> NDArray[np.float32]:

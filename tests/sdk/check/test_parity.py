@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 import pytest
 import tokenizers
+from altered_bundles import fit_manifest
 from conftest import MakeBundle, MakeCheckpoint
 from model_calls import watching
 from numpy.typing import NDArray
 
 from skipstone.check import LOGIT_TOLERANCE, Difference, Parity, compare, sample_tokens
 from skipstone.errors import ConfigError
-from skipstone.runtime.bundle import Manifest
 from skipstone.runtime.engine import BoundCall, Draft, Model
 from skipstone.runtime.text import Tokenizer
 
@@ -127,16 +127,12 @@ def test_every_way_feeds_calls_of_its_size(fed: list[tuple[int, ...]], check: Ca
 
 
 def damaged(bundle: Path, folder: Path, change: Damage) -> Model:
-    """Return the bundle with another graph; its manifest stays right in all but the size of the file."""
+    """Return the bundle with another graph; its manifest fits it."""
     shutil.copytree(bundle, folder)
     graph = onnx.load(folder / "stage-00.onnx", load_external_data=False)
     change(graph)
     (folder / "stage-00.onnx").write_bytes(graph.SerializeToString())
-    manifest = Manifest.from_json((folder / "skipstone.json").read_text())
-    entry = replace(manifest.files["stage-00.onnx"], size=(folder / "stage-00.onnx").stat().st_size)
-    files = {**manifest.files, "stage-00.onnx": entry}
-    (folder / "skipstone.json").write_text(replace(manifest, files=files).to_json())
-    return Model.open(folder)
+    return Model.open(fit_manifest(folder))
 
 
 def in_last_attention(name: str, value: float) -> Damage:
@@ -184,7 +180,7 @@ def test_one_changed_weight_is_found(
     weights = np.fromfile(folder / "weights.bin", np.float32)
     weights[np.abs(weights).argmax()] *= -1
     weights.tofile(folder / "weights.bin")
-    parity = compare(Model.open(folder), reference_of(tiny_checkpoint), TEXT, num_greedy=NUM_GREEDY)
+    parity = compare(Model.open(fit_manifest(folder)), reference_of(tiny_checkpoint), TEXT, num_greedy=NUM_GREEDY)
     assert not parity.holds(0)
     assert wrong_ways(parity) == WAYS
 
@@ -362,8 +358,9 @@ def test_the_text_is_longer_than_the_smallest_window_and_leaves_room_for_the_gre
     windows: tuple[int | None, ...], context_length: int, num_tokens: int, tiny: Model
 ) -> None:
     layer = tiny.manifest.cache[0]
-    model = with_manifest(
-        tiny, context_length=context_length, cache=tuple(replace(layer, window=window) for window in windows)
+    model = copy.copy(tiny)
+    model.manifest = replace(
+        tiny.manifest, context_length=context_length, cache=tuple(replace(layer, window=window) for window in windows)
     )
     token_ids = sample_tokens(model)
     assert len(token_ids) == num_tokens

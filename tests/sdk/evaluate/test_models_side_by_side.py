@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from altered_bundles import fit_manifest
 from command_line import CommandLine
 from conftest import MakeBundle, MakeCheckpoint
 from hypothesis import given
@@ -190,6 +191,7 @@ def test_chats_are_shown_as_the_template_does(cli: CommandLine, pair: tuple[Path
     shutil.copytree(pair[0], bundle)
     template = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
     (bundle / "chat_template.jinja").write_text(template, encoding="utf-8")
+    fit_manifest(bundle)
     shown.write_text("<user>return self", encoding="utf-8")
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     outcome = cli("eval", bundle, "--text", chats, "--json")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from altered_bundles import fit_manifest
 from conftest import MakeBundle, MakeCheckpoint
 from typer.testing import CliRunner
 
@@ -128,7 +129,7 @@ def foreign(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = tokenizers.Tokenizer.from_str(json.dumps(state)).to_str()
     size = file.stat().st_size
     file.write_text(text + " " * (size - len(text.encode())), encoding="utf-8")
-    return folder
+    return fit_manifest(folder)
 
 
 @pytest.mark.parametrize("decode", ["async-model", "tree", "staged", *APPROXIMATE])
