@@ -155,7 +155,7 @@ def adapters_for(
     Raises: CheckpointError when the file is not right or of another model; ConfigError for a file but no exits, or when
     a file that was named has an adapter for none of them.
     """
-    path = checkpoint.path / ADAPTERS_FILE if wanted == "auto" else Path(wanted)
+    path = checkpoint.path / ADAPTERS_FILE if wanted == "auto" else Path(wanted).resolve()
     if wanted == "none" or (wanted == "auto" and not (exits and path.is_file())):
         return None, ()
     if not exits:

@@ -25,7 +25,7 @@ _STARTS: Final = {
 
 def file_kind(path: Path) -> str | None:
     """What a file is, such as "a GGUF file"; None where that is not known. Raises: CheckpointError when unreadable."""
-    with reading(path) as file:
+    with reading(path, named=True) as file:
         start = file.read(9)
     for mark, kind in _STARTS.items():
         if start.startswith(mark):

@@ -9,7 +9,7 @@ from typing import Any, Final
 from skipstone.errors import CheckpointError, ConfigError
 from skipstone.exporters.checkpoints.checkpoint import Checkpoint
 from skipstone.exporters.checkpoints.file_kinds import file_kind, gguf_in, is_gguf
-from skipstone.exporters.checkpoints.files import blaming, listing, read_json, reading
+from skipstone.exporters.checkpoints.files import MOST_TEXT_BYTES, blaming, listing, read_bounded, read_json, require_inside
 from skipstone.exporters.checkpoints.gguf import open_gguf
 from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
 from skipstone.exporters.checkpoints.packed import open_packed
@@ -104,12 +104,11 @@ def _read_texts(folder: Path, present: Collection[str]) -> dict[str, bytes]:
     texts = {}
     for name in _TEXT_FILES:
         if name in present:
-            with reading(folder / name) as file:
-                texts[name] = file.readall()
+            texts[name] = read_bounded(folder / name, MOST_TEXT_BYTES)
     tool_template = folder / "additional_chat_templates" / "tool_use.jinja"
     if tool_template.parent.name in present and tool_template.is_file():
-        with reading(tool_template) as file:
-            texts["chat_template_tool_use.jinja"] = file.readall()
+        require_inside(tool_template.parent)
+        texts["chat_template_tool_use.jinja"] = read_bounded(tool_template, MOST_TEXT_BYTES)
     if "tokenizer.json" not in texts:
         texts["tokenizer.json"] = tokenizer_files.build(folder, read_json(folder / "config.json"))
     return texts

@@ -58,7 +58,7 @@ def torch_tensors_in(path: Path) -> dict[str, StoredTensor]:
     Files older than torch 1.6 cannot be mapped and are loaded whole. No code from the file is run.
     Raises: CheckpointError for a git-lfs pointer, without torch, or when the file is not a dictionary of tensors.
     """
-    refuse_lfs_pointer(path)
+    refuse_lfs_pointer(path)  # it looks, too, whether this is a regular file of the folder
     try:
         import torch
     except ImportError as error:

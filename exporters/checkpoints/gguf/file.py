@@ -62,7 +62,7 @@ class GgufFile:
         Source: docs/gguf.md of the ggml project.
         """
         refuse_lfs_pointer(path)
-        with reading(path) as file:
+        with reading(path, named=True) as file:
             header = _Header(path, file)
             header.check_start()
             num_tensors, num_settings = header.number("Q"), header.number("Q")

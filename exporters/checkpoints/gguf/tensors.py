@@ -115,7 +115,7 @@ class GgufTensor:
         """Yield the bytes of some stored rows, and which of our rows they are, until all were there."""
         num_rows, row_bytes = self._stored_shape[0], self.num_bytes // self._stored_shape[0]
         step = max(1, self.piece_bytes // row_bytes) if len(self._stored_shape) > 1 else num_rows
-        with reading(self.blocks.path) as file:
+        with reading(self.blocks.path, named=True) as file:
             file.seek(self.blocks.offset + (self.part or 0) * self.num_bytes)
             for start in range(0, num_rows, step):
                 rows = slice(start, min(start + step, num_rows))
