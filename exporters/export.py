@@ -21,6 +21,7 @@ from skipstone.exporters.checkpoints import (
     left_out,
     open_checkpoint,
     read_sampling,
+    require_plausible,
     require_tensors,
     sampling_remarks,
     with_rows,
@@ -247,6 +248,7 @@ def plan_export(source: str | Path, options: ExportOptions) -> ExportPlan:
     Raises: CheckpointError, UnsupportedModel, ConfigError.
     """
     checkpoint = open_checkpoint(source, revision=options.revision)
+    require_plausible(checkpoint)
     checkpoint, architecture = _as_stored(checkpoint)
     keep = options.keep_integers and all(transform.keeps_matrices for transform in options.all_transforms)
     tensors = with_numbers(architecture, checkpoint.tensors, keep=keep)

@@ -19,8 +19,26 @@ __all__ = [
 ]
 
 
+# What a file says may be quoted in an error, and a file of a stranger may say a megabyte.
+_MOST_CHARACTERS = 1000
+_FIRST, _LAST = 600, 300
+
+
 class SkipstoneError(Exception):
-    """Anything that the user can mend; the command line prints it as one line and exits with 2."""
+    """Anything that the user can mend; the command line prints it as one line and exits with 2.
+
+    The message is one line of at most 1,000 characters, whatever it quotes: of a longer one the middle is left out.
+    """
+
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(_as_line(part) if isinstance(part, str) else part for part in told))
+
+
+def _as_line(message: str) -> str:
+    if len(message) > _MOST_CHARACTERS:
+        left_out = len(message) - _FIRST - _LAST
+        message = f"{message[:_FIRST]} ... {left_out} characters ... {message[-_LAST:]}"
+    return " ".join(line.strip() for line in message.splitlines()) if len(message.splitlines()) > 1 else message
 
 
 class ConfigError(SkipstoneError):

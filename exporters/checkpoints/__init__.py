@@ -16,6 +16,7 @@ from skipstone.exporters.checkpoints.files import optional_json
 from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
 from skipstone.exporters.checkpoints.inventory import left_out, require_tensors, with_stored_biases
 from skipstone.exporters.checkpoints.opening import open_checkpoint
+from skipstone.exporters.checkpoints.plausible import require_plausible
 from skipstone.exporters.checkpoints.safetensors_file import safetensors_in
 from skipstone.exporters.checkpoints.sampling import read_sampling, sampling_remarks
 from skipstone.exporters.checkpoints.stored_head import with_stored_head
@@ -44,6 +45,7 @@ __all__ = [
     "open_weights",
     "optional_json",
     "read_sampling",
+    "require_plausible",
     "require_tensors",
     "safetensors_in",
     "sampling_remarks",

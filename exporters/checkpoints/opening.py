@@ -9,7 +9,14 @@ from typing import Any, Final
 from skipstone.errors import CheckpointError, ConfigError
 from skipstone.exporters.checkpoints.checkpoint import Checkpoint
 from skipstone.exporters.checkpoints.file_kinds import file_kind, gguf_in, is_gguf
-from skipstone.exporters.checkpoints.files import MOST_TEXT_BYTES, blaming, listing, read_bounded, read_json, require_inside
+from skipstone.exporters.checkpoints.files import (
+    MOST_TEXT_BYTES,
+    blaming,
+    listing,
+    read_bounded,
+    read_json,
+    require_inside,
+)
 from skipstone.exporters.checkpoints.gguf import open_gguf
 from skipstone.exporters.checkpoints.hub import fetch, is_hub_id
 from skipstone.exporters.checkpoints.packed import open_packed

@@ -14,7 +14,14 @@ from typing import Any, ClassVar, Final, Literal
 import onnx_ir as ir
 
 from skipstone.errors import BundleError, CheckpointError, ConfigError, UnsupportedModel
-from skipstone.exporters.checkpoints import Checkpoint, TokenRoles, open_checkpoint, read_sampling, with_rows
+from skipstone.exporters.checkpoints import (
+    Checkpoint,
+    TokenRoles,
+    open_checkpoint,
+    read_sampling,
+    require_plausible,
+    with_rows,
+)
 from skipstone.exporters.graph import WeightFile
 from skipstone.exporters.optimum.graph import WrappedGraph
 from skipstone.exporters.optimum.process import require_optimum, run_optimum
@@ -101,6 +108,7 @@ def plan_wrapped(source: str | Path, options: ExportOptions, *, draft_model: str
     _refuse_options(options, draft_model)
     require_optimum()
     checkpoint = open_checkpoint(source, revision=options.revision)
+    require_plausible(checkpoint)
     if not checkpoint.path.is_dir():
         raise ConfigError(f"optimum reads folders in the format of Hugging Face, and {checkpoint.source} is a file")
     if checkpoint.remarks and not checkpoint.is_usual:
