@@ -47,6 +47,7 @@ def load(
     expected_decode: str | None = None,
     expected_tokens: int | None = None,
     verify_files: bool = False,
+    allow_special: bool = False,
 ) -> LanguageModel:
     """Return the model in a bundle folder, or the bundled one when `bundle` is the word `pebble`.
 
@@ -68,7 +69,8 @@ def load(
     stands in `model.cache_choice`. `prefill` says which graphs read prompts: `int8` those that `export --prefill int8`
     made, which are quicker and change texts a little, `same` those that decode; `auto` is what the bundle says,
     whatever the prompt. `verify_files` compares every byte of the bundle with its manifest first; without it only small
-    files, and a few blocks of large ones. Raises: BundleError, ConfigError, DeviceError, OutputError.
+    files, and a few blocks of large ones. A special token that a message of a chat spells, such as `<|im_start|>`, is
+    plain text, unless `allow_special` lets it be one. Raises: BundleError, ConfigError, DeviceError, OutputError.
     """
     draft_model = draft_model if drafter is None else drafter
     folder, choice = resolve(bundle), None
@@ -89,6 +91,7 @@ def load(
         prefill=prefill,
         verify_files=verify_files,
     )
+    model.allows_special = allow_special
     if suffix_memory is not None:
         vocabulary = model.manifest.files["tokenizer.json"].sha256
         memory = SuffixMemory(file=Path(suffix_memory), vocabulary=vocabulary)

@@ -87,13 +87,19 @@ def _text_of_part(part: object, name: str) -> str:
 def encode_messages(model: Model, messages: SequenceOf[Mapping[str, Any]]) -> list[int]:
     """Return the tokens of messages and of what the model's template writes before an answer.
 
-    Without a template they are those of the bare text of all messages. Raises: ConfigError of the template.
+    Without a template they are those of the bare text of all messages. Special tokens that messages spell are text,
+    unless the model was loaded to allow them. Raises: ConfigError of the template.
     """
     template, tokenizer = model.chat_template, model.tokenizer
     if template is None:
         return tokenizer.encode("".join(message["content"] for message in messages))
-    shown = [_in_parts(message) for message in messages] if template.wants_parts else messages
-    return tokenizer.encode(template.render(shown), add_special_tokens=False)
+    shown = [_in_parts(message) for message in messages] if template.wants_parts else list(messages)
+    marked, mark = (shown, None) if model.allows_special else tokenizer.plain_specials.marked(shown)
+    prompt = template.render(marked)
+    require_text(prompt)
+    if mark is None:
+        return tokenizer.encode(prompt, add_special_tokens=False)
+    return tokenizer.plain_specials.encode(prompt, mark)
 
 
 def _in_parts(message: Mapping[str, Any]) -> Message:

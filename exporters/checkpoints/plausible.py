@@ -12,7 +12,9 @@ from skipstone.exporters.checkpoints.checkpoint import Checkpoint
 
 __all__ = ["require_plausible"]
 
-_COUNT: Final = re.compile(r"(^n_|^num_|_(size|dims?|layers?|heads|experts|inputs|rank|width)$|^head_dim|_dim$|^d_|_per_layer_input$)")
+_COUNT: Final = re.compile(
+    "^n_|^num_|^d_|^head_dim|(_size|_dims?|_layers?|_heads|_experts|_inputs|_rank|_width|_per_layer_input)$"
+)
 # Sizes of a text, and numbers of positions, are no sizes of tensors.
 _OF_TEXTS: Final = re.compile(r"position|context|ctx|window|chunk|seq|image|patch|batch|block_size|group_size")
 _OF_LAYERS: Final = re.compile(r"(layers?|inputs|streams)$|^n_layer")

@@ -92,6 +92,7 @@ class Model:
         self._draft_model, self.draft_device = draft_model, draft_device or device
         self.bundle, self.device, self.manifest = bundle, device, bundle.manifest
         self.shared, self.profiles = SharedStores(), profiles
+        self.allows_special = False  # whether special tokens that a message of a chat spells are such
         self.device_told: str | None = None
         self.draft_device_told: str | None = None
         with bundle.named_in_errors():

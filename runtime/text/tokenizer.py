@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
 
 from skipstone.errors import BundleError, TextError
 from skipstone.runtime.bundle import decoder_steps
+from skipstone.runtime.text.plain_specials import PlainSpecials
 
 __all__ = ["Tokenizer", "require_text"]
 
@@ -44,6 +46,11 @@ class Tokenizer:
         except Exception as error:  # the library raises plain Exception for every kind of damage
             raise BundleError(f"{path} is damaged ({error}); copy it from the checkpoint, or export again") from error
         return cls(backend)
+
+    @cached_property
+    def plain_specials(self) -> PlainSpecials:
+        """What keeps special tokens that a user spells as text."""
+        return PlainSpecials(self.backend)
 
     @property
     def vocab_size(self) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import typer
 
+from skipstone.cli.options import AllowSpecialOption
 from skipstone.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,9 +30,12 @@ class AskingFlags:
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the bare text, also with a model that was taught to chat.")
     ] = False
+    allow_special: AllowSpecialOption = False
 
     def require_possible(self, *, complete_words: bool) -> None:
         """Raise ConfigError for flags that contradict each other."""
+        if self.raw and self.allow_special:
+            raise ConfigError("--raw continues the bare text, special tokens and all; leave --allow-special out")
         if self.raw and self.system is not None:
             raise ConfigError("--raw continues the bare text, so nobody reads --system; leave one of them out")
         if complete_words and self.system is not None:

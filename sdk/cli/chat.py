@@ -11,6 +11,7 @@ import typer
 from skipstone.cli.command import unfold
 from skipstone.cli.generation import DraftFlags, LengthFlags, SamplingFlags, given
 from skipstone.cli.options import (
+    AllowSpecialOption,
     BundleArgument,
     ContextOption,
     JsonOption,
@@ -59,6 +60,7 @@ def run(
     ] = OnFullName.drop,
     prompt_cache: PromptCacheOption = None,
     prefill: PrefillOption = PrefillChoice.auto,
+    allow_special: AllowSpecialOption = False,
     as_json: JsonOption = False,
     plain: Annotated[bool, typer.Option("--plain", help="Show answers as they are, Markdown not rendered.")] = False,
     no_history: Annotated[bool, typer.Option("--no-history", help="Forget what was typed when the talk ends.")] = False,
@@ -76,7 +78,8 @@ def run(
     named = given(length, drafts, sampling)
     chat_options(**named)  # a wrong value is refused before the model is loaded
     require_input(INPUT_ADVICE)
-    model = place.load(bundle, decode=drafts.decode, num_tokens=context, prefill=prefill.value, **drafts.for_loading())
+    loading = drafts.for_loading() | {"prefill": prefill.value, "allow_special": allow_special}
+    model = place.load(bundle, decode=drafts.decode, num_tokens=context, **loading)
     options = chat_options(recommended=model.runtime.manifest.sampling, **named).seeded()
     console, cache = notes(quiet=quiet), None if prompt_cache is None else model.prompt_cache(prompt_cache)
     context = told_context(context, model.runtime.room(), quiet=quiet)

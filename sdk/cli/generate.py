@@ -75,7 +75,7 @@ def run(
     asking.require_possible(complete_words=decoding.complete_words)
     if prompt_cache is not None and showing.samples > 1:
         raise ConfigError("--prompt-cache is for one text, and samples read their prompt once; leave one of them out")
-    loading = drafts.for_loading()
+    loading = drafts.for_loading() | {"allow_special": asking.allow_special}
     options = {**given(length, drafts, decoding, sampling), "logprobs": showing.logprobs}
     generation_options(**options)  # a wrong value is refused before the model is loaded
     text = read_prompt(None) if prompt is None else joined(prompt, read_document(quiet=showing.quiet))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from skipstone.runtime.engine import CacheName, Room
 
 __all__ = [
+    "AllowSpecialOption",
     "BundleArgument",
     "CacheTypeName",
     "CalibrationOption",
@@ -81,6 +82,10 @@ PrefillOption = Annotated[
 ]
 NormalizeOption = Annotated[
     NormalizeName, typer.Option("--normalize", help="Divide each answer's log probability by its length.")
+]
+AllowSpecialOption = Annotated[
+    bool,
+    typer.Option("--allow-special", help="Let a message that spells a special token, as <|im_start|>, write it."),
 ]
 ClosingOption = Annotated[bool, typer.Option("--closing", help="Count a stop token behind each answer, too.")]
 DeviceOption = Annotated[

@@ -39,15 +39,15 @@ COMMANDS = {
     "export": "--output --precision --group-size --exits --revision --draft-model --draft-model-precision --target "
     "--lora --ffn-width --exit-adapters --cuts --draft-head --via --calibrate --budget --prune --recipe --check "
     "--prefill --cache --buckets --experts --active --distill --force --sign --quiet",
-    "generate": "--prompt --system --raw --stream --max-new-tokens --min-new-tokens --decode --device --threads "
-    "--max-threads --verify-files --context --stop --logprobs "
+    "generate": "--prompt --system --raw --allow-special --stream --max-new-tokens --min-new-tokens --decode --device "
+    "--threads --max-threads --verify-files --context --stop --logprobs "
     f"--verify --exact --samples --suffix-memory --stats --show-drafts --show-depth "
     f"--stop-below --stop-loops --min-agreement --dial --calibration --complete-words --json --quiet {DRAFTING} "
     f"--prompt-cache --prefill --active --cache {SAMPLING} {PENALTIES}",
     "suggest": "--prompt --num-drafts --max-new-tokens --method --ngrams --complete-words --context --interactive "
     f"--cache {PLACE} --json --quiet",
     "choose": f"--prompt --answer --dial --normalize --closing --cache {PLACE} --json --quiet",
-    "chat": "--json --plain --no-history "
+    "chat": "--json --plain --no-history --allow-special "
     "--system --context --on-full --max-new-tokens --min-new-tokens --stop --stop-below --stop-loops --decode "
     f"--prompt-cache --prefill --cache {DRAFTING} --suffix-memory {PLACE} --quiet "
     f"{SAMPLING} {PENALTIES}",
