@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from typing import Any, Final, TypeAlias
 
-from skipstone.errors import ConfigError
+from skipstone.errors import CacheFull, ConfigError
 from skipstone.option_types import shown
 from skipstone.runtime.engine import Model
 from skipstone.runtime.text import ChatTemplate, require_text
 
-__all__ = ["Message", "checked_messages", "encode_messages", "written_end"]
+__all__ = ["Message", "checked_messages", "encode_messages", "require_fitting", "written_end"]
 
 Message: TypeAlias = dict[str, Any]
 """What stands in a list of messages: a `role`, a `content`, and what the model's template knows besides."""
@@ -91,6 +91,9 @@ def encode_messages(model: Model, messages: SequenceOf[Mapping[str, Any]]) -> li
     unless the model was loaded to allow them. Raises: ConfigError of the template.
     """
     template, tokenizer = model.chat_template, model.tokenizer
+    for message in messages:
+        if isinstance(content := message.get("content"), str):
+            require_fitting(model, content)
     if template is None:
         return tokenizer.encode("".join(message["content"] for message in messages))
     shown = [_in_parts(message) for message in messages] if template.wants_parts else list(messages)
@@ -104,6 +107,15 @@ def encode_messages(model: Model, messages: SequenceOf[Mapping[str, Any]]) -> li
 
 def _in_parts(message: Mapping[str, Any]) -> Message:
     return {**message, "content": [{"type": "text", "text": message["content"]}]}
+
+
+def require_fitting(model: Model, text: str) -> None:
+    """Raise CacheFull for a text that has more tokens than the model sees, as its bytes tell, before it is cut."""
+    least, most = model.tokenizer.least_tokens(text), model.manifest.context_length
+    if least > most:
+        raise CacheFull(
+            f"the text has {len(text)} characters, at least {least} tokens, and the model sees {most}: shorten it"
+        )
 
 
 def written_end(model: Model) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from skipstone.errors import ConfigError
+from skipstone.messages import require_fitting
 from skipstone.ngrams import ngrams_for
 from skipstone.option_types import checks_arguments
 from skipstone.options import sampling_options
@@ -66,9 +67,10 @@ class SuggestingModel:
     @checks_arguments
     def encode(self, prompt: str | SequenceOf[int]) -> list[int]:
         """Return the token ids of a prompt, which may be given as such. Raises: ConfigError when it is empty, or for an
-        id that is no token."""
+        id that is no token; CacheFull for a text of more bytes than the model sees."""
         if not isinstance(prompt, str):
             return self._checked_ids(prompt)
+        require_fitting(self.runtime, prompt)
         token_ids = self.runtime.tokenizer.encode(prompt)
         if not prompt or not token_ids:  # a start token alone is no prompt either
             raise ConfigError("the prompt is empty; give at least one character")

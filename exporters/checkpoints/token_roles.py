@@ -12,6 +12,7 @@ from skipstone.errors import CheckpointError
 from skipstone.exporters.checkpoints.checkpoint import Checkpoint
 from skipstone.exporters.checkpoints.end_tokens import listed, read_end_tokens
 from skipstone.exporters.checkpoints.tokenizer import without_rowless
+from skipstone.runtime.text import as_errors
 
 __all__ = ["TokenRoles", "with_rows"]
 
@@ -67,10 +68,9 @@ def with_rows(checkpoint: Checkpoint, *, vocab_size: int) -> Checkpoint:
 
 
 def _tokenizer(checkpoint: Checkpoint) -> tokenizers.Tokenizer:
-    try:
+    source = checkpoint.source
+    with as_errors(lambda reason: CheckpointError(f"tokenizer.json of {source} is not a tokenizer: {reason}")):
         return tokenizers.Tokenizer.from_buffer(checkpoint.texts["tokenizer.json"])
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"tokenizer.json of {checkpoint.source} is not a tokenizer: {error}") from error
 
 
 def _known_ids(value: object, key: str, vocab_size: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from skipstone.runtime.text.borders import Border, Borders
 from skipstone.runtime.text.chat import ChatTemplate
+from skipstone.runtime.text.guarded import as_errors
 from skipstone.runtime.text.loop_stop import CHAT_STOP_LOOPS, LoopStop
 from skipstone.runtime.text.ngram_counts import NgramCounts
 from skipstone.runtime.text.ngram_store import LONGEST_CONTEXT, NgramStore
@@ -48,6 +49,7 @@ __all__ = [
     "TextIndex",
     "TextStream",
     "Tokenizer",
+    "as_errors",
     "first_tokens",
     "num_unfinished_bytes",
     "overlapping",

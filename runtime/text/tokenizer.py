@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import tokenizers
 
 from skipstone.errors import BundleError, TextError
 from skipstone.runtime.bundle import decoder_steps
+from skipstone.runtime.text.guarded import apart, as_errors
 from skipstone.runtime.text.plain_specials import PlainSpecials
+from skipstone.runtime.text.token_bytes import most_bytes_a_token
 
 __all__ = ["Tokenizer", "require_text"]
+
+# Shorter texts are cut in less than a moment.
+LONG_TEXT: Final = 50_000
+_AGAIN: Final = "copy it from the checkpoint, or export again"
 
 
 def require_text(text: str) -> None:
@@ -31,7 +38,8 @@ class Tokenizer:
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
-        added = backend.get_added_tokens_decoder()
+        with as_errors(lambda reason: BundleError(f"tokenizer.json is damaged ({reason}); {_AGAIN}")):
+            added = backend.get_added_tokens_decoder()
         self.special_ids: frozenset[int] = frozenset(token_id for token_id, token in added.items() if token.special)
         self.decoder_steps: tuple[str, ...] = decoder_steps(backend)
 
@@ -41,11 +49,8 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise BundleError(f"{folder} holds no tokenizer.json; copy it from the checkpoint, or export again")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception for every kind of damage
-            raise BundleError(f"{path} is damaged ({error}); copy it from the checkpoint, or export again") from error
-        return cls(backend)
+        with as_errors(lambda reason: BundleError(f"{path} is damaged ({reason}); {_AGAIN}")):
+            return cls(tokenizers.Tokenizer.from_file(str(path)))
 
     @cached_property
     def plain_specials(self) -> PlainSpecials:
@@ -58,16 +63,34 @@ class Tokenizer:
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of `text`. Raises TextError when it holds half of a surrogate pair.
+        """The token ids of `text`. Raises TextError when it holds half of a surrogate pair, or cannot be cut.
 
-        Text from a chat template already holds its special tokens: encode it with `add_special_tokens=False`.
+        Text from a chat template already holds its special tokens: encode it with `add_special_tokens=False`. Ctrl-C is
+        heard while a long text is cut.
         """
         require_text(text)
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        with as_errors(
+            lambda reason: TextError(f"a text of {len(text)} characters cannot be cut into tokens: {reason}")
+        ):
+            if len(text) < LONG_TEXT:
+                return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+            (encoding,) = apart(lambda: self.backend.encode_batch([text], add_special_tokens=add_special_tokens))
+            return list(encoding.ids)
+
+    def least_tokens(self, text: str) -> int:
+        """How many tokens a text has at least, told by its bytes; 0 for short ones, and where nothing tells."""
+        if len(text) < LONG_TEXT or (most := self._most_bytes) is None:
+            return 0
+        return len(text.encode("utf-8", "surrogatepass")) // most
+
+    @cached_property
+    def _most_bytes(self) -> int | None:
+        return most_bytes_a_token(self.backend)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of `ids`. Broken bytes become U+FFFD; ids outside the vocabulary have no text."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        with as_errors(lambda reason: TextError(f"{len(ids)} tokens have no text: {reason}")):
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def decode_after(self, previous_id: int | None, token_id: int) -> str:
         """The text that `token_id` adds behind `previous_id`: many decoders drop a space at the start of a text."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 import tokenizers
 
 from skipstone.errors import CheckpointError
+from skipstone.runtime.text import as_errors
 
 __all__ = ["without_rowless"]
 
@@ -71,12 +72,10 @@ def _checked(data: bytes, whole: tokenizers.Tokenizer, num_rows: int) -> bytes:
     wanted = {
         token: token_id for token, token_id in whole.get_vocab(with_added_tokens=True).items() if token_id < num_rows
     }
-    try:
+    with as_errors(lambda reason: CheckpointError(f"tokenizer.json needs a token from id {num_rows} on: {reason}")):
         found = tokenizers.Tokenizer.from_buffer(data)
         same = found.get_vocab(with_added_tokens=True) == wanted
         same = same and max(found.encode("a").ids, default=0) < num_rows
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"tokenizer.json needs a token from id {num_rows} on: {error}") from error
     if not same:
         raise CheckpointError(
             f"tokenizer.json needs a token from id {num_rows} on, which is outside the model's vocabulary: "
