@@ -23,7 +23,7 @@ def beside(work: Callable[[], None]) -> Callable[[], None]:
 
     def wait() -> None:
         thread.join()
-        for error in raised:
-            raise error
+        if raised:
+            raise raised.pop()  # kept here, it would keep what is on the stack
 
     return wait

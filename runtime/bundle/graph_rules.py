@@ -46,12 +46,12 @@ TRACED_OPERATORS: Final = OPERATORS | frozenset(TRACED.split())
 # Numbers of types in onnx.proto3.
 NUMBER_TYPES: Final[Mapping[str, int]] = {"float32": 1, "int8": 3, "float16": 10}
 INT32, INT64 = 6, 7
-Size: TypeAlias = "int | str"
+Size: TypeAlias = "int | str | None"
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What an input or output must be: its type, and its sizes, a letter for any."""
+    """What an input or output must be: its type, and its sizes, a letter for those of a call, None for any number."""
 
     element_type: int
     shape: tuple[Size, ...]
@@ -71,7 +71,8 @@ def require_graph(place: Path, manifest: Manifest, *, file: str, kind: str, cach
         known = _traced_kinds(manifest) if manifest.is_traced else _Kinds(manifest, file, cache_type)
         for direction, arguments in (("input", outline.inputs), ("output", outline.outputs)):
             for argument in arguments:
-                _require_argument(argument, known.get(argument.name), direction)
+                kind_of = known.get(argument.name)
+                _require_argument(argument, kind_of, direction, has_buckets=manifest.buckets is not None)
         _require_names(outline, None if kind == PREFILL else _result_of(file, manifest))
     except BundleError as error:
         raise BundleError(f"{name} does not fit the manifest: {error}; copy or export the bundle again") from error
@@ -95,23 +96,23 @@ def _require_weights(outline: GraphOutline, manifest: Manifest, *, folder: str) 
             raise BundleError(f"tensors lie behind the end of {location}, which has {entry.size} bytes")
 
 
-def _require_argument(argument: Argument, kind: _Kind | None, direction: str) -> None:
+def _require_argument(argument: Argument, kind: _Kind | None, direction: str, *, has_buckets: bool) -> None:
     shown = f"{direction} {argument.name[:60]!r}"
     if kind is None:
         raise BundleError(f"the {shown} is unknown")
     if argument.element_type != kind.element_type:
         raise BundleError(f"the {shown} has type {argument.element_type}, {kind.element_type} wanted")
     sizes_fit = all(
-        found == wanted if isinstance(wanted, int) else _is_any(found)
+        found == wanted if isinstance(wanted, int) else _is_any(found, is_fixed=has_buckets or wanted is None)
         for found, wanted in zip(argument.shape, kind.shape, strict=False)
     )
     if len(argument.shape) != len(kind.shape) or not sizes_fit:
         raise BundleError(f"the {shown} has shape {_told(argument.shape)}, {_told(kind.shape)} wanted")
 
 
-def _is_any(size: Size) -> bool:
-    """Whether a size may stand where the manifest fixes none: those of buckets are numbers."""
-    return isinstance(size, str) or 0 <= size < 1 << 31
+def _is_any(size: Size, *, is_fixed: bool) -> bool:
+    """Whether a size may stand where the manifest has none: a name, or a number where graphs fix one."""
+    return isinstance(size, str) or (is_fixed and size is not None and 1 <= size < 1 << 31)
 
 
 def _told(shape: tuple[Size, ...]) -> str:
@@ -142,7 +143,7 @@ class _Kinds:
         self._cache, self._num_rotaries = manifest.layout(cache_type), len(manifest.rotaries)
         self._windows = {layer.window for layer in manifest.cache if layer.window is not None}
         hidden, vocabulary = manifest.dimensions.hidden_size, manifest.dimensions.vocab_size
-        num_logits: Size = "K" if file == manifest.draft_head else vocabulary  # that for drafts knows the first K
+        num_logits = None if file == manifest.draft_head else vocabulary  # that for drafts knows the first ones
         self._fixed: Mapping[str, _Kind] = {
             "token_ids": _Kind(INT64, ("B", "T", "W")),
             "token_weights": _Kind(self._numbers, ("B", "T", "W")),
@@ -153,7 +154,7 @@ class _Kinds:
             "attention_rows": _Kind(INT64, ("A",)),
             "token_rows": _Kind(INT64, ("T",)),
             "rows": _Kind(INT64, ("R",)),
-            "active_experts": _Kind(INT64, ("layers",)),
+            "active_experts": _Kind(INT64, (None,)),
             "extra_ids": _Kind(INT64, ("P",)),
             "hidden": _Kind(self._numbers, ("B", "T", hidden)),
             "hidden_out": _Kind(self._numbers, ("B", "T", hidden)),

@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "behind the end of a file": (behind_the_end, r"tensors lie behind the end of weights\.bin"),
     "heads of another size": (set_size("past_key_0", 3, 12), r"input 'past_key_0' has shape .*, .* wanted"),
     "another vocabulary": (set_size("logits", 1, 306), r"output 'logits' has shape \[R, 306\], \[R, 307\] wanted"),
-    "no logits": (rename("logits", "extra_logits"), "it has no output 'logits'"),
+    "no logits": (lambda model: model.graph.output.pop(), "it has no output 'logits'"),
     "a layer too many": (rename("past_key_0", "past_key_9"), "input 'past_key_9' is unknown"),
     "an input that nobody feeds": (rename("seqlens_k", "lengths"), "input 'lengths' is unknown"),
     "an input twice": (rename("past_key_0", "past_key_1"), "an input or output stands twice"),

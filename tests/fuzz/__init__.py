@@ -1,0 +1,1 @@
+"""Mutated files of every kind, each tried in a process of its own; see docs/security.md."""
