@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skipstone.devices.buffer import Place
 from skipstone.devices.cancellation import run_cancellable
-from skipstone.errors import DeviceError
+from skipstone.errors import DeviceError, SkipstoneError
 
 __all__ = ["NO_MEMORY", "CpuBinding", "CpuBuffer"]
 
@@ -77,4 +77,7 @@ class CpuBinding:
                 raise DeviceError(
                     "not enough memory for a model call; free some, give a smaller --context, or take a smaller bundle"
                 ) from error
-            raise
+            if isinstance(error, SkipstoneError):
+                raise
+            reason = " ".join(str(error).split())
+            raise DeviceError(f"a graph of the bundle cannot be run; copy or export it again: {reason}") from error

@@ -153,7 +153,7 @@ def _named_tokens(text: str) -> Iterator[str]:
     """The texts of the ending tokens that a file of JSON names."""
     try:
         config: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return  # a damaged file is named where it is used
     for key in _TOKENS if isinstance(config, dict) else ():
         value = config.get(key)
@@ -174,7 +174,7 @@ def _template_text(texts: Mapping[str, str]) -> str:
     """The source of all chat templates."""
     try:
         configured = json.loads(texts.get("tokenizer_config.json", "{}")).get("chat_template") or ""
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         configured = ""
     files = (text for name, text in texts.items() if name.endswith(".jinja"))
     return "\n".join((*files, configured if isinstance(configured, str) else json.dumps(configured)))

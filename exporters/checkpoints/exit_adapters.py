@@ -105,7 +105,7 @@ def _metadata(path: Path) -> tuple[int, str]:
     try:
         about = json.loads(text)
         version, found = about["format_version"], (int(about["hidden_size"]), str(about["weights"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} holds no adapters of exits; make them with {_COMMAND}") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(

@@ -235,7 +235,7 @@ def _json_object(texts: Mapping[str, str], name: str, folder: Path) -> dict[str,
         return {}
     try:
         content = json.loads(texts[name])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{folder / name} is not valid JSON ({error}); copy it from the checkpoint again") from error
     if not isinstance(content, dict):
         raise BundleError(f"{folder / name} holds no JSON object; copy it from the checkpoint again")

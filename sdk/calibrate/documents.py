@@ -65,7 +65,7 @@ def _is_json(line: str) -> bool:
     """Whether a line is an object or a list of JSON."""
     try:
         return isinstance(json.loads(line), dict | list)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -75,7 +75,7 @@ def _json_lines(path: Path, text: str) -> list[Document]:
         if line.strip():
             try:
                 documents.append(_document(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ConfigError(f"{path}, line {number}: a line is {_FORMS}; {_reason(error)}") from error
     return documents
 

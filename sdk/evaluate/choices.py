@@ -44,7 +44,7 @@ class ChoiceCase:
         """Return the case in a line of JSON: prompt, answers, and if known `right`. Raises: ConfigError."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"no JSON: {error}") from error
         if not isinstance(data, dict) or not {"prompt", "answers"} <= {*data} <= {"prompt", "answers", "right"}:
             raise ConfigError('a case is {"prompt": ..., "answers": [...]}, and if known "right": one of the answers')
