@@ -44,6 +44,12 @@ ADVICE: Final = "merge it with PEFT's merge_and_unload, and export the result"
 _Value = TypeVar("_Value")
 
 
+# A group or a repeat that is repeated, or a reference back: what takes time without end on some names.
+_ENDLESS: Final = re.compile(r"\)[*+{?]|[*+}][*+{]|\\[1-9]|\(\?[^:]")
+_REPEATS: Final = re.compile(r"[*+{]")
+_MOST_REPEATS: Final = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
     """An adapter, opened; no weight is read.
@@ -141,6 +147,8 @@ def _patterned(patterns: Mapping[str, _Value] | None, name: str, default: _Value
     if not isinstance(patterns, Mapping | None):
         raise CheckpointError(f"{SETTINGS}: expected patterns and their values, found {patterns!r}")
     for pattern, value in (patterns or {}).items():
+        if _ENDLESS.search(pattern) or len(_REPEATS.findall(pattern)) > _MOST_REPEATS:
+            raise CheckpointError(f"{SETTINGS}: {pattern!r} may never end to be matched: name the modules instead")
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value

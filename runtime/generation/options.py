@@ -116,7 +116,10 @@ class GenerationOptions:
     def stop_ids(self, model: Model) -> tuple[int, ...]:
         """Return the tokens that end a text: the model's own, and special ones that are a stop string by themselves."""
         tokenizer, stop_ids = model.tokenizer, list(model.manifest.stop_ids)
+        names = [name for token_id in tokenizer.special_ids if (name := tokenizer.piece(token_id))]
         for text in self.stop:
+            if tokenizer.backend.normalizer is None and not any(name in text for name in names):
+                continue  # no special token; cutting thousands of texts takes seconds
             token_ids = tokenizer.encode(text, add_special_tokens=False)
             if len(token_ids) == 1 and token_ids[0] in tokenizer.special_ids:
                 stop_ids += token_ids

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Sequence
 
 from skipstone.errors import ConfigError
 
@@ -28,8 +29,8 @@ class StopStrings:
             raise ConfigError(f"stop must be a list of strings, got the single string {stop!r}; write [{stop!r}]")
         if "" in stop:
             raise ConfigError("a stop string is empty and would end every text at once; remove it")
-        self._spelled = tuple(text for text in stop if any(name and name in text for name in names))
-        self._plain = tuple(text for text in stop if text not in self._spelled)
+        spelled = {text for text in stop if any(name and name in text for name in names)}
+        self._spelled, self._plain = _StopSet(spelled), _StopSet(text for text in stop if text not in spelled)
         self._held = ""
         self._is_shown: list[bool] = []
         self.hit = False  # whether a stop string has ended the text
@@ -72,7 +73,7 @@ class StopStrings:
         self._held, self._is_shown = "", []
         return text
 
-    def _views(self) -> tuple[tuple[str, tuple[str, ...], Sequence[int]], ...]:
+    def _views(self) -> tuple[tuple[str, _StopSet, Sequence[int]], ...]:
         """The shown text and the spelled one, each with its stop strings, and the place of each letter among the held.
 
         The place behind the last letter comes last.
@@ -84,23 +85,38 @@ class StopStrings:
 
     def _first_stop(self) -> int | None:
         """Where the first whole stop string starts."""
-        starts = (
-            places[start]
-            for text, stop, places in self._views()
-            for start in (text.find(one) for one in stop)
-            if start >= 0
-        )
-        return min(starts, default=None)
+        starts = ((stop.find(text), places) for text, stop, places in self._views())
+        return min((places[start] for start, places in starts if start is not None), default=None)
 
     def _undecided_from(self) -> int:
         """Where the longest end of the held text starts that begins a stop string; its length when none does."""
-        return min(places[_beginning(text, stop)] for text, stop, places in self._views())
+        return min(places[stop.beginning(text)] for text, stop, places in self._views())
 
 
-def _beginning(text: str, stop: Sequence[str]) -> int:
-    """Where the longest end of `text` starts that begins one of the stop strings; the length of `text` if none does."""
-    longest = max(map(len, stop), default=0)
-    for start in range(max(0, len(text) - longest + 1), len(text)):
-        if any(one.startswith(text[start:]) for one in stop):
-            return start
-    return len(text)
+class _StopSet:
+    """Stop strings, found in time that hardly grows with their number."""
+
+    def __init__(self, stop: Iterable[str]) -> None:
+        self._sorted = sorted(set(stop))
+        self._known = frozenset(self._sorted)
+        self._lengths = sorted({len(text) for text in self._sorted})
+
+    def __bool__(self) -> bool:
+        return bool(self._sorted)
+
+    def find(self, text: str) -> int | None:
+        """Where the first stop string in a text starts; None where there is none."""
+        for start in range(len(text)) if self._sorted else ():
+            if any(text[start : start + length] in self._known for length in self._lengths):
+                return start
+        return None
+
+    def beginning(self, text: str) -> int:
+        """Where the longest end of a text starts that begins a stop string; the length of the text where none does."""
+        longest = self._lengths[-1] if self._sorted else 0
+        for start in range(max(0, len(text) - longest + 1), len(text)):
+            end = text[start:]
+            place = bisect_left(self._sorted, end)  # what begins with it comes next
+            if place < len(self._sorted) and self._sorted[place].startswith(end):
+                return start
+        return len(text)

@@ -337,6 +337,8 @@ ONE = np.ones((2, 5), np.float32)
         (FACTORS, {"r": None}, "found None"),
         (FACTORS, {"lora_alpha": "many"}, "the alpha of 'layer.weight' must be a number, found 'many'"),
         (FACTORS, {"alpha_pattern": {"(": 1}}, r"'\(' is not a pattern"),
+        (FACTORS, {"rank_pattern": {"(.*a+)+": 4}}, "may never end to be matched"),
+        (FACTORS, {"alpha_pattern": {r"(q|k)\1": 4}}, "may never end to be matched"),
         (FACTORS, {"rank_pattern": [4]}, r"patterns and their values, found \[4\]"),
         ({f"{PREFIX}layer.bias": np.ones(7, np.float32)}, {}, r"layer.bias' has shape \[7\], wanted \[6\]"),
         (

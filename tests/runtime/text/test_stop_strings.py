@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -156,3 +158,12 @@ def test_text_before_a_name_waits_only_while_it_may_begin_a_stop_string() -> Non
     assert stops.push("c") == ("ac", False)
     stops.push("a", name="<x>")
     assert stops.push("\nrest") == ("", True)
+
+
+def test_a_hundred_thousand_stop_strings_cost_a_text_next_to_nothing() -> None:
+    stops = StopStrings([f"{number:05d} stops the text here" for number in range(100_000)])
+    start = time.thread_time()
+    shown = "".join(stops.push(f"{number} words ")[0] for number in range(2000))
+    assert shown.startswith("0 words 1 words ") and not stops.hit
+    assert time.thread_time() - start < 2  # 1 ms a token
+    assert stops.push("00017 stops the text here and on") == ("", True) or stops.hit
