@@ -456,7 +456,7 @@ def test_several_splits_cut_one_after_the_other(text: str) -> None:
 def test_an_opened_checkpoint_carries_the_tokenizer_that_was_built(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for file in tiny_checkpoint.iterdir():
         if not file.name.startswith(("tokenizer", "special")):
-            (tmp_path / file.name).symlink_to(file)
+            (tmp_path / file.name).hardlink_to(file)
     write(tmp_path, tokenizer__model=trained())
     texts = open_checkpoint(tmp_path).texts
     assert tokenizers.Tokenizer.from_buffer(texts["tokenizer.json"]).encode("fox").tokens == ["<s>", "▁fox"]
@@ -464,14 +464,14 @@ def test_an_opened_checkpoint_carries_the_tokenizer_that_was_built(tiny_checkpoi
 
 def test_a_tokenizer_json_goes_before_the_older_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for file in tiny_checkpoint.iterdir():
-        (tmp_path / file.name).symlink_to(file)
+        (tmp_path / file.name).hardlink_to(file)
     write(tmp_path, tokenizer__model=b"not read")
     assert open_checkpoint(tmp_path).texts["tokenizer.json"] == (tiny_checkpoint / "tokenizer.json").read_bytes()
 
 
 def test_the_template_for_tools_is_taken_out_of_its_folder(tiny_checkpoint: Path, tmp_path: Path) -> None:
     for file in tiny_checkpoint.iterdir():
-        (tmp_path / file.name).symlink_to(file)
+        (tmp_path / file.name).hardlink_to(file)
     (tmp_path / "additional_chat_templates").mkdir()
     write(tmp_path / "additional_chat_templates", tool_use__jinja="tools", rag__jinja="rag")
     assert open_checkpoint(tmp_path).texts["chat_template_tool_use.jinja"] == b"tools"
