@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skipstone.runtime.bundle.beside import beside
 from skipstone.runtime.bundle.buckets import Buckets
 from skipstone.runtime.bundle.bundle import Bundle, read_manifest
 from skipstone.runtime.bundle.experts_entry import ExpertLevel, ExpertsEntry
@@ -58,6 +59,7 @@ __all__ = [
     "SigningKey",
     "StageEntry",
     "Variants",
+    "beside",
     "decoder_steps",
     "finish",
     "format_of",

@@ -37,7 +37,7 @@ class HeldFolder:
     def place(self) -> Path:
         """Where the files of this folder are, whatever is called `path` by now."""
         if self._within is not None:
-            return self._within.place / self.path.name
+            return self._within.place / self.path.relative_to(self._within.path)
         if self._descriptor is None:
             return self.path
         if OPEN_FILES.is_dir():

@@ -63,7 +63,15 @@ def lock_for_writing(folder: Path) -> int | None:
         return None
     import fcntl
 
-    return _locked(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return descriptor
 
 
 def lock_for_reading(descriptor: int) -> bool:
@@ -77,19 +85,6 @@ def lock_for_reading(descriptor: int) -> bool:
     except OSError as error:
         return not isinstance(error, BlockingIOError)  # some file systems have no locks
     return True
-
-
-def _locked(descriptor: int, kind: int) -> int | None:
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise
-        return None
-    return descriptor
 
 
 def remove_abandoned(folder: Path) -> None:

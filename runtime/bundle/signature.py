@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -110,7 +111,5 @@ def _read_key(file: Path) -> bytes:
 
 
 def _require_library() -> None:
-    try:
-        import cryptography  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("signatures need the package cryptography: pip install 'skipstone[sign]'") from error
+    if find_spec("cryptography") is None:
+        raise ConfigError("signatures need the package cryptography: pip install 'skipstone[sign]'")

@@ -30,6 +30,8 @@ LEFT_OUT: Final = ("pprint", "urlize", "wordwrap", "xmlattr", "random", "filesiz
 COUNTED, JOINED, MADE = "skipstone_counted", "skipstone_joined", "skipstone_made"
 # Filters whose arguments are widths, or numbers of digits or parts.
 WIDTHS: Final = ("batch", "center", "indent", "round", "slice", "tojson")
+# Filters that make text, or a list, of all that a value holds.
+SHOWING: Final = ("string", "tojson", "safe", "escape", "e", "forceescape", "upper", "lower", "list")
 # Methods of texts and numbers whose arguments are widths.
 WIDE_METHODS: Final = ("center", "expandtabs", "ljust", "rjust", "to_bytes", "zfill")
 
@@ -150,26 +152,7 @@ class LimitedSandbox(ImmutableSandboxedEnvironment):
         def watched(*args: Any, **kwargs: Any) -> Any:
             budget, args = self.budget, tuple(map(_at_once, args)) if name == "join" else args
             budget.step()
-            given = [*args, *kwargs.values()]
-            if name in WIDTHS:
-                for value in given:
-                    budget.width(value)
-            texts = [value for value in given if isinstance(value, str)]
-            if name == "replace" and len(texts) >= 3:
-                budget.replaced(*texts[:3])
-            elif name == "indent" and len(texts) > 1:
-                budget.room_for_characters(len(texts[0]) + (texts[0].count("\n") + 1) * len(texts[1]))
-            elif name == "join" and texts:
-                budget.joined(texts[-1], next((value for value in given if isinstance(value, list | tuple)), ()))
-            elif name == "format" and texts:
-                budget.format(texts[0])
-            elif name == "sum" and any(isinstance(value, list | tuple) for value in [*given[2:], *kwargs.values()]):
-                raise TemplateRuntimeError("sum is for numbers")
-            elif name in ("string", "tojson", "safe", "escape", "e", "forceescape", "upper", "lower", "list"):
-                for value in given:
-                    budget.contained(value)
-            if name == "list" and given and hasattr(given[-1], "__len__"):
-                budget.items(len(given[-1]))
+            _look_at_filter(budget, name, [*args, *kwargs.values()])
             made = run(*args, **kwargs)
             return _steps(made, budget) if isinstance(made, Iterator) else budget.made(made)
 
@@ -258,6 +241,30 @@ def _steps(iterable: Iterable[Any], budget: TemplateBudget) -> Iterator[Any]:
 def _at_once(value: Any) -> Any:
     """Return the items of what gives them one by one as a list, which can be looked at; other values as they are."""
     return list(value) if isinstance(value, Iterator) else value
+
+
+def _look_at_filter(budget: TemplateBudget, name: str, given: list[Any]) -> None:
+    """Look at what a filter gets before it runs."""
+    if name in WIDTHS:
+        for value in given:
+            budget.width(value)
+    if name in SHOWING:
+        for value in given:
+            budget.contained(value)
+    texts = [value for value in given if isinstance(value, str)]
+    lists = [value for value in given if isinstance(value, list | tuple)]
+    if name == "replace" and len(texts) >= 3:
+        budget.replaced(*texts[:3])
+    elif name == "indent" and len(texts) > 1:
+        budget.room_for_characters(len(texts[0]) + (texts[0].count("\n") + 1) * len(texts[1]))
+    elif name == "join" and texts and lists:
+        budget.joined(texts[-1], lists[0])
+    elif name == "format" and texts:
+        budget.format(texts[0])
+    elif name == "sum" and len(lists) > 1:
+        raise TemplateRuntimeError("sum is for numbers")
+    elif name == "list" and given and hasattr(given[-1], "__len__"):
+        budget.items(len(given[-1]))
 
 
 def _look_at_method(budget: TemplateBudget, owner: str | bytes | int, name: str, given: list[Any]) -> None:

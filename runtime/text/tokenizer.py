@@ -10,8 +10,8 @@ from typing import Final
 import tokenizers
 
 from skipstone.errors import BundleError, TextError
-from skipstone.runtime.bundle import decoder_steps
-from skipstone.runtime.text.guarded import apart, as_errors
+from skipstone.runtime.bundle import beside, decoder_steps
+from skipstone.runtime.text.guarded import as_errors
 from skipstone.runtime.text.plain_specials import PlainSpecials
 from skipstone.runtime.text.token_bytes import most_bytes_a_token
 
@@ -73,7 +73,7 @@ class Tokenizer:
         with as_errors(lambda reason: TextError(f"{told}: {reason}")):
             if len(text) < LONG_TEXT:
                 return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-            (encoding,) = apart(lambda: self.backend.encode_batch([text], add_special_tokens=add_special_tokens))
+            (encoding,) = beside(lambda: self.backend.encode_batch([text], add_special_tokens=add_special_tokens))()
             return list(encoding.ids)
 
     def least_tokens(self, text: str) -> int:
