@@ -48,6 +48,7 @@ _Value = TypeVar("_Value")
 _ENDLESS: Final = re.compile(r"\)[*+{?]|[*+}][*+{]|\\[1-9]|\(\?[^:]")
 _REPEATS: Final = re.compile(r"[*+{]")
 _MOST_REPEATS: Final = 3
+_TOO_LARGE: Final = 1 << 31  # for a rank or an alpha
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +92,14 @@ class Adapter:
     def rank(self, name: str) -> int:
         """The inner size of the change of one tensor. Raises: CheckpointError when that is no size."""
         rank = _patterned(self.settings.get("rank_pattern"), name, self.settings.get("r"))
-        if type(rank) is not int or rank < 1:
+        if type(rank) is not int or not 1 <= rank < _TOO_LARGE:
             raise CheckpointError(f"{SETTINGS}: the rank of {name!r} must be a positive whole number, found {rank!r}")
         return rank
 
     def scale(self, name: str) -> float:
         """What the change of one tensor is multiplied by: alpha / r, or alpha / sqrt(r). Raises: as `rank`."""
         alpha = _patterned(self.settings.get("alpha_pattern"), name, self.settings.get("lora_alpha"))
-        if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        if not isinstance(alpha, int | float) or not abs(alpha) < _TOO_LARGE:
             raise CheckpointError(f"{SETTINGS}: the alpha of {name!r} must be a number, found {alpha!r}")
         rank = self.rank(name)
         return alpha / math.sqrt(rank) if self.settings.get("use_rslora") else alpha / rank

@@ -276,6 +276,11 @@ class Manifest:
         return graph_of(file, self.variants, kind=kind, cache_type=cache_type)
 
     @property
+    def precision(self) -> str:
+        """What its recipe is called, such as int4; empty where it has no name."""
+        return str(self.recipe.get("name", ""))
+
+    @property
     def is_traced(self) -> bool:
         """Whether optimum traced the graph, which has inputs and names of its own."""
         return self.graph == "optimum"

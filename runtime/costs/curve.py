@@ -16,6 +16,8 @@ __all__ = ["CostCurve", "believed"]
 # beside what is believed, was disturbed.
 DOUBTFUL = 1.5
 MOST = 1 << 31
+# No call takes less, or more; so no ratio of two times is out of range.
+LEAST_S, MOST_S = 1e-12, 1e9
 # Usual times that are longer than the shortest by more than this share, in the median of all, are of a busy machine.
 MOST_SPREAD = 2.0
 
@@ -42,7 +44,11 @@ class CostCurve:
             if not values or list(values) != sorted(set(values)) or values[-1] > MOST:
                 raise ConfigError(f"{name} of a cost curve must rise, found {list(values)}")
         fits = len(self.seconds) == len(self.contexts) and all(len(line) == len(self.rows) for line in self.seconds)
-        if not fits or not all(0 < value < inf for line in self.seconds for value in line) or self.rows[0] != 1:
+        if (
+            not fits
+            or not all(LEAST_S < value < MOST_S for line in self.seconds for value in line)
+            or self.rows[0] != 1
+        ):
             raise ConfigError("a cost curve needs a positive time for each of its contexts and rows, from one row on")
         fits = not self.spread or [*map(len, self.spread)] == [*map(len, self.seconds)]
         if self.contexts[0] < 0 or not fits or not all(0 <= share < inf for line in self.spread for share in line):

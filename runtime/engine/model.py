@@ -217,7 +217,7 @@ class Model:
     @property
     def is_exact_by_default(self) -> bool:
         """Whether texts are exact where nobody says. In float32 a last bit stays one: drafts may as well branch."""
-        return bool(self.manifest.recipe["name"] != "fp32")
+        return self.manifest.precision != "fp32"
 
     @property
     def rounding(self) -> Rounding:
@@ -231,7 +231,7 @@ class Model:
             return Rounding(rules=FREE_ROWS, price=0.0)  # behind a prompt each row is alone
         note = device_note(Rounding, self.sessions, name="rounding", what="rounding of rows")
         limit = min(ROUNDING_CONTEXT, self.manifest.context_length)
-        counts = ALL_COUNTS if self.manifest.recipe["name"] == "fp32" else COUNTS
+        counts = ALL_COUNTS if self.manifest.precision == "fp32" else COUNTS
         return note.find_or_make(
             self.profiles, lambda: measure_rounding(self.new_workspace(context_length=limit), counts)
         )

@@ -173,7 +173,7 @@ class _Reader:
 
 def _same_text(model: Model) -> str:
     """Return how near the texts are to those of plain decoding."""
-    if model.manifest.recipe["name"] == "fp32":
+    if model.manifest.precision == "fp32":
         return SAME_IN_FLOAT32
     return "plain decoding's up to near ties, as texts of a batch are decoded together"
 

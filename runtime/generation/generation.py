@@ -172,7 +172,7 @@ def same_text(model: Model, sequence: Sequence, method: MethodChoice, options: G
         return f"another of the same law, as {method.rule} verifies"
     if method.needs_trees:
         return "plain decoding's up to near ties, as drafts branch"
-    if model.manifest.recipe["name"] == "fp32":
+    if model.manifest.precision == "fp32":
         return SAME_IN_FLOAT32
     rounding = model.rounding
     if not sequence.exact:

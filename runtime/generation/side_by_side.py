@@ -128,6 +128,6 @@ def _same_text(model: Model, sequence: Sequence, options: GenerationOptions) -> 
     """Return how near the texts are to those of plain decoding."""
     if sequence.exact:
         return same_text(model, sequence, MethodChoice.parse(options.decode), options)
-    if model.manifest.recipe["name"] == "fp32":
+    if model.manifest.precision == "fp32":
         return SAME_IN_FLOAT32
     return "plain decoding's up to near ties, as texts are decoded side by side"

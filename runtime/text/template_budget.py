@@ -15,8 +15,8 @@ from jinja2.utils import Namespace
 
 __all__ = ["TemplateBudget"]
 
-SECONDS: Final = 1.5
-SECONDS_A_CHARACTER: Final = 2e-6
+SECONDS: Final = 0.5
+SECONDS_A_CHARACTER: Final = 5e-6
 CHARACTERS: Final = 8_000_000
 CHARACTERS_A_CHARACTER: Final = 16
 ITEMS: Final = 200_000

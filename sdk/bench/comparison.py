@@ -51,7 +51,7 @@ def compare(
     runs = _runs(model, tasks, options, rounds, on_progress)
     return Comparison(
         bundle=str(model.bundle.path),
-        precision=str(model.manifest.recipe["name"]),
+        precision=model.manifest.precision,
         device=model.device.name,
         threads=model.device.threads,
         draft_device=model.draft_device.name if model.has_draft_model else None,

@@ -94,7 +94,7 @@ def benchmark(
     decode_tokens_per_s = (new_tokens - 1) / statistics.median(sum(run[1:]) for run in times)
     return BenchResult(
         bundle=str(path),
-        precision=str(model.manifest.recipe["name"]),
+        precision=model.manifest.precision,
         device=model.device.name,
         threads=model.device.threads,
         runtime=f"onnxruntime {onnxruntime.__version__}",

@@ -46,22 +46,22 @@ def changed_json(data: Any, random: Random, *, times: int = 1) -> Any:
     for _ in range(times):
         places = list(_places(made))
         if not places:
-            return random.choice(HOSTILE)
+            return copy.deepcopy(random.choice(HOSTILE))
         holder, key = random.choice(places)
         match random.randrange(8):
             case 0:
                 del holder[key]
             case 1 if isinstance(holder, dict):
-                holder[random.choice(("unheard", "", "x" * 1000, str(key) + "_"))] = holder[key]
+                holder[random.choice(("unheard", "", "x" * 1000, str(key) + "_"))] = copy.deepcopy(holder[key])
             case 2 if isinstance(holder, list):
-                holder.insert(key, holder[key])
+                holder.insert(key, copy.deepcopy(holder[key]))
             case 3 if places:
                 other, at = random.choice(places)
                 holder[key] = copy.deepcopy(other[at])
             case 4 if isinstance(holder[key], int | float):
                 holder[key] = holder[key] * random.choice((-1, 0, 2, 3, 0.5, 10**6)) + random.choice((0, 1, -1))
             case _:
-                holder[key] = random.choice(HOSTILE)
+                holder[key] = copy.deepcopy(random.choice(HOSTILE))
     return made
 
 

@@ -109,6 +109,6 @@ def _precision(folder: Path) -> str | None:
     from skipstone.runtime.bundle import Bundle
 
     try:
-        return str(Bundle.open(folder).manifest.recipe["name"])
+        return Bundle.open(folder).manifest.precision
     except BundleError:
         return None

@@ -339,6 +339,9 @@ ONE = np.ones((2, 5), np.float32)
         (FACTORS, {"alpha_pattern": {"(": 1}}, r"'\(' is not a pattern"),
         (FACTORS, {"rank_pattern": {"(.*a+)+": 4}}, "may never end to be matched"),
         (FACTORS, {"alpha_pattern": {r"(q|k)\1": 4}}, "may never end to be matched"),
+        (FACTORS, {"lora_alpha": 10**400}, "the alpha of .* must be a number"),
+        (FACTORS, {"r": 10**400}, "must be a positive whole number"),
+        (FACTORS, {"lora_alpha": float("nan")}, "the alpha of .* must be a number"),
         (FACTORS, {"rank_pattern": [4]}, r"patterns and their values, found \[4\]"),
         ({f"{PREFIX}layer.bias": np.ones(7, np.float32)}, {}, r"layer.bias' has shape \[7\], wanted \[6\]"),
         (

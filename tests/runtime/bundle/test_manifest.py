@@ -471,3 +471,8 @@ def test_a_bucket_without_graphs_is_refused() -> None:
     data = json.loads(toy_manifest().to_json())
     with pytest.raises(BundleError, match="rows-1-context-64 is missing"):
         Manifest.from_json(json.dumps(data | {"buckets": {"rows": [1], "contexts": [64]}}))
+
+
+def test_a_recipe_without_a_name_is_of_no_precision() -> None:
+    assert toy_manifest().precision == toy_manifest().recipe.get("name", "")
+    assert Manifest.from_json(with_value(["recipe"], {})).precision == ""

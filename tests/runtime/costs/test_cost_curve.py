@@ -112,3 +112,9 @@ def test_a_curve_that_makes_no_sense_is_refused(changes: dict[str, Any], message
 def test_what_holds_no_curve_is_refused(data: Any) -> None:
     with pytest.raises(SkipstoneError):
         read_typed(CostCurve, data, name="the curve")
+
+
+@pytest.mark.parametrize("seconds", [5e-324, 1e-13, 1e10, 1.7e308])
+def test_a_time_that_no_call_takes_is_refused_before_ratios_are_taken(seconds: float) -> None:
+    with pytest.raises(ConfigError, match="a cost curve needs a positive time"):
+        CostCurve(rows=(1, 2, 3), contexts=(1,), seconds=((0.01, seconds, 0.02),))
